@@ -56,6 +56,9 @@ pub struct Cpu {
     /// Current privilege level.
     pub(crate) cpl: u8,
     pub(crate) mode: Mode,
+    /// Which floating-point instructions may run without a further look, see [`crate::exec::fp`]; kept by
+    /// [`fp_mode_changed`](Self::fp_mode_changed).
+    pub(crate) fp_ok: u8,
     /// RFLAGS without the arithmetic flags: DF, IF, TF, IOPL, NT, RF, VM, AC, VIF, VIP, ID and the fixed bit.
     pub(crate) rflags_rest: u64,
     pub(crate) mmu: Mmu,

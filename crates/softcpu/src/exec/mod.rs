@@ -2,6 +2,7 @@
 //! handlers.
 
 mod control;
+pub(crate) mod fp;
 mod integer;
 mod sse;
 mod string;
