@@ -47,7 +47,11 @@ impl Clock {
     /// TSC ticks in `ns` nanoseconds.
     #[inline]
     pub fn ns_to_tsc(&self, ns: u64) -> u64 {
-        if self.tsc_khz == 1_000_000 { ns } else { (u128::from(ns) * u128::from(self.tsc_khz) / 1_000_000) as u64 }
+        if self.tsc_khz == 1_000_000 {
+            ns
+        } else {
+            (u128::from(ns) * u128::from(self.tsc_khz) / 1_000_000) as u64
+        }
     }
 
     /// Nanoseconds in `tsc` ticks, rounded up.

@@ -234,7 +234,13 @@ impl Cpu {
     }
 
     /// Linear address of `offset` in segment `segment`, with the checks of the current mode.
-    pub(crate) fn linear_at(&mut self, segment: u8, offset: u64, size: u32, write: bool) -> Result<u64, Trap> {
+    pub(crate) fn linear_at(
+        &mut self,
+        segment: u8,
+        offset: u64,
+        size: u32,
+        write: bool,
+    ) -> Result<u64, Trap> {
         let s = &self.segs[usize::from(segment)];
         if self.mode.contains(Mode::LONG) {
             return Ok(if segment >= seg::FS { s.base.wrapping_add(offset) } else { offset });

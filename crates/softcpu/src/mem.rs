@@ -174,7 +174,12 @@ pub(crate) unsafe fn load128(at: *const u8) -> u128 {
 #[inline(always)]
 pub(crate) unsafe fn store128(at: *mut u8, value: u128) {
     // SAFETY: as in `load128`.
-    unsafe { std::arch::x86_64::_mm_storeu_si128(at.cast(), std::mem::transmute::<u128, std::arch::x86_64::__m128i>(value)) }
+    unsafe {
+        std::arch::x86_64::_mm_storeu_si128(
+            at.cast(),
+            std::mem::transmute::<u128, std::arch::x86_64::__m128i>(value),
+        )
+    }
 }
 
 /// LOCK CMPXCHG16B at a 16-byte aligned address: returns what was there.

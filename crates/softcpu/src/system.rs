@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::apic::Mailbox;
 use crate::bus::GuestMemory;
+use crate::cache::CodeMap;
 use crate::clock::Clock;
 
 /// One line of the CPUID table.
@@ -25,13 +26,15 @@ pub struct System {
     pub(crate) memory: Arc<dyn GuestMemory>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) mailboxes: Box<[Arc<Mailbox>]>,
+    /// Where there is translated code.
+    pub(crate) code_map: CodeMap,
 }
 
 impl System {
     /// A system of as many processors as `apic_ids` has entries (each its local APIC id, the first the bootstrap processor).
     pub fn new(memory: Arc<dyn GuestMemory>, clock: Arc<Clock>, apic_ids: &[u32]) -> Arc<Self> {
         let mailboxes = apic_ids.iter().map(|&id| Arc::new(Mailbox::new(id))).collect();
-        Arc::new(Self { memory, clock, mailboxes })
+        Arc::new(Self { memory, clock, mailboxes, code_map: CodeMap::default() })
     }
 
     /// The mailbox of processor `index`.

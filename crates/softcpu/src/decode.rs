@@ -1,0 +1,348 @@
+//! From code bytes to a block of ops: iced-x86 decodes, [`exec::lower`](crate::exec::lower) chooses the handlers.
+
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
+
+use crate::bus::PAGE_SIZE;
+use crate::cache::{self, Block};
+use crate::cpu::{Cpu, Mode};
+use crate::exec;
+use crate::fault::{Fault, Trap};
+use crate::liveness;
+use crate::mmu::{canonical, offset_in_page};
+use crate::op::{self, Lowered, Op, Stop, form, seg, slot};
+use crate::paging::{Access, Translation};
+
+/// Instructions in a block at most.
+const MOST: usize = 32;
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
+
+/// What the decoder is to take for an instruction: a processor of the x86-64-v1 kind, where a REP prefix on BSF and BSR
+/// means nothing.
+const OPTIONS: u32 =
+    DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
+
+impl Cpu {
+    /// The linear address of an instruction at `rip`, checked as a fetch is.
+    pub(crate) fn fetch_address(&mut self, rip: u64) -> Result<u64, Trap> {
+        if self.long_mode() {
+            if !canonical(rip) {
+                return Err(self.gp0());
+            }
+            return Ok(rip);
+        }
+        let cs = &self.segs[usize::from(seg::CS)];
+        if rip > u64::from(cs.limit) {
+            return Err(self.gp0());
+        }
+        Ok(cs.base.wrapping_add(rip) & 0xffff_ffff)
+    }
+
+    /// Translates for an instruction fetch.
+    pub(crate) fn translate_fetch(&mut self, la: u64) -> Result<Translation, Trap> {
+        let user = if self.cpl == 3 { Access::USER } else { Access::empty() };
+        match self.walk(la, Access::FETCH | user) {
+            Ok(t) => Ok(t),
+            Err(fault) => Err(self.raise(fault)),
+        }
+    }
+
+    /// Makes the block for the code at linear address `la`, whose guest-physical address is `gpa`.
+    pub(crate) fn build_block(&mut self, la: u64, gpa: u64) -> Result<Block, Trap> {
+        let alone = self.mode.contains(Mode::ALONE);
+        let in_page = (PAGE_SIZE - offset_in_page(gpa)) as usize;
+        let wanted = if alone { LONGEST } else { MOST * LONGEST };
+        let mut bytes = [0u8; MOST * LONGEST];
+        let here = wanted.min(in_page);
+        self.fetch_bytes(gpa, &mut bytes[..here]);
+        let mut insns = self.decode_run(&bytes[..here], if alone { 1 } else { MOST }, here == in_page);
+        let mut second = None;
+        if insns.is_empty() {
+            // The first instruction does not end in this page.
+            let next = self.wrap_linear((la | (PAGE_SIZE - 1)).wrapping_add(1));
+            let (page, _) = self.fetch_page(next)?;
+            self.fetch_bytes(page, &mut bytes[here..LONGEST]);
+            insns = self.decode_run(&bytes[..LONGEST], 1, false);
+            second = Some(page);
+        }
+        let length = insns.last().map_or(0, |i| i.next_ip() as usize);
+        self.check_fetch_limit(length)?;
+        Ok(self.lower_run(&insns, gpa, length as u16, second, alone))
+    }
+
+    /// Announces and reads `bytes.len()` bytes of code at `gpa`, within one page. Reads from devices give zeroes.
+    fn fetch_bytes(&mut self, gpa: u64, bytes: &mut [u8]) {
+        self.announce_code(gpa, bytes.len() as u64);
+        if let Some(frame) = self.frame_of(gpa) {
+            let from = frame.host.as_ptr().wrapping_add(offset_in_page(gpa) as usize);
+            // SAFETY: the range lies inside the frame's page; racing writers are told apart by `announce_code`.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        } else {
+            self.bus.mmio_read(gpa, &mut bytes[..1]);
+        }
+    }
+
+    /// Decodes up to `most` instructions. With `page_end`, one that does not fit ends the run; an undecodable one is
+    /// kept (as the last) and executes as #UD.
+    fn decode_run(&self, bytes: &[u8], most: usize, page_end: bool) -> Vec<Instruction> {
+        let bitness = if self.long_mode() {
+            64
+        } else if self.mode.contains(Mode::CODE32) {
+            32
+        } else {
+            16
+        };
+        let mut decoder = Decoder::with_ip(bitness, bytes, 0, OPTIONS);
+        let mut run = Vec::with_capacity(8);
+        while run.len() < most && decoder.can_decode() {
+            let insn = decoder.decode();
+            if insn.is_invalid() {
+                if decoder.last_error() == DecoderError::NoMoreBytes && (page_end || !run.is_empty()) {
+                    break;
+                }
+                run.push(insn);
+                break;
+            }
+            run.push(insn);
+            if ends_block(&insn) {
+                break;
+            }
+        }
+        run
+    }
+
+    /// Outside 64-bit mode code must lie within CS's limit. A block that begins within it and ends beyond is refused
+    /// whole: at most one block early.
+    fn check_fetch_limit(&mut self, length: usize) -> Result<(), Trap> {
+        if self.long_mode() {
+            return Ok(());
+        }
+        let limit = u64::from(self.segs[usize::from(seg::CS)].limit);
+        if self.mode.contains(Mode::ALONE) && self.block_rip() + length as u64 > limit + 1 {
+            return Err(self.raise(Fault::gp(0)));
+        }
+        Ok(())
+    }
+
+    fn lower_run(
+        &self,
+        insns: &[Instruction],
+        gpa: u64,
+        length: u16,
+        second: Option<u64>,
+        alone: bool,
+    ) -> Block {
+        let dead = liveness::dead_flags(insns);
+        let mut ops = Vec::with_capacity(insns.len() + 1);
+        let mut ended = false;
+        let mut length = length;
+        for (insn, dead) in insns.iter().zip(dead) {
+            let mut op = operands(insn);
+            if dead {
+                op.form |= form::DEAD_FLAGS;
+            }
+            let lowered = if insn.is_invalid() { None } else { exec::lower(insn, &mut op) };
+            let Lowered { run, ends } = lowered.unwrap_or(Lowered { run: op::leave(undefined), ends: true });
+            op.run = run;
+            ops.push(op);
+            if ends {
+                length = insn.next_ip() as u16;
+                ended = true;
+                break;
+            }
+        }
+        let count = ops.len() as u32;
+        if !ended {
+            let next = ops.last().map_or(0, |o: &Op| o.next);
+            let last_in_page = offset_in_page(gpa) + u64::from(length) >= PAGE_SIZE;
+            let run: op::Handler = if alone {
+                op::leave(go_on)
+            } else if last_in_page {
+                fall_through_page
+            } else {
+                fall_through
+            };
+            ops.push(Op { run, next, len: 0, ..EMPTY });
+        }
+        Block::new(gpa, length, second, count, ops.into_boxed_slice())
+    }
+}
+
+const EMPTY: Op = Op {
+    run: fall_through,
+    imm: 0,
+    disp: 0,
+    base: slot::ZERO,
+    index: slot::ZERO,
+    scale: 0,
+    seg: seg::DS,
+    dst: 0,
+    src: 0,
+    len: 0,
+    form: 0,
+    next: 0,
+    aux: 0,
+};
+
+/// After a block that is full: on to the next in the same page.
+unsafe fn fall_through(cpu: &mut Cpu, op: *const Op) -> Stop {
+    // SAFETY: `op` is valid by the handler contract, and its block is the current one.
+    unsafe {
+        let rip = cpu.next_rip(&*op);
+        cache::chain(cpu, rip, 0)
+    }
+}
+
+/// After a block that ends at the end of its page.
+unsafe fn fall_through_page(cpu: &mut Cpu, op: *const Op) -> Stop {
+    // SAFETY: as in `fall_through`.
+    unsafe {
+        let rip = cpu.next_rip(&*op);
+        cache::indirect(cpu, rip)
+    }
+}
+
+/// After an instruction that was executed alone.
+fn go_on(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+    Ok(cpu.next_rip(op))
+}
+
+/// What is no instruction of this processor.
+fn undefined(cpu: &mut Cpu, _op: &Op) -> Result<u64, Trap> {
+    Err(cpu.ud())
+}
+
+/// Whether decoding should stop after `insn` (lowering may end the block earlier).
+fn ends_block(insn: &Instruction) -> bool {
+    use iced_x86::FlowControl::*;
+    match insn.flow_control() {
+        Next => false,
+        UnconditionalBranch | IndirectBranch | ConditionalBranch | Return | Call | IndirectCall
+        | Interrupt | XbeginXabortXend | Exception => true,
+    }
+}
+
+/// The slot or number of `r` as [`Op::dst`] and [`Op::src`] have it.
+fn register(r: Register) -> u8 {
+    if r.is_gpr8() {
+        // iced counts AL CL DL BL AH CH DH BH SPL BPL SIL DIL R8L … R15L.
+        let i = (r as u32 - Register::AL as u32) as u8;
+        match i {
+            0..4 => i * 8,
+            4..8 => (i - 4) * 8 + 1,
+            _ => (i - 4) * 8,
+        }
+    } else if r.is_gpr() {
+        r.number() as u8 * 8
+    } else {
+        r.number() as u8
+    }
+}
+
+/// The slot of a base or index register.
+fn address_slot(r: Register) -> u8 {
+    match r {
+        Register::None => slot::ZERO,
+        Register::RIP | Register::EIP => slot::RIP,
+        r => r.number() as u8 * 8,
+    }
+}
+
+fn segment(r: Register) -> u8 {
+    match r {
+        Register::ES => seg::ES,
+        Register::CS => seg::CS,
+        Register::SS => seg::SS,
+        Register::FS => seg::FS,
+        Register::GS => seg::GS,
+        _ => seg::DS,
+    }
+}
+
+/// Puts `insn`'s operands into an op.
+fn operands(insn: &Instruction) -> Op {
+    let mut op = EMPTY;
+    op.len = insn.len() as u8;
+    op.next = insn.next_ip() as u16;
+    op.seg = segment(insn.memory_segment());
+    if insn.has_lock_prefix() {
+        op.form |= form::LOCK;
+    }
+    if insn.has_rep_prefix() {
+        op.form |= form::REP;
+    }
+    if insn.has_repne_prefix() {
+        op.form |= form::REPNE;
+    }
+    for n in (0..insn.op_count()).rev() {
+        match insn.op_kind(n) {
+            OpKind::Register if n == 0 => op.dst = register(insn.op_register(0)),
+            OpKind::Register if n == 1 => op.src = register(insn.op_register(1)),
+            OpKind::Register => {}
+            OpKind::Memory => memory(insn, &mut op),
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+                op.imm = insn.near_branch_target()
+            }
+            OpKind::FarBranch16 | OpKind::FarBranch32 => {}
+            OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => {
+                op.form |= form::MEM | form::ADDR16
+            }
+            OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => {
+                op.form |= form::MEM | form::ADDR32
+            }
+            OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => op.form |= form::MEM,
+            _ => op.imm = insn.immediate(n),
+        }
+    }
+    op
+}
+
+fn memory(insn: &Instruction, op: &mut Op) {
+    op.form |= form::MEM;
+    if moffs(insn.code()) {
+        op.imm = insn.memory_displacement64();
+        op.form |= match insn.memory_displ_size() {
+            2 => form::ADDR16,
+            4 => form::ADDR32,
+            _ => 0,
+        };
+        return;
+    }
+    let (base, index) = (insn.memory_base(), insn.memory_index());
+    let size = match (base, index) {
+        (Register::None, Register::None) => match insn.memory_displ_size() {
+            2 => 2,
+            4 => 4,
+            _ => 8,
+        },
+        (Register::RIP, _) => 8,
+        (Register::EIP, _) => 4,
+        (Register::None, i) => i.size(),
+        (b, _) => b.size(),
+    };
+    op.base = address_slot(base);
+    op.index = address_slot(index);
+    op.scale = insn.memory_index_scale().trailing_zeros() as u8;
+    op.disp = insn.memory_displacement64() as i32;
+    match size {
+        2 => op.form |= form::ADDR16,
+        4 => op.form |= form::ADDR32,
+        _ if op.seg != seg::FS && op.seg != seg::GS => op.form |= form::FLAT,
+        _ => {}
+    }
+}
+
+/// MOV with a full-width address in place of ModRM.
+fn moffs(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Mov_AL_moffs8
+            | Code::Mov_AX_moffs16
+            | Code::Mov_EAX_moffs32
+            | Code::Mov_RAX_moffs64
+            | Code::Mov_moffs8_AL
+            | Code::Mov_moffs16_AX
+            | Code::Mov_moffs32_EAX
+            | Code::Mov_moffs64_RAX
+    )
+}

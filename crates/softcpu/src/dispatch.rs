@@ -1,0 +1,221 @@
+//! The outermost loop of a processor: look around, then run blocks for a while.
+
+use std::sync::atomic::Ordering;
+
+use crate::cpu::{Cpu, Exit, Mode};
+use crate::fault::{Fault, Pending, Trap, vector};
+use crate::flags::rflags;
+use crate::op::{Stop, seg};
+use crate::state::Activity;
+
+/// Instructions between two looks at interrupts, timers and requests: about ten microseconds.
+const SLICE: i64 = 2000;
+
+/// DR6.BS: the exception comes from single stepping.
+const DR6_BS: u64 = 1 << 14;
+
+impl Cpu {
+    /// Executes guest code until something needs the caller.
+    ///
+    /// To be called by one thread; other threads reach the processor through its [`Mailbox`](crate::apic::Mailbox).
+    pub fn run(&mut self) -> Exit {
+        let mailbox = std::sync::Arc::clone(&self.mailbox);
+        mailbox.enter();
+        self.enter_fp();
+        let exit = self.run_until_exit();
+        self.leave_fp();
+        mailbox.leave();
+        exit
+    }
+
+    fn run_until_exit(&mut self) -> Exit {
+        loop {
+            if let Some(exit) = self.look_around() {
+                return exit;
+            }
+            let shadow = std::mem::take(&mut self.shadow);
+            if shadow || self.stepping() {
+                self.run_alone();
+            } else {
+                self.run_slice();
+            }
+            if let Some(exit) = self.exit.take() {
+                return exit;
+            }
+        }
+    }
+
+    fn stepping(&self) -> bool {
+        self.rflags_rest & rflags::TF != 0 || self.dr[7] & 0xff != 0
+    }
+
+    /// Between blocks: frees dropped code, hears what others ask, takes interrupts. Gives an exit if the caller is wanted
+    /// or there is nothing to execute.
+    fn look_around(&mut self) -> Option<Exit> {
+        self.block = std::ptr::null();
+        self.code.bury();
+        if self.mailbox.attention.swap(false, Ordering::SeqCst) {
+            self.drain_inbox();
+            if self.mailbox.take_kick() {
+                return Some(Exit::Kicked);
+            }
+        }
+        self.apic_poll();
+        if let Some(exit) = self.exit.take() {
+            return Some(exit);
+        }
+        if matches!(self.activity, Activity::Uninitialized | Activity::WaitForSipi) {
+            return Some(Exit::Halted { deadline: None });
+        }
+        if !self.shadow {
+            self.take_interrupt();
+        }
+        if self.activity == Activity::Halted {
+            return Some(Exit::Halted { deadline: self.apic_next_event() });
+        }
+        None
+    }
+
+    /// Delivers the most urgent NMI or interrupt that may come in now, and ends a halt with it.
+    fn take_interrupt(&mut self) {
+        if self.nmi_pending && !self.nmi_blocked {
+            self.nmi_pending = false;
+            self.activity = Activity::Running;
+            self.deliver_nmi();
+        } else if self.rflags_rest & rflags::IF != 0
+            && let Some(vector) = self.apic_pending_vector()
+        {
+            self.apic_accept(vector);
+            self.activity = Activity::Running;
+            self.deliver_interrupt(vector);
+        }
+    }
+
+    /// Runs blocks until the slice is used up, something happened, or an instruction must be run alone.
+    fn run_slice(&mut self) {
+        self.fuel = SLICE;
+        while self.fuel > 0 {
+            let block = match self.find_block() {
+                Ok(block) => block,
+                Err(Trap) => {
+                    self.fetch_trapped();
+                    break;
+                }
+            };
+            // SAFETY: `find_block` gives a block that is true; it stays allocated until `bury`, which only `look_around`
+            // calls.
+            let stop = unsafe {
+                self.fuel -= (*block).count();
+                self.block = block;
+                let op = (*block).first();
+                ((*op).run)(self, op)
+            };
+            match stop {
+                Stop::Dispatch => {}
+                Stop::Trap => {
+                    self.trapped_in_block();
+                    break;
+                }
+                Stop::Exit => break,
+            }
+            if self.shadow || self.activity != Activity::Running || self.stepping() {
+                break;
+            }
+        }
+        self.instructions = self.instructions.wrapping_add((SLICE - self.fuel) as u64);
+    }
+
+    /// Runs one instruction as a block of its own.
+    fn run_alone(&mut self) {
+        let stepping = self.rflags_rest & rflags::TF != 0;
+        if self.instruction_breakpoint() {
+            return;
+        }
+        let mode = self.mode;
+        self.mode |= Mode::ALONE;
+        let found = self.build_alone();
+        let (block, stop) = match found {
+            Ok(block) => {
+                self.block = &raw const *block;
+                let op = block.first();
+                // SAFETY: the block was just built and lives until the end of this function.
+                let stop = unsafe { ((*op).run)(self, op) };
+                (Some(block), stop)
+            }
+            Err(Trap) => {
+                self.mode = mode;
+                self.fetch_trapped();
+                return;
+            }
+        };
+        self.instructions = self.instructions.wrapping_add(1);
+        self.mode.remove(Mode::ALONE);
+        match stop {
+            Stop::Dispatch | Stop::Exit => {
+                if stepping {
+                    let fault = Fault { info: DR6_BS, ..Fault::plain(vector::DB) };
+                    self.deliver_fault(fault);
+                }
+            }
+            Stop::Trap => self.trapped_in_block(),
+        }
+        self.block = std::ptr::null();
+        self.code.bury();
+        drop(block);
+    }
+
+    fn build_alone(&mut self) -> Result<Box<crate::cache::Block>, Trap> {
+        let la = self.fetch_address(self.block_rip())?;
+        let (page, _) = self.fetch_page(la)?;
+        Ok(Box::new(self.build_block(la, page | la & (crate::bus::PAGE_SIZE - 1))?))
+    }
+
+    /// A fetch faulted: RIP is already at the instruction.
+    fn fetch_trapped(&mut self) {
+        if let Pending::Fault(fault) = std::mem::replace(&mut self.pending, Pending::None) {
+            self.deliver_fault(fault);
+        }
+    }
+
+    /// An op did not finish: RIP goes back to it, and what it raised is delivered.
+    fn trapped_in_block(&mut self) {
+        // SAFETY: `stopped_at` was set by the op that stopped, whose block is still allocated.
+        let op = unsafe { *self.stopped_at };
+        let rip = self.this_rip(&op);
+        self.set_rip(rip);
+        match std::mem::replace(&mut self.pending, Pending::None) {
+            Pending::Fault(mut fault) => {
+                if fault.non_canonical && op.seg == seg::SS {
+                    fault.vector = vector::SS;
+                }
+                self.deliver_fault(fault);
+            }
+            Pending::Alone => {
+                self.block = std::ptr::null();
+                self.run_alone();
+            }
+            Pending::Again | Pending::None => {}
+        }
+    }
+
+    /// Delivers #DB if an enabled instruction breakpoint is at RIP, unless RF holds it off for this once.
+    fn instruction_breakpoint(&mut self) -> bool {
+        if self.rflags_rest & rflags::RF != 0 {
+            self.rflags_rest &= !rflags::RF;
+            return false;
+        }
+        let Ok(la) = self.fetch_address(self.block_rip()) else { return false };
+        let mut hit = 0;
+        for n in 0..4 {
+            let enabled = self.dr[7] >> (n * 2) & 3 != 0;
+            let kind = self.dr[7] >> (16 + n * 4) & 3;
+            if enabled && kind == 0 && self.dr[n] == la {
+                hit |= 1 << n;
+            }
+        }
+        if hit != 0 {
+            self.deliver_fault(Fault { info: hit, ..Fault::plain(vector::DB) });
+        }
+        hit != 0
+    }
+}

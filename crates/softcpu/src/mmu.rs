@@ -1,0 +1,624 @@
+//! Guest memory as instructions see it: the software TLB and the slow paths behind it.
+//!
+//! Each entry answers reads and writes of one page with one comparison: the tag is chosen so that `address ^ tag` is the
+//! offset in the page on a hit and larger on everything else — a miss, a page crossing, a device's register, a page whose
+//! first write must still be logged, a page that holds translated code. All of those take the slow path, so the fast path
+//! costs the same whether or not anybody looks.
+
+use crate::bus::{Frame, PAGE_SIZE, PageFlags};
+use crate::cpu::{Cpu, Mode};
+use crate::fault::{Fault, Pending, Trap};
+use crate::flags::rflags;
+use crate::mem::{self, Word};
+use crate::paging::{Access, Translation};
+use std::sync::atomic::Ordering;
+
+/// Entries in one table; a power of two.
+const ENTRIES: usize = 1024;
+
+#[repr(C, align(32))]
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Page address for which reads may go straight to `host`.
+    read: u64,
+    /// Likewise for writes.
+    write: u64,
+    /// Host address of the page.
+    host: u64,
+    /// Guest-physical address of the page.
+    gpa: u64,
+}
+
+/// One translation table with a record of what is filled, so that a flush touches only that.
+struct Table {
+    entries: Box<[Entry; ENTRIES]>,
+    used: [u64; ENTRIES / 64],
+    global: [u64; ENTRIES / 64],
+}
+
+/// A tag no address that selects entry `index` can match.
+const fn no_tag(index: usize) -> u64 {
+    ((index ^ 1) as u64) << 12
+}
+
+const fn index_of(la: u64) -> usize {
+    (la >> 12) as usize & (ENTRIES - 1)
+}
+
+impl Table {
+    fn new() -> Self {
+        let mut entries = vec![Entry { read: 0, write: 0, host: 0, gpa: 0 }; ENTRIES];
+        for (i, e) in entries.iter_mut().enumerate() {
+            (e.read, e.write) = (no_tag(i), no_tag(i));
+        }
+        let entries = match entries.into_boxed_slice().try_into() {
+            Ok(entries) => entries,
+            Err(_) => unreachable!("the vector was made with ENTRIES elements"),
+        };
+        Self { entries, used: [0; ENTRIES / 64], global: [0; ENTRIES / 64] }
+    }
+
+    fn drop_entry(&mut self, i: usize) {
+        (self.entries[i].read, self.entries[i].write) = (no_tag(i), no_tag(i));
+        self.used[i / 64] &= !(1 << (i % 64));
+        self.global[i / 64] &= !(1 << (i % 64));
+    }
+
+    fn flush(&mut self, global: bool) {
+        for word in 0..ENTRIES / 64 {
+            let mut bits = if global { self.used[word] } else { self.used[word] & !self.global[word] };
+            while bits != 0 {
+                let i = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                self.drop_entry(i);
+            }
+        }
+    }
+
+    fn for_each_used(&mut self, mut f: impl FnMut(usize, &mut Entry)) {
+        for word in 0..ENTRIES / 64 {
+            let mut bits = self.used[word];
+            while bits != 0 {
+                let i = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                f(i, &mut self.entries[i]);
+            }
+        }
+    }
+}
+
+/// The translation state of one processor.
+#[repr(C)]
+pub(crate) struct Mmu {
+    /// The table in force: supervisor, user, or the one that is never filled.
+    current: *mut Entry,
+    /// Which of `tables` `current` is; 2 = never filled.
+    which: usize,
+    tables: [Table; 3],
+    /// Bits a physical address may have.
+    pub(crate) physical_mask: u64,
+}
+
+// SAFETY: `current` points into the boxes of `tables`, which move with the Mmu without moving their contents.
+unsafe impl Send for Mmu {}
+
+impl Mmu {
+    /// An empty TLB for a processor with `physical_bits` bits of physical address.
+    pub(crate) fn new(physical_bits: u32) -> Self {
+        let mut tables = [Table::new(), Table::new(), Table::new()];
+        let current = tables[0].entries.as_mut_ptr();
+        Self { current, which: 0, tables, physical_mask: (1u64 << physical_bits.min(52)) - 1 }
+    }
+
+    fn select(&mut self, which: usize) {
+        self.which = which;
+        self.current = self.tables[which].entries.as_mut_ptr();
+    }
+
+    #[inline(always)]
+    fn entry(&self, la: u64) -> &Entry {
+        // SAFETY: `current` points to ENTRIES entries and `index_of` is below that.
+        unsafe { &*self.current.add(index_of(la)) }
+    }
+
+    /// Takes back the right to write page `gpa` without telling.
+    pub(crate) fn drop_writable(&mut self, gpa: u64) {
+        for table in &mut self.tables {
+            table.for_each_used(|i, e| {
+                if e.gpa == gpa {
+                    e.write = no_tag(i);
+                }
+            });
+        }
+    }
+
+    /// Takes back the right to write any page without telling: a new epoch of the dirty log begins.
+    pub(crate) fn drop_all_writable(&mut self) {
+        for table in &mut self.tables {
+            table.for_each_used(|i, e| e.write = no_tag(i));
+        }
+    }
+}
+
+/// Sign-extends from bit 47.
+#[inline(always)]
+pub(crate) const fn canonical(la: u64) -> bool {
+    (((la as i64) << 16) >> 16) as u64 == la
+}
+
+impl Cpu {
+    /// A read at linear address `la`.
+    #[inline(always)]
+    pub(crate) fn load<T: Word>(&mut self, la: u64) -> Result<T, Trap> {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.read;
+        if offset <= PAGE_SIZE - size_of::<T>() as u64 {
+            // SAFETY: on a hit `host` is the page's host address and the access lies inside the page.
+            return Ok(unsafe { T::load((e.host + offset) as *const u8) });
+        }
+        match self.load_slow(la, size_of::<T>()) {
+            Ok(v) => Ok(T::from_u64(v)),
+            Err(t) => Err(t),
+        }
+    }
+
+    /// A write at linear address `la`.
+    #[inline(always)]
+    pub(crate) fn store<T: Word>(&mut self, la: u64, value: T) -> Result<(), Trap> {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.write;
+        if offset <= PAGE_SIZE - size_of::<T>() as u64 {
+            // SAFETY: as in `load`, and the page is writable.
+            unsafe { T::store((e.host + offset) as *mut u8, value) };
+            return Ok(());
+        }
+        self.store_slow(la, size_of::<T>(), value.to_u64())
+    }
+
+    /// Reads, lets `f` compute, writes back; gives the old and the new value. With `lock` the whole is atomic towards
+    /// other processors (`f` may then be called more than once).
+    #[inline(always)]
+    pub(crate) fn update<T: Word>(
+        &mut self,
+        la: u64,
+        lock: bool,
+        mut f: impl FnMut(T) -> T,
+    ) -> Result<(T, T), Trap> {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.write;
+        let at = if offset <= PAGE_SIZE - size_of::<T>() as u64 {
+            (e.host + offset) as *mut u8
+        } else {
+            match self.update_slow(la, size_of::<T>())? {
+                Some(at) => at,
+                None => return self.update_elsewhere(la, f),
+            }
+        };
+        // SAFETY: `at` is the operand in a writable page of guest RAM, and the operand lies inside the page.
+        unsafe {
+            let mut old = T::load(at);
+            let mut new = f(old);
+            if lock {
+                loop {
+                    let seen = T::compare_exchange(at, old, new);
+                    if seen == old {
+                        break;
+                    }
+                    old = seen;
+                    new = f(old);
+                }
+            } else {
+                T::store(at, new);
+            }
+            Ok((old, new))
+        }
+    }
+
+    /// Where a read-modify-write of `size` bytes can be done in place; `None` for devices and page crossings.
+    #[cold]
+    #[inline(never)]
+    fn update_slow(&mut self, la: u64, size: usize) -> Result<Option<*mut u8>, Trap> {
+        self.check_alignment(la, size)?;
+        if offset_in_page(la) + size as u64 > PAGE_SIZE {
+            self.probe(la, size as u64, true)?;
+            return Ok(None);
+        }
+        let t = self.translate_data(la, Access::WRITE)?;
+        let Some(frame) = self.frame_of(t.gpa) else { return Ok(None) };
+        if !frame.writable {
+            return Ok(None);
+        }
+        if self.note_write(la, &t, &frame, size)? {
+            return Ok(None);
+        }
+        Ok(Some(host_at(&frame, t.gpa)))
+    }
+
+    /// A read-modify-write where there is no RAM, over a page boundary or in a page with code.
+    #[inline(never)]
+    fn update_elsewhere<T: Word>(&mut self, la: u64, mut f: impl FnMut(T) -> T) -> Result<(T, T), Trap> {
+        let old = T::from_u64(self.load_slow(la, size_of::<T>())?);
+        let new = f(old);
+        self.store_slow(la, size_of::<T>(), new.to_u64())?;
+        Ok((old, new))
+    }
+
+    /// A 16-byte read.
+    #[inline(always)]
+    pub(crate) fn load128(&mut self, la: u64) -> Result<u128, Trap> {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.read;
+        if offset <= PAGE_SIZE - 16 {
+            // SAFETY: as in `load`.
+            return Ok(unsafe { mem::load128((e.host + offset) as *const u8) });
+        }
+        let mut bytes = [0; 16];
+        self.load_bytes(la, &mut bytes)?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    /// A 16-byte write.
+    #[inline(always)]
+    pub(crate) fn store128(&mut self, la: u64, value: u128) -> Result<(), Trap> {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.write;
+        if offset <= PAGE_SIZE - 16 {
+            // SAFETY: as in `store`.
+            unsafe { mem::store128((e.host + offset) as *mut u8, value) };
+            return Ok(());
+        }
+        self.store_bytes(la, &value.to_le_bytes())
+    }
+
+    /// CMPXCHG16B at a 16-byte aligned `la`: writes `new` if `expected` is there; gives what was there.
+    pub(crate) fn compare_exchange128(&mut self, la: u64, expected: u128, new: u128) -> Result<u128, Trap> {
+        debug_assert!(la & 15 == 0, "the instruction has checked the alignment");
+        if let Some(at) = self.update_slow(la, 16)? {
+            // SAFETY: `at` is aligned as `la` is and lies in a writable page of guest RAM.
+            return Ok(unsafe { mem::compare_exchange128(at, expected, new) });
+        }
+        let old = self.load128(la)?;
+        self.store128(la, if old == expected { new } else { old })?;
+        Ok(old)
+    }
+
+    /// Reads `bytes.len()` bytes; all or nothing.
+    pub(crate) fn load_bytes(&mut self, la: u64, bytes: &mut [u8]) -> Result<(), Trap> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = la.wrapping_add(done as u64);
+            let n = piece(at, bytes.len() - done);
+            if let Some(host) = self.span(at, n as u64, false)? {
+                // SAFETY: `span` vouches for `n` readable bytes; `bytes` is ours.
+                unsafe { std::ptr::copy_nonoverlapping(host, bytes[done..].as_mut_ptr(), n) };
+            } else {
+                for i in 0..n {
+                    bytes[done + i] = self.load_slow(at + i as u64, 1)? as u8;
+                }
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes`; all or nothing.
+    pub(crate) fn store_bytes(&mut self, la: u64, bytes: &[u8]) -> Result<(), Trap> {
+        if offset_in_page(la) + bytes.len() as u64 > PAGE_SIZE {
+            self.probe(la, bytes.len() as u64, true)?;
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = la.wrapping_add(done as u64);
+            let n = piece(at, bytes.len() - done);
+            if let Some(host) = self.span(at, n as u64, true)? {
+                // SAFETY: `span` vouches for `n` writable bytes.
+                unsafe { std::ptr::copy_nonoverlapping(bytes[done..].as_ptr(), host, n) };
+            } else {
+                for i in 0..n {
+                    self.store_slow(at + i as u64, 1, u64::from(bytes[done + i]))?;
+                }
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Checks that `len` bytes (at most a page) at `la` may be read or written, without doing it.
+    pub(crate) fn probe(&mut self, la: u64, len: u64, write: bool) -> Result<(), Trap> {
+        let access = if write { Access::WRITE } else { Access::empty() };
+        let first = self.translate_data(la, access)?;
+        self.refuse_own_code(first.gpa, len.min(PAGE_SIZE - offset_in_page(la)), write)?;
+        let last = la.wrapping_add(len.max(1) - 1);
+        if last >> 12 != la >> 12 {
+            let start = last & !(PAGE_SIZE - 1);
+            let second = self.translate_data(self.wrap_linear(start), access)?;
+            self.refuse_own_code(second.gpa, last - start + 1, write)?;
+        }
+        Ok(())
+    }
+
+    /// The host address of `len` bytes at `la`, if they lie in one page of RAM that may be accessed directly: for a read,
+    /// any RAM; for a write, RAM without translated code (its page is then marked dirty).
+    pub(crate) fn span(&mut self, la: u64, len: u64, write: bool) -> Result<Option<*mut u8>, Trap> {
+        if offset_in_page(la) + len > PAGE_SIZE {
+            return Ok(None);
+        }
+        let e = self.mmu.entry(la);
+        let offset = la ^ if write { e.write } else { e.read };
+        if offset < PAGE_SIZE {
+            return Ok(Some((e.host + offset) as *mut u8));
+        }
+        let t = self.translate_data(la, if write { Access::WRITE } else { Access::empty() })?;
+        let Some(frame) = self.frame_of(t.gpa) else { return Ok(None) };
+        if write && (!frame.writable || self.note_write(la, &t, &frame, len as usize)?) {
+            return Ok(None);
+        }
+        if !write {
+            self.fill(la, &t, &frame, false);
+        }
+        Ok(Some(host_at(&frame, t.gpa)))
+    }
+
+    /// A read as supervisor, whatever the privilege level: descriptor tables, the TSS.
+    pub(crate) fn load_system<T: Word>(&mut self, la: u64) -> Result<T, Trap> {
+        self.as_supervisor(|cpu| cpu.load::<T>(la))
+    }
+
+    /// A write as supervisor.
+    pub(crate) fn store_system<T: Word>(&mut self, la: u64, value: T) -> Result<(), Trap> {
+        self.as_supervisor(|cpu| cpu.store::<T>(la, value))
+    }
+
+    fn as_supervisor<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        if self.mmu.which == 0 {
+            return f(self);
+        }
+        let (cpl, which) = (self.cpl, self.mmu.which);
+        self.cpl = 0;
+        self.mmu.select(if which == 1 { 0 } else { 2 });
+        let result = f(self);
+        self.cpl = cpl;
+        self.mmu.select(which);
+        result
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slow(&mut self, la: u64, size: usize) -> Result<u64, Trap> {
+        self.check_alignment(la, size)?;
+        if offset_in_page(la) + size as u64 > PAGE_SIZE {
+            let mut bytes = [0; 8];
+            let next = self.wrap_linear((la | (PAGE_SIZE - 1)).wrapping_add(1));
+            let here = (PAGE_SIZE - offset_in_page(la)) as usize;
+            self.translate_data(la, Access::empty())?;
+            self.translate_data(next, Access::empty())?;
+            self.load_bytes(la, &mut bytes[..here])?;
+            self.load_bytes(next, &mut bytes[here..size])?;
+            return Ok(u64::from_le_bytes(bytes));
+        }
+        let t = self.translate_data(la, Access::empty())?;
+        if let Some(frame) = self.frame_of(t.gpa) {
+            self.fill(la, &t, &frame, false);
+            let at = host_at(&frame, t.gpa);
+            // SAFETY: the operand lies inside a page of guest RAM.
+            return Ok(unsafe {
+                match size {
+                    1 => u64::from(u8::load(at)),
+                    2 => u64::from(u16::load(at)),
+                    4 => u64::from(u32::load(at)),
+                    _ => u64::load(at),
+                }
+            });
+        }
+        let mut bytes = [0; 8];
+        self.device_read(t.gpa, &mut bytes[..size]);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slow(&mut self, la: u64, size: usize, value: u64) -> Result<(), Trap> {
+        self.check_alignment(la, size)?;
+        let bytes = value.to_le_bytes();
+        if offset_in_page(la) + size as u64 > PAGE_SIZE {
+            self.probe(la, size as u64, true)?;
+            let next = self.wrap_linear((la | (PAGE_SIZE - 1)).wrapping_add(1));
+            let here = (PAGE_SIZE - offset_in_page(la)) as usize;
+            self.store_bytes(la, &bytes[..here])?;
+            return self.store_bytes(next, &bytes[here..size]);
+        }
+        let t = self.translate_data(la, Access::WRITE)?;
+        let Some(frame) = self.frame_of(t.gpa) else {
+            self.device_write(t.gpa, &bytes[..size]);
+            return Ok(());
+        };
+        if !frame.writable {
+            return Ok(());
+        }
+        let code = self.note_write(la, &t, &frame, size)?;
+        let at = host_at(&frame, t.gpa);
+        // SAFETY: the operand lies inside a writable page of guest RAM.
+        unsafe {
+            match size {
+                1 => u8::store(at, value as u8),
+                2 => u16::store(at, value as u16),
+                4 => u32::store(at, value as u32),
+                _ => u64::store(at, value),
+            }
+        }
+        if code {
+            self.code_written(t.gpa, size as u64);
+        }
+        Ok(())
+    }
+
+    /// What must happen before `size` bytes of a RAM page are written: the dirty log, and code made from it. Says whether
+    /// the page holds code, so that [`code_written`](Self::code_written) must follow the write.
+    fn note_write(&mut self, la: u64, t: &Translation, frame: &Frame, size: usize) -> Result<bool, Trap> {
+        self.refuse_own_code(t.gpa, size as u64, true)?;
+        // SAFETY: `GuestMemory::frame` promises a valid flag byte.
+        let flags = unsafe { frame.flags.as_ref() };
+        let before = flags.fetch_or((PageFlags::DIRTY | PageFlags::WRITABLE).bits(), Ordering::SeqCst);
+        let code = before & PageFlags::CODE.bits() != 0;
+        if !code {
+            self.fill(la, t, frame, true);
+        }
+        Ok(code)
+    }
+
+    /// An instruction must not write the block it is in and then run on in the old one: it is run again alone.
+    fn refuse_own_code(&mut self, gpa: u64, len: u64, write: bool) -> Result<(), Trap> {
+        if write && !self.mode.contains(Mode::ALONE) && self.current_block_overlaps(gpa, len) {
+            self.pending = Pending::Alone;
+            return Err(Trap);
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, la: u64, t: &Translation, frame: &Frame, write: bool) {
+        if self.mmu.which == 2 {
+            return;
+        }
+        let i = index_of(la);
+        let page = la & !(PAGE_SIZE - 1);
+        let table = &mut self.mmu.tables[self.mmu.which];
+        let e = &mut table.entries[i];
+        let keep_write = e.write == page && e.gpa == t.gpa & !(PAGE_SIZE - 1);
+        *e = Entry {
+            read: page,
+            write: if write || keep_write { page } else { no_tag(i) },
+            host: frame.host.as_ptr() as u64,
+            gpa: t.gpa & !(PAGE_SIZE - 1),
+        };
+        table.used[i / 64] |= 1 << (i % 64);
+        if t.global {
+            table.global[i / 64] |= 1 << (i % 64);
+        } else {
+            table.global[i / 64] &= !(1 << (i % 64));
+        }
+    }
+
+    /// Translates for a data access, checking canonical form first.
+    fn translate_data(&mut self, la: u64, access: Access) -> Result<Translation, Trap> {
+        if self.long_mode() && !canonical(la) {
+            return Err(self.raise(Fault { non_canonical: true, ..Fault::gp(0) }));
+        }
+        let user = if self.cpl == 3 { Access::USER } else { Access::empty() };
+        match self.walk(la, access | user) {
+            Ok(t) => Ok(t),
+            Err(fault) => Err(self.raise(fault)),
+        }
+    }
+
+    /// The RAM page that holds guest-physical address `gpa`.
+    pub(crate) fn frame_of(&self, gpa: u64) -> Option<Frame> {
+        if self.apic_covers(gpa) {
+            return None;
+        }
+        self.system.memory.frame(gpa & !(PAGE_SIZE - 1))
+    }
+
+    fn device_read(&mut self, gpa: u64, data: &mut [u8]) {
+        if self.apic_covers(gpa) {
+            self.apic_mmio_read(offset_in_page(gpa), data);
+        } else {
+            self.bus.mmio_read(gpa, data);
+        }
+    }
+
+    fn device_write(&mut self, gpa: u64, data: &[u8]) {
+        if self.apic_covers(gpa) {
+            self.apic_mmio_write(offset_in_page(gpa), data);
+        } else {
+            self.bus.mmio_write(gpa, data);
+        }
+    }
+
+    /// Writes guest-physical RAM for the processor's own purposes (kvmclock); what is not RAM is passed over.
+    pub(crate) fn write_physical(&mut self, gpa: u64, bytes: &[u8]) {
+        for (i, &byte) in bytes.iter().enumerate() {
+            let at = gpa.wrapping_add(i as u64);
+            if let Some(frame) = self.frame_of(at).filter(|f| f.writable) {
+                // SAFETY: `GuestMemory::frame` promises a valid flag byte and a writable page.
+                let before = unsafe {
+                    u8::store(host_at(&frame, at), byte);
+                    frame.flags.as_ref().fetch_or(PageFlags::DIRTY.bits(), Ordering::SeqCst)
+                };
+                if before & PageFlags::CODE.bits() != 0 {
+                    self.code_written(at, 1);
+                }
+            }
+        }
+    }
+
+    fn check_alignment(&mut self, la: u64, size: usize) -> Result<(), Trap> {
+        if self.mmu.which == 2 && self.alignment_checked() && la & (size as u64 - 1) != 0 {
+            return Err(self.raise(Fault::coded(crate::fault::vector::AC, 0)));
+        }
+        Ok(())
+    }
+
+    fn alignment_checked(&self) -> bool {
+        self.cpl == 3 && self.cr0 & crate::paging::CR0_AM != 0 && self.rflags_rest & rflags::AC != 0
+    }
+
+    /// Outside 64-bit mode linear addresses wrap at 4 GiB.
+    #[inline]
+    pub(crate) fn wrap_linear(&self, la: u64) -> u64 {
+        if self.long_mode() { la } else { la & 0xffff_ffff }
+    }
+
+    /// Forgets all translations, or all but global ones.
+    pub(crate) fn flush_tlb(&mut self, global: bool) {
+        for table in &mut self.mmu.tables {
+            table.flush(global);
+        }
+        self.code.forget_translations(global);
+    }
+
+    /// Forgets the translation of one page.
+    pub(crate) fn flush_page(&mut self, la: u64) {
+        let page = la & !(PAGE_SIZE - 1);
+        let i = index_of(la);
+        for table in &mut self.mmu.tables {
+            if table.entries[i].read == page || table.entries[i].write == page {
+                table.drop_entry(i);
+            }
+        }
+        self.code.forget_translations(true);
+    }
+
+    /// Recomputes what depends on CR0, CR4, EFER, CS, SS, CPL and RFLAGS.VM, AC: to be called after any of them changed.
+    pub(crate) fn mode_changed(&mut self) {
+        let virtual_8086 = self.rflags_rest & rflags::VM != 0;
+        let cs = &self.segs[usize::from(crate::op::seg::CS)];
+        let mut mode = Mode::empty();
+        if self.efer & crate::paging::EFER_LMA != 0 && cs.long() {
+            mode |= Mode::LONG;
+        } else {
+            mode.set(Mode::CODE32, cs.big());
+            mode.set(Mode::STACK32, self.segs[usize::from(crate::op::seg::SS)].big());
+        }
+        mode.set(Mode::REAL, virtual_8086 || self.cr0 & crate::paging::CR0_PE == 0);
+        self.mode = mode;
+        let base = if mode.contains(Mode::LONG) { 0 } else { cs.base };
+        let watched = self.alignment_checked() || self.dr[7] & 0xff != 0;
+        self.mmu.select(if watched { 2 } else { usize::from(self.cpl == 3) });
+        self.code.context_changed(mode, self.cpl, base);
+        self.fp_mode_changed();
+    }
+}
+
+#[inline(always)]
+pub(crate) const fn offset_in_page(address: u64) -> u64 {
+    address & (PAGE_SIZE - 1)
+}
+
+fn host_at(frame: &Frame, gpa: u64) -> *mut u8 {
+    frame.host.as_ptr().wrapping_add(offset_in_page(gpa) as usize)
+}
+
+/// How much of `len` bytes at `la` lies in `la`'s page.
+fn piece(la: u64, len: usize) -> usize {
+    len.min((PAGE_SIZE - offset_in_page(la)) as usize)
+}
