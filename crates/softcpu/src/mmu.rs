@@ -140,6 +140,42 @@ impl Mmu {
     }
 }
 
+/// Where a read-modify-write takes place.
+enum Place {
+    /// At this host address.
+    Ram(*mut u8),
+    /// At this host address, in a page with translated code, whose guest-physical address this is.
+    Code(*mut u8, u64),
+    /// In a device, in ROM or over a page boundary.
+    Elsewhere,
+}
+
+/// Applies `f` to the operand at `at`; gives the old and the new value.
+///
+/// # Safety
+/// `at` must be readable and writable for the operand's width.
+#[inline(always)]
+unsafe fn modify<T: Word>(at: *mut u8, lock: bool, mut f: impl FnMut(T) -> T) -> (T, T) {
+    // SAFETY: the caller vouches for `at`.
+    unsafe {
+        let mut old = T::load(at);
+        let mut new = f(old);
+        if lock {
+            loop {
+                let seen = T::compare_exchange(at, old, new);
+                if seen == old {
+                    break;
+                }
+                old = seen;
+                new = f(old);
+            }
+        } else {
+            T::store(at, new);
+        }
+        (old, new)
+    }
+}
+
 /// Sign-extends from bit 47.
 #[inline(always)]
 pub(crate) const fn canonical(la: u64) -> bool {
@@ -186,55 +222,42 @@ impl Cpu {
     ) -> Result<(T, T), Trap> {
         let e = self.mmu.entry(la);
         let offset = la ^ e.write;
-        let at = if offset <= PAGE_SIZE - size_of::<T>() as u64 {
-            (e.host + offset) as *mut u8
-        } else {
-            match self.update_slow(la, size_of::<T>())? {
-                Some(at) => at,
-                None => return self.update_elsewhere(la, f),
+        if offset <= PAGE_SIZE - size_of::<T>() as u64 {
+            let at = (e.host + offset) as *mut u8;
+            // SAFETY: on a hit the page is writable RAM at `host`, and the operand lies inside it.
+            return Ok(unsafe { modify(at, lock, f) });
+        }
+        match self.update_slow(la, size_of::<T>())? {
+            Place::Ram(at) => {
+                // SAFETY: `update_slow` vouches for the place.
+                Ok(unsafe { modify(at, lock, f) })
             }
-        };
-        // SAFETY: `at` is the operand in a writable page of guest RAM, and the operand lies inside the page.
-        unsafe {
-            let mut old = T::load(at);
-            let mut new = f(old);
-            if lock {
-                loop {
-                    let seen = T::compare_exchange(at, old, new);
-                    if seen == old {
-                        break;
-                    }
-                    old = seen;
-                    new = f(old);
-                }
-            } else {
-                T::store(at, new);
+            Place::Code(at, gpa) => {
+                // SAFETY: as above.
+                let result = unsafe { modify(at, lock, f) };
+                self.code_written(gpa, size_of::<T>() as u64);
+                Ok(result)
             }
-            Ok((old, new))
+            Place::Elsewhere => self.update_elsewhere(la, f),
         }
     }
 
-    /// Where a read-modify-write of `size` bytes can be done in place; `None` for devices and page crossings.
+    /// Where a read-modify-write of `size` bytes can be done.
     #[cold]
     #[inline(never)]
-    fn update_slow(&mut self, la: u64, size: usize) -> Result<Option<*mut u8>, Trap> {
+    fn update_slow(&mut self, la: u64, size: usize) -> Result<Place, Trap> {
         self.check_alignment(la, size)?;
         if offset_in_page(la) + size as u64 > PAGE_SIZE {
             self.probe(la, size as u64, true)?;
-            return Ok(None);
+            return Ok(Place::Elsewhere);
         }
         let t = self.translate_data(la, Access::WRITE)?;
-        let Some(frame) = self.frame_of(t.gpa) else { return Ok(None) };
-        if !frame.writable {
-            return Ok(None);
-        }
-        if self.note_write(la, &t, &frame, size)? {
-            return Ok(None);
-        }
-        Ok(Some(host_at(&frame, t.gpa)))
+        let Some(frame) = self.frame_of(t.gpa).filter(|f| f.writable) else { return Ok(Place::Elsewhere) };
+        let at = host_at(&frame, t.gpa);
+        Ok(if self.note_write(la, &t, &frame, size)? { Place::Code(at, t.gpa) } else { Place::Ram(at) })
     }
 
-    /// A read-modify-write where there is no RAM, over a page boundary or in a page with code.
+    /// A read-modify-write where there is no RAM or over a page boundary: not atomic.
     #[inline(never)]
     fn update_elsewhere<T: Word>(&mut self, la: u64, mut f: impl FnMut(T) -> T) -> Result<(T, T), Trap> {
         let old = T::from_u64(self.load_slow(la, size_of::<T>())?);
@@ -273,9 +296,18 @@ impl Cpu {
     /// CMPXCHG16B at a 16-byte aligned `la`: writes `new` if `expected` is there; gives what was there.
     pub(crate) fn compare_exchange128(&mut self, la: u64, expected: u128, new: u128) -> Result<u128, Trap> {
         debug_assert!(la & 15 == 0, "the instruction has checked the alignment");
-        if let Some(at) = self.update_slow(la, 16)? {
-            // SAFETY: `at` is aligned as `la` is and lies in a writable page of guest RAM.
-            return Ok(unsafe { mem::compare_exchange128(at, expected, new) });
+        match self.update_slow(la, 16)? {
+            Place::Ram(at) => {
+                // SAFETY: `at` is aligned as `la` is and lies in a writable page of guest RAM.
+                return Ok(unsafe { mem::compare_exchange128(at, expected, new) });
+            }
+            Place::Code(at, gpa) => {
+                // SAFETY: as above.
+                let old = unsafe { mem::compare_exchange128(at, expected, new) };
+                self.code_written(gpa, 16);
+                return Ok(old);
+            }
+            Place::Elsewhere => {}
         }
         let old = self.load128(la)?;
         self.store128(la, if old == expected { new } else { old })?;
