@@ -27,6 +27,7 @@ mod mem;
 mod mmu;
 mod op;
 mod paging;
+mod pvclock;
 mod segment;
 mod state;
 mod system;

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::apic::Mailbox;
-use crate::bus::GuestMemory;
+use crate::apic::{Mailbox, Request};
+use crate::bus::{GuestMemory, PAGE_SIZE};
 use crate::cache::CodeMap;
 use crate::clock::Clock;
+use crate::cpu::Cpu;
+
+/// Pages of stale code that are forgotten one by one; beyond that, all code is.
+const MOST_PAGES: u64 = 1024;
 
 /// One line of the CPUID table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,8 +46,74 @@ impl System {
         &self.mailboxes[index]
     }
 
+    /// Tells all processors that `len` bytes at guest-physical `gpa` changed and that code may have been made of them: to
+    /// be called after a device wrote a page that has [`PageFlags::CODE`](crate::PageFlags::CODE). A processor acts on
+    /// it before it takes the next interrupt. May be called from any thread; waits for nobody.
+    pub fn invalidate_code(&self, gpa: u64, len: u64) {
+        for mailbox in &self.mailboxes {
+            mailbox.request(Request::InvalidateCode { gpa, len });
+        }
+    }
+
+    /// As [`invalidate_code`](Self::invalidate_code), for a write by processor `from`, which has seen to itself.
+    pub(crate) fn invalidate_code_elsewhere(&self, gpa: u64, len: u64, from: usize) {
+        for (_, mailbox) in self.others(from) {
+            mailbox.request(Request::InvalidateCode { gpa, len });
+        }
+    }
+
+    /// Makes all processors tell the next write of every page again: a new epoch of the dirty log begins. To be called
+    /// when no processor runs; they act on it before their next instruction.
+    pub fn forget_writable(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.request(Request::FlushTlb);
+        }
+    }
+
+    fn others(&self, from: usize) -> impl Iterator<Item = (usize, &Arc<Mailbox>)> {
+        self.mailboxes.iter().enumerate().filter(move |(i, _)| *i != from)
+    }
+
     /// The machine's clock.
     pub fn clock(&self) -> &Arc<Clock> {
         &self.clock
+    }
+}
+
+impl Cpu {
+    /// Does what others asked. To be called between blocks, and while waiting for others.
+    pub(crate) fn drain_inbox(&mut self) {
+        for request in self.mailbox.take_requests() {
+            match request {
+                Request::DropWritable(gpa) => self.mmu.drop_writable(gpa),
+                Request::InvalidateCode { gpa, len } => {
+                    let (first, last) = (gpa / PAGE_SIZE, gpa.saturating_add(len.max(1) - 1) / PAGE_SIZE);
+                    if last - first < MOST_PAGES {
+                        (first..=last).for_each(|page| self.code.drop_page(page * PAGE_SIZE));
+                    } else {
+                        self.code.clear();
+                    }
+                }
+                Request::FlushCode => self.code.clear(),
+                Request::FlushTlb => self.flush_tlb(true),
+            }
+        }
+    }
+
+    /// Makes sure that no other processor writes page `gpa` of guest memory without telling, before code is made from it.
+    /// Waits for those that run and meanwhile answers their requests, for they may be waiting for this one.
+    pub(crate) fn drop_writable_elsewhere(&mut self, gpa: u64) {
+        let system = Arc::clone(&self.system);
+        let asked: Vec<_> =
+            system.others(self.index).map(|(_, m)| (m, m.request(Request::DropWritable(gpa)))).collect();
+        for (mailbox, ticket) in asked {
+            let mut turns = 0;
+            while !mailbox.is_done(ticket) {
+                self.drain_inbox();
+                turns += 1;
+                // The other looks every couple of thousand instructions, unless the host has taken it off its processor.
+                if turns < 64 { std::hint::spin_loop() } else { std::thread::yield_now() }
+            }
+        }
     }
 }
