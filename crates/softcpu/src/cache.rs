@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bus::{PAGE_SIZE, PageFlags};
 use crate::cpu::{Cpu, Mode};
@@ -84,7 +84,23 @@ type AddressMap<V> = HashMap<u64, V, BuildHasherDefault<AddressHasher>>;
 /// Which 64-byte pieces of guest pages somebody holds translated code of, for all processors of a guest.
 #[derive(Default)]
 pub(crate) struct CodeMap {
-    pages: Mutex<AddressMap<u64>>,
+    pages: Mutex<CodePages>,
+}
+
+#[derive(Default)]
+struct CodePages {
+    map: AddressMap<CodePage>,
+    /// How many pages were ever added: tells a page that was forgotten and added again from what it was.
+    added: u64,
+}
+
+/// A page with code. It is in the map exactly as long as its flags have [`PageFlags::CODE`].
+struct CodePage {
+    /// The 64-byte pieces that code was made from.
+    pieces: u64,
+    /// No processor writes the page without telling, and none can begin to.
+    settled: bool,
+    added: u64,
 }
 
 fn pieces(gpa: u64, len: u64) -> u64 {
@@ -94,22 +110,47 @@ fn pieces(gpa: u64, len: u64) -> u64 {
 }
 
 impl CodeMap {
-    /// Notes that code is made from `len` bytes at `gpa`, within one page, in the map and in the page's flags; gives the
-    /// flags as they were. Both change under the lock, so that they always agree.
-    fn add(&self, gpa: u64, len: u64, flags: &AtomicU8) -> PageFlags {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        *pages.entry(gpa / PAGE_SIZE).or_default() |= pieces(gpa, len);
-        PageFlags::from_bits_truncate(flags.fetch_or(PageFlags::CODE.bits(), Ordering::SeqCst))
+    fn lock(&self) -> MutexGuard<'_, CodePages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that code is made from `len` bytes at `gpa`, within one page, in the map and in the page's flags, which
+    /// change under the lock so that they always agree. If some processor may still write the page without telling,
+    /// gives the ticket to pass to [`settle`](Self::settle) once none does.
+    fn add(&self, gpa: u64, len: u64, flags: &AtomicU8) -> Option<u64> {
+        let mut pages = self.lock();
+        let CodePages { map, added } = &mut *pages;
+        let before = PageFlags::from_bits_truncate(flags.fetch_or(PageFlags::CODE.bits(), Ordering::SeqCst));
+        let page = map.entry(gpa / PAGE_SIZE).or_insert_with(|| {
+            *added += 1;
+            CodePage { pieces: 0, settled: !before.contains(PageFlags::WRITABLE), added: *added }
+        });
+        page.pieces |= pieces(gpa, len);
+        (!page.settled).then_some(page.added)
+    }
+
+    /// All processors have given up writing the page of `gpa` without telling since `ticket` was given. False if the page
+    /// was forgotten meanwhile: then some may have begun again.
+    fn settle(&self, gpa: u64, ticket: u64, flags: &AtomicU8) -> bool {
+        let mut pages = self.lock();
+        match pages.map.get_mut(&(gpa / PAGE_SIZE)) {
+            Some(page) if page.added == ticket => {
+                page.settled = true;
+                flags.fetch_and(!PageFlags::WRITABLE.bits(), Ordering::SeqCst);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// If a write of `len` bytes at `gpa`, within one page, touched code: forgets the page and says so. A processor that
     /// has not yet heard drops what it has when it does; one that translates anew adds the page again.
     fn take_if_written(&self, gpa: u64, len: u64, flags: &AtomicU8) -> bool {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = self.lock();
         let page = gpa / PAGE_SIZE;
-        let hit = pages.get(&page).is_some_and(|&mask| mask & pieces(gpa, len) != 0);
+        let hit = pages.map.get(&page).is_some_and(|p| p.pieces & pieces(gpa, len) != 0);
         if hit {
-            pages.remove(&page);
+            pages.map.remove(&page);
             flags.fetch_and(!PageFlags::CODE.bits(), Ordering::SeqCst);
         }
         hit
@@ -319,7 +360,7 @@ impl Cpu {
 
     /// After a write to a page that holds code: whoever translated what was written forgets the page.
     pub(crate) fn code_written(&mut self, gpa: u64, len: u64) {
-        if self.system.code_written(gpa, len) {
+        if self.system.code_written_by(Some(self.index), gpa, len) {
             self.code.drop_page(gpa);
         }
     }
@@ -396,20 +437,27 @@ impl Cpu {
         let Some(frame) = self.frame_of(gpa) else { return };
         // SAFETY: `GuestMemory::frame` promises a valid flag byte.
         let flags = unsafe { frame.flags.as_ref() };
-        if self.system.code_map.add(gpa, len, flags).contains(PageFlags::WRITABLE) {
-            let page = gpa & !(PAGE_SIZE - 1);
+        let page = gpa & !(PAGE_SIZE - 1);
+        let system = Arc::clone(&self.system);
+        while let Some(ticket) = system.code_map.add(gpa, len, flags) {
             self.mmu.drop_writable(page);
-            let system = std::sync::Arc::clone(&self.system);
-            system.drop_writable(page, self.index);
-            flags.fetch_and(!PageFlags::WRITABLE.bits(), Ordering::SeqCst);
+            self.drop_writable_elsewhere(page);
+            if system.code_map.settle(gpa, ticket, flags) {
+                break;
+            }
         }
     }
 }
 
 impl crate::system::System {
-    /// To be called after `len` bytes at `gpa` were written to pages whose flags have [`PageFlags::CODE`], by a processor
-    /// or a device: every processor forgets code made from them. Says whether there was any.
+    /// To be called after `len` bytes at `gpa` were written to pages whose flags have [`PageFlags::CODE`] by a device:
+    /// every processor forgets code made from them. Says whether there was any.
     pub fn code_written(&self, gpa: u64, len: u64) -> bool {
+        self.code_written_by(None, gpa, len)
+    }
+
+    /// The same for a write by processor `writer`, which sees to itself.
+    fn code_written_by(&self, writer: Option<usize>, gpa: u64, len: u64) -> bool {
         let mut any = false;
         let end = gpa.saturating_add(len.max(1));
         let mut at = gpa;
@@ -420,7 +468,7 @@ impl crate::system::System {
                 // SAFETY: `GuestMemory::frame` promises a valid flag byte.
                 if self.code_map.take_if_written(at, n, unsafe { frame.flags.as_ref() }) {
                     any = true;
-                    self.invalidate_code(page, PAGE_SIZE);
+                    self.invalidate_code(writer, page, PAGE_SIZE);
                 }
             }
             at += n;

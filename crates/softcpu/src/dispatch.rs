@@ -1,7 +1,5 @@
 //! The outermost loop of a processor: look around, then run blocks for a while.
 
-use std::sync::atomic::Ordering;
-
 use crate::cpu::{Cpu, Exit, Mode};
 use crate::fault::{Fault, Pending, Trap, vector};
 use crate::flags::rflags;
@@ -54,7 +52,7 @@ impl Cpu {
     fn look_around(&mut self) -> Option<Exit> {
         self.block = std::ptr::null();
         self.code.bury();
-        if self.mailbox.attention.swap(false, Ordering::SeqCst) {
+        if self.mailbox.take_attention() {
             self.drain_inbox();
             if self.mailbox.take_kick() {
                 return Some(Exit::Kicked);

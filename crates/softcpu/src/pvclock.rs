@@ -151,7 +151,11 @@ mod tests {
 
     #[test]
     fn the_time_page_has_the_layout_of_the_interface() {
-        let info = time_info(0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00, Scale { multiplier: 0x8000_0000, shift: -1 });
+        let info = time_info(
+            0x1122_3344_5566_7788,
+            0x99aa_bbcc_ddee_ff00,
+            Scale { multiplier: 0x8000_0000, shift: -1 },
+        );
         assert_eq!(info[..4], [0; 4]);
         assert_eq!(info[4..12], 0x1122_3344_5566_7788u64.to_le_bytes());
         assert_eq!(info[12..20], 0x99aa_bbcc_ddee_ff00u64.to_le_bytes());

@@ -46,18 +46,10 @@ impl System {
         &self.mailboxes[index]
     }
 
-    /// Tells all processors that `len` bytes at guest-physical `gpa` changed and that code may have been made of them: to
-    /// be called after a device wrote a page that has [`PageFlags::CODE`](crate::PageFlags::CODE). A processor acts on
-    /// it before it takes the next interrupt. May be called from any thread; waits for nobody.
-    pub fn invalidate_code(&self, gpa: u64, len: u64) {
-        for mailbox in &self.mailboxes {
-            mailbox.request(Request::InvalidateCode { gpa, len });
-        }
-    }
-
-    /// As [`invalidate_code`](Self::invalidate_code), for a write by processor `from`, which has seen to itself.
-    pub(crate) fn invalidate_code_elsewhere(&self, gpa: u64, len: u64, from: usize) {
-        for (_, mailbox) in self.others(from) {
+    /// Tells all processors but `except` that code made of `len` bytes at guest-physical `gpa` is stale. Each acts on it
+    /// before it takes its next interrupt. Waits for nobody.
+    pub(crate) fn invalidate_code(&self, except: Option<usize>, gpa: u64, len: u64) {
+        for (_, mailbox) in self.mailboxes.iter().enumerate().filter(|(i, _)| Some(*i) != except) {
             mailbox.request(Request::InvalidateCode { gpa, len });
         }
     }
@@ -70,8 +62,8 @@ impl System {
         }
     }
 
-    fn others(&self, from: usize) -> impl Iterator<Item = (usize, &Arc<Mailbox>)> {
-        self.mailboxes.iter().enumerate().filter(move |(i, _)| *i != from)
+    fn others(&self, than: usize) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.mailboxes.iter().enumerate().filter(move |(i, _)| *i != than).map(|(_, m)| m)
     }
 
     /// The machine's clock.
@@ -83,7 +75,7 @@ impl System {
 impl Cpu {
     /// Does what others asked. To be called between blocks, and while waiting for others.
     pub(crate) fn drain_inbox(&mut self) {
-        for request in self.mailbox.take_requests() {
+        for request in self.mailbox.take_requests().into_iter().flatten() {
             match request {
                 Request::DropWritable(gpa) => self.mmu.drop_writable(gpa),
                 Request::InvalidateCode { gpa, len } => {
@@ -105,7 +97,7 @@ impl Cpu {
     pub(crate) fn drop_writable_elsewhere(&mut self, gpa: u64) {
         let system = Arc::clone(&self.system);
         let asked: Vec<_> =
-            system.others(self.index).map(|(_, m)| (m, m.request(Request::DropWritable(gpa)))).collect();
+            system.others(self.index).map(|m| (m, m.request(Request::DropWritable(gpa)))).collect();
         for (mailbox, ticket) in asked {
             let mut turns = 0;
             while !mailbox.is_done(ticket) {

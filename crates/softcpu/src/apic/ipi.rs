@@ -84,7 +84,9 @@ impl Message {
     fn post(&self, mailbox: &Mailbox) {
         match self.delivery {
             _ if mailbox.apic_mode() == ApicMode::Disabled => {}
-            Delivery::Fixed | Delivery::LowestPriority if mailbox.accepts() => mailbox.post(self.vector, self.level),
+            Delivery::Fixed | Delivery::LowestPriority if mailbox.accepts() => {
+                mailbox.post(self.vector, self.level)
+            }
             Delivery::Nmi => mailbox.post_nmi(),
             Delivery::Init => mailbox.post_init(),
             Delivery::Startup => mailbox.post_sipi(self.vector),
@@ -108,7 +110,8 @@ impl System {
         let destination =
             Destination { id: if id == 0xff { BROADCAST } else { id }, logical: address & 1 << 2 != 0 };
         let hint = address & 1 << 3 != 0;
-        let mut message = Message { delivery: Delivery::decode(data >> 8), vector: data as u8, level: data & LEVEL != 0 };
+        let mut message =
+            Message { delivery: Delivery::decode(data >> 8), vector: data as u8, level: data & LEVEL != 0 };
         match message.delivery {
             Delivery::Startup => return,
             Delivery::Init if message.level && data & ASSERT == 0 => return,

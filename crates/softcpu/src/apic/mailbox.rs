@@ -70,6 +70,8 @@ pub struct Mailbox {
     ldr: AtomicU32,
     dfr: AtomicU32,
 
+    /// There is something in the inbox.
+    asked: AtomicBool,
     inbox: Mutex<Inbox>,
     sleeping: AtomicBool,
     bed: Mutex<()>,
@@ -100,6 +102,7 @@ impl Mailbox {
             software_enabled: AtomicBool::new(false),
             ldr: AtomicU32::new(0),
             dfr: AtomicU32::new(u32::MAX),
+            asked: AtomicBool::new(false),
             inbox: Mutex::default(),
             sleeping: AtomicBool::new(false),
             bed: Mutex::new(()),
@@ -318,13 +321,17 @@ impl Mailbox {
         lock(&self.inbox).running = false;
     }
 
-    /// Takes what is in the inbox. The caller carries out all of it, then drops the iterator.
-    pub(crate) fn take_requests(self: &Arc<Self>) -> Requests {
+    /// Takes what is in the inbox, if anything. The caller carries out all of it, then drops the iterator.
+    pub(crate) fn take_requests(self: &Arc<Self>) -> Option<Requests> {
+        if !self.asked.load(SeqCst) {
+            return None;
+        }
+        self.asked.store(false, SeqCst);
         let mut inbox = lock(&self.inbox);
         let requests = std::mem::take(&mut inbox.requests);
         let last = inbox.posted;
         drop(inbox);
-        Requests { from: Arc::clone(self), requests, last }
+        Some(Requests { from: Arc::clone(self), requests, last })
     }
 
     /// Posts `request`; gives a ticket for [`is_done`](Self::is_done).
@@ -337,6 +344,7 @@ impl Mailbox {
         } else if inbox.requests.back() != Some(&request) {
             inbox.requests.push_back(request);
         }
+        self.asked.store(true, SeqCst);
         let (ticket, running) = (inbox.posted, inbox.running);
         drop(inbox);
         // One that does not run reads its inbox before it runs: no need to end its sleep.

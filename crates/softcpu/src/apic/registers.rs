@@ -4,9 +4,7 @@ use crate::cpu::Cpu;
 
 use super::mailbox::ApicMode;
 use super::timer::{LVT_MASKED, Time, TimerMode};
-use super::{
-    Apic, BASE_BSP, BASE_ENABLE, BASE_X2APIC, ESR_SEND_ILLEGAL, SVR_ENABLE, Vectors, ipi, lvt,
-};
+use super::{Apic, BASE_BSP, BASE_ENABLE, BASE_X2APIC, ESR_SEND_ILLEGAL, SVR_ENABLE, Vectors, ipi, lvt};
 
 /// Register numbers: offset in the page >> 4, and MSR number - 0x800 in x2APIC mode.
 mod reg {
@@ -238,7 +236,9 @@ impl Cpu {
             reg::EOI | reg::ESR => 0,
             reg::SVR => 0x1ff,
             reg::ICR => !ICR_RESERVED,
-            reg::LVT..=reg::LVT_LAST => u64::from(LVT_BITS[usize::from(register - reg::LVT)] | LVT_REMOTE_IRR | 1 << 12),
+            reg::LVT..=reg::LVT_LAST => {
+                u64::from(LVT_BITS[usize::from(register - reg::LVT)] | LVT_REMOTE_IRR | 1 << 12)
+            }
             reg::INITIAL => 0xffff_ffff,
             reg::DIVIDE => 0xb,
             _ => return None,

@@ -99,7 +99,9 @@ impl Apic {
     fn timer_expiry(&self, time: &Time) -> Option<u64> {
         match self.timer_mode() {
             TimerMode::OneShot | TimerMode::Periodic if self.timer.deadline != 0 => Some(self.timer.deadline),
-            TimerMode::TscDeadline if self.timer.tsc_deadline != 0 => Some(time.when(self.timer.tsc_deadline)),
+            TimerMode::TscDeadline if self.timer.tsc_deadline != 0 => {
+                Some(time.when(self.timer.tsc_deadline))
+            }
             _ => None,
         }
     }
