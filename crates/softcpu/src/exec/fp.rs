@@ -81,6 +81,13 @@ impl Cpu {
         self.mxcsr & !MXCSR_FLAGS | host_mxcsr() & MXCSR_FLAGS
     }
 
+    /// Sets the guest's MXCSR, which has no reserved bit set, and puts it in force.
+    pub(super) fn set_mxcsr(&mut self, value: u32) {
+        self.mxcsr = value;
+        set_host_mxcsr(value);
+        self.fp_mode_changed();
+    }
+
     /// Recomputes `fp_ok`: call when CR0, CR4, MXCSR's masks, FCW's masks or FSW.ES changed.
     pub(crate) fn fp_mode_changed(&mut self) {
         let mut bits = 0;
