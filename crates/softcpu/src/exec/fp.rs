@@ -147,6 +147,13 @@ impl Cpu {
         if self.fp_ok & ok::X87_READY != 0 { Ok(()) } else { Err(self.mmx_unavailable()) }
     }
 
+    /// Fails with #UD, #NM or #MF where instructions on both XMM and MMX registers may not run.
+    #[inline(always)]
+    pub(super) fn need_sse_and_mmx(&mut self) -> Result<(), Trap> {
+        self.need_sse()?;
+        self.need_mmx()
+    }
+
     /// Fails with #NM where x87 instructions may not run, and, if the instruction waits, with #MF.
     #[inline(always)]
     pub(super) fn need_x87(&mut self, waits: bool) -> Result<(), Trap> {

@@ -4,6 +4,7 @@
 mod control;
 pub(crate) mod fp;
 mod integer;
+mod mmx;
 mod sse;
 mod string;
 mod system;
@@ -20,6 +21,7 @@ pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
         .or_else(|| control::lower(insn, op))
         .or_else(|| string::lower(insn, op))
         .or_else(|| sse::lower(insn, op))
+        .or_else(|| mmx::lower(insn, op))
         .or_else(|| x87::lower(insn, op))
         .or_else(|| system::lower(insn, op))
 }

@@ -33,6 +33,9 @@ pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
         .or_else(|| control(code))
 }
 
+pub(super) use shuffle::words;
+pub(super) use store::{masked_operand, store_masked};
+
 /// How much of a source operand in memory an instruction reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Width {
