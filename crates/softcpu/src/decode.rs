@@ -1,6 +1,6 @@
 //! From code bytes to a block of ops: iced-x86 decodes, [`exec::lower`](crate::exec::lower) chooses the handlers.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{Code, CodeSize, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::bus::PAGE_SIZE;
 use crate::cache::{self, Block};
@@ -248,6 +248,17 @@ fn address_slot(r: Register) -> u8 {
     }
 }
 
+/// The segment of the memory operand. In 64-bit code prefixes other than FS and GS mean nothing, but SS still decides
+/// between #SS and #GP.
+fn effective_segment(insn: &Instruction) -> u8 {
+    let named = segment(insn.memory_segment());
+    if insn.code_size() != CodeSize::Code64 || named >= seg::FS {
+        return named;
+    }
+    let stack = matches!(insn.memory_base(), Register::RSP | Register::RBP | Register::ESP | Register::EBP);
+    if stack { seg::SS } else { seg::DS }
+}
+
 fn segment(r: Register) -> u8 {
     match r {
         Register::ES => seg::ES,
@@ -264,7 +275,7 @@ fn operands(insn: &Instruction) -> Op {
     let mut op = EMPTY;
     op.len = insn.len() as u8;
     op.next = insn.next_ip() as u16;
-    op.seg = segment(insn.memory_segment());
+    op.seg = effective_segment(insn);
     if insn.has_lock_prefix() {
         op.form |= form::LOCK;
     }

@@ -316,6 +316,7 @@ impl Cpu {
 
     /// Reads `bytes.len()` bytes; all or nothing.
     pub(crate) fn load_bytes(&mut self, la: u64, bytes: &mut [u8]) -> Result<(), Trap> {
+        self.check_canonical(la.wrapping_add(bytes.len().max(1) as u64 - 1))?;
         let mut done = 0;
         while done < bytes.len() {
             let at = la.wrapping_add(done as u64);
@@ -358,9 +359,10 @@ impl Cpu {
     /// Checks that `len` bytes (at most a page) at `la` may be read or written, without doing it.
     pub(crate) fn probe(&mut self, la: u64, len: u64, write: bool) -> Result<(), Trap> {
         let access = if write { Access::WRITE } else { Access::empty() };
+        let last = la.wrapping_add(len.max(1) - 1);
+        self.check_canonical(last)?;
         let first = self.translate_data(la, access)?;
         self.refuse_own_code(first.gpa, len.min(PAGE_SIZE - offset_in_page(la)), write)?;
-        let last = la.wrapping_add(len.max(1) - 1);
         if last >> 12 != la >> 12 {
             let start = last & !(PAGE_SIZE - 1);
             let second = self.translate_data(self.wrap_linear(start), access)?;
@@ -422,6 +424,7 @@ impl Cpu {
             let mut bytes = [0; 8];
             let next = self.wrap_linear((la | (PAGE_SIZE - 1)).wrapping_add(1));
             let here = (PAGE_SIZE - offset_in_page(la)) as usize;
+            self.check_canonical(next)?;
             self.translate_data(la, Access::empty())?;
             self.translate_data(next, Access::empty())?;
             self.load_bytes(la, &mut bytes[..here])?;
@@ -530,11 +533,18 @@ impl Cpu {
         }
     }
 
-    /// Translates for a data access, checking canonical form first.
-    fn translate_data(&mut self, la: u64, access: Access) -> Result<Translation, Trap> {
+    /// The first check of an access, for all of its bytes before any is translated.
+    #[inline]
+    fn check_canonical(&mut self, la: u64) -> Result<(), Trap> {
         if self.long_mode() && !canonical(la) {
             return Err(self.raise(Fault { non_canonical: true, ..Fault::gp(0) }));
         }
+        Ok(())
+    }
+
+    /// Translates for a data access, checking canonical form first.
+    fn translate_data(&mut self, la: u64, access: Access) -> Result<Translation, Trap> {
+        self.check_canonical(la)?;
         let user = if self.cpl == 3 { Access::USER } else { Access::empty() };
         match self.walk(la, access | user) {
             Ok(t) => Ok(t),

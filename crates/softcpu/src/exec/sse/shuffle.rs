@@ -176,6 +176,6 @@ fn single_signs(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 fn double_signs(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.need_sse()?;
     let v = *cpu.x(op.src);
-    cpu.set(op.dst, (v >> 63) as u32 & 1 | (v >> 127) as u32 & 2);
+    cpu.set(op.dst, (v >> 63) as u32 & 1 | (v >> 126) as u32 & 2);
     Ok(())
 }

@@ -82,6 +82,9 @@ fn with_store(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     // An unmasked exception but precision keeps the instruction from storing anything.
     if taken & !PRECISION == 0 || cpu.x87.status & FSW_ES_B != 0 {
         cpu.store_operand(la, &memory[..size])?;
+    } else {
+        // A store that may not be made faults all the same.
+        cpu.probe(la, size as u64, true)?;
     }
     let before = cpu.x87.status;
     cpu.x87 = x87;
