@@ -28,6 +28,7 @@ mod mmu;
 mod op;
 mod paging;
 mod pvclock;
+mod save;
 mod segment;
 mod state;
 mod system;

@@ -218,7 +218,7 @@ impl Cpu {
         &mut self,
         la: u64,
         lock: bool,
-        mut f: impl FnMut(T) -> T,
+        f: impl FnMut(T) -> T,
     ) -> Result<(T, T), Trap> {
         let e = self.mmu.entry(la);
         let offset = la ^ e.write;
