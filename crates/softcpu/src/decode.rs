@@ -271,7 +271,7 @@ fn segment(r: Register) -> u8 {
 }
 
 /// Puts `insn`'s operands into an op.
-fn operands(insn: &Instruction) -> Op {
+pub(crate) fn operands(insn: &Instruction) -> Op {
     let mut op = EMPTY;
     op.len = insn.len() as u8;
     op.next = insn.next_ip() as u16;

@@ -19,8 +19,8 @@ pub(crate) mod ok {
     pub const X87: u8 = 1 << 2;
     /// As `X87`, and no unmasked x87 exception is pending: waiting x87 and MMX instructions may run.
     pub const X87_READY: u8 = 1 << 3;
-    /// As `X87_READY`, and FCW masks every exception.
-    pub const X87_MASKED: u8 = 1 << 4;
+    /// As `X87_READY`, and FCW is the usual one: it masks every exception and rounds to nearest in extended precision.
+    pub const X87_USUAL: u8 = 1 << 4;
 }
 
 /// CR0.MP, EM, TS, NE and CR4.OSFXSR, OSXMMEXCPT.
@@ -39,8 +39,8 @@ pub(super) const MXCSR_MASKS: u32 = 0x1f80;
 pub(super) const MXCSR_FLAGS: u32 = 0x3f;
 /// MXCSR at reset, and what Rust code runs with.
 pub(super) const MXCSR_DEFAULT: u32 = 0x1f80;
-/// The exception masks of FCW and flags of FSW.
-pub(super) const X87_EXCEPTIONS: u16 = 0x3f;
+/// FCW at reset, and what Rust code runs with.
+pub(super) const X87_USUAL: u16 = 0x37f;
 /// FSW.ES, and B which mirrors it.
 pub(super) const FSW_ES_B: u16 = 0x8080;
 
@@ -88,15 +88,15 @@ impl Cpu {
         self.fp_mode_changed();
     }
 
-    /// Recomputes `fp_ok`: call when CR0, CR4, MXCSR's masks, FCW's masks or FSW.ES changed.
+    /// Recomputes `fp_ok`: call when CR0, CR4, MXCSR's masks, FCW or FSW.ES changed.
     pub(crate) fn fp_mode_changed(&mut self) {
         let mut bits = 0;
         if self.cr0 & (cr::CR0_EM | cr::CR0_TS) == 0 {
             bits |= ok::X87;
             if self.x87.status & FSW_ES_B == 0 || self.cr0 & cr::CR0_NE == 0 {
                 bits |= ok::X87_READY;
-                if self.x87.control & X87_EXCEPTIONS == X87_EXCEPTIONS {
-                    bits |= ok::X87_MASKED;
+                if self.x87.control == X87_USUAL {
+                    bits |= ok::X87_USUAL;
                 }
             }
             if self.cr4 & cr::CR4_OSFXSR != 0 {

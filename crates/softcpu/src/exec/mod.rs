@@ -10,6 +10,9 @@ mod string;
 mod system;
 mod x87;
 
+#[cfg(test)]
+mod against_host;
+
 use iced_x86::Instruction;
 
 use crate::op::{Lowered, Op};

@@ -8,8 +8,6 @@ mod integer;
 mod moves;
 mod shuffle;
 mod store;
-#[cfg(test)]
-mod tests;
 
 use std::arch::x86_64::__m128i;
 

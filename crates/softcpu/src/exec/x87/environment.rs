@@ -7,6 +7,7 @@ use iced_x86::Code;
 
 use super::image::{self, EXCEPTIONS, top, with_summary};
 use crate::cpu::{Cpu, Mode};
+use crate::exec::fp::X87_USUAL;
 use crate::fault::Trap;
 use crate::op::{Lowered, Op, slot, step};
 use crate::state::X87;
@@ -33,7 +34,7 @@ pub(super) fn lower(code: Code) -> Option<Lowered> {
 
 /// What the host's FCW becomes when `value` is loaded: some bits are not there.
 pub(super) fn control_word(value: u16) -> u16 {
-    let (mut word, usual) = (value, 0x37fu16);
+    let (mut word, usual) = (value, X87_USUAL);
     // SAFETY: two-byte loads and stores; the host's unit has no exception flag set, so unmasking does not trap, and its
     // FCW is put back.
     unsafe {
@@ -53,7 +54,7 @@ fn fldcw(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.need_x87(true)?;
     let la = cpu.linear(op, 2, false)?;
     let value = cpu.load::<u16>(la)?;
-    cpu.x87.control = if value == 0x37f { value } else { control_word(value) };
+    cpu.x87.control = if value == X87_USUAL { value } else { control_word(value) };
     cpu.x87.status = with_summary(cpu.x87.status, cpu.x87.control);
     cpu.fp_mode_changed();
     Ok(())

@@ -8,12 +8,10 @@ mod fast;
 mod fxsave;
 mod image;
 mod opcodes;
-#[cfg(test)]
-mod tests;
 
 use iced_x86::{Code, Instruction};
 
-use super::fp::{FSW_ES_B, ok};
+use super::fp::FSW_ES_B;
 use crate::cpu::{Cpu, Mode};
 use crate::fault::Trap;
 use crate::op::{Lowered, Op, form, seg, step};
@@ -149,11 +147,5 @@ impl Cpu {
             [a, b, c, d, e, f, g, h] => self.store(la, u64::from_le_bytes([a, b, c, d, e, f, g, h])),
             _ => self.store_bytes(la, bytes),
         }
-    }
-
-    /// Whether the x87 fast way may be taken.
-    #[inline(always)]
-    fn x87_masked(&self) -> bool {
-        self.fp_ok & ok::X87_MASKED != 0
     }
 }
