@@ -17,19 +17,28 @@ impl Cpu {
     ///
     /// To be called by one thread; other threads reach the processor through its [`Mailbox`](crate::apic::Mailbox).
     pub fn run(&mut self) -> Exit {
+        loop {
+            if let Some(exit) = self.run_for(u64::MAX) {
+                return exit;
+            }
+        }
+    }
+
+    /// As [`run`](Self::run), but gives up, with `None`, when about `instructions` instructions have been executed.
+    pub fn run_for(&mut self, instructions: u64) -> Option<Exit> {
         let mailbox = std::sync::Arc::clone(&self.mailbox);
         mailbox.enter();
         self.enter_fp();
-        let exit = self.run_until_exit();
+        let exit = self.run_until_exit(self.instructions.saturating_add(instructions));
         self.leave_fp();
         mailbox.leave();
         exit
     }
 
-    fn run_until_exit(&mut self) -> Exit {
-        loop {
+    fn run_until_exit(&mut self, end: u64) -> Option<Exit> {
+        while self.instructions < end {
             if let Some(exit) = self.look_around() {
-                return exit;
+                return Some(exit);
             }
             let shadow = std::mem::take(&mut self.shadow);
             if shadow || self.stepping() {
@@ -38,9 +47,10 @@ impl Cpu {
                 self.run_slice();
             }
             if let Some(exit) = self.exit.take() {
-                return exit;
+                return Some(exit);
             }
         }
+        None
     }
 
     fn stepping(&self) -> bool {
@@ -170,6 +180,8 @@ impl Cpu {
 
     /// A fetch faulted: RIP is already at the instruction.
     fn fetch_trapped(&mut self) {
+        // Counted, so that a guest that only faults also gets somewhere.
+        self.instructions = self.instructions.wrapping_add(1);
         if let Pending::Fault(fault) = std::mem::replace(&mut self.pending, Pending::None) {
             self.deliver_fault(fault);
         }

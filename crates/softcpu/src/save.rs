@@ -123,14 +123,14 @@ impl Cpu {
         let fresh = CpuState::default();
         let mut gpr = [0; 16];
         gpr[2] = u64::from(self.signature());
-        self.set_state(&CpuState {
+        // The local APIC sees to itself, and must not forget a startup IPI that follows at once.
+        self.set_registers(&CpuState {
             gpr,
             cr0: 0x10 | kept.cr0 & 0x6000_0000,
             xmm: kept.xmm,
             mxcsr: kept.mxcsr,
             x87: kept.x87,
             msrs: Msrs { kernel_gs_base: kept.msrs.kernel_gs_base, ..kept.msrs },
-            apic: kept.apic,
             tsc_offset: kept.tsc_offset,
             activity: if bootstrap { Activity::Running } else { Activity::WaitForSipi },
             ..fresh
@@ -171,6 +171,12 @@ impl Cpu {
 
     /// Sets the whole architectural state; everything derived from it is forgotten.
     pub fn set_state(&mut self, s: &CpuState) {
+        self.apic_restore(&s.apic);
+        self.set_registers(s);
+    }
+
+    /// All of the state but the local APIC.
+    fn set_registers(&mut self, s: &CpuState) {
         self.slots[..16].copy_from_slice(&s.gpr);
         self.set_rip(s.rip);
         self.set_rflags(s.rflags);
@@ -199,7 +205,6 @@ impl Cpu {
             (false, true) => 3,
             (false, false) => s.segments[usize::from(seg::SS)].dpl(),
         };
-        self.apic_restore(&s.apic);
         self.flush_tlb(true);
         self.mode_changed();
     }

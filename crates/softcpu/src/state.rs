@@ -99,7 +99,8 @@ pub struct Msrs {
 pub struct ApicState {
     /// IA32_APIC_BASE: base address, enable, x2APIC, bootstrap processor.
     pub base: u64,
-    /// The register page, one 32-bit register each 16 bytes (index = offset >> 4), as KVM_GET_LAPIC has it.
+    /// The register page, one 32-bit register each 16 bytes (index = offset >> 4), as KVM_GET_LAPIC has it. Empty: the
+    /// APIC is as after power-on.
     pub registers: Vec<u32>,
     /// When the one-shot or periodic timer was started, guest nanoseconds ([`crate::Clock`]); 0 when it is not running.
     pub timer_start: u64,

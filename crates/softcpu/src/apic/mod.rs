@@ -203,6 +203,11 @@ impl Apic {
 
     fn restore(&mut self, state: &ApicState) {
         self.mailbox.clear_interrupts();
+        if state.registers.is_empty() {
+            self.base = BASE_DEFAULT | BASE_ENABLE | self.base & BASE_BSP;
+            self.reset();
+            return;
+        }
         self.base = state.base;
         self.reset();
         self.load_registers(&state.registers);
@@ -239,8 +244,6 @@ impl Cpu {
         if self.mailbox.take_init() {
             self.reset_init();
             self.apic.reset();
-            let bootstrap = self.apic.base & BASE_BSP != 0;
-            self.activity = if bootstrap { Activity::Running } else { Activity::WaitForSipi };
         }
         if let Some(vector) = self.mailbox.take_sipi()
             && self.activity == Activity::WaitForSipi
