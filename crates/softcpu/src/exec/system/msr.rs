@@ -177,7 +177,7 @@ impl Cpu {
     }
 }
 
-/// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, and the later ones Linux asks for: an
+/// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, BHI_NO, and the later ones Linux asks for: an
 /// interpreter speculates on nothing (Intel SDM vol. 4, IA32_ARCH_CAPABILITIES).
 const ARCH_CAPABILITIES_VALUE: u64 = 1
     | 1 << 3

@@ -1,0 +1,124 @@
+//! Engines: what executes guest code. The rest of the machine knows only the traits here.
+//!
+//! An [`Engine`] makes a [`Partition`] (one guest: its memory, its interrupts, its clock), and that makes
+//! [`Processor`]s. Processors answer port and memory-mapped accesses themselves by calling the bus, on their own thread.
+
+pub mod soft;
+
+use std::sync::Arc;
+
+use softcpu::{Bus, CpuState, CpuidEntry};
+
+use crate::interrupt::{MsiMessage, MsiSink};
+use crate::memory::Ram;
+
+/// What an engine could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine is not there or lacks something.
+    #[error("The engine {engine} cannot be used: {why}")]
+    Unusable {
+        /// Its name.
+        engine: &'static str,
+        /// What is missing.
+        why: String,
+    },
+    /// A call to the kernel failed.
+    #[error("{what} failed")]
+    Call {
+        /// Which.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The state cannot be set.
+    #[error("The processor's state cannot be restored: {why}")]
+    State {
+        /// Which part, and why.
+        why: String,
+    },
+}
+
+/// Why a processor stopped running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Its [`Kicker`] was called.
+    Kicked,
+    /// A triple fault: the guest reset itself by accident or on purpose.
+    Shutdown,
+    /// The engine cannot go on: a message for a person, with registers.
+    Failed(String),
+}
+
+/// Makes a processor's [`Processor::run`] return soon; callable from any thread, never lost.
+pub trait Kicker: Send + Sync {
+    /// Makes the processor return [`Exit::Kicked`], now or as soon as it next runs.
+    fn kick(&self);
+}
+
+/// One virtual processor. Used by one thread at a time.
+pub trait Processor: Send {
+    /// Executes guest code until there is a reason to stop. A halted processor sleeps inside.
+    fn run(&mut self) -> Exit;
+    /// What makes it stop.
+    fn kicker(&self) -> Arc<dyn Kicker>;
+    /// The whole architectural state. Only while not running; whatever the last instruction owed is finished.
+    ///
+    /// # Errors
+    /// If the engine cannot give it.
+    fn state(&mut self) -> Result<CpuState, EngineError>;
+    /// Sets the whole architectural state. Only while not running.
+    ///
+    /// # Errors
+    /// If the engine refuses a part: the message names it.
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError>;
+    /// Instructions executed so far, if the engine counts them.
+    fn instructions(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// One guest in an engine. Shared by all threads of the machine.
+pub trait Partition: MsiSink {
+    /// Makes processor `index` with the given CPUID table; accesses outside RAM go to `bus`.
+    ///
+    /// # Errors
+    /// If the engine cannot.
+    fn create_processor(
+        &self,
+        index: usize,
+        cpuid: &[CpuidEntry],
+        bus: Arc<dyn Bus>,
+    ) -> Result<Box<dyn Processor>, EngineError>;
+    /// Stops guest time. Only while no processor runs.
+    fn stop_clock(&self);
+    /// Lets guest time go on. Only while no processor runs.
+    fn start_clock(&self);
+    /// Guest time, nanoseconds.
+    fn clock_ns(&self) -> u64;
+    /// Sets a stopped clock, nanoseconds.
+    fn set_clock_ns(&self, ns: u64);
+    /// What each pin of the I/O APIC would send: an engine with the local APICs in the kernel needs to know which vectors
+    /// end level-triggered interrupts.
+    fn set_pin_routes(&self, _routes: &[Option<MsiMessage>]) {}
+    /// The pages written since the last call, guest-physical, in order. May be called while processors run: a page that
+    /// is written again afterwards is in the next answer.
+    ///
+    /// # Errors
+    /// If the engine cannot tell.
+    fn take_dirty(&self) -> Result<Vec<u64>, EngineError>;
+}
+
+/// A way of executing guest code.
+pub trait Engine: Send + Sync {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+    /// Frequency of the guest's TSC, kHz.
+    fn tsc_khz(&self) -> u32;
+    /// Makes a partition for `processors` processors (APIC ids 0, 1, …) with this memory.
+    ///
+    /// # Errors
+    /// If the engine cannot.
+    fn create(&self, ram: Arc<Ram>, processors: usize) -> Result<Arc<dyn Partition>, EngineError>;
+}

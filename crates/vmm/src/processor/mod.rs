@@ -1,0 +1,6 @@
+//! What a guest's processor is, whichever engine executes it.
+
+mod model;
+
+pub use model::CpuModel;
+pub use softcpu::{Activity, CpuState, CpuidEntry};
