@@ -183,6 +183,30 @@ pub(crate) const fn canonical(la: u64) -> bool {
 }
 
 impl Cpu {
+    /// The host address of the operand at `la` if it may be read without a further look, else null.
+    #[inline(always)]
+    pub(crate) fn readable<T: Word>(&self, la: u64) -> *const u8 {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.read;
+        if offset <= PAGE_SIZE - size_of::<T>() as u64 {
+            (e.host + offset) as *const u8
+        } else {
+            std::ptr::null()
+        }
+    }
+
+    /// The host address of the operand at `la` if it may be written (and read) without a further look, else null.
+    #[inline(always)]
+    pub(crate) fn writable<T: Word>(&self, la: u64) -> *mut u8 {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.write;
+        if offset <= PAGE_SIZE - size_of::<T>() as u64 {
+            (e.host + offset) as *mut u8
+        } else {
+            std::ptr::null_mut()
+        }
+    }
+
     /// A read at linear address `la`.
     #[inline(always)]
     pub(crate) fn load<T: Word>(&mut self, la: u64) -> Result<T, Trap> {
@@ -600,7 +624,8 @@ impl Cpu {
         Ok(())
     }
 
-    fn alignment_checked(&self) -> bool {
+    /// Whether misaligned accesses raise #AC.
+    pub(crate) fn alignment_checked(&self) -> bool {
         self.cpl == 3 && self.cr0 & crate::paging::CR0_AM != 0 && self.rflags_rest & rflags::AC != 0
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod fp;
 mod integer;
 mod mmx;
 mod sse;
+mod stack;
 mod string;
 mod system;
 mod x87;
@@ -22,6 +23,7 @@ use crate::op::{Lowered, Op};
 pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
     integer::lower(insn, op)
         .or_else(|| control::lower(insn, op))
+        .or_else(|| stack::lower(insn, op))
         .or_else(|| string::lower(insn, op))
         .or_else(|| sse::lower(insn, op))
         .or_else(|| mmx::lower(insn, op))

@@ -312,7 +312,8 @@ impl Cpu {
         self.get::<u64>(slot::RSP) & self.stack_mask()
     }
 
-    fn stack_mask(&self) -> u64 {
+    /// The bits of RSP that are the stack pointer.
+    pub(crate) fn stack_mask(&self) -> u64 {
         if self.long_mode() {
             u64::MAX
         } else if self.mode.contains(crate::cpu::Mode::STACK32) {
