@@ -1,0 +1,252 @@
+//! The little languages inside options: sizes, disks, networks, port forwards.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A number of bytes, written as `512M`, `4G` or `1.5G` (binary multiples; `MiB` and `MB` mean the same).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let shift = match unit.to_ascii_uppercase().as_str() {
+            "" | "B" => 0,
+            "K" | "KB" | "KIB" => 10,
+            "M" | "MB" | "MIB" => 20,
+            "G" | "GB" | "GIB" => 30,
+            "T" | "TB" | "TIB" => 40,
+            _ => return Err(format!("'{unit}' is not a unit of size: use K, M, G or T")),
+        };
+        let wrong = || format!("'{text}' is not a size: write it as 512M or 4G");
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        if whole.is_empty() || fraction.is_empty() || fraction.len() > 6 {
+            return Err(wrong());
+        }
+        let unit = 1u128 << shift;
+        let whole: u64 = whole.parse().map_err(|_| wrong())?;
+        let scale = 10u128.pow(fraction.len() as u32);
+        let fraction: u64 = fraction.parse().map_err(|_| wrong())?;
+        let bytes = u128::from(whole) * unit + u128::from(fraction) * unit / scale;
+        u64::try_from(bytes).ok().filter(|bytes| *bytes <= i64::MAX as u64).map(Size).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+        match units.iter().find(|(unit, _)| self.0 >= *unit) {
+            Some((unit, name)) if self.0 % unit == 0 => write!(f, "{}{name}", self.0 / unit),
+            Some((unit, name)) => write!(f, "{:.1}{name}", self.0 as f64 / *unit as f64),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
+/// How the bytes of a disk file are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// The file is the disk.
+    Raw,
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+}
+
+impl FromStr for DiskFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DiskFormat, String> {
+        match text {
+            "raw" => Ok(DiskFormat::Raw),
+            "qcow2" => Ok(DiskFormat::Qcow2),
+            other => Err(format!("'{other}' is not a disk format: use raw or qcow2")),
+        }
+    }
+}
+
+/// `--disk FILE[,ro][,format=raw|qcow2][,serial=TEXT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskOption {
+    /// The disk's file, or a block device.
+    pub file: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// The format, or `None` to find it out from the file's first bytes.
+    pub format: Option<DiskFormat>,
+    /// The serial number that the guest sees; at most 20 characters.
+    pub serial: Option<String>,
+}
+
+impl FromStr for DiskOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DiskOption, String> {
+        let mut parts = text.split(',');
+        let file = parts.next().filter(|file| !file.is_empty()).ok_or("the disk's file is missing")?;
+        let mut disk = DiskOption { file: file.into(), read_only: false, format: None, serial: None };
+        for part in parts {
+            match part.split_once('=') {
+                None if part == "ro" => disk.read_only = true,
+                Some(("format", format)) => disk.format = Some(format.parse()?),
+                Some(("serial", serial)) => disk.serial = Some(checked_serial(serial)?),
+                _ => return Err(format!("'{part}' is not a disk option: use ro, format= or serial=")),
+            }
+        }
+        Ok(disk)
+    }
+}
+
+/// Virtio hands a serial number over in 20 bytes (virtio 1.2, 5.2.6.1).
+fn checked_serial(serial: &str) -> Result<String, String> {
+    let printable = serial.bytes().all(|byte| byte.is_ascii_graphic());
+    if serial.is_empty() || serial.len() > 20 || !printable {
+        return Err("a serial number has 1 to 20 printable characters, without spaces".into());
+    }
+    Ok(serial.to_owned())
+}
+
+/// `--net user[,forward=[ADDRESS:]HOST:GUEST]…`, `--net tap=NAME` or `--net none`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetOption {
+    /// No card.
+    None,
+    /// A network of the guest's own behind this user's sockets; needs no privilege.
+    User {
+        /// TCP ports of the host that lead into the guest.
+        forwards: Vec<PortForward>,
+    },
+    /// An existing tap device.
+    Tap {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// One TCP port of the host that leads to one of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortForward {
+    /// Where the host listens: this machine only, unless an address is given.
+    pub address: std::net::IpAddr,
+    /// The host's port.
+    pub host: u16,
+    /// The guest's port.
+    pub guest: u16,
+}
+
+impl FromStr for NetOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NetOption, String> {
+        let mut parts = text.split(',');
+        let kind = parts.next().unwrap_or_default();
+        let net = match kind.split_once('=') {
+            None if kind == "none" => NetOption::None,
+            None if kind == "user" => {
+                let mut forwards = Vec::new();
+                for part in parts.by_ref() {
+                    let forward = part.strip_prefix("forward=").ok_or_else(|| {
+                        format!("'{part}' is not an option of the user network: use forward=")
+                    })?;
+                    forwards.push(forward.parse()?);
+                }
+                NetOption::User { forwards }
+            }
+            // IFNAMSIZ is 16 with the final NUL.
+            Some(("tap", name)) if (1..16).contains(&name.len()) && !name.contains('/') => {
+                NetOption::Tap { name: name.to_owned() }
+            }
+            Some(("tap", name)) => return Err(format!("'{name}' cannot be the name of a tap device")),
+            _ => return Err(format!("'{kind}' is not a network: use user, tap=NAME or none")),
+        };
+        match parts.next() {
+            Some(extra) => Err(format!("'{extra}' is not an option of this network")),
+            None => Ok(net),
+        }
+    }
+}
+
+impl FromStr for PortForward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PortForward, String> {
+        let wrong = || format!("'{text}' is not a port forward: write it as HOST:GUEST, for example 2222:22");
+        let (host, guest) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let (address, host) = match host.rsplit_once(':') {
+            Some((address, host)) => (address.trim_matches(['[', ']']).parse().map_err(|_| wrong())?, host),
+            None => (std::net::Ipv4Addr::LOCALHOST.into(), host),
+        };
+        let port = |port: &str| port.parse().ok().filter(|port: &u16| *port != 0).ok_or_else(wrong);
+        Ok(PortForward { address, host: port(host)?, guest: port(guest)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_binary_multiples() {
+        for (text, bytes) in
+            [("512M", 512 << 20), ("4g", 4 << 30), ("1.5GiB", 3 << 29), ("4096", 4096), ("1T", 1 << 40)]
+        {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "M", "-1G", "1..5G", "1.G", "4X", "99999999999T", "1e9"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_as_a_person_writes_them() {
+        assert_eq!(Size(512 << 20).to_string(), "512M");
+        assert_eq!(Size(3 << 29).to_string(), "1.5G");
+        assert_eq!(Size(100).to_string(), "100B");
+    }
+
+    #[test]
+    fn a_disk_has_a_file_and_may_have_options() {
+        let disk: DiskOption = "/tmp/a.img,ro,format=qcow2,serial=S1".parse().unwrap();
+        assert_eq!(disk.file, PathBuf::from("/tmp/a.img"));
+        assert!(disk.read_only);
+        assert_eq!(disk.format, Some(DiskFormat::Qcow2));
+        assert_eq!(disk.serial.as_deref(), Some("S1"));
+        for text in ["", ",ro", "a,rw", "a,format=vmdk", "a,serial=", "a,serial=123456789012345678901"] {
+            assert!(text.parse::<DiskOption>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_user_tap_or_none() {
+        assert_eq!("none".parse(), Ok(NetOption::None));
+        assert_eq!("tap=tap0".parse(), Ok(NetOption::Tap { name: "tap0".into() }));
+        let Ok(NetOption::User { forwards }) = "user,forward=2222:22,forward=0.0.0.0:80:8080".parse() else {
+            panic!("not a user network")
+        };
+        assert_eq!(
+            (forwards[0].host, forwards[0].guest, forwards[0].address.is_loopback()),
+            (2222, 22, true)
+        );
+        assert_eq!(
+            (forwards[1].host, forwards[1].guest, forwards[1].address.is_loopback()),
+            (80, 8080, false)
+        );
+        for text in [
+            "",
+            "bridge",
+            "tap=",
+            "tap=a/b",
+            "tap=0123456789abcdef",
+            "none,x",
+            "user,forward=22",
+            "user,forward=0:22",
+            "user,forward=70000:22",
+            "user,x=1",
+        ] {
+            assert!(text.parse::<NetOption>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The person's side of the guest's console.
+
+pub mod escape;
+pub mod terminal;

@@ -1,0 +1,70 @@
+//! How a command ends: its exit status, and the one line that says what went wrong.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The exit statuses of `tessera`. They are part of the interface: scripts tell the ends of a guest apart by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// The guest powered itself off, or the command did what it was asked.
+    Done = 0,
+    /// Tessera or the machine under it failed.
+    Internal = 1,
+    /// The command line, or a file or device that it names, is not usable.
+    BadInput = 2,
+    /// The engine asked for cannot run a guest here.
+    NoEngine = 3,
+    /// The guest said that it panicked.
+    GuestPanic = 10,
+    /// The guest reset itself, and `--no-reboot` was given.
+    GuestReset = 11,
+    /// A person ended the machine with the escape key.
+    Stopped = 12,
+}
+
+/// What `tessera run --help` and the manual say about the exit status.
+pub const EXIT_STATUS_HELP: &str = "\
+Exit status:
+   0  the guest powered itself off
+   1  Tessera or the machine under it failed
+   2  bad arguments, or a file or device that they name is not usable
+   3  the engine cannot run a guest here
+  10  the guest panicked
+  11  the guest reset itself, and --no-reboot was given
+  12  ended from the console with the escape key
+ 128+n  ended by signal n";
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// Why a command did not do what it was asked, in one line for a person.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit status that goes with it.
+    pub status: Status,
+    message: String,
+}
+
+impl Failure {
+    /// Something that the person gave is not usable.
+    pub fn input(message: impl fmt::Display) -> Failure {
+        Failure { status: Status::BadInput, message: message.to_string() }
+    }
+
+    /// Tessera itself, or the machine under it, failed.
+    pub fn internal(message: impl fmt::Display) -> Failure {
+        Failure { status: Status::Internal, message: message.to_string() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The result of a command.
+pub type Result<T> = std::result::Result<T, Failure>;
