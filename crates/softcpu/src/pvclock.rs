@@ -104,7 +104,7 @@ impl Cpu {
 
     /// Writes a structure that begins with a version: odd while its body changes, even and new afterwards.
     fn write_versioned(&mut self, gpa: u64, body: &[u8]) {
-        let changing = (self.read_version(gpa) | 1).wrapping_add(2);
+        let changing = self.read_version(gpa).wrapping_add(1) | 1;
         self.write_physical(gpa, &changing.to_le_bytes());
         self.write_physical(gpa.wrapping_add(4), body);
         self.write_physical(gpa, &changing.wrapping_add(1).to_le_bytes());

@@ -1,4 +1,6 @@
-//! Tests of mailbox, routing, priorities and timer; what needs a whole processor is in the crate's integration tests.
+//! Tests of mailbox, routing, priorities and timer; what needs a whole processor is in `processor`.
+
+mod processor;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
