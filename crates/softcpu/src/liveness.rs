@@ -28,9 +28,12 @@ pub(crate) fn dead_flags(insns: &[Instruction]) -> Vec<bool> {
 /// For an instruction that can neither fault nor leave the block: the flags it always overwrites.
 fn silent(insn: &Instruction) -> Option<u32> {
     use Mnemonic::*;
-    let memory = (0..insn.op_count())
-        .any(|n| !matches!(insn.op_kind(n), OpKind::Register) && !immediate(insn.op_kind(n)));
-    if memory && insn.mnemonic() != Lea || insn.has_lock_prefix() {
+    // Memory, and control, debug and segment registers can fault.
+    let plain = (0..insn.op_count()).all(|n| match insn.op_kind(n) {
+        OpKind::Register => insn.op_register(n).is_gpr(),
+        kind => immediate(kind),
+    });
+    if !plain && insn.mnemonic() != Lea || insn.has_lock_prefix() {
         return None;
     }
     match insn.mnemonic() {

@@ -57,8 +57,7 @@ fn machine(count: u32) -> Machine {
     let bus = Arc::new(Ends::default());
     let ids: Vec<u32> = (0..count).collect();
     let system = System::new(ram.clone(), Arc::new(Clock::new(1_000_000)), &ids);
-    let cpus =
-        (0..count as usize).map(|i| Cpu::new(system.clone(), i, Arc::from([]), bus.clone())).collect();
+    let cpus = (0..count as usize).map(|i| Cpu::new(system.clone(), i, Arc::from([]), bus.clone())).collect();
     Machine { ram, bus, system, cpus }
 }
 
@@ -301,7 +300,11 @@ fn init_resets_and_a_startup_ipi_begins_in_real_mode() {
     write(bsp, 0x310, 0);
     write(bsp, 0x300, 0xc500);
     bsp.apic_poll();
-    assert_eq!((bsp.activity, bsp.state().rip), (Activity::Running, 0xfff0), "a bootstrap processor starts at the reset vector");
+    assert_eq!(
+        (bsp.activity, bsp.state().rip),
+        (Activity::Running, 0xfff0),
+        "a bootstrap processor starts at the reset vector"
+    );
 }
 
 #[test]

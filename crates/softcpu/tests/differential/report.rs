@@ -1,0 +1,191 @@
+//! Comparing two results, and telling a person what differs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, Mnemonic, NasmFormatter};
+
+use crate::layout::*;
+
+/// RFLAGS bits that are compared: the arithmetic flags and DF.
+const FLAGS: u64 = 0xcd5;
+const NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
+/// From here on up addresses are the kernel's, or nobody's, on the host.
+const LAST_USER_PAGE: u64 = 0x7fff_ffff_f000;
+/// Different failures told in full.
+const MOST: usize = 4000;
+
+#[derive(Default)]
+pub struct Report {
+    cases: u64,
+    ended: u64,
+    lost: u64,
+    failures: u64,
+    /// By the instructions' names: how often, and the first in full.
+    kinds: BTreeMap<String, (u64, String)>,
+    vectors: BTreeMap<u64, u64>,
+}
+
+impl Report {
+    pub fn is_full(&self) -> bool {
+        self.kinds.len() >= MOST
+    }
+
+    /// The child did not survive `case`: nothing to compare with, and the case should not have been generated.
+    pub fn lost(&mut self, seed: u64, case: &Case) {
+        self.lost += 1;
+        self.note(seed, case, "the host's processor did not come back\n".into());
+    }
+
+    pub fn compare(
+        &mut self,
+        seed: u64,
+        case: &Case,
+        host: (&State, &[u8; WRITABLE]),
+        soft: (&State, &[u8]),
+    ) {
+        self.cases += 1;
+        self.ended += u64::from(host.0.vector == NO_VECTOR);
+        *self.vectors.entry(host.0.vector).or_default() += 1;
+        let mut text = String::new();
+        let comparable = differences(&mut text, case, host.0, soft.0);
+        if comparable && host.1 != soft.1 {
+            for (at, (h, s)) in host.1.iter().zip(soft.1).enumerate().filter(|(_, (h, s))| h != s).take(16) {
+                let _ = writeln!(text, "  arena+{at:#x}: host {h:02x} soft {s:02x}");
+            }
+        }
+        if !text.is_empty() {
+            self.note(seed, case, text);
+        }
+    }
+
+    fn note(&mut self, seed: u64, case: &Case, text: String) {
+        self.failures += 1;
+        let (names, listing) = disassemble(case);
+        let (count, _) = self.kinds.entry(names).or_insert_with(|| {
+            let mut full = format!("{listing}{text}");
+            describe(&mut full, &case.input);
+            let _ = writeln!(full, "  again: TESSERA_FUZZ_SEED={seed} TESSERA_FUZZ_CASES={BATCH}");
+            (0, full)
+        });
+        *count += 1;
+    }
+
+    /// Tells everything; panics if anything failed.
+    pub fn finish(self) {
+        println!("{} cases, {} ran to their end, {} lost", self.cases, self.ended, self.lost);
+        println!("exceptions: {:?}", self.vectors);
+        for (names, (count, full)) in &self.kinds {
+            println!("--- {names}: {count} times, the first:\n{full}");
+        }
+        assert_eq!(self.failures, 0, "the two processors disagree");
+    }
+}
+
+fn disassemble(case: &Case) -> (String, String) {
+    let mut decoder =
+        Decoder::with_ip(64, &case.code, CODE + case.offset as u64, DecoderOptions::NO_INVALID_CHECK);
+    let mut formatter = NasmFormatter::new();
+    let (mut names, mut listing) = (String::new(), String::new());
+    for _ in &case.steps {
+        let insn = decoder.decode();
+        let mut text = String::new();
+        formatter.format(&insn, &mut text);
+        let start = (insn.ip() - CODE) as usize - case.offset;
+        let bytes: String = case.code[start..start + insn.len()].iter().map(|b| format!("{b:02x}")).collect();
+        let _ = writeln!(listing, "  {:x}: {bytes:30} {text}", insn.ip());
+        if !names.is_empty() {
+            names.push_str("; ");
+        }
+        let _ = write!(names, "{:?}", insn.code());
+    }
+    (names, listing)
+}
+
+/// The instruction that ended the case on the host.
+fn faulting(case: &Case, host: &State) -> Mnemonic {
+    let at = host.rip.wrapping_sub(CODE + case.offset as u64) as usize;
+    match case.code.get(at..) {
+        Some(rest) => {
+            Decoder::with_ip(64, rest, host.rip, DecoderOptions::NO_INVALID_CHECK).decode().mnemonic()
+        }
+        None => Mnemonic::INVALID,
+    }
+}
+
+/// Writes down what differs in the registers. False if the memory may differ.
+fn differences(text: &mut String, case: &Case, host: &State, soft: &State) -> bool {
+    let faulting = faulting(case, host);
+    let masked = |m| matches!(m, Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
+    if masked(faulting) || masked(self::faulting(case, soft)) {
+        // Which bytes fault when the mask leaves some out is up to the processor.
+        return false;
+    }
+    // Which of two operands faults first is up to the processor: a call's target or the stack, a string or the other.
+    use Mnemonic::{Call, Cmpsb, Cmpsd, Cmpsq, Cmpsw};
+    let unordered = matches!(faulting, Call | Cmpsb | Cmpsd | Cmpsq | Cmpsw)
+        && [host, soft].iter().all(|s| matches!(s.vector, 12..=14));
+    let mut field = |name: &str, h: u64, s: u64| {
+        if h != s {
+            let _ = writeln!(text, "  {name}: host {h:#x} soft {s:#x}");
+        }
+    };
+    if !unordered {
+        field("vector", host.vector, soft.vector);
+    }
+    field("rip", host.rip, soft.rip);
+    for (i, name) in NAMES.iter().enumerate() {
+        field(name, host.gpr[i], soft.gpr[i]);
+    }
+    let mask = FLAGS & !case.undefined_at(host.rip);
+    field("rflags", host.rflags & mask, soft.rflags & mask);
+    if !unordered && host.vector == soft.vector && matches!(host.vector, 10..=14 | 17) {
+        // The kernel says "present" of every address that is its own.
+        let kernel = if host.vector == 14 && host.cr2 >= LAST_USER_PAGE { 1 } else { 0 };
+        field("error code", host.error | kernel, soft.error | kernel);
+    }
+    if !unordered && host.vector == 14 && soft.vector == 14 {
+        field("cr2", host.cr2, soft.cr2);
+    }
+    let word = |fx: &[u8; 512], at: usize, n: usize| {
+        fx[at..at + n].iter().rev().fold(0u128, |v, &b| v << 8 | u128::from(b))
+    };
+    // AMD's processors go over to MMX before some of these instructions fault; Intel's manual leaves it open.
+    use Mnemonic::{Cvtpd2pi, Cvtpi2pd, Cvtpi2ps, Cvtps2pi, Cvttpd2pi, Cvttps2pi};
+    let goes_over_first = host.vector != NO_VECTOR
+        && matches!(faulting, Cvtpd2pi | Cvtpi2pd | Cvtpi2ps | Cvtps2pi | Cvttpd2pi | Cvttps2pi);
+    if goes_over_first {
+        return true;
+    }
+    field("fcw", word(&host.fx, 0, 2) as u64, word(&soft.fx, 0, 2) as u64);
+    field("fsw", word(&host.fx, 2, 2) as u64, word(&soft.fx, 2, 2) as u64);
+    field("ftw", host.fx[4].into(), soft.fx[4].into());
+    // An unmasked overflow or underflow hides that the result was also inexact on AMD's processors.
+    let inexact = if host.vector == 19 { 1 << 5 } else { 0 };
+    field("mxcsr", word(&host.fx, 24, 4) as u64 | inexact, word(&soft.fx, 24, 4) as u64 | inexact);
+    for i in 0..24 {
+        let (at, n) = if i < 8 { (32 + i * 16, 10) } else { (160 + (i - 8) * 16, 16) };
+        let (h, s) = (word(&host.fx, at, n), word(&soft.fx, at, n));
+        if h != s {
+            let name = if i < 8 { format!("st{i}") } else { format!("xmm{}", i - 8) };
+            let _ = writeln!(text, "  {name}: host {h:#x} soft {s:#x}");
+        }
+    }
+    true
+}
+
+fn describe(text: &mut String, input: &State) {
+    let _ = write!(text, "  from:");
+    for (name, value) in NAMES.iter().zip(input.gpr) {
+        let _ = write!(text, " {name}={value:#x}");
+    }
+    let fx = &input.fx;
+    let _ = writeln!(
+        text,
+        " rflags={:#x} fcw={:02x}{:02x} fsw={:02x}{:02x} ftw={:02x} mxcsr={:02x}{:02x}",
+        input.rflags, fx[1], fx[0], fx[3], fx[2], fx[4], fx[25], fx[24]
+    );
+}
