@@ -306,6 +306,7 @@ fn jump_index(rip: u64) -> usize {
 /// The current block must be `cpu.block`, as the dispatcher and this function keep it.
 #[inline(always)]
 pub(crate) unsafe fn chain(cpu: &mut Cpu, rip: u64, way: usize) -> Stop {
+    let from = cpu.block_rip();
     cpu.set_rip(rip);
     // SAFETY: `cpu.block` is the block in execution; links lead to blocks that live as long as the linking one is true,
     // and are cut when it is not.
@@ -314,6 +315,19 @@ pub(crate) unsafe fn chain(cpu: &mut Cpu, rip: u64, way: usize) -> Stop {
         if !to.is_null() {
             return enter(cpu, to);
         }
+        unlinked_yet(cpu, from, rip, way)
+    }
+}
+
+/// Goes on at `rip` where no link leads there: into another page there never is one.
+///
+/// # Safety
+/// As [`chain`].
+#[inline(never)]
+unsafe fn unlinked_yet(cpu: &mut Cpu, from: u64, rip: u64, way: usize) -> Stop {
+    if from ^ rip >= PAGE_SIZE {
+        // SAFETY: the caller's contract is the same.
+        return unsafe { indirect(cpu, rip) };
     }
     cpu.code.link = Some((cpu.block, way));
     Stop::Dispatch

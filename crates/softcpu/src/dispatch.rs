@@ -141,6 +141,8 @@ impl Cpu {
         }
         let mode = self.mode;
         self.mode |= Mode::ALONE;
+        // Without fuel a branch goes no further than its target.
+        let fuel = std::mem::take(&mut self.fuel);
         let found = self.build_alone();
         let (block, stop) = match found {
             Ok(block) => {
@@ -151,13 +153,14 @@ impl Cpu {
                 (Some(block), stop)
             }
             Err(Trap) => {
-                self.mode = mode;
+                (self.mode, self.fuel) = (mode, fuel);
                 self.fetch_trapped();
                 return;
             }
         };
         self.instructions = self.instructions.wrapping_add(1);
         self.mode.remove(Mode::ALONE);
+        self.fuel = fuel;
         match stop {
             Stop::Dispatch | Stop::Exit => {
                 if stepping {

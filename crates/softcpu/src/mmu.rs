@@ -183,28 +183,20 @@ pub(crate) const fn canonical(la: u64) -> bool {
 }
 
 impl Cpu {
-    /// The host address of the operand at `la` if it may be read without a further look, else null.
+    /// The host address of the operand at `la` if it may be read without a further look.
     #[inline(always)]
-    pub(crate) fn readable<T: Word>(&self, la: u64) -> *const u8 {
+    pub(crate) fn readable<T: Word>(&self, la: u64) -> Option<*const u8> {
         let e = self.mmu.entry(la);
         let offset = la ^ e.read;
-        if offset <= PAGE_SIZE - size_of::<T>() as u64 {
-            (e.host + offset) as *const u8
-        } else {
-            std::ptr::null()
-        }
+        if offset <= PAGE_SIZE - size_of::<T>() as u64 { Some((e.host + offset) as *const u8) } else { None }
     }
 
-    /// The host address of the operand at `la` if it may be written (and read) without a further look, else null.
+    /// The host address of the operand at `la` if it may be written (and read) without a further look.
     #[inline(always)]
-    pub(crate) fn writable<T: Word>(&self, la: u64) -> *mut u8 {
+    pub(crate) fn writable<T: Word>(&self, la: u64) -> Option<*mut u8> {
         let e = self.mmu.entry(la);
         let offset = la ^ e.write;
-        if offset <= PAGE_SIZE - size_of::<T>() as u64 {
-            (e.host + offset) as *mut u8
-        } else {
-            std::ptr::null_mut()
-        }
+        if offset <= PAGE_SIZE - size_of::<T>() as u64 { Some((e.host + offset) as *mut u8) } else { None }
     }
 
     /// A read at linear address `la`.

@@ -91,10 +91,9 @@ unsafe fn call(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, its block is the current one, and what the TLB gives is writable.
     unsafe {
         let sp = cpu.get::<u64>(slot::RSP).wrapping_sub(8);
-        let at = cpu.writable::<u64>(sp);
-        if at.is_null() {
+        let Some(at) = cpu.writable::<u64>(sp) else {
             return call_slow(cpu, op);
-        }
+        };
         let from = cpu.block_rip();
         u64::store(at, from.wrapping_add(u64::from((*op).next)));
         cpu.set(slot::RSP, sp);
@@ -120,10 +119,9 @@ unsafe fn ret<const RELEASE: bool>(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, and what the TLB gives is readable.
     unsafe {
         let sp = cpu.get::<u64>(slot::RSP);
-        let at = cpu.readable::<u64>(sp);
-        if at.is_null() {
+        let Some(at) = cpu.readable::<u64>(sp) else {
             return ret_slow(cpu, op);
-        }
+        };
         let rip = u64::load(at);
         if !canonical(rip) {
             return ret_slow(cpu, op);

@@ -130,10 +130,9 @@ unsafe fn push_quick<S: Source>(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, and what the TLB gives is writable.
     unsafe {
         let sp = cpu.get::<u64>(slot::RSP).wrapping_sub(8);
-        let at = cpu.writable::<u64>(sp);
-        if at.is_null() {
+        let Some(at) = cpu.writable::<u64>(sp) else {
             return push_slow::<S>(cpu, op);
-        }
+        };
         u64::store(at, S::get::<u64>(cpu, &*op));
         cpu.set(slot::RSP, sp);
         next(cpu, op)
@@ -187,10 +186,9 @@ unsafe fn pop_quick(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, and what the TLB gives is readable.
     unsafe {
         let sp = cpu.get::<u64>(slot::RSP);
-        let at = cpu.readable::<u64>(sp);
-        if at.is_null() {
+        let Some(at) = cpu.readable::<u64>(sp) else {
             return pop_slow(cpu, op);
-        }
+        };
         let value = u64::load(at);
         cpu.set(slot::RSP, sp.wrapping_add(8));
         cpu.set((*op).dst, value);
@@ -356,10 +354,9 @@ unsafe fn leave_quick(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, and what the TLB gives is readable.
     unsafe {
         let frame = cpu.get::<u64>(slot::RBP);
-        let at = cpu.readable::<u64>(frame);
-        if at.is_null() {
+        let Some(at) = cpu.readable::<u64>(frame) else {
             return leave_slow(cpu, op);
-        }
+        };
         cpu.set(slot::RSP, frame.wrapping_add(8));
         cpu.set(slot::RBP, u64::load(at));
         next(cpu, op)

@@ -107,10 +107,9 @@ pub(super) fn modify_locked<M: Modify>() -> Option<Lowered> {
 unsafe fn load_quick<L: Load, A: Address>(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, and what the TLB gives is readable.
     unsafe {
-        let at = cpu.readable::<L::Value>(A::linear(cpu, &*op));
-        if at.is_null() {
+        let Some(at) = cpu.readable::<L::Value>(A::linear(cpu, &*op)) else {
             return load_general::<L>(cpu, op);
-        }
+        };
         let value = L::Value::load(at);
         L::apply(cpu, &*op, value);
         next(cpu, op)
@@ -142,10 +141,9 @@ unsafe fn load_general<L: Load>(cpu: &mut Cpu, op: *const Op) -> Stop {
 unsafe fn store_quick<S: Store, A: Address>(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, and what the TLB gives is writable.
     unsafe {
-        let at = cpu.writable::<S::Value>(A::linear(cpu, &*op));
-        if at.is_null() {
+        let Some(at) = cpu.writable::<S::Value>(A::linear(cpu, &*op)) else {
             return store_general::<S>(cpu, op);
-        }
+        };
         S::Value::store(at, S::value(cpu, &*op));
         next(cpu, op)
     }
@@ -176,10 +174,9 @@ unsafe fn store_general<S: Store>(cpu: &mut Cpu, op: *const Op) -> Stop {
 unsafe fn modify_quick<M: Modify, A: Address>(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract, and what the TLB gives is readable and writable.
     unsafe {
-        let at = cpu.writable::<M::Value>(A::linear(cpu, &*op));
-        if at.is_null() {
+        let Some(at) = cpu.writable::<M::Value>(A::linear(cpu, &*op)) else {
             return modify_general::<M, false>(cpu, op);
-        }
+        };
         let input = M::input(cpu, &*op);
         let old = M::Value::load(at);
         let (new, flags) = M::compute(input, old);

@@ -179,7 +179,7 @@ fn repeated<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
         let size = size_of::<T>() as u64;
         let mut done = 0;
         if O::BULK && !stepping && !downwards(cpu) {
-            done = bulk::<O, T>(cpu, op, left.min(budget.div_ceil(size)))?;
+            done = bulk::<O, T>(cpu, op, left.min(budget.div_ceil(size)));
         }
         let cost = if done == 0 {
             O::one::<T>(cpu, op)?;
@@ -212,7 +212,7 @@ fn interrupted(cpu: &mut Cpu, stepping: bool) -> Trap {
 
 /// Executes up to `most` elements at once, all in one page on either side; gives how many it did, zero where single
 /// elements must be tried.
-fn bulk<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op, most: u64) -> Result<u64, Trap> {
+fn bulk<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op, most: u64) -> u64 {
     let size = size_of::<T>() as u64;
     let mut n = most;
     let (mut from, mut to) = (0, 0);
@@ -223,20 +223,28 @@ fn bulk<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op, most: u64) -> Result<u
         (to, n) = stretch(cpu, op, seg::ES, slot::RDI, size, n, O::WRITES);
     }
     if n == 0 {
-        return Ok(0);
+        return 0;
     }
     let bytes = n * size;
+    // What faults does so again as a single element, where the order of things is known.
+    let mut place = |la, write| match cpu.span(la, bytes, write) {
+        Ok(host) => host,
+        Err(Trap) => {
+            cpu.pending = Pending::None;
+            None
+        }
+    };
     let (mut host_from, mut host_to) = (std::ptr::null_mut(), std::ptr::null_mut());
     if O::SOURCE {
-        let Some(host) = cpu.span(from, bytes, false)? else { return Ok(0) };
+        let Some(host) = place(from, false) else { return 0 };
         host_from = host;
     }
     if O::DESTINATION {
-        let Some(host) = cpu.span(to, bytes, O::WRITES)? else { return Ok(0) };
+        let Some(host) = place(to, O::WRITES) else { return 0 };
         host_to = host;
     }
     // SAFETY: `span` vouches for both places, as far as the operation uses them.
-    Ok(unsafe { O::many::<T>(cpu, op, host_from, host_to, n as usize) } as u64)
+    unsafe { O::many::<T>(cpu, op, host_from, host_to, n as usize) as u64 }
 }
 
 /// The linear address that an index register leads to and how many of `most` elements from there on lie in one page, in
