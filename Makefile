@@ -1,0 +1,76 @@
+# What one can do here; `make help` tells it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+BUILD    := $(CURDIR)/build
+TESSERA  := $(or $(CARGO_TARGET_DIR),target)/release/tessera
+GUEST    ?= debian:12
+MEMORY   ?= 1G
+CPUS     ?= 2
+
+# The demo keeps its image here, so that `make clean` leaves nothing behind.
+DEMO_HOME := $(BUILD)/demo
+
+.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench setup-build setup-image setup-test setup-deny setup-bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: setup-build setup-image build ## Boot Debian to its login (GUEST=debian:13, CPUS=, MEMORY=; ONCE=1 powers it off by itself)
+	@export TESSERA_HOME="$(DEMO_HOME)"; \
+	$(TESSERA) image list | grep -q '^$(GUEST) ' || $(TESSERA) image build $(GUEST); \
+	run=($(TESSERA) run --image $(GUEST) --cpus $(CPUS) --memory $(MEMORY)); \
+	if [ -n "$(ONCE)" ]; then scripts/demo-once "$${run[@]}"; \
+	else echo "The guest's login is root, its password tessera."; exec "$${run[@]}"; fi
+
+test: setup-build setup-test guests ## Run all tests
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
+
+build: ## Build the release binary
+	cargo build --release --package tessera
+
+guests: ## Make the tiny guest that tests and benchmarks boot
+	@scripts/tiny-guest $(BUILD)/tiny
+
+fmt: ## Format the code
+	cargo fmt --all
+
+fmt-check: ## Check that the code is formatted
+	cargo fmt --all --check
+
+clippy: ## Look for mistakes that the compiler lets pass
+	cargo clippy --workspace --all-targets -- --deny warnings
+
+deny: setup-deny ## Check the licences and sources of what we depend on
+	cargo deny --workspace check bans licenses sources
+
+doc: ## Build the documentation of the code, and check its links
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
+
+check: fmt-check clippy deny test ## Everything that CI checks
+
+bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
+	cargo run --release --package bench
+
+# Each setup installs what is missing of one thing, and does nothing where all is there.
+setup-build:
+	@scripts/need cc:gcc ld:binutils curl:curl
+	@scripts/need-rust
+
+setup-image:
+	@scripts/need mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs passt:passt
+
+setup-test:
+	@scripts/need busybox:busybox-static cpio:cpio passt:passt mkfs.ext4:e2fsprogs qemu-img:qemu-utils
+
+setup-bench:
+	@scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio
+
+setup-deny:
+	@cargo deny --version >/dev/null 2>&1 || scripts/need-deny $(BUILD)/tools
+
+clean: ## Remove everything that was built
+	cargo clean
+	rm -rf $(BUILD)
