@@ -98,6 +98,9 @@ pub struct Cpu {
     pub(crate) instructions: u64,
 }
 
+// SAFETY: `stopped_at` and `block` point into blocks that `code` owns and that move with it.
+unsafe impl Send for Cpu {}
+
 impl Cpu {
     /// Records `fault` and gives what a handler returns for it.
     #[cold]

@@ -1,7 +1,11 @@
 //! A virtual machine: engine, memory, boot, chipset, PCI and virtio, put together by `machine` and driven by `control`.
 
+pub mod boot;
 pub mod bus;
+pub mod chipset;
 pub mod engine;
 pub mod interrupt;
+pub mod machine;
 pub mod memory;
 pub mod processor;
+mod vcpu;

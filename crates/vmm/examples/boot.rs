@@ -1,0 +1,26 @@
+//! Boots a kernel on the software engine: `boot KERNEL INITRD COMMAND-LINE [CPUS [MIB]]`.
+
+use std::time::{Duration, Instant};
+
+use vmm::boot::Kernel;
+use vmm::engine::soft::Soft;
+use vmm::machine::{Machine, MachineConfig};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let text = |i: usize| args.get(i).cloned().unwrap_or_default();
+    let initrd = Some(text(1)).filter(|s| !s.is_empty()).map(Into::into);
+    let config = MachineConfig {
+        processors: args.get(3).map_or(Ok(1), |s| s.parse())?,
+        memory: args.get(4).map_or(Ok(512), |s| s.parse::<u64>())? << 20,
+        kernel: Kernel { image: text(0).into(), initrd, command_line: text(2) },
+        console: Box::new(std::io::stdout()),
+    };
+    let start = Instant::now();
+    let machine = Machine::new(&Soft, config)?;
+    machine.resume();
+    let event = machine.wait(Duration::from_secs(120));
+    machine.pause();
+    eprintln!("{event:?} after {:?}, {:?} instructions", start.elapsed(), machine.instructions());
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! The devices every machine has: interrupt controller, serial line, clock, and the registers to end it.
+
+pub mod cmos;
+pub mod ioapic;
+pub mod power;
+pub mod serial;
+
+/// Ports and I/O APIC pins, shared with the ACPI tables that announce them.
+pub mod ports {
+    /// The first serial port: 8 ports.
+    pub const COM1: u16 = 0x3f8;
+    /// Its pin.
+    pub const COM1_PIN: u8 = 4;
+    /// The real-time clock's index and data ports.
+    pub const RTC: u16 = 0x70;
+    /// Its pin.
+    pub const RTC_PIN: u8 = 8;
+    /// The keyboard controller's command port: 0xfe resets.
+    pub const I8042_COMMAND: u16 = 0x64;
+    /// The reset register chipsets have.
+    pub const RESET: u16 = 0xcf9;
+    /// What, written there, resets.
+    pub const RESET_VALUE: u8 = 6;
+    /// ACPI sleep control register of a hardware-reduced machine.
+    pub const SLEEP_CONTROL: u16 = 0x600;
+    /// ACPI sleep status register.
+    pub const SLEEP_STATUS: u16 = 0x601;
+    /// The sleep type that means off (`_S5`).
+    pub const SLEEP_TYPE_OFF: u8 = 5;
+    /// The generic event device's register: which events happened; reading clears.
+    pub const EVENT: u16 = 0x602;
+    /// Its pin, level-triggered through edges: one edge an event.
+    pub const EVENT_PIN: u8 = 9;
+    /// In [`EVENT`]: the power button was pressed.
+    pub const EVENT_POWER_BUTTON: u8 = 1;
+    /// pvpanic's port (QEMU, docs/specs/pvpanic.rst).
+    pub const PVPANIC: u16 = 0x505;
+}
