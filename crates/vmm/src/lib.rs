@@ -9,3 +9,4 @@ pub mod machine;
 pub mod memory;
 pub mod processor;
 mod vcpu;
+pub mod reactor;
