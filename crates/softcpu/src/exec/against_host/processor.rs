@@ -7,15 +7,12 @@ use std::sync::atomic::AtomicU8;
 use iced_x86::Instruction;
 
 use super::{OPERAND, OPERAND_LEN};
-use crate::apic::Apic;
 use crate::bus::{Bus, Frame, GuestMemory, PAGE_SIZE};
-use crate::cache::CodeCache;
 use crate::clock::Clock;
-use crate::cpu::{Cpu, Mode};
+use crate::cpu::Cpu;
 use crate::fault::{Pending, Trap};
-use crate::mmu::Mmu;
 use crate::op::{self, Op, Stop};
-use crate::state::{Activity, Msrs, Segment, TableRegister, X87};
+use crate::state::Segment;
 use crate::system::System;
 
 struct Ram {
@@ -56,50 +53,9 @@ pub(super) fn processor() -> (Box<Cpu>, &'static mut [u8; OPERAND_LEN]) {
     let pages = NonNull::from(Box::leak(Box::new(Pages([0; 4 * 4096])))).cast::<u8>();
     let memory = Arc::new(Ram { bytes: pages, flags: Default::default() });
     let system = System::new(memory, Arc::new(Clock::new(1_000_000)), &[0]);
-    let mailbox = Arc::clone(system.mailbox(0));
-    let code = Segment { rights: 0xa09b, limit: u32::MAX, ..Segment::default() };
-    let mut cpu = Box::new(Cpu {
-        slots: [0; 18],
-        fuel: 0,
-        arith: 0,
-        cpl: 0,
-        mode: Mode::LONG,
-        fp_ok: 0,
-        rflags_rest: 2,
-        mmu: Mmu::new(40),
-        segs: [code; 6],
-        xmm: [0; 16],
-        mxcsr: 0x1f80,
-        x87: X87::default(),
-        stopped_at: std::ptr::null(),
-        block: std::ptr::null(),
-        pending: Pending::None,
-        exit: None,
-        code: CodeCache::new(),
-        cr0: 1 | 1 << 5,
-        cr2: 0,
-        cr3: 0,
-        cr4: 3 << 9,
-        efer: 1 << 8 | 1 << 10,
-        dr: [0; 8],
-        ldtr: Segment::default(),
-        tr: Segment::default(),
-        gdtr: TableRegister::default(),
-        idtr: TableRegister::default(),
-        msrs: Msrs::default(),
-        tsc_offset: 0,
-        shadow: false,
-        nmi_blocked: false,
-        nmi_pending: false,
-        activity: Activity::Running,
-        apic: Apic::new(Arc::clone(&mailbox), true),
-        cpuid: Arc::new([]),
-        system,
-        mailbox,
-        bus: Arc::new(Nothing),
-        index: 0,
-        instructions: 0,
-    });
+    let mut cpu = Box::new(Cpu::new(system, 0, Arc::new([]), Arc::new(Nothing)));
+    (cpu.cr0, cpu.cr4, cpu.efer) = (1 | 1 << 5, 3 << 9, 1 << 8 | 1 << 10);
+    cpu.segs = [Segment { rights: 0xa09b, limit: u32::MAX, ..Segment::default() }; 6];
     cpu.mode_changed();
     // SAFETY: the pages are leaked, and the operand is touched by nobody while this test looks at it.
     let operand = unsafe { &mut *pages.as_ptr().add(OPERAND as usize).cast() };
