@@ -282,6 +282,22 @@ impl Cpu {
         Ok((old, new))
     }
 
+    /// As [`readable`](Self::readable), for 16 bytes.
+    #[inline(always)]
+    pub(crate) fn readable128(&self, la: u64) -> *const u8 {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.read;
+        if offset <= PAGE_SIZE - 16 { (e.host + offset) as *const u8 } else { std::ptr::null() }
+    }
+
+    /// As [`writable`](Self::writable), for 16 bytes.
+    #[inline(always)]
+    pub(crate) fn writable128(&self, la: u64) -> *mut u8 {
+        let e = self.mmu.entry(la);
+        let offset = la ^ e.write;
+        if offset <= PAGE_SIZE - 16 { (e.host + offset) as *mut u8 } else { std::ptr::null_mut() }
+    }
+
     /// A 16-byte read.
     #[inline(always)]
     pub(crate) fn load128(&mut self, la: u64) -> Result<u128, Trap> {

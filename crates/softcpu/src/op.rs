@@ -165,6 +165,48 @@ where
     run::<F>
 }
 
+/// Makes a handler of `quick`, which executes the instruction or does nothing and gives `Err`, and `full`, which then
+/// executes it as for [`step`]. The quick way needs no stack frame.
+pub(crate) fn quick_step<Q, F>(_: Q, _: F) -> Handler
+where
+    Q: Fn(&mut Cpu, &Op) -> Result<(), NotQuick> + Copy + 'static,
+    F: Fn(&mut Cpu, &Op) -> Result<(), Trap> + Copy + 'static,
+{
+    const { assert!(size_of::<(Q, F)>() == 0, "a handler must be a function item") };
+    unsafe fn run<Q, F>(cpu: &mut Cpu, op: *const Op) -> Stop
+    where
+        Q: Fn(&mut Cpu, &Op) -> Result<(), NotQuick> + Copy + 'static,
+        F: Fn(&mut Cpu, &Op) -> Result<(), Trap> + Copy + 'static,
+    {
+        // SAFETY: as in `step`.
+        let (quick, insn) = unsafe { (std::ptr::NonNull::<Q>::dangling().as_ref(), &*op) };
+        match quick(cpu, insn) {
+            // SAFETY: a step is never a block's last op.
+            Ok(()) => unsafe { next(cpu, op) },
+            // SAFETY: as this function's contract.
+            Err(NotQuick) => unsafe { in_full::<F>(cpu, op) },
+        }
+    }
+    #[cold]
+    #[inline(never)]
+    unsafe fn in_full<F>(cpu: &mut Cpu, op: *const Op) -> Stop
+    where
+        F: Fn(&mut Cpu, &Op) -> Result<(), Trap> + Copy + 'static,
+    {
+        // SAFETY: as in `step`.
+        let (full, insn) = unsafe { (std::ptr::NonNull::<F>::dangling().as_ref(), &*op) };
+        match full(cpu, insn) {
+            // SAFETY: a step is never a block's last op.
+            Ok(()) => unsafe { next(cpu, op) },
+            Err(Trap) => trapped(cpu, op),
+        }
+    }
+    run::<Q, F>
+}
+
+/// The quick way is not open: the instruction has done nothing yet.
+pub(crate) struct NotQuick;
+
 /// Makes a handler of a function that executes one instruction and says where execution goes on: for everything that
 /// branches or changes what later instructions mean. The block must end with it ([`Lowered::end`]).
 pub(crate) fn leave<F>(_: F) -> Handler

@@ -6,8 +6,7 @@
 
 use iced_x86::{Code, Instruction};
 
-use super::fp::ok;
-use super::sse::{self, Effect, Width, bits, masked_operand, store_masked, vector, watch, words};
+use super::sse::{Access, Full, Width, bits, masked_operand, store_masked, vector, watch, words};
 use crate::cpu::Cpu;
 use crate::fault::Trap;
 use crate::mem::Word;
@@ -417,7 +416,7 @@ conversions! {
 fn to_integers<C: Convert, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.need_sse_and_mmx()?;
     let width = if C::WIDE { Width::Aligned } else { Width::Quad };
-    let b = if MEM { sse::source(cpu, op, width)? } else { *cpu.x(op.src) };
+    let b = if MEM { bits(Full::load(cpu, op, width)?) } else { *cpu.x(op.src) };
     // The upper singles take no part.
     let b = if C::WIDE { b } else { u128::from(b as u64) };
     let value = run::<C>(cpu, b)? as u64;
@@ -444,5 +443,5 @@ fn from_integers<C: Convert, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<
 }
 
 fn run<C: Convert>(cpu: &mut Cpu, b: u128) -> Result<u128, Trap> {
-    if cpu.fp_ok & ok::SSE_MASKED != 0 { Ok(C::run(b)) } else { watch(cpu, Effect::Raises, || C::run(b)) }
+    watch(cpu, || C::run(b), |_| false)
 }

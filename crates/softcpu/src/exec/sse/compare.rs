@@ -5,11 +5,10 @@ use std::arch::x86_64::__m128i;
 
 use iced_x86::Code;
 
-use super::{Effect, Operation, Width, binary_of, source, vector, watch};
+use super::access::{Access, Width, handler};
+use super::{Effect, Operation, binary_of};
 use crate::cpu::Cpu;
-use crate::exec::fp::ok;
-use crate::fault::Trap;
-use crate::op::{Lowered, Op, form, step};
+use crate::op::{Lowered, Op, form};
 
 pub(super) fn lower(code: Code, op: &Op) -> Option<Lowered> {
     match code {
@@ -89,30 +88,15 @@ fn mask<const KIND: u8>(op: &Op) -> Option<Lowered> {
 
 /// COMISx and UCOMISx: ZF, PF and CF tell the order.
 fn flags<const KIND: u8>(op: &Op) -> Option<Lowered> {
-    Lowered::step(if op.form & form::MEM != 0 {
-        step(order::<KIND, true>)
-    } else {
-        step(order::<KIND, false>)
-    })
+    if op.form & form::MEM != 0 { handler!(op, order, KIND, true) } else { handler!(op, order, KIND, false) }
 }
 
 #[inline(always)]
-fn order<const KIND: u8, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    if cpu.fp_ok & ok::SSE_MASKED == 0 {
-        return order_unmasked::<KIND, MEM>(cpu, op);
-    }
-    let b = if MEM { vector(source(cpu, op, operand_width(KIND))?) } else { cpu.vector(op.src) };
-    cpu.arith = compare::<KIND>(cpu.vector(op.dst), b);
-    Ok(())
-}
-
-#[cold]
-#[inline(never)]
-fn order_unmasked<const KIND: u8, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let b = if MEM { vector(source(cpu, op, operand_width(KIND))?) } else { cpu.vector(op.src) };
+fn order<A: Access, const KIND: u8, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, true)?;
+    let b = if MEM { A::load(cpu, op, operand_width(KIND))? } else { cpu.vector(op.src) };
     let a = cpu.vector(op.dst);
-    cpu.arith = watch(cpu, Effect::Raises, || u128::from(compare::<KIND>(a, b)))? as u16;
+    cpu.arith = A::compute(cpu, || compare::<KIND>(a, b), |_| false)?;
     Ok(())
 }
 

@@ -5,12 +5,11 @@ use std::arch::x86_64::__m128i;
 
 use iced_x86::Code;
 
-use super::{Effect, Operation, Width, bits, operations, source, vector, watch};
+use super::access::{Access, Width, handler};
+use super::{Effect, Operation, bits, operations, vector};
 use crate::cpu::Cpu;
-use crate::exec::fp::ok;
-use crate::fault::Trap;
 use crate::mem::Word;
-use crate::op::{Lowered, Op, form, step};
+use crate::op::{Lowered, Op, form};
 
 pub(super) fn lower(code: Code, op: &Op) -> Option<Lowered> {
     table(code, op).or_else(|| from_integer(code, op)).or_else(|| to_integer(code, op))
@@ -65,11 +64,11 @@ from_integers! {
 
 fn from_integer(code: Code, op: &Op) -> Option<Lowered> {
     fn of<O: Operation>(op: &Op) -> Option<Lowered> {
-        Lowered::step(if op.form & form::MEM != 0 {
-            step(integer::<O, true>)
+        if op.form & form::MEM != 0 {
+            handler!(op, integer, O, true)
         } else {
-            step(integer::<O, false>)
-        })
+            handler!(op, integer, O, false)
+        }
     }
     match code {
         Code::Cvtsi2ss_xmm_rm32 => of::<SingleFrom32>(op),
@@ -81,23 +80,12 @@ fn from_integer(code: Code, op: &Op) -> Option<Lowered> {
 }
 
 #[inline(always)]
-fn integer<O: Operation, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    if cpu.fp_ok & ok::SSE_MASKED == 0 {
-        return integer_unmasked::<O, MEM>(cpu, op);
-    }
-    let b = if MEM { source(cpu, op, O::WIDTH)? } else { u128::from(cpu.get::<u64>(op.src)) };
+fn integer<A: Access, O: Operation, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, true)?;
+    let b = if MEM { A::load(cpu, op, O::WIDTH)? } else { vector(u128::from(cpu.get::<u64>(op.src))) };
     let a = cpu.vector(op.dst);
-    cpu.set_vector(op.dst, O::run(a, vector(b)));
-    Ok(())
-}
-
-#[cold]
-#[inline(never)]
-fn integer_unmasked<O: Operation, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let b = if MEM { source(cpu, op, O::WIDTH)? } else { u128::from(cpu.get::<u64>(op.src)) };
-    let a = cpu.vector(op.dst);
-    *cpu.x(op.dst) = watch(cpu, O::EFFECT, || bits(O::run(a, vector(b))))?;
+    let result = A::compute(cpu, || O::run(a, b), |_| false)?;
+    cpu.set_vector(op.dst, result);
     Ok(())
 }
 
@@ -146,8 +134,11 @@ to_integers! {
 
 fn to_integer(code: Code, op: &Op) -> Option<Lowered> {
     fn of<T: Word, O: ToInteger<T>>(op: &Op) -> Option<Lowered> {
-        let memory = op.form & form::MEM != 0;
-        Lowered::step(if memory { step(number::<T, O, true>) } else { step(number::<T, O, false>) })
+        if op.form & form::MEM != 0 {
+            handler!(op, number, T, O, true)
+        } else {
+            handler!(op, number, T, O, false)
+        }
     }
     match code {
         Code::Cvtss2si_r32_xmmm32 => of::<u32, RoundSingle>(op),
@@ -163,21 +154,13 @@ fn to_integer(code: Code, op: &Op) -> Option<Lowered> {
 }
 
 #[inline(always)]
-fn number<T: Word, O: ToInteger<T>, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    if cpu.fp_ok & ok::SSE_MASKED == 0 {
-        return number_unmasked::<T, O, MEM>(cpu, op);
-    }
-    let b = if MEM { vector(source(cpu, op, O::WIDTH)?) } else { cpu.vector(op.src) };
-    cpu.set(op.dst, O::run(b));
-    Ok(())
-}
-
-#[cold]
-#[inline(never)]
-fn number_unmasked<T: Word, O: ToInteger<T>, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let b = if MEM { vector(source(cpu, op, O::WIDTH)?) } else { cpu.vector(op.src) };
-    let value = watch(cpu, Effect::Raises, || u128::from(O::run(b).to_u64()))? as u64;
-    cpu.set(op.dst, T::from_u64(value));
+fn number<A: Access, T: Word, O: ToInteger<T>, const MEM: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Result<(), A::Stop> {
+    A::need(cpu, true)?;
+    let b = if MEM { A::load(cpu, op, O::WIDTH)? } else { cpu.vector(op.src) };
+    let value = A::compute(cpu, || O::run(b), |_| false)?;
+    cpu.set(op.dst, value);
     Ok(())
 }

@@ -4,13 +4,13 @@ use std::arch::x86_64::__m128i;
 
 use iced_x86::Code;
 
+use super::access::{Access, handler};
 use super::{Operation, operations, vector};
 use crate::cpu::Cpu;
-use crate::fault::Trap;
-use crate::op::{Lowered, Op, step};
+use crate::op::{Lowered, Op};
 
 pub(super) fn lower(code: Code, op: &Op) -> Option<Lowered> {
-    table(code, op).or_else(|| by_immediate(code))
+    table(code, op).or_else(|| by_immediate(code, op))
 }
 
 operations! {
@@ -63,25 +63,25 @@ operations! {
 }
 
 /// Shifts by an immediate: as the shift by a register that holds it.
-fn by_immediate(code: Code) -> Option<Lowered> {
-    Lowered::step(match code {
-        Code::Psllw_xmm_imm8 => step(shift::<Psllw_xmm_xmmm128>),
-        Code::Pslld_xmm_imm8 => step(shift::<Pslld_xmm_xmmm128>),
-        Code::Psllq_xmm_imm8 => step(shift::<Psllq_xmm_xmmm128>),
-        Code::Psrlw_xmm_imm8 => step(shift::<Psrlw_xmm_xmmm128>),
-        Code::Psrld_xmm_imm8 => step(shift::<Psrld_xmm_xmmm128>),
-        Code::Psrlq_xmm_imm8 => step(shift::<Psrlq_xmm_xmmm128>),
-        Code::Psraw_xmm_imm8 => step(shift::<Psraw_xmm_xmmm128>),
-        Code::Psrad_xmm_imm8 => step(shift::<Psrad_xmm_xmmm128>),
-        Code::Pslldq_xmm_imm8 => step(shift_bytes::<true>),
-        Code::Psrldq_xmm_imm8 => step(shift_bytes::<false>),
-        _ => return None,
-    })
+fn by_immediate(code: Code, op: &Op) -> Option<Lowered> {
+    match code {
+        Code::Psllw_xmm_imm8 => handler!(op, shift, Psllw_xmm_xmmm128),
+        Code::Pslld_xmm_imm8 => handler!(op, shift, Pslld_xmm_xmmm128),
+        Code::Psllq_xmm_imm8 => handler!(op, shift, Psllq_xmm_xmmm128),
+        Code::Psrlw_xmm_imm8 => handler!(op, shift, Psrlw_xmm_xmmm128),
+        Code::Psrld_xmm_imm8 => handler!(op, shift, Psrld_xmm_xmmm128),
+        Code::Psrlq_xmm_imm8 => handler!(op, shift, Psrlq_xmm_xmmm128),
+        Code::Psraw_xmm_imm8 => handler!(op, shift, Psraw_xmm_xmmm128),
+        Code::Psrad_xmm_imm8 => handler!(op, shift, Psrad_xmm_xmmm128),
+        Code::Pslldq_xmm_imm8 => handler!(op, shift_bytes, true),
+        Code::Psrldq_xmm_imm8 => handler!(op, shift_bytes, false),
+        _ => None,
+    }
 }
 
 #[inline(always)]
-fn shift<O: Operation>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
+fn shift<A: Access, O: Operation>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, false)?;
     let count: __m128i = vector(u128::from(op.imm as u8));
     let a = cpu.vector(op.dst);
     cpu.set_vector(op.dst, O::run(a, count));
@@ -89,8 +89,8 @@ fn shift<O: Operation>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 #[inline(always)]
-fn shift_bytes<const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
+fn shift_bytes<A: Access, const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, false)?;
     let count = 8 * u32::from(op.imm as u8);
     let value = cpu.x(op.dst);
     let shifted = if LEFT { value.checked_shl(count) } else { value.checked_shr(count) };

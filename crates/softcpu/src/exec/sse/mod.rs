@@ -1,6 +1,7 @@
 //! SSE, SSE2 and SSE3: executed on the host's own unit, one stub an instruction, under the guest's MXCSR
 //! (see [`super::fp`]).
 
+mod access;
 mod arithmetic;
 mod compare;
 mod convert;
@@ -17,6 +18,7 @@ use super::fp::{self, ok};
 use crate::cpu::Cpu;
 use crate::fault::Trap;
 use crate::op::{Lowered, Op, form, step};
+use access::handler;
 
 /// Lowers the instructions on XMM registers.
 pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
@@ -31,19 +33,9 @@ pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
         .or_else(|| control(code))
 }
 
+pub(super) use access::{Access, Full, Width};
 pub(super) use shuffle::words;
 pub(super) use store::{masked_operand, store_masked};
-
-/// How much of a source operand in memory an instruction reads.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Width {
-    /// 16 bytes, which must be aligned.
-    Aligned,
-    /// 8 bytes.
-    Quad,
-    /// 4 bytes.
-    Double,
-}
 
 /// What floating-point exceptions an operation may raise.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,39 +124,34 @@ use operations;
 
 /// The handler for operation `O`, with its source where `op` has it.
 fn binary_of<O: Operation>(op: &Op) -> Option<Lowered> {
-    Lowered::step(if op.form & form::MEM != 0 { step(binary::<O, true>) } else { step(binary::<O, false>) })
+    if op.form & form::MEM != 0 { handler!(op, binary, O, true) } else { handler!(op, binary, O, false) }
 }
 
 #[inline(always)]
-fn binary<O: Operation, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    let need = if O::EFFECT == Effect::Quiet { ok::SSE } else { ok::SSE_MASKED };
-    if cpu.fp_ok & need == 0 {
-        return binary_unmasked::<O, MEM>(cpu, op);
-    }
-    let b = if MEM { vector(source(cpu, op, O::WIDTH)?) } else { cpu.vector(op.src) };
+fn binary<A: Access, O: Operation, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    let raises = O::EFFECT != Effect::Quiet;
+    A::need(cpu, raises)?;
+    let b = if MEM { A::load(cpu, op, O::WIDTH)? } else { cpu.vector(op.src) };
     let a = cpu.vector(op.dst);
-    cpu.set_vector(op.dst, O::run(a, b));
+    let result =
+        if raises { A::compute(cpu, || O::run(a, b), |r| O::EFFECT.tiny(bits(*r)))? } else { O::run(a, b) };
+    cpu.set_vector(op.dst, result);
     Ok(())
 }
 
-/// The operation where SSE may not be used or where the guest takes floating-point exceptions.
-#[cold]
-#[inline(never)]
-fn binary_unmasked<O: Operation, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let b = if MEM { vector(source(cpu, op, O::WIDTH)?) } else { cpu.vector(op.src) };
-    let a = cpu.vector(op.dst);
-    let result = watch(cpu, O::EFFECT, || bits(O::run(a, b)))?;
-    cpu.set_vector(op.dst, vector(result));
-    Ok(())
-}
-
-/// Runs `f`, one SSE operation, for a guest that unmasks exceptions: those it raises set the sticky flags, and an unmasked
-/// one becomes #XM (Intel SDM vol. 1, 11.5.2).
-pub(super) fn watch(cpu: &mut Cpu, effect: Effect, f: impl FnOnce() -> u128) -> Result<u128, Trap> {
+/// Runs `f`, one SSE operation that may raise exceptions: they set the sticky flags, and one that the guest does not mask
+/// becomes #XM (Intel SDM vol. 1, 11.5.2). With underflow unmasked a `tiny` result is one even where it is exact.
+pub(super) fn watch<T>(
+    cpu: &mut Cpu,
+    f: impl FnOnce() -> T,
+    tiny: impl FnOnce(&T) -> bool,
+) -> Result<T, Trap> {
     const UNDERFLOW: u32 = 1 << 4;
     const BEFORE_COMPUTATION: u32 = 0b111;
     const FLUSH_TO_ZERO: u32 = 1 << 15;
+    if cpu.fp_ok & ok::SSE_MASKED != 0 {
+        return Ok(f());
+    }
     let before = cpu.current_mxcsr();
     let taken = !(before >> 7) & fp::MXCSR_FLAGS;
     let takes_underflow = taken & UNDERFLOW != 0;
@@ -172,7 +159,7 @@ pub(super) fn watch(cpu: &mut Cpu, effect: Effect, f: impl FnOnce() -> u128) -> 
     fp::set_host_mxcsr(before & !fp::MXCSR_FLAGS & !flush);
     let result = f();
     let mut raised = fp::host_mxcsr() & fp::MXCSR_FLAGS;
-    if takes_underflow && effect.tiny(result) {
+    if takes_underflow && tiny(&result) {
         raised |= UNDERFLOW;
     }
     if raised & taken & BEFORE_COMPUTATION != 0 {
@@ -180,32 +167,6 @@ pub(super) fn watch(cpu: &mut Cpu, effect: Effect, f: impl FnOnce() -> u128) -> 
     }
     fp::set_host_mxcsr(before | raised);
     if raised & taken == 0 { Ok(result) } else { Err(cpu.simd_exception()) }
-}
-
-/// Reads a source operand from memory, the rest zero.
-#[inline(always)]
-pub(super) fn source(cpu: &mut Cpu, op: &Op, width: Width) -> Result<u128, Trap> {
-    match width {
-        Width::Aligned => {
-            let la = aligned(cpu, op, false)?;
-            cpu.load128(la)
-        }
-        Width::Quad => {
-            let la = cpu.linear(op, 8, false)?;
-            Ok(u128::from(cpu.load::<u64>(la)?))
-        }
-        Width::Double => {
-            let la = cpu.linear(op, 4, false)?;
-            Ok(u128::from(cpu.load::<u32>(la)?))
-        }
-    }
-}
-
-/// The address of a 16-byte operand that must be aligned, else #GP(0).
-#[inline(always)]
-fn aligned(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Trap> {
-    let la = cpu.linear(op, 16, write)?;
-    if la & 15 == 0 { Ok(la) } else { Err(cpu.gp0()) }
 }
 
 #[inline(always)]
@@ -240,7 +201,7 @@ impl Cpu {
     }
 
     #[inline(always)]
-    fn vector(&self, n: u8) -> __m128i {
+    pub(super) fn vector(&self, n: u8) -> __m128i {
         vector(self.xmm[usize::from(n & 15)])
     }
 

@@ -2,7 +2,8 @@
 
 use iced_x86::Code;
 
-use super::{Width, operations, source};
+use super::access::{Access, Width, handler};
+use super::{bits, operations};
 use crate::cpu::Cpu;
 use crate::fault::Trap;
 use crate::op::{Lowered, Op, form, step};
@@ -92,11 +93,11 @@ shuffles! {
 
 fn by_immediate(code: Code, op: &Op) -> Option<Lowered> {
     fn of<S: Shuffle>(op: &Op) -> Option<Lowered> {
-        Lowered::step(if op.form & form::MEM != 0 {
-            step(shuffle::<S, true>)
+        if op.form & form::MEM != 0 {
+            handler!(op, shuffle, S, true)
         } else {
-            step(shuffle::<S, false>)
-        })
+            handler!(op, shuffle, S, false)
+        }
     }
     match code {
         Code::Pshufd_xmm_xmmm128_imm8 => of::<Pshufd>(op),
@@ -109,9 +110,9 @@ fn by_immediate(code: Code, op: &Op) -> Option<Lowered> {
 }
 
 #[inline(always)]
-fn shuffle<S: Shuffle, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let b = if MEM { source(cpu, op, Width::Aligned)? } else { *cpu.x(op.src) };
+fn shuffle<A: Access, S: Shuffle, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, false)?;
+    let b = if MEM { bits(A::load(cpu, op, Width::Aligned)?) } else { *cpu.x(op.src) };
     let a = *cpu.x(op.dst);
     *cpu.x(op.dst) = S::run(a, b, op.imm as u8);
     Ok(())
@@ -128,7 +129,7 @@ fn lanes(code: Code, op: &Op) -> Option<Lowered> {
             }
         }
         Code::Pextrw_r32_xmm_imm8 | Code::Pextrw_r64_xmm_imm8 => step(extract),
-        Code::Pmovmskb_r32_xmm | Code::Pmovmskb_r64_xmm => step(byte_signs),
+        Code::Pmovmskb_r32_xmm | Code::Pmovmskb_r64_xmm => return handler!(op, byte_signs),
         Code::Movmskps_r32_xmm | Code::Movmskps_r64_xmm => step(single_signs),
         Code::Movmskpd_r32_xmm | Code::Movmskpd_r64_xmm => step(double_signs),
         _ => return None,
@@ -157,8 +158,8 @@ fn extract(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 #[inline(always)]
-fn byte_signs(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
+fn byte_signs<A: Access>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, false)?;
     // SAFETY: SSE2 is part of x86-64.
     let mask = unsafe { std::arch::x86_64::_mm_movemask_epi8(cpu.vector(op.src)) };
     cpu.set(op.dst, mask as u32);

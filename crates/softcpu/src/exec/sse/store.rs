@@ -2,7 +2,8 @@
 
 use iced_x86::{Code, Instruction, OpKind, Register};
 
-use super::aligned;
+use super::access::{Access, Aligned, Double, OfWidth, Quad, Whole, Width, handler};
+use super::vector;
 use crate::cpu::Cpu;
 use crate::fault::Trap;
 use crate::op::{Lowered, Op, form, slot, step};
@@ -16,25 +17,27 @@ pub(super) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
     if op.form & form::MEM == 0 {
         return None;
     }
-    Lowered::step(match code {
+    match code {
         Code::Movaps_xmmm128_xmm
         | Code::Movapd_xmmm128_xmm
         | Code::Movdqa_xmmm128_xmm
         | Code::Movntps_m128_xmm
         | Code::Movntpd_m128_xmm
-        | Code::Movntdq_m128_xmm => step(store_aligned),
-        Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => step(store),
-        Code::Movss_xmmm32_xmm | Code::Movd_rm32_xmm => step(store_double),
+        | Code::Movntdq_m128_xmm => handler!(op, store, Aligned),
+        Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => {
+            handler!(op, store, Whole)
+        }
+        Code::Movss_xmmm32_xmm | Code::Movd_rm32_xmm => handler!(op, store, Double),
         Code::Movsd_xmmm64_xmm
         | Code::Movq_xmmm64_xmm
         | Code::Movq_rm64_xmm
         | Code::Movlps_m64_xmm
-        | Code::Movlpd_m64_xmm => step(store_low),
-        Code::Movhps_m64_xmm | Code::Movhpd_m64_xmm => step(store_high),
-        Code::Movnti_m32_r32 => step(store_general::<u32>),
-        Code::Movnti_m64_r64 => step(store_general::<u64>),
-        _ => return None,
-    })
+        | Code::Movlpd_m64_xmm => handler!(op, store, Quad),
+        Code::Movhps_m64_xmm | Code::Movhpd_m64_xmm => handler!(op, store_high),
+        Code::Movnti_m32_r32 => Lowered::step(step(store_general::<u32>)),
+        Code::Movnti_m64_r64 => Lowered::step(step(store_general::<u64>)),
+        _ => None,
+    }
 }
 
 /// Puts MASKMOVDQU's and MASKMOVQ's operands into `op`: DS:rDI as the memory operand, the value in `src`, the mask in
@@ -53,43 +56,17 @@ pub(in crate::exec) fn masked_operand(insn: &Instruction, op: &mut Op) {
 }
 
 #[inline(always)]
-fn store_aligned(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let la = aligned(cpu, op, true)?;
-    let value = *cpu.x(op.src);
-    cpu.store128(la, value)
+fn store<A: Access, W: OfWidth>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, false)?;
+    let value = cpu.vector(op.src);
+    A::store(cpu, op, W::WIDTH, value)
 }
 
 #[inline(always)]
-fn store(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let la = cpu.linear(op, 16, true)?;
-    let value = *cpu.x(op.src);
-    cpu.store128(la, value)
-}
-
-#[inline(always)]
-fn store_double(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let la = cpu.linear(op, 4, true)?;
-    let value = *cpu.x(op.src) as u32;
-    cpu.store(la, value)
-}
-
-#[inline(always)]
-fn store_low(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let la = cpu.linear(op, 8, true)?;
-    let value = *cpu.x(op.src) as u64;
-    cpu.store(la, value)
-}
-
-#[inline(always)]
-fn store_high(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.need_sse()?;
-    let la = cpu.linear(op, 8, true)?;
-    let value = (*cpu.x(op.src) >> 64) as u64;
-    cpu.store(la, value)
+fn store_high<A: Access>(cpu: &mut Cpu, op: &Op) -> Result<(), A::Stop> {
+    A::need(cpu, false)?;
+    let high = *cpu.x(op.src) >> 64;
+    A::store(cpu, op, Width::Quad, vector(high))
 }
 
 /// MOVNTI, which CR0.EM and CR0.TS do not concern.
