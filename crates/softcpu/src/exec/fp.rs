@@ -2,7 +2,8 @@
 //!
 //! While [`Cpu::run`](crate::Cpu::run) is active the host's MXCSR holds the guest's rounding mode, FTZ and DAZ, with all
 //! exceptions masked, and its sticky flags accumulate the guest's. [`Cpu::enter_fp`] and [`Cpu::leave_fp`] swap it;
-//! `cpu.mxcsr` has the whole truth only outside. The host's x87 unit is always left as Rust code expects it.
+//! `cpu.mxcsr` has the whole truth only outside. The host's x87 unit is always left as Rust code expects it, but for exception
+//! flags.
 
 use std::arch::asm;
 
@@ -62,6 +63,13 @@ pub(super) fn set_host_mxcsr(value: u32) {
     unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack)) };
 }
 
+/// Clears the host's x87 exception flags. While [`Cpu::run`](crate::Cpu::run) is active they may be left set, but only
+/// those that the guest's FSW has set too: to be called when some are taken from there.
+pub(super) fn clear_host_x87() {
+    // SAFETY: only clears flags.
+    unsafe { asm!("fnclex", options(nomem, nostack, preserves_flags)) };
+}
+
 impl Cpu {
     /// Puts the guest's rounding mode, FTZ, DAZ and sticky flags into the host's MXCSR: call when guest code is about to
     /// run, and after a call out to devices.
@@ -74,6 +82,7 @@ impl Cpu {
     pub(crate) fn leave_fp(&mut self) {
         self.mxcsr = self.current_mxcsr();
         set_host_mxcsr(MXCSR_DEFAULT);
+        clear_host_x87();
     }
 
     /// The guest's MXCSR with the flags accumulated since [`enter_fp`](Self::enter_fp).

@@ -103,6 +103,9 @@ fn every_instruction_does_what_the_host_does() {
             make_loadable(&insn, &mut before);
             let mut expected = before.clone();
             before.into_cpu(&mut cpu, operand);
+            if random.below(4) == 0 {
+                cpu.flush_tlb(true);
+            }
             let Some(result) = step(&mut cpu, &insn) else {
                 unknown.push(insn.code());
                 return;

@@ -7,7 +7,7 @@ use iced_x86::Code;
 
 use super::image::{self, EXCEPTIONS, top, with_summary};
 use crate::cpu::{Cpu, Mode};
-use crate::exec::fp::X87_USUAL;
+use crate::exec::fp::{X87_USUAL, clear_host_x87};
 use crate::fault::Trap;
 use crate::op::{Lowered, Op, slot, step};
 use crate::state::X87;
@@ -32,13 +32,14 @@ pub(super) fn lower(code: Code) -> Option<Lowered> {
     })
 }
 
-/// What the host's FCW becomes when `value` is loaded: some bits are not there.
+/// What the host's FCW becomes when `value` is loaded: some bits are not there. Clears the host's exception flags.
 pub(super) fn control_word(value: u16) -> u16 {
     let (mut word, usual) = (value, X87_USUAL);
-    // SAFETY: two-byte loads and stores; the host's unit has no exception flag set, so unmasking does not trap, and its
-    // FCW is put back.
+    // SAFETY: two-byte loads and stores; with no exception flag set unmasking does not trap, and the host's FCW is put
+    // back.
     unsafe {
         asm!(
+            "fnclex",
             "fldcw [{word}]",
             "fnstcw [{word}]",
             "fldcw [{usual}]",
@@ -82,6 +83,7 @@ fn fnstsw_ax(cpu: &mut Cpu, _op: &Op) -> Result<(), Trap> {
 fn fnclex(cpu: &mut Cpu, _op: &Op) -> Result<(), Trap> {
     cpu.need_x87(false)?;
     cpu.x87.status &= 0x7f00;
+    clear_host_x87();
     cpu.fp_mode_changed();
     Ok(())
 }
@@ -96,6 +98,7 @@ impl Cpu {
     /// FNINIT: everything but the registers' contents is as at reset.
     fn initialize_x87(&mut self) {
         self.x87 = X87 { regs: self.x87.regs, ..X87::default() };
+        clear_host_x87();
         self.fp_mode_changed();
     }
 }

@@ -1,6 +1,8 @@
 //! The short way for common x87 instructions: FCW is the usual one (all exceptions masked, extended precision, nearest) and
 //! no operand is missing and no register in the way. The operands are taken from and put into the guest's registers one by
 //! one; whatever is not so goes the long way ([`super::image`]).
+//!
+//! The host's exception flags are not cleared each time: those that are set are set for the guest as well.
 
 use std::arch::asm;
 
@@ -9,7 +11,7 @@ use iced_x86::Code;
 use super::image::top;
 use super::{on_registers, with_load, with_store};
 use crate::cpu::Cpu;
-use crate::exec::fp::ok;
+use crate::exec::fp::{clear_host_x87, ok};
 use crate::fault::Trap;
 use crate::op::{Lowered, Op, step};
 
@@ -171,11 +173,10 @@ impl Cpu {
         self.x87.status = self.x87.status & !(7 << 11) | ((n as u16 + 1) & 7) << 11;
     }
 
-    /// Takes the exception flags and C1 of a host status word, and forgets them there.
+    /// Takes the exception flags and C1 of a host status word.
     #[inline(always)]
     fn take_status(&mut self, host: u16) {
         self.x87.status = self.x87.status & !C1 | host & (FLAGS | C1);
-        forget(host);
     }
 
     /// As [`take_status`](Self::take_status), with the condition codes of a comparison.
@@ -183,15 +184,6 @@ impl Cpu {
     fn take_order(&mut self, host: u16) {
         self.x87.status = self.x87.status & !C0_C2_C3 | host & C0_C2_C3;
         self.take_status(host);
-    }
-}
-
-/// Clears the host's exception flags if its status word `host` has any.
-#[inline(always)]
-fn forget(host: u16) {
-    if host & FLAGS != 0 {
-        // SAFETY: only clears flags.
-        unsafe { asm!("fnclex", options(nomem, nostack, preserves_flags)) };
     }
 }
 
@@ -372,10 +364,12 @@ fn store_converted<T: crate::mem::Word, const POP: bool>(
     }
     let la = cpu.linear(op, T::BITS / 8, true)?;
     let (value, status) = convert(cpu.st(0));
-    forget(status);
-    cpu.store(la, value)?;
+    if let Err(trap) = cpu.store(la, value) {
+        clear_host_x87();
+        return Err(trap);
+    }
     cpu.note_x87_memory(op);
-    cpu.x87.status = cpu.x87.status & !C1 | status & (FLAGS | C1);
+    cpu.take_status(status);
     if POP {
         cpu.pop();
     }
@@ -510,7 +504,6 @@ fn order<const MODRM: u8, const POP: bool>(cpu: &mut Cpu, op: &Op) -> Result<(),
     );
     cpu.arith = flags as u16;
     cpu.x87.status |= status & FLAGS;
-    forget(status);
     if POP {
         cpu.pop();
     }
