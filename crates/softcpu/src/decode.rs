@@ -78,7 +78,7 @@ impl Cpu {
             // SAFETY: the range lies inside the frame's page; racing writers are told apart by `announce_code`.
             unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
         } else {
-            self.bus.mmio_read(gpa, &mut bytes[..1]);
+            self.call_out(|bus| bus.mmio_read(gpa, &mut bytes[..1]));
         }
     }
 

@@ -284,18 +284,18 @@ impl Cpu {
 
     /// As [`readable`](Self::readable), for 16 bytes.
     #[inline(always)]
-    pub(crate) fn readable128(&self, la: u64) -> *const u8 {
+    pub(crate) fn readable128(&self, la: u64) -> Option<*const u8> {
         let e = self.mmu.entry(la);
         let offset = la ^ e.read;
-        if offset <= PAGE_SIZE - 16 { (e.host + offset) as *const u8 } else { std::ptr::null() }
+        if offset <= PAGE_SIZE - 16 { Some((e.host + offset) as *const u8) } else { None }
     }
 
     /// As [`writable`](Self::writable), for 16 bytes.
     #[inline(always)]
-    pub(crate) fn writable128(&self, la: u64) -> *mut u8 {
+    pub(crate) fn writable128(&self, la: u64) -> Option<*mut u8> {
         let e = self.mmu.entry(la);
         let offset = la ^ e.write;
-        if offset <= PAGE_SIZE - 16 { (e.host + offset) as *mut u8 } else { std::ptr::null_mut() }
+        if offset <= PAGE_SIZE - 16 { Some((e.host + offset) as *mut u8) } else { None }
     }
 
     /// A 16-byte read.
@@ -596,7 +596,7 @@ impl Cpu {
         if self.apic_covers(gpa) {
             self.apic_mmio_read(offset_in_page(gpa), data);
         } else {
-            self.bus.mmio_read(gpa, data);
+            self.call_out(|bus| bus.mmio_read(gpa, data));
         }
     }
 
@@ -604,7 +604,7 @@ impl Cpu {
         if self.apic_covers(gpa) {
             self.apic_mmio_write(offset_in_page(gpa), data);
         } else {
-            self.bus.mmio_write(gpa, data);
+            self.call_out(|bus| bus.mmio_write(gpa, data));
         }
     }
 

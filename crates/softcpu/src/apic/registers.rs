@@ -180,7 +180,7 @@ impl Cpu {
             reg::EOI => {
                 apic.collect();
                 if let Some(vector) = apic.end_of_interrupt() {
-                    self.bus.end_of_interrupt(vector);
+                    self.call_out(|bus| bus.end_of_interrupt(vector));
                 }
             }
             reg::LDR if apic.mode() == ApicMode::XApic => {

@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 
+use crate::bus::Bus;
 use crate::cpu::Cpu;
 use crate::fault::{Fault, Trap, vector};
 
@@ -72,17 +73,25 @@ pub(super) fn clear_host_x87() {
 
 impl Cpu {
     /// Puts the guest's rounding mode, FTZ, DAZ and sticky flags into the host's MXCSR: call when guest code is about to
-    /// run, and after a call out to devices.
+    /// run.
     pub(crate) fn enter_fp(&mut self) {
         set_host_mxcsr(self.mxcsr);
     }
 
     /// Takes the guest's sticky flags back into `cpu.mxcsr` and gives the host its own MXCSR: call before anything but
-    /// handlers runs (a return from [`run`](Self::run), a call out to devices, saving state).
+    /// handlers runs.
     pub(crate) fn leave_fp(&mut self) {
         self.mxcsr = self.current_mxcsr();
         set_host_mxcsr(MXCSR_DEFAULT);
         clear_host_x87();
+    }
+
+    /// Calls the devices, with the host's floating-point units as Rust code expects them.
+    pub(crate) fn call_out<R>(&mut self, f: impl FnOnce(&dyn Bus) -> R) -> R {
+        self.leave_fp();
+        let result = f(&*self.bus);
+        self.enter_fp();
+        result
     }
 
     /// The guest's MXCSR with the flags accumulated since [`enter_fp`](Self::enter_fp).

@@ -102,7 +102,7 @@ fn every_instruction_does_what_the_host_does() {
             let mut before = random.state();
             make_loadable(&insn, &mut before);
             let mut expected = before.clone();
-            before.into_cpu(&mut cpu, operand);
+            before.put(&mut cpu, operand);
             if random.below(4) == 0 {
                 cpu.flush_tlb(true);
             }

@@ -26,7 +26,7 @@ impl State {
         u16::from_le_bytes([self.fx[at], self.fx[at + 1]])
     }
 
-    pub(super) fn into_cpu(&self, cpu: &mut Cpu, operand: &mut [u8; OPERAND_LEN]) {
+    pub(super) fn put(&self, cpu: &mut Cpu, operand: &mut [u8; OPERAND_LEN]) {
         let (control, status) = (self.word(0), self.word(2));
         let first = usize::from(status >> 11 & 7);
         cpu.x87 = X87 { control, status, tags: self.fx[4], ..X87::default() };

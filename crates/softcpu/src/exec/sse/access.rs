@@ -82,14 +82,12 @@ impl Access for Quick {
     fn load(cpu: &mut Cpu, op: &Op, width: Width) -> Result<__m128i, NotQuick> {
         let la = cpu.flat(op);
         let at = match width {
-            Width::Aligned if la & 15 != 0 => std::ptr::null(),
+            Width::Aligned if la & 15 != 0 => None,
             Width::Aligned | Width::Whole => cpu.readable128(la),
             Width::Quad => cpu.readable::<u64>(la),
             Width::Double => cpu.readable::<u32>(la),
         };
-        if at.is_null() {
-            return Err(NotQuick);
-        }
+        let Some(at) = at else { return Err(NotQuick) };
         // SAFETY: `at` is readable for the width.
         unsafe {
             let value;
@@ -112,14 +110,12 @@ impl Access for Quick {
     fn store(cpu: &mut Cpu, op: &Op, width: Width, value: __m128i) -> Result<(), NotQuick> {
         let la = cpu.flat(op);
         let at = match width {
-            Width::Aligned if la & 15 != 0 => std::ptr::null_mut(),
+            Width::Aligned if la & 15 != 0 => None,
             Width::Aligned | Width::Whole => cpu.writable128(la),
             Width::Quad => cpu.writable::<u64>(la),
             Width::Double => cpu.writable::<u32>(la),
         };
-        if at.is_null() {
-            return Err(NotQuick);
-        }
+        let Some(at) = at else { return Err(NotQuick) };
         // SAFETY: `at` is writable for the width.
         unsafe {
             match width {

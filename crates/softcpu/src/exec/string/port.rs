@@ -23,7 +23,7 @@ impl Operation for Ins {
         let la = destination(cpu, op, size as u32, true)?;
         cpu.probe(la, size as u64, true)?;
         let mut bytes = [0; 8];
-        cpu.bus.port_read(port, &mut bytes[..size]);
+        cpu.call_out(|bus| bus.port_read(port, &mut bytes[..size]));
         cpu.store(la, T::from_u64(u64::from_le_bytes(bytes)))
     }
 
@@ -42,7 +42,7 @@ impl Operation for Outs {
         let (port, size) = (cpu.get::<u16>(slot::RDX), size_of::<T>());
         cpu.check_port(port, size as u32)?;
         let value = load_source::<T>(cpu, op)?.to_u64().to_le_bytes();
-        cpu.bus.port_write(port, &value[..size]);
+        cpu.call_out(|bus| bus.port_write(port, &value[..size]));
         Ok(())
     }
 

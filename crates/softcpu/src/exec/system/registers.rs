@@ -317,7 +317,7 @@ fn port_in(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
     let port = port_of(cpu, op)?;
     let mut data = [0; 4];
     let width = usize::from(op.aux).min(4);
-    cpu.bus.port_read(port, &mut data[..width]);
+    cpu.call_out(|bus| bus.port_read(port, &mut data[..width]));
     let value = u32::from_le_bytes(data);
     match width {
         1 => cpu.set::<u8>(slot::RAX, value as u8),
@@ -330,6 +330,6 @@ fn port_in(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
 fn port_out(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
     let port = port_of(cpu, op)?;
     let data = cpu.get::<u32>(slot::RAX).to_u64().to_le_bytes();
-    cpu.bus.port_write(port, &data[..usize::from(op.aux).min(4)]);
+    cpu.call_out(|bus| bus.port_write(port, &data[..usize::from(op.aux).min(4)]));
     Ok(cpu.next_rip(op))
 }
