@@ -7,6 +7,7 @@ pub mod engine;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;
+pub mod pci;
 pub mod processor;
-mod vcpu;
 pub mod reactor;
+mod vcpu;
