@@ -11,3 +11,4 @@ pub mod pci;
 pub mod processor;
 pub mod reactor;
 mod vcpu;
+pub mod virtio;

@@ -1,0 +1,141 @@
+//! Virtio devices (OASIS, Virtual I/O Device Version 1.2) over PCI, modern only.
+//!
+//! A [`Device`] is what is special about a kind of device; [`transport`] is what all have in common: registers, feature
+//! negotiation, queues, interrupts. A device works on the machine's device thread: its queues' kicks are eventfds there.
+
+pub mod rng;
+mod transport;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
+
+use virtio_queue::Queue;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::memory::GuestMemory;
+use crate::pci::Msix;
+use crate::reactor::Handle;
+
+pub use transport::{Transport, plug};
+
+/// Feature bits all devices share (section 6).
+pub mod feature {
+    /// The driver may use indirect descriptors.
+    pub const INDIRECT: u64 = 1 << 28;
+    /// Notifications are suppressed by index.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// The device is modern.
+    pub const VERSION_1: u64 = 1 << 32;
+}
+
+/// "No vector" in MSI-X vector registers (4.1.5.1.2.1).
+const NO_VECTOR: u16 = 0xffff;
+/// ISR status bits (4.1.4.5).
+const ISR_QUEUE: u8 = 1;
+const ISR_CONFIG: u8 = 2;
+
+/// What a kind of device is.
+///
+/// The transport calls these with its lock held, on a vCPU's thread: none may block. Between
+/// [`activate`](Self::activate) and [`deactivate`](Self::deactivate) the device serves its queues on the device thread.
+pub trait Device: Send {
+    /// Device id (section 5).
+    fn id(&self) -> u16;
+    /// The largest size of each queue, powers of two.
+    fn queue_sizes(&self) -> Vec<u16>;
+    /// Features offered, besides those of [`feature`], which the transport offers.
+    fn features(&self) -> u64;
+    /// A read of the device's configuration. `data` comes zeroed; what lies beyond stays zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// A write of the device's configuration.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+    /// The driver is ready: serve the queues. Called once until `deactivate`.
+    ///
+    /// # Errors
+    /// If the device cannot start: it then needs a reset, and the driver is told.
+    fn activate(&mut self, activation: Activation) -> io::Result<()>;
+    /// The driver reset the device: serve no more. When it returns, nothing of the device touches guest memory.
+    fn deactivate(&mut self);
+}
+
+/// What a device gets to work with.
+pub struct Activation {
+    /// Guest memory.
+    pub memory: Arc<GuestMemory>,
+    /// The features negotiated.
+    pub features: u64,
+    /// The queues the driver enabled, by index; `None` for those it did not.
+    pub queues: Vec<Option<ActiveQueue>>,
+    /// Tells the driver that the configuration changed, or that the device broke.
+    pub health: Health,
+    /// Where to register kicks and backends.
+    pub reactor: Handle,
+}
+
+/// A queue in use.
+pub struct ActiveQueue {
+    /// The ring.
+    pub queue: Queue,
+    /// Written when the driver put something into it.
+    pub kick: Arc<EventFd>,
+    /// Tells the driver that something was used.
+    pub interrupt: Interrupt,
+}
+
+/// An interrupt of a device: a vector of its MSI-X table and a bit of its ISR.
+#[derive(Clone)]
+pub struct Interrupt {
+    msix: Arc<Msix>,
+    vector: Arc<AtomicU16>,
+    isr: Arc<AtomicU8>,
+    bit: u8,
+}
+
+impl Interrupt {
+    /// Interrupts the driver.
+    pub fn signal(&self) {
+        self.isr.fetch_or(self.bit, Ordering::SeqCst);
+        let vector = self.vector.load(Ordering::SeqCst);
+        if vector != NO_VECTOR {
+            self.msix.signal(vector);
+        }
+    }
+}
+
+/// Whether a device works, shared by the device and its transport.
+#[derive(Clone)]
+pub struct Health {
+    broken: Arc<AtomicBool>,
+    changed: Interrupt,
+}
+
+impl Health {
+    /// The driver did what no driver may (a ring that points nowhere, a request of impossible shape): the device stops,
+    /// and asks to be reset (DEVICE_NEEDS_RESET, 2.1).
+    pub fn give_up(&self, why: &dyn std::fmt::Display) {
+        if !self.broken.swap(true, Ordering::SeqCst) {
+            tracing::warn!("a virtio device needs a reset: {why}");
+            self.changed.signal();
+        }
+    }
+
+    /// Whether the device gave up.
+    pub fn broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+
+    /// The configuration changed.
+    pub fn config_changed(&self) {
+        self.changed.signal();
+    }
+}
+
+/// Copies what of `config` lies at `offset` into `data`: how devices answer [`Device::read_config`].
+pub fn read_slice(config: &[u8], offset: u64, data: &mut [u8]) {
+    for (i, byte) in data.iter_mut().enumerate() {
+        if let Some(&b) = usize::try_from(offset).ok().and_then(|o| config.get(o.checked_add(i)?)) {
+            *byte = b;
+        }
+    }
+}

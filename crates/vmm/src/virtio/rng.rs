@@ -1,0 +1,83 @@
+//! The entropy device (section 5.4): fills buffers with the host's random bytes.
+
+use std::io;
+
+use virtio_queue::QueueT;
+use vm_memory::Bytes;
+
+use super::{Activation, ActiveQueue, Device, Health};
+use crate::memory::GuestMemory;
+use crate::reactor::Source;
+use std::sync::Arc;
+
+const QUEUE_SIZE: u16 = 64;
+/// At most so many bytes a request: a driver that asks for more asks again.
+const MOST: usize = 4096;
+
+/// The entropy device.
+#[derive(Default)]
+pub struct Rng {
+    source: Option<Source>,
+}
+
+impl Device for Rng {
+    fn id(&self) -> u16 {
+        4
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let Activation { memory, queues, health, reactor, .. } = activation;
+        let Some(mut queue) = queues.into_iter().next().flatten() else { return Ok(()) };
+        let kick = Arc::clone(&queue.kick);
+        self.source = Some(reactor.on_event(kick, move || serve(&mut queue, &memory, &health))?);
+        Ok(())
+    }
+
+    fn deactivate(&mut self) {
+        self.source = None;
+    }
+}
+
+fn serve(active: &mut ActiveQueue, memory: &Arc<GuestMemory>, health: &Health) {
+    if health.broken() {
+        return;
+    }
+    let mut used = false;
+    while let Some(chain) = active.queue.pop_descriptor_chain(Arc::clone(memory)) {
+        let head = chain.head_index();
+        let mut written = 0;
+        for descriptor in chain.filter(|d| d.is_write_only()) {
+            let n = (descriptor.len() as usize).min(MOST - written);
+            let mut bytes = [0; MOST];
+            if random(&mut bytes[..n]).is_err() || memory.write_slice(&bytes[..n], descriptor.addr()).is_err()
+            {
+                break;
+            }
+            written += n;
+        }
+        if let Err(error) = active.queue.add_used(&**memory, head, written as u32) {
+            health.give_up(&error);
+            return;
+        }
+        used = true;
+    }
+    if used && active.queue.needs_notification(&**memory).unwrap_or(true) {
+        active.interrupt.signal();
+    }
+}
+
+fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the buffer is ours, of that length; up to 256 bytes come at once, more may be cut short by a signal.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if n == bytes.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
