@@ -16,8 +16,11 @@ use crate::chipset::serial::{self, Output, Serial};
 use crate::engine::{Engine, EngineError, Partition};
 use crate::interrupt::{Pin, PinSink};
 use crate::memory::{MemoryError, Ram, map};
+use crate::pci::{self, ConfigPorts, Ecam, Root};
 use crate::processor::CpuModel;
+use crate::reactor::Reactor;
 use crate::vcpu::{Team, VcpuEvent};
+use crate::virtio;
 
 /// The most processors a machine can have: APIC ids have eight bits, and one is the broadcast.
 pub const MOST_PROCESSORS: u32 = 254;
@@ -32,6 +35,8 @@ pub struct MachineConfig {
     pub kernel: Kernel,
     /// Where the serial line goes.
     pub console: Output,
+    /// Virtio devices, in the order of their slots.
+    pub devices: Vec<Box<dyn virtio::Device>>,
 }
 
 /// A machine cannot be made or driven.
@@ -55,9 +60,15 @@ pub enum MachineError {
     /// Two devices want the same place.
     #[error(transparent)]
     Bus(#[from] RangeTaken),
-    /// A thread cannot be started.
-    #[error("A thread cannot be started")]
-    Thread(#[source] std::io::Error),
+    /// The host gives no thread or no descriptor.
+    #[error("The host has no more threads or descriptors")]
+    Host(#[source] std::io::Error),
+    /// More devices than slots.
+    #[error("{devices} devices do not fit: there are {} slots for them", pci::SLOTS - 1)]
+    Slots {
+        /// How many were asked for.
+        devices: usize,
+    },
 }
 
 /// How a machine's run ended, or what happened in it.
@@ -109,6 +120,8 @@ pub struct Machine {
     ioapic: Arc<IoApic>,
     serial: Arc<Serial>,
     power: Arc<Power>,
+    root: Arc<Root>,
+    reactor: Reactor,
     vcpus: Team,
     requests: Receiver<Signal>,
 }
@@ -153,6 +166,17 @@ impl Machine {
             ports.insert(port.into(), 1, Arc::new(trigger) as Arc<dyn Device>)?;
         }
 
+        let root = Root::new(memory.clone(), ram.layout());
+        memory.insert(map::ECAM, map::ECAM_SIZE, Arc::new(Ecam(root.clone())))?;
+        ports.insert(ConfigPorts::START, ConfigPorts::SIZE, Arc::new(ConfigPorts::new(root.clone())))?;
+        let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
+        let devices = config.devices.len();
+        for device in config.devices {
+            virtio::plug(&root, partition.clone(), ram.memory().clone(), reactor.handle(), device)
+                .map_err(MachineError::Host)?
+                .ok_or(MachineError::Slots { devices })?;
+        }
+
         let buses = Arc::new(Buses { ports, memory, ioapic: Arc::clone(&ioapic) });
         let model = CpuModel::new(engine.tsc_khz());
         let mut processors = Vec::new();
@@ -165,7 +189,7 @@ impl Machine {
             // Nobody listens any more: the machine is being dropped.
             let _ = report.lock().unwrap_or_else(PoisonError::into_inner).send(Signal::Vcpu(event));
         })
-        .map_err(MachineError::Thread)?;
+        .map_err(MachineError::Host)?;
         let machine = Self {
             ram,
             partition,
@@ -174,6 +198,8 @@ impl Machine {
             ioapic,
             serial,
             power,
+            root,
+            reactor,
             vcpus,
             requests,
         };
@@ -199,15 +225,21 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets the processors run.
+    /// Lets the devices and the processors run.
     pub fn resume(&self) {
         self.partition.start_clock();
+        if let Err(error) = self.reactor.resume() {
+            tracing::error!(%error, "the device thread cannot go on");
+        }
         self.vcpus.resume();
     }
 
-    /// Stops the processors and guest time; returns when all have stopped.
+    /// Stops the processors, then the devices, then guest time; returns when all have stopped.
     pub fn pause(&self) {
         self.vcpus.pause();
+        if let Err(error) = self.reactor.pause() {
+            tracing::error!(%error, "the device thread cannot pause");
+        }
         self.partition.stop_clock();
     }
 
@@ -239,6 +271,7 @@ impl Machine {
     /// If the kernel cannot be loaded again.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.pause();
+        self.root.reset();
         self.ioapic.reset();
         self.ram.clear();
         self.load()?;

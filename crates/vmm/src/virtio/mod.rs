@@ -3,6 +3,7 @@
 //! A [`Device`] is what is special about a kind of device; [`transport`] is what all have in common: registers, feature
 //! negotiation, queues, interrupts. A device works on the machine's device thread: its queues' kicks are eventfds there.
 
+pub mod block;
 pub mod rng;
 mod transport;
 
