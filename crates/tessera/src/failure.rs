@@ -54,6 +54,11 @@ impl Failure {
         Failure { status: Status::BadInput, message: message.to_string() }
     }
 
+    /// The engine cannot run a guest here.
+    pub fn engine(message: impl fmt::Display) -> Failure {
+        Failure { status: Status::NoEngine, message: message.to_string() }
+    }
+
     /// Tessera itself, or the machine under it, failed.
     pub fn internal(message: impl fmt::Display) -> Failure {
         Failure { status: Status::Internal, message: message.to_string() }
@@ -68,3 +73,14 @@ impl fmt::Display for Failure {
 
 /// The result of a command.
 pub type Result<T> = std::result::Result<T, Failure>;
+
+/// An error and what caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line += &format!(": {error}");
+        cause = error.source();
+    }
+    line
+}

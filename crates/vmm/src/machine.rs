@@ -123,7 +123,7 @@ pub struct Machine {
     root: Arc<Root>,
     reactor: Reactor,
     vcpus: Team,
-    requests: Receiver<Signal>,
+    requests: Mutex<Receiver<Signal>>,
 }
 
 enum Signal {
@@ -201,7 +201,7 @@ impl Machine {
             root,
             reactor,
             vcpus,
-            requests,
+            requests: Mutex::new(requests),
         };
         machine.load()?;
         Ok(machine)
@@ -255,7 +255,8 @@ impl Machine {
 
     /// Waits for the next event, at most `patience` long.
     pub fn wait(&self, patience: Duration) -> Option<Event> {
-        let signal = self.requests.recv_timeout(patience).ok()?;
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let signal = requests.recv_timeout(patience).ok()?;
         Some(match signal {
             Signal::Request(Request::Off) => Event::PowerOff,
             Signal::Request(Request::Reset) => Event::Reset,

@@ -4,6 +4,7 @@ mod image;
 mod options;
 mod run;
 mod shell;
+mod stats;
 
 use std::process::ExitCode;
 

@@ -1,15 +1,37 @@
 //! `tessera run`: one machine in the foreground.
 
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use vmm::boot::Kernel;
+use vmm::engine::soft::Soft;
+use vmm::engine::{Engine, EngineError};
+use vmm::machine::{Event, Machine, MachineConfig, MachineError};
 
 use crate::cli::options::{DiskOption, NetOption, Size};
-use crate::failure::{self, Failure, Result};
+use crate::cli::stats;
+use crate::console::escape::{self, Command};
+use crate::console::input::{self, Listener};
+use crate::console::output::{ConsoleOutput, ConsoleWriter};
+use crate::console::terminal::RawTerminal;
+use crate::failure::{self, Failure, Result, Status};
+use crate::images::store::{Image, ImageName, Store};
 
 /// A guest's kernel has no room to start in less.
 const LEAST_MEMORY: u64 = 32 << 20;
+
+/// The command line of a kernel that is given without one.
+const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
+
+/// How often to look whether a person ended the machine.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Arguments of `tessera run`.
 #[derive(Debug, Args)]
@@ -92,6 +114,147 @@ fn memory(text: &str) -> std::result::Result<Size, String> {
 }
 
 /// Boots the machine and stays until it ends.
-pub fn run(_args: RunArgs) -> Result<ExitCode> {
-    Err(Failure::internal("running a machine is not connected yet"))
+pub fn run(args: RunArgs) -> Result<ExitCode> {
+    let guest = Guest::find(&args)?;
+    let engine = choose_engine(args.engine)?;
+    let (output, writer) = console_output(&args.console)?;
+    let started = Instant::now();
+    let config = MachineConfig {
+        processors: args.cpus,
+        memory: args.memory.0,
+        kernel: guest.kernel,
+        console: Box::new(writer),
+    };
+    let machine = Arc::new(Machine::new(&*engine, config).map_err(machine_failure)?);
+    let person = Arc::new(Person { machine: Arc::clone(&machine), quit: AtomicBool::new(false) });
+    let terminal = match args.console {
+        ConsoleOption::Tty => attach(&person)?,
+        ConsoleOption::File(_) => None,
+    };
+    machine.resume();
+    let end = watch(&machine, &person, args.no_reboot);
+    machine.pause();
+    drop(output);
+    drop(terminal);
+    if args.stats {
+        stats::print(started.elapsed(), machine.instructions());
+    }
+    end.map(ExitCode::from)
+}
+
+/// Waits for the end of the machine, and starts the guest anew when it resets.
+fn watch(machine: &Machine, person: &Person, no_reboot: bool) -> Result<Status> {
+    loop {
+        let event = machine.wait(PATIENCE);
+        if person.quit.load(Ordering::Relaxed) {
+            return Ok(Status::Stopped);
+        }
+        match event {
+            None => {}
+            Some(Event::PowerOff) => return Ok(Status::Done),
+            Some(Event::GuestPanic) => return Ok(Status::GuestPanic),
+            Some(Event::Reset | Event::TripleFault) if no_reboot => return Ok(Status::GuestReset),
+            Some(Event::Reset | Event::TripleFault) => machine.reset().map_err(machine_failure)?,
+            Some(Event::EngineFailure(why)) => return Err(Failure::internal(why)),
+        }
+    }
+}
+
+/// What to boot.
+struct Guest {
+    kernel: Kernel,
+}
+
+impl Guest {
+    /// Finds it in the store and in the options, which go before what the image says.
+    fn find(args: &RunArgs) -> Result<Guest> {
+        let image = match &args.image {
+            Some(image) => Some(find_image(image)?),
+            None => None,
+        };
+        let from_image = |part: fn(&Image) -> Option<PathBuf>| image.as_ref().and_then(part);
+        let Some(kernel) = args.kernel.clone().or_else(|| from_image(|image| Some(image.kernel()))) else {
+            return Err(Failure::input("there is nothing to boot: give --image or --kernel"));
+        };
+        // An image's initial RAM disk fits its own kernel only.
+        let own_kernel = args.kernel.is_none();
+        let initrd = args.initrd.clone().or_else(|| from_image(Image::initrd).filter(|_| own_kernel));
+        let command_line = match (&args.append, &image) {
+            (Some(append), _) => append.clone(),
+            (None, Some(image)) => image.about.cmdline.clone(),
+            (None, None) => DEFAULT_COMMAND_LINE.into(),
+        };
+        Ok(Guest { kernel: Kernel { image: kernel, initrd, command_line } })
+    }
+}
+
+fn find_image(name: &str) -> Result<Image> {
+    let name = ImageName::new(name)?;
+    Store::open()?.find(&name)?.ok_or_else(|| {
+        Failure::input(format!("there is no image {name}: tessera image list shows those there are"))
+    })
+}
+
+fn choose_engine(asked: EngineOption) -> Result<Box<dyn Engine>> {
+    match asked {
+        EngineOption::Auto | EngineOption::Soft => Ok(Box::new(Soft)),
+        EngineOption::Kvm => Err(Failure::engine("the KVM engine is not there yet")),
+    }
+}
+
+/// Opens where the guest's serial line goes.
+fn console_output(console: &ConsoleOption) -> Result<(ConsoleOutput, ConsoleWriter)> {
+    let file = match console {
+        ConsoleOption::Tty => std::io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        ConsoleOption::File(path) => File::create(path),
+    };
+    let started = file.and_then(ConsoleOutput::start);
+    started.map_err(|error| match console {
+        ConsoleOption::Tty => Failure::internal(format!("stdout: {error}")),
+        ConsoleOption::File(path) => Failure::input(format!("{}: {error}", path.display())),
+    })
+}
+
+/// Puts the terminal into raw mode, if there is one, and lets what is typed through to the guest.
+fn attach(person: &Arc<Person>) -> Result<Option<RawTerminal>> {
+    let failure = |error: std::io::Error| Failure::internal(format!("the terminal: {error}"));
+    let is_terminal = std::io::stdin().is_terminal();
+    if is_terminal {
+        eprintln!("tessera: {}", escape::HELP);
+    }
+    let terminal = RawTerminal::enter().map_err(failure)?;
+    input::start(is_terminal, Arc::clone(person) as Arc<dyn Listener>).map_err(failure)?;
+    Ok(terminal)
+}
+
+/// The person at the terminal, as the machine sees them.
+struct Person {
+    machine: Arc<Machine>,
+    quit: AtomicBool,
+}
+
+impl Listener for Person {
+    fn typed(&self, bytes: &[u8]) -> usize {
+        self.machine.input(bytes)
+    }
+
+    fn command(&self, command: Command) {
+        match command {
+            Command::Quit => self.quit.store(true, Ordering::Relaxed),
+            Command::PowerButton => self.machine.press_power_button(),
+            Command::Help => eprintln!("\ntessera: {}", escape::HELP),
+        }
+    }
+}
+
+/// What went wrong with a machine, and whose doing it is.
+fn machine_failure(error: MachineError) -> Failure {
+    let line = failure::chain(&error);
+    match error {
+        MachineError::Engine(EngineError::Unusable { .. }) => Failure::engine(line),
+        MachineError::Processors { .. } | MachineError::Memory(_) | MachineError::Boot(_) => {
+            Failure::input(line)
+        }
+        _ => Failure::internal(line),
+    }
 }
