@@ -87,6 +87,11 @@ pub struct Cpu {
     pub(crate) shadow: bool,
     pub(crate) nmi_blocked: bool,
     pub(crate) nmi_pending: bool,
+    /// A single-step trap follows the instruction in execution: set by the dispatcher, changed by instructions to which
+    /// other rules apply.
+    pub(crate) single_step: bool,
+    /// DR6 bits of the data breakpoints that the instruction in execution has met.
+    pub(crate) watch_hits: u64,
     pub(crate) activity: Activity,
     pub(crate) apic: Apic,
     pub(crate) cpuid: Arc<[CpuidEntry]>,
@@ -96,6 +101,8 @@ pub struct Cpu {
     pub(crate) index: usize,
     /// Instructions executed.
     pub(crate) instructions: u64,
+    /// Registers that do not exist and that the guest was told so about.
+    pub(crate) unknown_msrs: Vec<u32>,
 }
 
 // SAFETY: `stopped_at` and `block` point into blocks that `code` owns and that move with it.

@@ -54,7 +54,7 @@ impl Cpu {
     }
 
     fn stepping(&self) -> bool {
-        self.rflags_rest & rflags::TF != 0 || self.dr[7] & 0xff != 0
+        self.rflags_rest & rflags::TF != 0 || self.breakpoints_enabled()
     }
 
     /// Between blocks: frees dropped code, hears what others ask, takes interrupts. Gives an exit if the caller is wanted
@@ -77,6 +77,9 @@ impl Cpu {
         }
         if !self.shadow {
             self.take_interrupt();
+            if let Some(exit) = self.exit.take() {
+                return Some(exit);
+            }
         }
         if self.activity == Activity::Halted {
             return Some(Exit::Halted { deadline: self.apic_next_event() });
@@ -127,6 +130,8 @@ impl Cpu {
                 Stop::Exit => break,
             }
             if self.shadow || self.activity != Activity::Running || self.stepping() {
+                // Only a SYSRET that sets TF is trapped here.
+                self.debug_trap();
                 break;
             }
         }
@@ -135,10 +140,11 @@ impl Cpu {
 
     /// Runs one instruction as a block of its own.
     fn run_alone(&mut self) {
-        let stepping = self.rflags_rest & rflags::TF != 0;
         if self.instruction_breakpoint() {
             return;
         }
+        self.single_step = self.rflags_rest & rflags::TF != 0;
+        self.watch_hits = 0;
         let mode = self.mode;
         self.mode |= Mode::ALONE;
         // Without fuel a branch goes no further than its target.
@@ -154,6 +160,7 @@ impl Cpu {
             }
             Err(Trap) => {
                 (self.mode, self.fuel) = (mode, fuel);
+                self.single_step = false;
                 self.fetch_trapped();
                 return;
             }
@@ -162,13 +169,11 @@ impl Cpu {
         self.mode.remove(Mode::ALONE);
         self.fuel = fuel;
         match stop {
-            Stop::Dispatch | Stop::Exit => {
-                if stepping {
-                    let fault = Fault { info: DR6_BS, ..Fault::plain(vector::DB) };
-                    self.deliver_fault(fault);
-                }
+            Stop::Dispatch | Stop::Exit => self.debug_trap(),
+            Stop::Trap => {
+                (self.single_step, self.watch_hits) = (false, 0);
+                self.trapped_in_block();
             }
-            Stop::Trap => self.trapped_in_block(),
         }
         self.block = std::ptr::null();
         self.code.bury();
@@ -208,6 +213,15 @@ impl Cpu {
                 self.run_alone();
             }
             Pending::Again | Pending::None => {}
+        }
+    }
+
+    /// Delivers #DB if the instruction just completed is single-stepped or met a data or port breakpoint.
+    fn debug_trap(&mut self) {
+        let step = if std::mem::take(&mut self.single_step) { DR6_BS } else { 0 };
+        let info = std::mem::take(&mut self.watch_hits) | step;
+        if info != 0 && self.exit.is_none() {
+            self.deliver_fault(Fault { info, ..Fault::plain(vector::DB) });
         }
     }
 

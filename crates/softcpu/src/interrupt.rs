@@ -1,360 +1,419 @@
-//! Exceptions and interrupts: from a vector to its handler (Intel SDM vol. 3, chapter 6).
+//! Exceptions and interrupts: from a vector to the first instruction of its handler (Intel SDM vol. 3, chapter 6).
 
 use crate::cpu::{Cpu, Exit};
 use crate::fault::{Fault, Pending, Trap, vector};
 use crate::flags::rflags;
+use crate::mmu::canonical;
 use crate::op::seg;
-use crate::segment::{error_of, parse};
-use crate::state::Segment;
+use crate::paging::CR0_PE;
+use crate::segment::{Descriptor, is_null, kind, null_segment, selector_error};
+use crate::stack::{Stack, Width};
+use crate::state::{Activity, Segment};
 
-/// What brings a vector in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// The processor itself or the local APIC.
-    External,
-    /// INT n, INT3, INTO: the gate's privilege is checked.
-    Software,
+/// DR6 bits that never change.
+const DR6_FIXED: u64 = 0xffff_0ff0;
+/// DR7.GD, cleared on the way to the #DB handler.
+const DR7_GD: u64 = 1 << 13;
+
+/// Error code bits: the fault arose from an event outside the program; the selector is an index into the IDT.
+const ERROR_EXTERNAL: u32 = 1 << 0;
+const ERROR_IDT: u32 = 1 << 1;
+
+/// Gate types in the IDT.
+mod gate {
+    pub const INTERRUPT16: u8 = 6;
+    pub const TRAP16: u8 = 7;
+    pub const INTERRUPT: u8 = 14;
+    pub const TRAP: u8 = 15;
+    /// Type bit: a trap gate, which leaves IF alone.
+    pub const IS_TRAP: u8 = 1;
+    /// Type bit: a gate of 32 (64) bits.
+    pub const IS_WIDE: u8 = 8;
 }
 
-/// A new stack in the making.
-struct Stack {
-    segment: Segment,
-    pointer: u64,
-    /// Width of a slot in bytes.
-    width: u64,
-    /// The pointer's width: 16 or 32 bits wrap.
-    mask: u64,
-    cpl: u8,
+/// What asks for a handler.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    pub vector: u8,
+    pub error: Option<u32>,
+    /// INT n, INT3 or INTO: the gate's privilege level counts.
+    pub software: bool,
+    /// Where the handler returns to.
+    pub rip: u64,
+    /// The image of RFLAGS has RF set: the instruction at `rip` has faulted and will be tried again.
+    pub resume: bool,
 }
 
-fn contributory(v: u8) -> bool {
-    matches!(v, vector::DE | vector::TS | vector::NP | vector::SS | vector::GP)
+impl Event {
+    /// The error code for a fault in this event's own gate.
+    fn gate_error(&self) -> u32 {
+        u32::from(self.vector) << 3 | ERROR_IDT
+    }
+}
+
+/// How two exceptions combine (Intel SDM vol. 3, tables 6-4 and 6-5).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Benign,
+    Contributory,
+    PageFault,
+    DoubleFault,
+}
+
+fn class(vector: u8) -> Class {
+    match vector {
+        vector::DE | vector::TS | vector::NP | vector::SS | vector::GP => Class::Contributory,
+        vector::PF => Class::PageFault,
+        vector::DF => Class::DoubleFault,
+        _ => Class::Benign,
+    }
+}
+
+/// What `second`, raised while `first` was being delivered, makes of both; `None` is shutdown.
+fn combine(first: u8, second: Fault) -> Option<Fault> {
+    match (class(first), class(second.vector)) {
+        (Class::DoubleFault, Class::Contributory | Class::PageFault) => None,
+        (Class::Contributory, Class::Contributory)
+        | (Class::PageFault, Class::Contributory | Class::PageFault) => Some(Fault::coded(vector::DF, 0)),
+        _ => Some(second),
+    }
+}
+
+/// Whether an exception is a fault, after which its instruction runs again with RF set.
+fn resumes(vector: u8) -> bool {
+    !matches!(vector, vector::DB | vector::NMI | vector::BP | vector::OF | vector::DF | vector::MC)
 }
 
 impl Cpu {
-    /// Delivers an exception with RIP at the faulting instruction; exceptions on the way become double and triple faults.
+    /// Delivers an exception. RIP is where its handler is to return to.
     pub(crate) fn deliver_fault(&mut self, fault: Fault) {
-        let mut current = fault;
+        self.block = std::ptr::null();
+        self.activity = Activity::Running;
+        let mut fault = fault;
         loop {
-            match current.vector {
-                vector::PF => self.cr2 = current.info,
-                vector::DB => {
-                    self.dr[6] |= current.info;
-                    self.dr[7] &= !(1 << 13);
+            self.note(&fault);
+            let event = Event {
+                vector: fault.vector,
+                error: fault.error,
+                software: false,
+                rip: self.block_rip(),
+                resume: resumes(fault.vector),
+            };
+            if self.deliver(&event).is_ok() {
+                return;
+            }
+            let Some(second) = self.take_fault() else { return };
+            match combine(fault.vector, second) {
+                Some(next) => {
+                    if next.vector == vector::DF {
+                        self.note(&second);
+                    }
+                    fault = next;
                 }
-                _ => {}
+                None => {
+                    tracing::debug!(cpu = self.index, rip = self.block_rip(), "triple fault");
+                    self.exit = Some(Exit::Shutdown);
+                    return;
+                }
             }
-            let error = if self.cr0 & crate::paging::CR0_PE == 0 { None } else { current.error };
-            let resume = !matches!(current.vector, vector::DB | vector::DF | vector::NMI);
-            if self.enter_vector(current.vector, Source::External, error, resume).is_ok() {
-                return;
-            }
-            let Pending::Fault(second) = std::mem::replace(&mut self.pending, Pending::None) else { return };
-            if current.vector == vector::DF {
-                self.exit = Some(Exit::Shutdown);
-                return;
-            }
-            let double = contributory(current.vector) && contributory(second.vector)
-                || current.vector == vector::PF
-                    && (second.vector == vector::PF || contributory(second.vector));
-            current = if double { Fault::coded(vector::DF, 0) } else { second };
         }
     }
 
-    /// Delivers an interrupt from the local APIC.
+    /// Delivers interrupt `vector`, which the APIC has accepted.
     pub(crate) fn deliver_interrupt(&mut self, vector: u8) {
-        self.deliver_event(vector);
+        self.deliver_outside(vector);
     }
 
     /// Delivers an NMI; further ones wait for IRET.
     pub(crate) fn deliver_nmi(&mut self) {
         self.nmi_blocked = true;
-        self.deliver_event(vector::NMI);
+        self.deliver_outside(vector::NMI);
     }
 
-    fn deliver_event(&mut self, v: u8) {
-        if self.enter_vector(v, Source::External, None, false).is_err()
-            && let Pending::Fault(fault) = std::mem::replace(&mut self.pending, Pending::None)
+    fn deliver_outside(&mut self, vector: u8) {
+        self.block = std::ptr::null();
+        let rip = self.block_rip();
+        let event = Event { vector, error: None, software: false, rip, resume: false };
+        if self.deliver(&event).is_err()
+            && let Some(fault) = self.take_fault()
         {
             self.deliver_fault(fault);
         }
     }
 
-    /// INT n, INT3, INTO: enters `v` with the address of the next instruction, or says what it faults with. RIP is the
-    /// current block's on entry; gives the handler's.
-    pub(crate) fn software_interrupt(&mut self, v: u8, return_to: u64) -> Result<u64, Trap> {
-        let block_rip = self.block_rip();
-        self.set_rip(return_to);
-        match self.enter_vector(v, Source::Software, None, false) {
-            Ok(()) => Ok(self.block_rip()),
-            Err(Trap) => {
-                self.set_rip(block_rip);
-                // A software interrupt is no external event.
-                if let Pending::Fault(f) = &mut self.pending
-                    && f.vector != vector::PF
-                {
-                    f.error = f.error.map(|e| e & !1);
-                }
-                Err(Trap)
+    /// INT n, INT3, INTO (`software`) and INT1: calls the handler that returns to `rip`; gives the handler's address.
+    pub(crate) fn software_interrupt(&mut self, vector: u8, software: bool, rip: u64) -> Result<u64, Trap> {
+        self.single_step = false;
+        self.deliver(&Event { vector, error: None, software, rip, resume: false })?;
+        Ok(self.block_rip())
+    }
+
+    fn take_fault(&mut self) -> Option<Fault> {
+        match std::mem::replace(&mut self.pending, Pending::None) {
+            Pending::Fault(fault) => Some(fault),
+            Pending::None | Pending::Alone | Pending::Again => None,
+        }
+    }
+
+    /// What an exception leaves in CR2 and the debug registers.
+    fn note(&mut self, fault: &Fault) {
+        match fault.vector {
+            vector::PF => self.cr2 = fault.info,
+            vector::DB => {
+                self.dr[6] |= DR6_FIXED | fault.info;
+                self.dr[7] &= !DR7_GD;
             }
+            _ => {}
         }
     }
 
-    /// Enters the handler of `v` with RIP as the return address. On `Err` only memory below the stack has changed.
-    fn enter_vector(&mut self, v: u8, source: Source, error: Option<u32>, resume: bool) -> Result<(), Trap> {
-        if self.cr0 & crate::paging::CR0_PE == 0 {
-            return self.enter_real(v);
-        }
-        let wide = self.long_active();
-        let bytes = if wide { 16 } else { 8 };
-        let name = u32::from(v) * 8 + 2 + u32::from(source == Source::External);
-        let at = u64::from(v) * bytes;
-        if at + bytes - 1 > u64::from(self.idtr.limit) {
-            return Err(self.raise(Fault::gp(name)));
-        }
-        let low = self.load_system::<u64>(self.idtr.base.wrapping_add(at))?;
-        let high = if wide { self.load_system::<u64>(self.idtr.base.wrapping_add(at + 8))? } else { 0 };
-        let kind = (low >> 40 & 0x1f) as u8;
-        let known = matches!(kind, 14 | 15) || !wide && matches!(kind, 6 | 7);
-        if !known || source == Source::Software && self.cpl > (low >> 45 & 3) as u8 {
-            return Err(self.raise(Fault::gp(name)));
-        }
-        if low >> 47 & 1 == 0 {
-            return Err(self.raise(Fault::coded(vector::NP, name)));
-        }
-        let gate = Gate {
-            selector: (low >> 16) as u16,
-            offset: low & 0xffff | low >> 32 & 0xffff_0000 | high << 32,
-            wide: kind >= 14,
-            keeps_interrupts: kind & 1 != 0,
-            ist: if wide { (low >> 32 & 7) as u8 } else { 0 },
-            external: u32::from(source == Source::External),
+    /// Calls an event's handler, or says what went wrong before anything changed.
+    fn deliver(&mut self, event: &Event) -> Result<(), Trap> {
+        let done = if self.cr0 & CR0_PE == 0 {
+            self.deliver_real(event)
+        } else if self.long_active() {
+            self.with_long_addresses(|cpu| cpu.deliver_long(event))
+        } else {
+            self.deliver_protected(event)
         };
-        self.enter_gate(&gate, error, resume)
+        if done.is_err()
+            && !event.software
+            && let Pending::Fault(fault) = &mut self.pending
+            && matches!(fault.vector, vector::TS | vector::NP | vector::SS | vector::GP)
+        {
+            fault.error = fault.error.map(|e| e | ERROR_EXTERNAL);
+        }
+        done
     }
 
-    /// Real mode: the interrupt vector table.
-    fn enter_real(&mut self, v: u8) -> Result<(), Trap> {
-        let at = u64::from(v) * 4;
+    /// Real mode: through the interrupt vector table.
+    fn deliver_real(&mut self, event: &Event) -> Result<(), Trap> {
+        let at = u64::from(event.vector) * 4;
         if at + 3 > u64::from(self.idtr.limit) {
+            return Err(self.raise(Fault::gp(event.gate_error())));
+        }
+        let target: u32 = self.load_system(self.system_address(self.idtr.base.wrapping_add(at)))?;
+        let (selector, ip) = ((target >> 16) as u16, u64::from(target & 0xffff));
+        let code = self.real_segment(seg::CS, selector);
+        if ip > u64::from(code.limit) {
             return Err(self.gp0());
         }
-        let entry = self.load_system::<u32>(self.idtr.base.wrapping_add(at))?;
-        let ss = self.segs[usize::from(seg::SS)];
-        let mut sp = self.reg(4);
-        let (flags, cs, ip) = (self.rflags(), self.segs[usize::from(seg::CS)].selector, self.block_rip());
-        for value in [flags as u16, cs, ip as u16] {
-            sp = sp & !0xffff | sp.wrapping_sub(2) & 0xffff;
-            self.store::<u16>(ss.base.wrapping_add(sp & 0xffff), value)?;
-        }
-        self.slots[4] = sp;
-        self.segs[usize::from(seg::CS)] = self.real_segment(seg::CS, (entry >> 16) as u16);
-        self.rflags_rest &= !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
-        self.mode_changed();
-        self.set_rip(u64::from(entry as u16));
+        let mut stack = Stack::current(self);
+        stack.push(self, Width::Word, self.rflags())?;
+        stack.push(self, Width::Word, u64::from(self.segs[usize::from(seg::CS)].selector))?;
+        stack.push(self, Width::Word, event.rip)?;
+        stack.commit(self);
+        self.segs[usize::from(seg::CS)] = code;
+        self.enter_handler(ip, rflags::IF | rflags::TF | rflags::AC | rflags::RF);
         Ok(())
     }
 
-    fn enter_gate(&mut self, gate: &Gate, error: Option<u32>, resume: bool) -> Result<(), Trap> {
-        if gate.selector & !3 == 0 {
-            return Err(self.raise(Fault::gp(gate.external)));
+    /// Checks the code segment that a gate names.
+    pub(crate) fn handler_code(&mut self, selector: u16) -> Result<Descriptor, Trap> {
+        if is_null(selector) {
+            return Err(self.gp0());
         }
-        let named = error_of(gate.selector) | gate.external;
-        let raw = self
-            .read_descriptor(gate.selector)
-            .inspect_err(|_| self.pending = outside(self.pending, gate))?;
-        let code = parse(gate.selector, raw);
-        let wide = self.long_active();
-        let bits_wrong = wide && (!code.long() || code.big());
-        if !code.code() || code.dpl() > self.cpl || bits_wrong {
-            return Err(self.raise(Fault::gp(named)));
+        let d = self.read_descriptor(selector, vector::GP)?;
+        if !d.is_code() || d.dpl() > self.cpl {
+            return Err(self.selector_fault(vector::GP, selector));
         }
-        if !code.present() {
-            return Err(self.raise(Fault::coded(vector::NP, named)));
+        if !d.is_present() {
+            return Err(self.selector_fault(vector::NP, selector));
         }
-        let cpl = if code.conforming() { self.cpl } else { code.dpl() };
+        Ok(d)
+    }
+
+    /// The privilege level at which a gate's code runs.
+    pub(crate) fn handler_level(&self, code: Descriptor) -> u8 {
+        if code.is_conforming() { self.cpl } else { code.dpl() }
+    }
+
+    /// Checks an IDT entry's type, privilege and presence.
+    fn check_gate(&mut self, event: &Event, gate: Descriptor, kinds: &[u8]) -> Result<(), Trap> {
+        let error = event.gate_error();
+        if gate.is_ordinary() || !kinds.contains(&gate.kind()) || event.software && gate.dpl() < self.cpl {
+            return Err(self.raise(Fault::gp(error)));
+        }
+        if !gate.is_present() {
+            return Err(self.raise(Fault::coded(vector::NP, error)));
+        }
+        Ok(())
+    }
+
+    /// Protected mode and virtual-8086 mode: 16- and 32-bit gates, task gates.
+    fn deliver_protected(&mut self, event: &Event) -> Result<(), Trap> {
+        let at = u64::from(event.vector) * 8;
+        if at + 7 > u64::from(self.idtr.limit) {
+            return Err(self.raise(Fault::gp(event.gate_error())));
+        }
+        let gate = Descriptor(self.load_system(self.system_address(self.idtr.base.wrapping_add(at)))?);
+        const KINDS: [u8; 5] =
+            [kind::TASK_GATE, gate::INTERRUPT16, gate::TRAP16, gate::INTERRUPT, gate::TRAP];
+        self.check_gate(event, gate, &KINDS)?;
+        if gate.kind() == kind::TASK_GATE {
+            return self.switch_to_handler_task(gate.gate_selector(), event);
+        }
+        let selector = gate.gate_selector();
+        let code = self.handler_code(selector)?;
+        let cpl = self.handler_level(code);
         if self.virtual_8086() && cpl != 0 {
-            return Err(self.raise(Fault::gp(named)));
+            return Err(self.selector_fault(vector::GP, selector));
         }
-        let switch = cpl != self.cpl || wide && gate.ist != 0;
-        let mut stack = if wide {
-            self.wide_stack(gate, cpl)?
-        } else if switch {
-            self.task_stack(gate, cpl)?
+        let wide = gate.kind() & gate::IS_WIDE != 0;
+        let (width, rip) = if wide {
+            (Width::Double, gate.gate_offset())
         } else {
-            self.same_stack(gate)
+            (Width::Word, gate.gate_offset() & 0xffff)
         };
-        self.push_frame(&mut stack, gate, cpl, error, resume)?;
-        self.mark_accessed(gate.selector, raw)?;
-
-        if self.virtual_8086() {
-            for register in [seg::ES, seg::DS, seg::FS, seg::GS] {
-                self.segs[usize::from(register)] = Segment::null(0);
-            }
+        if rip > u64::from(code.limit()) {
+            return Err(self.gp0());
         }
-        self.segs[usize::from(seg::SS)] = stack.segment;
-        let rsp = self.slots[4];
-        self.slots[4] = rsp & !stack.mask | stack.pointer & stack.mask;
-        if wide {
-            self.slots[4] = stack.pointer;
+        let inner = cpl < self.cpl;
+        let (ss, mut stack) =
+            if inner { self.inner_stack(cpl)? } else { (Segment::default(), Stack::current(self)) };
+        if inner {
+            self.push_outer(&mut stack, width)?;
         }
-        self.segs[usize::from(seg::CS)] =
-            Segment { selector: gate.selector & !3 | u16::from(cpl), rights: code.rights | 1, ..code };
-        self.cpl = cpl;
-        let clear = rflags::TF | rflags::NT | rflags::VM | rflags::RF;
-        self.rflags_rest &= !(clear | if gate.keeps_interrupts { 0 } else { rflags::IF });
-        self.mode_changed();
-        self.set_rip(if gate.wide { gate.offset } else { gate.offset & 0xffff });
-        Ok(())
-    }
-
-    /// The stack of a 64-bit handler: from the interrupt stack table, the TSS's privilege stacks, or the current one.
-    fn wide_stack(&mut self, gate: &Gate, cpl: u8) -> Result<Stack, Trap> {
-        let slot = match (gate.ist, cpl != self.cpl) {
-            (0, false) => None,
-            (0, true) => Some(4 + 8 * u64::from(cpl)),
-            (ist, _) => Some(36 + 8 * (u64::from(ist) - 1)),
-        };
-        let pointer = match slot {
-            None => self.reg(4),
-            Some(at) => {
-                if at + 7 > u64::from(self.tr.limit) {
-                    return Err(
-                        self.raise(Fault::coded(vector::TS, error_of(self.tr.selector) | gate.external))
-                    );
+        self.push_frame(&mut stack, width, event)?;
+        let code = self.accessed(selector & !3 | u16::from(cpl), code)?;
+        if inner {
+            self.segs[usize::from(seg::SS)] = ss;
+            if self.virtual_8086() {
+                for s in [seg::DS, seg::ES, seg::FS, seg::GS] {
+                    self.segs[usize::from(s)] = null_segment(0, 0);
                 }
-                self.load_system::<u64>(self.tr.base.wrapping_add(at))?
-            }
-        };
-        if !crate::mmu::canonical(pointer) {
-            return Err(self.raise(Fault::coded(vector::SS, gate.external)));
-        }
-        let segment = if cpl != self.cpl {
-            let mut null = Segment::null(u16::from(cpl));
-            null.rights = u16::from(cpl) << 5;
-            null
-        } else {
-            self.segs[usize::from(seg::SS)]
-        };
-        Ok(Stack { segment, pointer: pointer & !15, width: 8, mask: u64::MAX, cpl })
-    }
-
-    /// The stack of a more privileged handler, from a 32- or 16-bit TSS.
-    fn task_stack(&mut self, gate: &Gate, cpl: u8) -> Result<Stack, Trap> {
-        let (selector, pointer) = self.privilege_stack(cpl, gate.external)?;
-        let named = error_of(selector) | gate.external;
-        if selector & !3 == 0 {
-            return Err(self.raise(Fault::coded(vector::TS, gate.external)));
-        }
-        let raw = self.read_descriptor(selector).map_err(|_| self.raise(Fault::coded(vector::TS, named)))?;
-        let segment = parse(selector, raw);
-        if (selector & 3) as u8 != cpl || segment.dpl() != cpl || !segment.writable_data() {
-            return Err(self.raise(Fault::coded(vector::TS, named)));
-        }
-        if !segment.present() {
-            return Err(self.raise(Fault::coded(vector::SS, named)));
-        }
-        let mask = if segment.big() { 0xffff_ffff } else { 0xffff };
-        Ok(Stack { segment, pointer, width: if gate.wide { 4 } else { 2 }, mask, cpl })
-    }
-
-    /// SS:ESP for privilege `cpl` from the TSS (outside long mode).
-    pub(crate) fn privilege_stack(&mut self, cpl: u8, external: u32) -> Result<(u16, u64), Trap> {
-        let wide = self.tr.kind() & 8 != 0;
-        let at = u64::from(cpl) * if wide { 8 } else { 4 } + if wide { 4 } else { 2 };
-        if self.tr.unusable || at + if wide { 5 } else { 3 } > u64::from(self.tr.limit) {
-            return Err(self.raise(Fault::coded(vector::TS, error_of(self.tr.selector) | external)));
-        }
-        let at = self.tr.base.wrapping_add(at);
-        Ok(if wide {
-            (self.load_system::<u16>(at.wrapping_add(4))?, u64::from(self.load_system::<u32>(at)?))
-        } else {
-            (self.load_system::<u16>(at.wrapping_add(2))?, u64::from(self.load_system::<u16>(at)?))
-        })
-    }
-
-    fn same_stack(&self, gate: &Gate) -> Stack {
-        let segment = self.segs[usize::from(seg::SS)];
-        let mask = if segment.big() { 0xffff_ffff } else { 0xffff };
-        Stack { segment, pointer: self.reg(4), width: if gate.wide { 4 } else { 2 }, mask, cpl: self.cpl }
-    }
-
-    fn push_frame(
-        &mut self,
-        stack: &mut Stack,
-        gate: &Gate,
-        cpl: u8,
-        error: Option<u32>,
-        resume: bool,
-    ) -> Result<(), Trap> {
-        let (old_ss, old_sp) = (self.segs[usize::from(seg::SS)].selector, self.reg(4));
-        if self.virtual_8086() {
-            for register in [seg::GS, seg::FS, seg::DS, seg::ES] {
-                let selector = self.segs[usize::from(register)].selector;
-                self.push_on(stack, gate, u64::from(selector))?;
             }
         }
-        if stack.width == 8 || cpl != self.cpl {
-            self.push_on(stack, gate, u64::from(old_ss))?;
-            self.push_on(stack, gate, old_sp)?;
-        }
-        let flags = self.rflags() | if resume { rflags::RF } else { 0 };
-        self.push_on(stack, gate, flags)?;
-        self.push_on(stack, gate, u64::from(self.segs[usize::from(seg::CS)].selector))?;
-        self.push_on(stack, gate, self.block_rip())?;
-        if let Some(error) = error {
-            self.push_on(stack, gate, u64::from(error))?;
-        }
+        stack.commit(self);
+        self.segs[usize::from(seg::CS)] = code;
+        self.cpl = cpl;
+        self.enter_handler(rip, cleared_by(gate.kind()));
         Ok(())
     }
 
-    fn push_on(&mut self, stack: &mut Stack, gate: &Gate, value: u64) -> Result<(), Trap> {
-        stack.pointer = stack.pointer.wrapping_sub(stack.width);
-        let offset = stack.pointer & stack.mask;
-        let mut la = offset;
-        if stack.width != 8 {
-            let s = &stack.segment;
-            let last = offset + stack.width - 1;
-            let down = s.rights & 0xc == 4;
-            let inside = if down { offset > u64::from(s.limit) } else { last <= u64::from(s.limit) };
-            if !inside {
-                let named = if stack.cpl != self.cpl { error_of(s.selector) } else { 0 };
-                return Err(self.raise(Fault::coded(vector::SS, named | gate.external)));
+    /// Pushes the stack pointer of the interrupted program, and its data segments where they are virtual-8086 ones.
+    fn push_outer(&mut self, stack: &mut Stack, width: Width) -> Result<(), Trap> {
+        if self.virtual_8086() {
+            for s in [seg::GS, seg::FS, seg::DS, seg::ES] {
+                stack.push(self, width, u64::from(self.segs[usize::from(s)].selector))?;
             }
-            la = s.base.wrapping_add(offset) & 0xffff_ffff;
-        } else if !crate::mmu::canonical(la) {
-            return Err(self.raise(Fault::coded(vector::SS, gate.external)));
         }
-        match (stack.width, stack.cpl) {
-            (8, 3) => self.store::<u64>(la, value),
-            (8, _) => self.store_system::<u64>(la, value),
-            (4, 3) => self.store::<u32>(la, value as u32),
-            (4, _) => self.store_system::<u32>(la, value as u32),
-            (_, 3) => self.store::<u16>(la, value as u16),
-            _ => self.store_system::<u16>(la, value as u16),
+        stack.push(self, width, u64::from(self.segs[usize::from(seg::SS)].selector))?;
+        stack.push(self, width, self.reg(4))
+    }
+
+    /// Pushes RFLAGS, CS, RIP and the error code.
+    fn push_frame(&mut self, stack: &mut Stack, width: Width, event: &Event) -> Result<(), Trap> {
+        let resume = if event.resume { rflags::RF } else { 0 };
+        stack.push(self, width, self.rflags() | resume)?;
+        stack.push(self, width, u64::from(self.segs[usize::from(seg::CS)].selector))?;
+        stack.push(self, width, event.rip)?;
+        match event.error {
+            Some(error) => stack.push(self, width, u64::from(error)),
+            None => Ok(()),
         }
+    }
+
+    /// The stack that the TSS has for privilege level `cpl`, outside long mode.
+    pub(crate) fn inner_stack(&mut self, cpl: u8) -> Result<(Segment, Stack), Trap> {
+        let level = u64::from(cpl);
+        let (at, size) = match self.tr.kind() {
+            kind::TSS32 | kind::TSS32_BUSY => (4 + level * 8, 8),
+            _ => (2 + level * 4, 4),
+        };
+        if self.tr.unusable || at + size - 1 > u64::from(self.tr.limit) {
+            return Err(self.selector_fault(vector::TS, self.tr.selector));
+        }
+        let la = self.system_address(self.tr.base.wrapping_add(at));
+        let (sp, selector) = if size == 8 {
+            let high = self.system_address(la.wrapping_add(4));
+            (u64::from(self.load_system::<u32>(la)?), self.load_system::<u16>(high)?)
+        } else {
+            let high = self.system_address(la.wrapping_add(2));
+            (u64::from(self.load_system::<u16>(la)?), self.load_system::<u16>(high)?)
+        };
+        let ss = self.stack_segment(selector, cpl, vector::TS)?;
+        Ok((ss, Stack::new(ss, sp, true, selector_error(selector))))
+    }
+
+    /// A stack pointer from the 64-bit TSS: RSPn at 4, ISTn at 24h (Intel SDM vol. 3, 7.7).
+    pub(crate) fn long_stack_pointer(&mut self, at: u64) -> Result<u64, Trap> {
+        if self.tr.unusable || at + 7 > u64::from(self.tr.limit) {
+            return Err(self.selector_fault(vector::TS, self.tr.selector));
+        }
+        self.load_system(self.tr.base.wrapping_add(at))
+    }
+
+    /// Long mode: 64-bit gates.
+    fn deliver_long(&mut self, event: &Event) -> Result<(), Trap> {
+        let at = u64::from(event.vector) * 16;
+        if at + 15 > u64::from(self.idtr.limit) {
+            return Err(self.raise(Fault::gp(event.gate_error())));
+        }
+        let la = self.idtr.base.wrapping_add(at);
+        let gate = Descriptor(self.load_system(la)?);
+        let high: u64 = self.load_system(la.wrapping_add(8))?;
+        self.check_gate(event, gate, &[gate::INTERRUPT, gate::TRAP])?;
+        let selector = gate.gate_selector();
+        let code = self.handler_code(selector)?;
+        if !code.is_long() || code.is_big() {
+            return Err(self.selector_fault(vector::GP, selector));
+        }
+        let cpl = self.handler_level(code);
+        let rip = gate.gate_offset() | high << 32;
+        let sp = match (gate.gate_parameters() & 7, cpl < self.cpl) {
+            (0, false) => self.reg(4),
+            (0, true) => self.long_stack_pointer(4 + u64::from(cpl) * 8)?,
+            (ist, _) => self.long_stack_pointer(0x1c + u64::from(ist) * 8)?,
+        };
+        if !canonical(rip) {
+            return Err(self.gp0());
+        }
+        let mut stack = Stack::flat(sp & !0xf, cpl < 3);
+        stack.push(self, Width::Quad, u64::from(self.segs[usize::from(seg::SS)].selector))?;
+        stack.push(self, Width::Quad, self.reg(4))?;
+        self.push_frame(&mut stack, Width::Quad, event)?;
+        let code = self.accessed(selector & !3 | u16::from(cpl), code)?;
+        if cpl < self.cpl {
+            self.segs[usize::from(seg::SS)] = null_segment(u16::from(cpl), cpl);
+        }
+        stack.commit(self);
+        self.segs[usize::from(seg::CS)] = code;
+        self.cpl = cpl;
+        self.enter_handler(rip, cleared_by(gate.kind()));
+        Ok(())
+    }
+
+    /// The last step of every delivery: clears flags and goes to the handler.
+    pub(crate) fn enter_handler(&mut self, rip: u64, clear: u64) {
+        self.rflags_rest &= !clear;
+        self.shadow = false;
+        self.set_rip(rip);
+        self.mode_changed();
     }
 }
 
-/// A fault while a gate is followed is an external event's if the gate was entered by one.
-fn outside(pending: Pending, gate: &Gate) -> Pending {
-    match pending {
-        Pending::Fault(f) if f.vector != vector::PF => {
-            Pending::Fault(Fault { error: f.error.map(|e| e | gate.external), ..f })
-        }
-        other => other,
-    }
+/// The flags that entering through a gate of type `kind` clears.
+fn cleared_by(kind: u8) -> u64 {
+    let always = rflags::TF | rflags::NT | rflags::RF | rflags::VM;
+    if kind & gate::IS_TRAP == 0 { always | rflags::IF } else { always }
 }
 
-/// An interrupt or trap gate.
-struct Gate {
-    selector: u16,
-    offset: u64,
-    /// 32 or 64 bits, not 16.
-    wide: bool,
-    /// A trap gate: IF stays.
-    keeps_interrupts: bool,
-    ist: u8,
-    /// The EXT bit of error codes.
-    external: u32,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_combine_as_the_manual_tabulates() {
+        let second = |v| Fault::coded(v, 0);
+        let vector_of = |first, v| combine(first, second(v)).map(|f| f.vector);
+        assert_eq!(vector_of(vector::UD, vector::GP), Some(vector::GP));
+        assert_eq!(vector_of(vector::GP, vector::PF), Some(vector::PF));
+        assert_eq!(vector_of(vector::GP, vector::NP), Some(vector::DF));
+        assert_eq!(vector_of(vector::DE, vector::SS), Some(vector::DF));
+        assert_eq!(vector_of(vector::PF, vector::PF), Some(vector::DF));
+        assert_eq!(vector_of(vector::PF, vector::GP), Some(vector::DF));
+        assert_eq!(vector_of(vector::DF, vector::GP), None);
+        assert_eq!(vector_of(vector::DF, vector::PF), None);
+    }
 }

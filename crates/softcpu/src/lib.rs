@@ -28,10 +28,13 @@ mod mmu;
 mod op;
 mod paging;
 mod pvclock;
+mod reset;
 mod save;
 mod segment;
+mod stack;
 mod state;
 mod system;
+mod task;
 
 pub use bus::{Bus, Frame, GuestMemory, PAGE_SIZE, PageFlags};
 pub use clock::Clock;

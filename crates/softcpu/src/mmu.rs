@@ -268,6 +268,7 @@ impl Cpu {
             return Ok(Place::Elsewhere);
         }
         let t = self.translate_data(la, Access::WRITE)?;
+        self.watch(la, size, true);
         let Some(frame) = self.frame_of(t.gpa).filter(|f| f.writable) else { return Ok(Place::Elsewhere) };
         let at = host_at(&frame, t.gpa);
         Ok(if self.note_write(la, &t, &frame, size)? { Place::Code(at, t.gpa) } else { Place::Ram(at) })
@@ -415,6 +416,7 @@ impl Cpu {
             return Ok(Some((e.host + offset) as *mut u8));
         }
         let t = self.translate_data(la, if write { Access::WRITE } else { Access::empty() })?;
+        self.watch(la, len as usize, write);
         let Some(frame) = self.frame_of(t.gpa) else { return Ok(None) };
         if write && (!frame.writable || self.note_write(la, &t, &frame, len as usize)?) {
             return Ok(None);
@@ -435,7 +437,8 @@ impl Cpu {
         self.as_supervisor(|cpu| cpu.store::<T>(la, value))
     }
 
-    fn as_supervisor<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+    /// Runs `f` with the supervisor's rights.
+    pub(crate) fn as_supervisor<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
         if self.mmu.which == 0 {
             return f(self);
         }
@@ -464,6 +467,7 @@ impl Cpu {
             return Ok(u64::from_le_bytes(bytes));
         }
         let t = self.translate_data(la, Access::empty())?;
+        self.watch(la, size, false);
         if let Some(frame) = self.frame_of(t.gpa) {
             self.fill(la, &t, &frame, false);
             let at = host_at(&frame, t.gpa);
@@ -495,6 +499,7 @@ impl Cpu {
             return self.store_bytes(next, &bytes[here..size]);
         }
         let t = self.translate_data(la, Access::WRITE)?;
+        self.watch(la, size, true);
         let Some(frame) = self.frame_of(t.gpa) else {
             self.device_write(t.gpa, &bytes[..size]);
             return Ok(());
@@ -625,6 +630,14 @@ impl Cpu {
         }
     }
 
+    /// Tells the data breakpoints of an access. While there are any, every access takes the slow path.
+    #[inline]
+    fn watch(&mut self, la: u64, size: usize, write: bool) {
+        if self.mmu.which == 2 && self.breakpoints_enabled() {
+            self.watch_data(la, size as u64, write);
+        }
+    }
+
     fn check_alignment(&mut self, la: u64, size: usize) -> Result<(), Trap> {
         if self.mmu.which == 2 && self.alignment_checked() && la & (size as u64 - 1) != 0 {
             return Err(self.raise(Fault::coded(crate::fault::vector::AC, 0)));
@@ -677,7 +690,7 @@ impl Cpu {
         mode.set(Mode::REAL, virtual_8086 || self.cr0 & crate::paging::CR0_PE == 0);
         self.mode = mode;
         let base = if mode.contains(Mode::LONG) { 0 } else { cs.base };
-        let watched = self.alignment_checked() || self.dr[7] & 0xff != 0;
+        let watched = self.alignment_checked() || self.breakpoints_enabled();
         self.mmu.select(if watched { 2 } else { usize::from(self.cpl == 3) });
         self.code.context_changed(mode, self.cpl, base);
         self.fp_mode_changed();

@@ -71,7 +71,7 @@ impl Default for X87 {
 }
 
 /// Model-specific registers that are state and nothing else.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Msrs {
     pub star: u64,

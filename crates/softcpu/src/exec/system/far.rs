@@ -1,495 +1,394 @@
-//! Far jumps, calls and returns, IRET, and software interrupts (Intel SDM vol. 3, 5.8 and 6.12).
+//! Far jumps, calls and returns (Intel SDM vol. 2, JMP, CALL, RET; vol. 3, 5.8).
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::cpu::Cpu;
-use crate::fault::{Fault, Trap, vector};
-use crate::flags::{self, rflags};
-use crate::op::{Lowered, Op, leave, seg, slot};
-use crate::segment::{error_of, parse};
+use crate::fault::{Trap, vector};
+use crate::mmu::canonical;
+use crate::op::{Lowered, Op, form, leave, seg};
+use crate::segment::{Descriptor, is_null, kind, null_segment};
+use crate::stack::{Stack, Width};
 use crate::state::Segment;
+use crate::task::Switch;
 
 pub(super) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
     use Code::*;
-    let call = matches!(insn.mnemonic(), Mnemonic::Call);
     match insn.code() {
         Jmp_ptr1616 | Call_ptr1616 | Jmp_ptr1632 | Call_ptr1632 => {
             let wide = insn.op0_kind() == OpKind::FarBranch32;
             let offset = if wide { insn.far_branch32() } else { u32::from(insn.far_branch16()) };
             op.imm = u64::from(offset) | u64::from(insn.far_branch_selector()) << 32;
             op.aux = if wide { 4 } else { 2 };
-            Lowered::end(if call { leave(call_direct) } else { leave(jump_direct) })
         }
-        Jmp_m1616 | Call_m1616 | Jmp_m1632 | Call_m1632 | Jmp_m1664 | Call_m1664 => {
-            op.aux = match insn.code() {
-                Jmp_m1616 | Call_m1616 => 2,
-                Jmp_m1632 | Call_m1632 => 4,
-                _ => 8,
-            };
-            Lowered::end(if call { leave(call_indirect) } else { leave(jump_indirect) })
-        }
-        Retfw | Retfw_imm16 => far_return_of(op, 2, insn),
-        Retfd | Retfd_imm16 => far_return_of(op, 4, insn),
-        Retfq | Retfq_imm16 => far_return_of(op, 8, insn),
-        Iretw => iret_of(op, 2),
-        Iretd => iret_of(op, 4),
-        Iretq => iret_of(op, 8),
-        Int3 => interrupt_of(op, vector::BP),
-        Int1 => interrupt_of(op, vector::DB),
-        Into => Lowered::end(leave(into)),
-        Int_imm8 => interrupt_of(op, insn.immediate8()),
-        Bound_r16_m1616 => bound_of(op, 2),
-        Bound_r32_m3232 => bound_of(op, 4),
-        _ => None,
+        Jmp_m1616 | Call_m1616 => op.aux = 2,
+        Jmp_m1632 | Call_m1632 => op.aux = 4,
+        Jmp_m1664 | Call_m1664 => op.aux = 8,
+        Retfw | Retfw_imm16 => return far_return_of(insn, op, 2),
+        Retfd | Retfd_imm16 => return far_return_of(insn, op, 4),
+        Retfq | Retfq_imm16 => return far_return_of(insn, op, 8),
+        _ => return None,
     }
+    Lowered::end(if insn.mnemonic() == Mnemonic::Call { leave(call) } else { leave(jump) })
 }
 
-fn interrupt_of(op: &mut Op, v: u8) -> Option<Lowered> {
-    op.imm = u64::from(v);
-    Lowered::end(leave(interrupt))
-}
-
-fn interrupt(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let v = op.imm as u8;
-    if op.len == 2 && cpu.virtual_8086() && cpu.iopl() < 3 {
-        return Err(cpu.gp0());
-    }
-    let next = cpu.next_rip(op);
-    cpu.software_interrupt(v, next)
-}
-
-fn into(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let next = cpu.next_rip(op);
-    if cpu.arith & flags::OF != 0 { cpu.software_interrupt(vector::OF, next) } else { Ok(next) }
-}
-
-fn bound_of(op: &mut Op, size: u16) -> Option<Lowered> {
-    op.aux = size;
-    Lowered::end(leave(bound))
-}
-
-fn bound(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let la = cpu.linear(op, u32::from(op.aux) * 2, false)?;
-    let (index, low, high) = if op.aux == 2 {
-        let (l, h) = (cpu.load::<u16>(la)?, cpu.load::<u16>(la.wrapping_add(2))?);
-        (i32::from(cpu.get::<u16>(op.dst) as i16), i32::from(l as i16), i32::from(h as i16))
-    } else {
-        let (l, h) = (cpu.load::<u32>(la)?, cpu.load::<u32>(la.wrapping_add(4))?);
-        (cpu.get::<u32>(op.dst) as i32, l as i32, h as i32)
-    };
-    if index < low || index > high {
-        return Err(cpu.raise(Fault::plain(vector::BR)));
-    }
-    Ok(cpu.next_rip(op))
-}
-
-fn direct(op: &Op) -> (u16, u64) {
-    ((op.imm >> 32) as u16, op.imm & 0xffff_ffff)
-}
-
-fn indirect(cpu: &mut Cpu, op: &Op) -> Result<(u16, u64), Trap> {
-    let size = u64::from(op.aux);
-    let la = cpu.linear(op, op.aux as u32 + 2, false)?;
-    let offset = match size {
-        2 => u64::from(cpu.load::<u16>(la)?),
-        4 => u64::from(cpu.load::<u32>(la)?),
-        _ => cpu.load::<u64>(la)?,
-    };
-    Ok((cpu.load::<u16>(la.wrapping_add(size))?, offset))
-}
-
-fn jump_direct(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let (selector, offset) = direct(op);
-    far_jump(cpu, selector, offset)
-}
-
-fn jump_indirect(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let (selector, offset) = indirect(cpu, op)?;
-    far_jump(cpu, selector, offset)
-}
-
-fn call_direct(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let (selector, offset) = direct(op);
-    far_call(cpu, op, selector, offset)
-}
-
-fn call_indirect(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let (selector, offset) = indirect(cpu, op)?;
-    far_call(cpu, op, selector, offset)
-}
-
-/// What a far jump or call leads to: a code segment and an offset in it, perhaps through a call gate.
-struct Target {
-    selector: u16,
-    raw: u64,
-    offset: u64,
-    /// The call gate's operand size in bytes, and how many parameters it copies.
-    gate: Option<(u16, u16)>,
-}
-
-/// Follows `selector` to a code segment; checks everything but privilege through a gate.
-fn follow(cpu: &mut Cpu, selector: u16, offset: u64) -> Result<Target, Trap> {
-    if selector & !3 == 0 {
-        return Err(cpu.gp0());
-    }
-    let raw = cpu.read_descriptor(selector)?;
-    let s = parse(selector, raw);
-    if s.ordinary() {
-        let rpl = (selector & 3) as u8;
-        let privilege =
-            if s.conforming() { s.dpl() <= cpu.cpl } else { rpl <= cpu.cpl && s.dpl() == cpu.cpl };
-        let bits = cpu.long_active() && s.long() && s.big();
-        if !s.code() || !privilege || bits {
-            return Err(cpu.selector_fault(vector::GP, selector));
-        }
-        if !s.present() {
-            return Err(cpu.selector_fault(vector::NP, selector));
-        }
-        return Ok(Target { selector, raw, offset, gate: None });
-    }
-    // Call gates; task gates and TSSs (hardware task switching) are refused.
-    let gate = matches!(s.kind(), 12) || s.kind() == 4 && !cpu.long_active();
-    if !gate || s.dpl() < cpu.cpl.max((selector & 3) as u8) {
-        return Err(cpu.selector_fault(vector::GP, selector));
-    }
-    if !s.present() {
-        return Err(cpu.selector_fault(vector::NP, selector));
-    }
-    let inner = (raw >> 16) as u16;
-    let upper = cpu.read_upper_half(selector)?;
-    let offset = raw & 0xffff | raw >> 32 & 0xffff_0000 | upper << 32;
-    if inner & !3 == 0 {
-        return Err(cpu.gp0());
-    }
-    let code_raw = cpu.read_descriptor(inner)?;
-    let code = parse(inner, code_raw);
-    let bits = cpu.long_active() && (!code.long() || code.big());
-    if !code.code() || code.dpl() > cpu.cpl || bits {
-        return Err(cpu.selector_fault(vector::GP, inner));
-    }
-    if !code.present() {
-        return Err(cpu.selector_fault(vector::NP, inner));
-    }
-    let size = if cpu.long_active() {
-        8
-    } else if s.kind() == 12 {
-        4
-    } else {
-        2
-    };
-    Ok(Target { selector: inner, raw: code_raw, offset, gate: Some((size, (raw >> 32 & 31) as u16)) })
-}
-
-/// Makes `target` the code segment at privilege `cpl`.
-fn enter(cpu: &mut Cpu, target: &Target, cpl: u8) -> Result<u64, Trap> {
-    let code = parse(target.selector, target.raw);
-    let in_long = cpu.long_active() && code.long();
-    let beyond =
-        if in_long { !crate::mmu::canonical(target.offset) } else { target.offset > u64::from(code.limit) };
-    if beyond {
-        return Err(cpu.gp0());
-    }
-    cpu.mark_accessed(target.selector, target.raw)?;
-    cpu.segs[usize::from(seg::CS)] =
-        Segment { selector: target.selector & !3 | u16::from(cpl), rights: code.rights | 1, ..code };
-    cpu.cpl = cpl;
-    cpu.mode_changed();
-    Ok(target.offset)
-}
-
-fn far_jump(cpu: &mut Cpu, selector: u16, offset: u64) -> Result<u64, Trap> {
-    if cpu.real_segments() {
-        return real_branch(cpu, selector, offset);
-    }
-    let target = follow(cpu, selector, offset)?;
-    let code = parse(target.selector, target.raw);
-    if target.gate.is_some() && !code.conforming() && code.dpl() != cpu.cpl {
-        return Err(cpu.selector_fault(vector::GP, target.selector));
-    }
-    let cpl = cpu.cpl;
-    enter(cpu, &target, cpl)
-}
-
-fn real_branch(cpu: &mut Cpu, selector: u16, offset: u64) -> Result<u64, Trap> {
-    if offset > u64::from(cpu.segs[usize::from(seg::CS)].limit) {
-        return Err(cpu.gp0());
-    }
-    cpu.segs[usize::from(seg::CS)] = cpu.real_segment(seg::CS, selector);
-    cpu.mode_changed();
-    Ok(offset)
-}
-
-fn far_call(cpu: &mut Cpu, op: &Op, selector: u16, offset: u64) -> Result<u64, Trap> {
-    let next = cpu.next_rip(op);
-    let old_cs = u64::from(cpu.segs[usize::from(seg::CS)].selector);
-    let mut sp = cpu.stack_pointer();
-    if cpu.real_segments() {
-        sp = cpu.poke(sp, op.aux, old_cs)?;
-        sp = cpu.poke(sp, op.aux, next)?;
-        let rip = real_branch(cpu, selector, offset)?;
-        cpu.set_stack_pointer(sp);
-        return Ok(rip);
-    }
-    let target = follow(cpu, selector, offset)?;
-    let code = parse(target.selector, target.raw);
-    let size = target.gate.map_or(op.aux, |(size, _)| size);
-    if target.gate.is_some() && !code.conforming() && code.dpl() < cpu.cpl {
-        return call_inward(cpu, &target, next);
-    }
-    sp = cpu.poke(sp, size, old_cs)?;
-    sp = cpu.poke(sp, size, next)?;
-    let cpl = cpu.cpl;
-    let rip = enter(cpu, &target, cpl)?;
-    cpu.set_stack_pointer(sp);
-    Ok(rip)
-}
-
-/// A call through a gate to a more privileged segment: on that privilege's stack.
-fn call_inward(cpu: &mut Cpu, target: &Target, next: u64) -> Result<u64, Trap> {
-    let (size, count) = target.gate.unwrap_or((4, 0));
-    let cpl = parse(target.selector, target.raw).dpl();
-    let old = (cpu.segs[usize::from(seg::SS)], cpu.reg(4), cpu.segs[usize::from(seg::CS)].selector);
-    let mut values = vec![u64::from(old.0.selector), old.1];
-    let (segment, pointer) = if cpu.long_active() {
-        let at = 4 + 8 * u64::from(cpl);
-        if at + 7 > u64::from(cpu.tr.limit) {
-            return Err(cpu.selector_fault(vector::TS, cpu.tr.selector));
-        }
-        let rsp = cpu.load_system::<u64>(cpu.tr.base.wrapping_add(at))?;
-        let mut null = Segment::null(u16::from(cpl));
-        null.rights = u16::from(cpl) << 5;
-        (null, rsp)
-    } else {
-        let mut at = cpu.stack_pointer();
-        let mut parameters = Vec::new();
-        for _ in 0..count {
-            let (value, after) = cpu.peek(at, size)?;
-            parameters.push(value);
-            at = after;
-        }
-        values.extend(parameters.into_iter().rev());
-        let (selector, sp) = cpu.privilege_stack(cpl, 0)?;
-        if selector & !3 == 0 {
-            return Err(cpu.raise(Fault::coded(vector::TS, 0)));
-        }
-        let raw = cpu.read_descriptor(selector)?;
-        let s = parse(selector, raw);
-        if (selector & 3) as u8 != cpl || s.dpl() != cpl || !s.writable_data() {
-            return Err(cpu.selector_fault(vector::TS, selector));
-        }
-        if !s.present() {
-            return Err(cpu.selector_fault(vector::SS, selector));
-        }
-        (s, sp)
-    };
-    values.extend([u64::from(old.2), next]);
-    let base = if cpu.long_active() { 0 } else { segment.base };
-    let mut sp = pointer;
-    for value in values {
-        sp = sp.wrapping_sub(u64::from(size));
-        let la = base.wrapping_add(sp);
-        match size {
-            8 => cpu.store_system::<u64>(la, value)?,
-            4 => cpu.store_system::<u32>(la & 0xffff_ffff, value as u32)?,
-            _ => cpu.store_system::<u16>(la & 0xffff_ffff, value as u16)?,
-        }
-    }
-    let rip = enter(cpu, target, cpl)?;
-    cpu.segs[usize::from(seg::SS)] = segment;
-    cpu.mode_changed();
-    cpu.set_stack_pointer(sp);
-    Ok(rip)
-}
-
-fn far_return_of(op: &mut Op, size: u16, insn: &Instruction) -> Option<Lowered> {
+fn far_return_of(insn: &Instruction, op: &mut Op, size: u16) -> Option<Lowered> {
     op.aux = size;
     op.imm = if insn.op_count() > 0 { u64::from(insn.immediate16()) } else { 0 };
     Lowered::end(leave(far_return))
 }
 
-fn far_return(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let sp = cpu.stack_pointer();
-    let (rip, sp) = cpu.peek(sp, op.aux)?;
-    let (cs, sp) = cpu.peek(sp, op.aux)?;
-    let sp = sp.wrapping_add(op.imm);
-    let cs = cs as u16;
-    if cpu.real_segments() {
-        let rip = real_branch(cpu, cs, rip)?;
-        cpu.set_stack_pointer(sp);
-        return Ok(rip);
+/// The far pointer operand: immediate, or in memory with the selector behind the offset.
+fn pointer(cpu: &mut Cpu, op: &Op) -> Result<(u16, u64), Trap> {
+    if op.form & form::MEM == 0 {
+        return Ok(((op.imm >> 32) as u16, op.imm & 0xffff_ffff));
     }
-    let target = return_target(cpu, cs, rip)?;
-    let rpl = (cs & 3) as u8;
-    if rpl == cpu.cpl {
-        let rip = enter(cpu, &target, rpl)?;
-        cpu.set_stack_pointer(sp);
-        return Ok(rip);
-    }
-    let (new_sp, after) = cpu.peek(sp, op.aux)?;
-    let (ss, _) = cpu.peek(after, op.aux)?;
-    return_outward(cpu, &target, ss as u16, new_sp.wrapping_add(op.imm))
+    cpu.far_pointer(op)
 }
 
-/// The code segment a return goes to, checked.
-fn return_target(cpu: &mut Cpu, cs: u16, rip: u64) -> Result<Target, Trap> {
-    if cs & !3 == 0 {
+impl Cpu {
+    /// A far pointer in memory whose offset has `op.aux` bytes.
+    pub(super) fn far_pointer(&mut self, op: &Op) -> Result<(u16, u64), Trap> {
+        let size = u32::from(op.aux);
+        let la = self.linear(op, size + 2, false)?;
+        let mut bytes = [0; 10];
+        self.load_bytes(la, &mut bytes[..size as usize + 2])?;
+        let selector = u16::from_le_bytes([bytes[size as usize], bytes[size as usize + 1]]);
+        bytes[size as usize..].fill(0);
+        let mut offset = [0; 8];
+        offset.copy_from_slice(&bytes[..8]);
+        Ok((selector, u64::from_le_bytes(offset)))
+    }
+}
+
+/// What a selector in a far jump or call leads to.
+enum Target {
+    Code(Descriptor),
+    Gate(Gate),
+    /// A TSS, named directly or by a task gate.
+    Task(u16),
+}
+
+/// A call gate.
+struct Gate {
+    selector: u16,
+    code: Descriptor,
+    offset: u64,
+    width: Width,
+    parameters: u8,
+}
+
+/// Follows `selector` with the checks that jumps and calls share.
+fn follow(cpu: &mut Cpu, selector: u16) -> Result<Target, Trap> {
+    if is_null(selector) {
         return Err(cpu.gp0());
     }
-    let raw = cpu.read_descriptor(cs)?;
-    let s = parse(cs, raw);
-    let rpl = (cs & 3) as u8;
-    let privilege = rpl >= cpu.cpl && if s.conforming() { s.dpl() <= rpl } else { s.dpl() == rpl };
-    let bits = cpu.long_active() && s.long() && s.big();
-    if !s.code() || !privilege || bits {
-        return Err(cpu.selector_fault(vector::GP, cs));
-    }
-    if !s.present() {
-        return Err(cpu.selector_fault(vector::NP, cs));
-    }
-    Ok(Target { selector: cs, raw, offset: rip, gate: None })
-}
-
-/// A return to a less privileged level, with that level's stack.
-fn return_outward(cpu: &mut Cpu, target: &Target, ss: u16, sp: u64) -> Result<u64, Trap> {
-    let cpl = (target.selector & 3) as u8;
-    let segment = return_stack(cpu, target, ss, cpl)?;
-    let rip = enter(cpu, target, cpl)?;
-    cpu.segs[usize::from(seg::SS)] = segment;
-    cpu.mode_changed();
-    cpu.set_stack_pointer(sp);
-    drop_privileged_segments(cpu);
-    Ok(rip)
-}
-
-/// SS for a return to `cpl` by way of `target`.
-fn return_stack(cpu: &mut Cpu, target: &Target, ss: u16, cpl: u8) -> Result<Segment, Trap> {
-    let to_long = cpu.long_active() && parse(target.selector, target.raw).long();
-    if ss & !3 == 0 {
-        if to_long && cpl != 3 && (ss & 3) as u8 == cpl {
-            let mut null = Segment::null(ss);
-            null.rights = u16::from(cpl) << 5;
-            return Ok(null);
-        }
-        return Err(cpu.gp0());
-    }
-    let raw = cpu.read_descriptor(ss)?;
-    let s = parse(ss, raw);
-    if (ss & 3) as u8 != cpl || s.dpl() != cpl || !s.writable_data() {
-        return Err(cpu.selector_fault(vector::GP, ss));
-    }
-    if !s.present() {
-        return Err(cpu.raise(Fault::coded(vector::SS, error_of(ss))));
-    }
-    cpu.mark_accessed(ss, raw)?;
-    Ok(Segment { rights: s.rights | 1, ..s })
-}
-
-/// After a return outward no data segment may be more privileged than the code.
-fn drop_privileged_segments(cpu: &mut Cpu) {
-    for register in [seg::ES, seg::DS, seg::FS, seg::GS] {
-        let s = cpu.segs[usize::from(register)];
-        if !s.unusable && !s.conforming() && s.dpl() < cpu.cpl {
-            cpu.segs[usize::from(register)] = Segment::null(0);
-        }
-    }
-}
-
-fn iret_of(op: &mut Op, size: u16) -> Option<Lowered> {
-    op.aux = size;
-    Lowered::end(leave(iret))
-}
-
-fn iret(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let virtual_8086 = cpu.virtual_8086();
-    if virtual_8086 && cpu.iopl() < 3 || cpu.rflags_rest & rflags::NT != 0 && !cpu.real_segments() {
-        // A return from a nested task is a hardware task switch, which this processor refuses.
-        return Err(cpu.gp0());
-    }
-    let sp = cpu.stack_pointer();
-    let (rip, sp) = cpu.peek(sp, op.aux)?;
-    let (cs, sp) = cpu.peek(sp, op.aux)?;
-    let (image, sp) = cpu.peek(sp, op.aux)?;
-    let cs = cs as u16;
-    if cpu.real_segments() {
-        let rip = real_branch(cpu, cs, rip)?;
-        cpu.set_stack_pointer(sp);
-        let keep = if virtual_8086 { rflags::IOPL } else { 0 };
-        return_flags(cpu, op, image, keep);
-        return Ok(rip);
-    }
-    if image & rflags::VM != 0 && cpu.cpl == 0 && op.aux == 4 && !cpu.long_active() {
-        return iret_to_virtual_8086(cpu, sp, cs, rip, image);
-    }
-    let target = return_target(cpu, cs, rip)?;
-    let rpl = (cs & 3) as u8;
-    let keep = flags_kept(cpu);
-    let rip = if rpl != cpu.cpl || cpu.long_mode() {
-        let (new_sp, after) = cpu.peek(sp, op.aux)?;
-        let (ss, _) = cpu.peek(after, op.aux)?;
-        if rpl == cpu.cpl {
-            return_same(cpu, &target, ss as u16, new_sp)?
-        } else {
-            return_outward(cpu, &target, ss as u16, new_sp)?
-        }
+    let d = cpu.read_descriptor(selector, vector::GP)?;
+    let rpl = selector as u8 & 3;
+    let long = cpu.long_active();
+    let good = if d.is_ordinary() {
+        let privilege =
+            if d.is_conforming() { d.dpl() <= cpu.cpl } else { rpl <= cpu.cpl && d.dpl() == cpu.cpl };
+        d.is_code() && privilege && !(long && d.is_long() && d.is_big())
     } else {
-        let rip = enter(cpu, &target, rpl)?;
-        cpu.set_stack_pointer(sp);
-        rip
+        let known = match d.kind() {
+            kind::CALL_GATE => true,
+            kind::CALL_GATE16 | kind::TASK_GATE | kind::TSS16 | kind::TSS32 => !long,
+            _ => false,
+        };
+        known && d.dpl() >= cpu.cpl.max(rpl)
     };
-    return_flags(cpu, op, image, keep);
+    if !good {
+        return Err(cpu.selector_fault(vector::GP, selector));
+    }
+    // A TSS has more to be checked first; `switch_task` looks at its presence.
+    let is_tss = !d.is_ordinary() && matches!(d.kind(), kind::TSS16 | kind::TSS32);
+    if is_tss {
+        return Ok(Target::Task(selector));
+    }
+    if !d.is_present() {
+        return Err(cpu.selector_fault(vector::NP, selector));
+    }
+    match d.kind() {
+        _ if d.is_ordinary() => Ok(Target::Code(d)),
+        kind::TASK_GATE => Ok(Target::Task(d.gate_selector())),
+        _ => follow_gate(cpu, selector, d).map(Target::Gate),
+    }
+}
+
+fn follow_gate(cpu: &mut Cpu, selector: u16, gate: Descriptor) -> Result<Gate, Trap> {
+    let long = cpu.long_active();
+    let mut offset = gate.gate_offset();
+    if long {
+        let high = cpu.read_descriptor_high(selector, vector::GP)?;
+        if high >> 40 & 0x1f != 0 {
+            return Err(cpu.selector_fault(vector::GP, selector));
+        }
+        offset |= high << 32;
+    }
+    let target = gate.gate_selector();
+    let code = if is_null(target) { None } else { Some(cpu.read_descriptor(target, vector::GP)?) };
+    let Some(code) = code else { return Err(cpu.gp0()) };
+    let bits_fit = !long || code.is_long() && !code.is_big();
+    if !code.is_code() || code.dpl() > cpu.cpl || !bits_fit {
+        return Err(cpu.selector_fault(vector::GP, target));
+    }
+    if !code.is_present() {
+        return Err(cpu.selector_fault(vector::NP, target));
+    }
+    let width = match gate.kind() {
+        _ if long => Width::Quad,
+        kind::CALL_GATE => Width::Double,
+        _ => Width::Word,
+    };
+    let offset = if width == Width::Word { offset & 0xffff } else { offset };
+    Ok(Gate { selector: target, code, offset, width, parameters: gate.gate_parameters() })
+}
+
+impl Cpu {
+    /// What CS becomes by a transfer to `rip` in `descriptor`'s segment at privilege `cpl`: checks `rip`.
+    pub(super) fn code_segment(
+        &mut self,
+        selector: u16,
+        descriptor: Descriptor,
+        cpl: u8,
+        rip: u64,
+    ) -> Result<Segment, Trap> {
+        let good = if self.long_active() && descriptor.is_long() {
+            canonical(rip)
+        } else {
+            rip <= u64::from(descriptor.limit())
+        };
+        if !good {
+            return Err(self.gp0());
+        }
+        let segment = self.accessed(selector, descriptor)?;
+        Ok(Segment { selector: selector & !3 | u16::from(cpl), ..segment })
+    }
+
+    /// Makes `segment` the code segment; its selector has the new privilege level.
+    pub(super) fn set_code(&mut self, segment: Segment) {
+        self.cpl = segment.selector as u8 & 3;
+        self.segs[usize::from(seg::CS)] = segment;
+        self.mode_changed();
+    }
+
+    /// A transfer in real or virtual-8086 mode.
+    pub(super) fn real_transfer(&mut self, selector: u16, rip: u64) -> Result<Segment, Trap> {
+        let segment = self.real_segment(seg::CS, selector);
+        if rip > u64::from(segment.limit) { Err(self.gp0()) } else { Ok(segment) }
+    }
+
+    /// Makes `segment` the code segment of real or virtual-8086 mode.
+    pub(super) fn set_real_code(&mut self, segment: Segment) {
+        self.segs[usize::from(seg::CS)] = segment;
+        self.mode_changed();
+    }
+
+    /// Switches tasks for an instruction; gives where the new task goes on.
+    pub(super) fn transfer_to_task(&mut self, selector: u16, switch: Switch, next: u64) -> Result<u64, Trap> {
+        if let Some(fault) = self.switch_task(selector, switch, next)? {
+            // It arose in the new task, which the instruction has already reached.
+            self.deliver_fault(fault);
+        }
+        Ok(self.block_rip())
+    }
+
+    /// Checks the code segment to which a return goes.
+    pub(super) fn return_code(&mut self, selector: u16) -> Result<Descriptor, Trap> {
+        if is_null(selector) {
+            return Err(self.gp0());
+        }
+        let d = self.read_descriptor(selector, vector::GP)?;
+        let rpl = selector as u8 & 3;
+        let privilege = rpl >= self.cpl && if d.is_conforming() { d.dpl() <= rpl } else { d.dpl() == rpl };
+        if !d.is_code() || !privilege || self.long_active() && d.is_long() && d.is_big() {
+            return Err(self.selector_fault(vector::GP, selector));
+        }
+        if !d.is_present() {
+            return Err(self.selector_fault(vector::NP, selector));
+        }
+        Ok(d)
+    }
+
+    /// SS for a return to `cpl`; `long`: to 64-bit code, where it may be null but at level 3.
+    pub(super) fn return_stack(&mut self, selector: u16, cpl: u8, long: bool) -> Result<Segment, Trap> {
+        if is_null(selector) {
+            return if long && cpl != 3 && selector as u8 & 3 == cpl {
+                Ok(null_segment(selector, cpl))
+            } else {
+                Err(self.gp0())
+            };
+        }
+        self.stack_segment(selector, cpl, vector::GP)
+    }
+
+    /// Puts a returned-to stack in force, with `release` bytes taken off it.
+    pub(super) fn set_returned_stack(&mut self, ss: Segment, sp: u64, release: u64) {
+        self.segs[usize::from(seg::SS)] = ss;
+        self.mode_changed();
+        let mut stack = if self.long_mode() {
+            Stack::flat(sp, false)
+        } else {
+            // A 16-bit stack takes only SP.
+            let sp = if ss.big() { sp } else { self.reg(4) & !0xffff | sp & 0xffff };
+            Stack::new(ss, sp, false, 0)
+        };
+        stack.skip(release);
+        stack.commit(self);
+    }
+
+    /// After a return outward no data segment may be more privileged than the code.
+    pub(super) fn drop_privileged_segments(&mut self) {
+        for register in [seg::ES, seg::DS, seg::FS, seg::GS] {
+            let s = self.segs[usize::from(register)];
+            let conforming = s.rights & 0x1c == 0x1c;
+            if !s.unusable && !conforming && s.dpl() < self.cpl {
+                self.segs[usize::from(register)] = Segment { base: s.base, ..null_segment(0, 0) };
+            }
+        }
+    }
+}
+
+fn jump(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+    let (selector, offset) = pointer(cpu, op)?;
+    if cpu.real_segments() {
+        let code = cpu.real_transfer(selector, offset)?;
+        cpu.set_real_code(code);
+        return Ok(offset);
+    }
+    let (selector, d, rip) = match follow(cpu, selector)? {
+        Target::Task(tss) => {
+            let next = cpu.next_rip(op);
+            return cpu.transfer_to_task(tss, Switch::Jump, next);
+        }
+        Target::Code(d) => (selector, d, offset),
+        Target::Gate(gate) => {
+            if !gate.code.is_conforming() && gate.code.dpl() != cpu.cpl {
+                return Err(cpu.selector_fault(vector::GP, gate.selector));
+            }
+            (gate.selector, gate.code, gate.offset)
+        }
+    };
+    let code = cpu.code_segment(selector, d, cpu.cpl, rip)?;
+    cpu.set_code(code);
     Ok(rip)
 }
 
-/// IRETQ to the same privilege also loads the stack.
-fn return_same(cpu: &mut Cpu, target: &Target, ss: u16, sp: u64) -> Result<u64, Trap> {
-    let cpl = cpu.cpl;
-    let segment = return_stack(cpu, target, ss, cpl)?;
-    let rip = enter(cpu, target, cpl)?;
-    cpu.segs[usize::from(seg::SS)] = segment;
-    cpu.mode_changed();
-    cpu.set_stack_pointer(sp);
+fn call(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+    let (selector, offset) = pointer(cpu, op)?;
+    let next = cpu.next_rip(op);
+    let width = Width::of(op.aux);
+    if cpu.real_segments() {
+        let mut stack = Stack::current(cpu);
+        push_return(cpu, &mut stack, width, next)?;
+        let code = cpu.real_transfer(selector, offset)?;
+        stack.commit(cpu);
+        cpu.set_real_code(code);
+        return Ok(offset);
+    }
+    match follow(cpu, selector)? {
+        Target::Task(tss) => cpu.transfer_to_task(tss, Switch::Call, next),
+        Target::Code(d) => call_level(cpu, selector, d, offset, width, next),
+        Target::Gate(gate) if !gate.code.is_conforming() && gate.code.dpl() < cpu.cpl => {
+            if gate.width == Width::Quad {
+                cpu.with_long_addresses(|cpu| call_inward_long(cpu, &gate, next))
+            } else {
+                call_inward(cpu, &gate, next)
+            }
+        }
+        Target::Gate(gate) if gate.width == Width::Quad => cpu.with_long_addresses(|cpu| {
+            call_level(cpu, gate.selector, gate.code, gate.offset, Width::Quad, next)
+        }),
+        Target::Gate(gate) => call_level(cpu, gate.selector, gate.code, gate.offset, gate.width, next),
+    }
+}
+
+fn push_return(cpu: &mut Cpu, stack: &mut Stack, width: Width, next: u64) -> Result<(), Trap> {
+    stack.push(cpu, width, u64::from(cpu.segs[usize::from(seg::CS)].selector))?;
+    stack.push(cpu, width, next)
+}
+
+/// A call that stays at its privilege level.
+fn call_level(
+    cpu: &mut Cpu,
+    selector: u16,
+    d: Descriptor,
+    rip: u64,
+    width: Width,
+    next: u64,
+) -> Result<u64, Trap> {
+    let mut stack = Stack::current(cpu);
+    push_return(cpu, &mut stack, width, next)?;
+    let code = cpu.code_segment(selector, d, cpu.cpl, rip)?;
+    stack.commit(cpu);
+    cpu.set_code(code);
     Ok(rip)
 }
 
-/// RFLAGS bits IRET may not change at this privilege.
-fn flags_kept(cpu: &Cpu) -> u64 {
-    let mut keep = rflags::VM;
-    if cpu.cpl != 0 {
-        keep |= rflags::IOPL | rflags::VIF | rflags::VIP;
+/// A call through a gate to a more privileged level, outside long mode: on that level's stack, with parameters copied.
+fn call_inward(cpu: &mut Cpu, gate: &Gate, next: u64) -> Result<u64, Trap> {
+    let cpl = gate.code.dpl();
+    let mut parameters = [0; 31];
+    let count = usize::from(gate.parameters);
+    let mut old = Stack::current(cpu);
+    for parameter in &mut parameters[..count] {
+        *parameter = old.pop(cpu, gate.width)?;
     }
-    if cpu.cpl > cpu.iopl() {
-        keep |= rflags::IF;
+    let (ss, mut stack) = cpu.inner_stack(cpl)?;
+    stack.push(cpu, gate.width, u64::from(cpu.segs[usize::from(seg::SS)].selector))?;
+    stack.push(cpu, gate.width, cpu.reg(4))?;
+    for &parameter in parameters[..count].iter().rev() {
+        stack.push(cpu, gate.width, parameter)?;
     }
-    keep
+    push_return(cpu, &mut stack, gate.width, next)?;
+    let code = cpu.code_segment(gate.selector, gate.code, cpl, gate.offset)?;
+    cpu.segs[usize::from(seg::SS)] = ss;
+    stack.commit(cpu);
+    cpu.set_code(code);
+    Ok(gate.offset)
 }
 
-fn return_flags(cpu: &mut Cpu, op: &Op, image: u64, keep: u64) {
-    let keep = keep | if op.aux == 2 { !0xffff } else { 0 };
-    let value = cpu.rflags() & keep | image & !keep;
-    cpu.set_rflags(value);
-    cpu.nmi_blocked = false;
-    cpu.mode_changed();
+/// The same in long mode, where nothing is copied and SS becomes null.
+fn call_inward_long(cpu: &mut Cpu, gate: &Gate, next: u64) -> Result<u64, Trap> {
+    let cpl = gate.code.dpl();
+    let sp = cpu.long_stack_pointer(4 + u64::from(cpl) * 8)?;
+    let mut stack = Stack::flat(sp, true);
+    stack.push(cpu, Width::Quad, u64::from(cpu.segs[usize::from(seg::SS)].selector))?;
+    stack.push(cpu, Width::Quad, cpu.reg(4))?;
+    push_return(cpu, &mut stack, Width::Quad, next)?;
+    let code = cpu.code_segment(gate.selector, gate.code, cpl, gate.offset)?;
+    cpu.segs[usize::from(seg::SS)] = null_segment(u16::from(cpl), cpl);
+    stack.commit(cpu);
+    cpu.set_code(code);
+    Ok(gate.offset)
 }
 
-fn iret_to_virtual_8086(cpu: &mut Cpu, sp: u64, cs: u16, rip: u64, image: u64) -> Result<u64, Trap> {
-    let (esp, mut at) = cpu.peek(sp, 4)?;
-    let mut selectors = [0u16; 5];
-    for s in &mut selectors {
-        let (value, after) = cpu.peek(at, 4)?;
-        *s = value as u16;
-        at = after;
+fn far_return(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+    let width = Width::of(op.aux);
+    let mut stack = Stack::current(cpu);
+    let rip = stack.pop(cpu, width)?;
+    let selector = stack.pop(cpu, width)? as u16;
+    stack.skip(op.imm);
+    if cpu.real_segments() {
+        let code = cpu.real_transfer(selector, rip)?;
+        stack.commit(cpu);
+        cpu.set_real_code(code);
+        return Ok(rip);
     }
-    cpu.set_rflags(image);
-    cpu.cpl = 3;
-    let [ss, es, ds, fs, gs] = selectors;
-    for (register, selector) in
-        [(seg::CS, cs), (seg::SS, ss), (seg::ES, es), (seg::DS, ds), (seg::FS, fs), (seg::GS, gs)]
-    {
-        cpu.segs[usize::from(register)] = cpu.real_segment(register, selector);
+    let d = cpu.return_code(selector)?;
+    let cpl = selector as u8 & 3;
+    if cpl == cpu.cpl {
+        let code = cpu.code_segment(selector, d, cpl, rip)?;
+        stack.commit(cpu);
+        cpu.set_code(code);
+        return Ok(rip);
     }
-    cpu.set::<u32>(slot::RSP, esp as u32);
-    cpu.nmi_blocked = false;
-    cpu.mode_changed();
-    debug_assert!(cpu.virtual_8086());
-    Ok(rip & 0xffff)
+    let sp = stack.pop(cpu, width)?;
+    let ss = stack.pop(cpu, width)? as u16;
+    let ss = cpu.return_stack(ss, cpl, cpu.long_active() && d.is_long())?;
+    let code = cpu.code_segment(selector, d, cpl, rip)?;
+    cpu.set_code(code);
+    cpu.set_returned_stack(ss, sp, op.imm);
+    cpu.drop_privileged_segments();
+    Ok(rip)
 }

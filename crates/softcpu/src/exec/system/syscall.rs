@@ -1,4 +1,4 @@
-//! SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS, and calls to the hypervisor.
+//! Fast calls into the kernel and back: SYSCALL, SYSRET, SYSENTER, SYSEXIT.
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -6,73 +6,70 @@ use crate::cpu::Cpu;
 use crate::fault::Trap;
 use crate::flags::rflags;
 use crate::mmu::canonical;
-use crate::op::{Lowered, Op, leave, seg, slot, step};
+use crate::op::{Lowered, Op, leave, seg, slot};
+use crate::segment::{CODE_RIGHTS, DATA_RIGHTS, RIGHTS_BIG, RIGHTS_LONG, RIGHTS_PAGES};
 use crate::state::Segment;
 
 const EFER_SCE: u64 = 1;
-/// KVM's answer to a hypercall it does not know: -KVM_ENOSYS (Linux, Documentation/virt/kvm/x86/hypercalls.rst).
-const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
+const R11: u8 = 11 * 8;
+/// What SYSRET takes from R11: everything but RF and VM.
+const SYSRET_FLAGS: u64 = 0x3c_7fd7;
 
 pub(super) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
     use Mnemonic::*;
-    match insn.mnemonic() {
-        Syscall => Lowered::end(leave(syscall)),
-        Sysret => {
-            op.aux = 4;
-            Lowered::end(leave(sysret))
+    Lowered::end(match insn.mnemonic() {
+        Syscall => leave(syscall),
+        Sysret | Sysretq => {
+            op.aux = if insn.mnemonic() == Sysretq { 8 } else { 4 };
+            leave(sysret)
         }
-        Sysretq => {
-            op.aux = 8;
-            Lowered::end(leave(sysret))
+        Sysenter => leave(sysenter),
+        Sysexit | Sysexitq => {
+            op.aux = if insn.mnemonic() == Sysexitq { 8 } else { 4 };
+            leave(sysexit)
         }
-        Sysenter => Lowered::end(leave(sysenter)),
-        Sysexit => {
-            op.aux = 4;
-            Lowered::end(leave(sysexit))
-        }
-        Sysexitq => {
-            op.aux = 8;
-            Lowered::end(leave(sysexit))
-        }
-        Swapgs => Lowered::step(step(swapgs)),
-        Vmcall | Vmmcall => Lowered::step(step(hypercall)),
-        _ => None,
-    }
-}
-
-/// A flat code segment: 64-bit or 32-bit.
-fn flat_code(selector: u16, cpl: u8, long: bool) -> Segment {
-    let rights = 0x809b | u16::from(cpl) << 5 | if long { 1 << 13 } else { 1 << 14 };
-    Segment { selector, base: 0, limit: u32::MAX, rights, unusable: false }
-}
-
-/// A flat data segment.
-fn flat_data(selector: u16, cpl: u8) -> Segment {
-    Segment { selector, base: 0, limit: u32::MAX, rights: 0xc093 | u16::from(cpl) << 5, unusable: false }
+        _ => return None,
+    })
 }
 
 impl Cpu {
+    /// Flat code and stack segments at privilege `cpl`; the descriptor tables are not read.
     fn enter_flat(&mut self, cs: u16, ss: u16, cpl: u8, long: bool) {
-        self.segs[usize::from(seg::CS)] = flat_code(cs, cpl, long);
-        self.segs[usize::from(seg::SS)] = flat_data(ss, cpl);
+        let flat = |selector: u16, rights: u16| Segment {
+            selector: selector & !3 | u16::from(cpl),
+            base: 0,
+            limit: u32::MAX,
+            rights: rights | RIGHTS_PAGES | u16::from(cpl) << 5,
+            unusable: false,
+        };
+        let bits = if long { RIGHTS_LONG } else { RIGHTS_BIG };
+        self.segs[usize::from(seg::CS)] = flat(cs, CODE_RIGHTS | bits);
+        self.segs[usize::from(seg::SS)] = flat(ss, DATA_RIGHTS | RIGHTS_BIG);
         self.cpl = cpl;
         self.mode_changed();
+    }
+
+    /// Sets RFLAGS for SYSCALL and SYSRET, whose TF counts at once and not after the next instruction.
+    fn set_rflags_and_step(&mut self, value: u64, stepping: bool) {
+        self.set_rflags(value);
+        self.single_step = stepping && value & rflags::TF != 0;
     }
 }
 
 fn syscall(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    if cpu.efer & EFER_SCE == 0 || !cpu.long_active() {
+    // Intel's has it in 64-bit mode only, AMD's also in compatibility mode, where it enters at CSTAR.
+    let known = cpu.long_mode() || cpu.long_active() && cpu.is_amd();
+    if cpu.efer & EFER_SCE == 0 || !known {
         return Err(cpu.ud());
     }
     let target = if cpu.long_mode() { cpu.msrs.lstar } else { cpu.msrs.cstar };
     let next = cpu.next_rip(op);
-    cpu.set::<u64>(slot::RCX, next);
     let image = cpu.rflags() & !rflags::RF;
-    cpu.set::<u64>(slot::RAX + 11 * 8, image);
-    let flags = image & !cpu.msrs.sfmask;
-    cpu.set_rflags(flags);
-    let cs = (cpu.msrs.star >> 32) as u16 & 0xfffc;
-    cpu.enter_flat(cs, cs + 8, 0, true);
+    cpu.set::<u64>(slot::RCX, next);
+    cpu.set::<u64>(R11, image);
+    cpu.set_rflags_and_step(image & !cpu.msrs.sfmask, cpu.single_step);
+    let cs = (cpu.msrs.star >> 32) as u16;
+    cpu.enter_flat(cs, (cs & !3).wrapping_add(8), 0, true);
     Ok(target)
 }
 
@@ -81,69 +78,53 @@ fn sysret(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
         return Err(cpu.ud());
     }
     cpu.privileged()?;
-    let base = (cpu.msrs.star >> 48) as u16;
-    let rcx = cpu.get::<u64>(slot::RCX);
-    let image = cpu.get::<u64>(slot::RAX + 11 * 8) & 0x3c_7fd7 | rflags::FIXED;
-    let ss = base.wrapping_add(8) | 3;
-    if op.aux == 8 {
-        if !canonical(rcx) {
-            return Err(cpu.gp0());
-        }
-        cpu.set_rflags(image);
-        cpu.enter_flat(base.wrapping_add(16) | 3, ss, 3, true);
-        Ok(rcx)
-    } else {
-        cpu.set_rflags(image);
-        cpu.enter_flat(base | 3, ss, 3, false);
-        Ok(rcx & 0xffff_ffff)
+    let long = op.aux == 8;
+    let target = if long { cpu.get::<u64>(slot::RCX) } else { u64::from(cpu.get::<u32>(slot::RCX)) };
+    if !canonical(target) {
+        return Err(cpu.gp0());
     }
+    let image = cpu.get::<u64>(R11) & SYSRET_FLAGS | rflags::FIXED;
+    cpu.set_rflags_and_step(image, true);
+    let base = (cpu.msrs.star >> 48) as u16;
+    let cs = if long { base.wrapping_add(16) } else { base };
+    cpu.enter_flat(cs, base.wrapping_add(8), 3, long);
+    Ok(target)
+}
+
+/// The base of SYSENTER's selectors; #GP(0) where the instructions may not be used.
+fn sysenter_base(cpu: &mut Cpu) -> Result<u16, Trap> {
+    let base = cpu.msrs.sysenter_cs as u16 & !3;
+    // AMD's have SYSENTER in legacy mode only.
+    if cpu.long_active() && cpu.is_amd() {
+        return Err(cpu.ud());
+    }
+    if cpu.cr0 & crate::paging::CR0_PE == 0 || base == 0 { Err(cpu.gp0()) } else { Ok(base) }
 }
 
 fn sysenter(cpu: &mut Cpu, _: &Op) -> Result<u64, Trap> {
-    cpu.protected_only().map_err(|_| cpu.gp0())?;
-    let cs = cpu.msrs.sysenter_cs as u16 & 0xfffc;
-    if cs == 0 {
-        return Err(cpu.gp0());
-    }
+    let base = sysenter_base(cpu)?;
     let long = cpu.long_active();
-    cpu.rflags_rest &= !(rflags::VM | rflags::IF | rflags::RF);
-    cpu.enter_flat(cs, cs + 8, 0, long);
-    let (sp, ip) = (cpu.msrs.sysenter_esp, cpu.msrs.sysenter_eip);
     let mask = if long { u64::MAX } else { 0xffff_ffff };
-    cpu.set::<u64>(slot::RSP, sp & mask);
-    Ok(ip & mask)
+    cpu.rflags_rest &= !(rflags::VM | rflags::IF | rflags::RF);
+    cpu.set::<u64>(slot::RSP, cpu.msrs.sysenter_esp & mask);
+    cpu.enter_flat(base, base.wrapping_add(8), 0, long);
+    Ok(cpu.msrs.sysenter_eip & mask)
 }
 
 fn sysexit(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let cs = cpu.msrs.sysenter_cs as u16 & 0xfffc;
-    if cs == 0 || cpu.cpl != 0 || cpu.real_segments() {
+    let base = sysenter_base(cpu)?;
+    cpu.privileged()?;
+    let long = op.aux == 8;
+    let (sp, ip) = if long {
+        (cpu.get::<u64>(slot::RCX), cpu.get::<u64>(slot::RDX))
+    } else {
+        (u64::from(cpu.get::<u32>(slot::RCX)), u64::from(cpu.get::<u32>(slot::RDX)))
+    };
+    if !canonical(sp) || !canonical(ip) {
         return Err(cpu.gp0());
     }
-    let (sp, ip) = (cpu.get::<u64>(slot::RCX), cpu.get::<u64>(slot::RDX));
-    if op.aux == 8 {
-        if !canonical(sp) || !canonical(ip) {
-            return Err(cpu.gp0());
-        }
-        cpu.enter_flat(cs + 32 | 3, cs + 40 | 3, 3, true);
-        cpu.set::<u64>(slot::RSP, sp);
-        Ok(ip)
-    } else {
-        cpu.enter_flat(cs + 16 | 3, cs + 24 | 3, 3, false);
-        cpu.set::<u32>(slot::RSP, sp as u32);
-        Ok(ip & 0xffff_ffff)
-    }
-}
-
-fn swapgs(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
-    if !cpu.long_mode() {
-        return Err(cpu.ud());
-    }
-    cpu.privileged()?;
-    std::mem::swap(&mut cpu.segs[usize::from(seg::GS)].base, &mut cpu.msrs.kernel_gs_base);
-    Ok(())
-}
-
-fn hypercall(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
-    cpu.set::<u64>(slot::RAX, NO_SUCH_HYPERCALL);
-    Ok(())
+    cpu.set::<u64>(slot::RSP, sp);
+    let cs = base.wrapping_add(if long { 32 } else { 16 });
+    cpu.enter_flat(cs, cs.wrapping_add(8), 3, long);
+    Ok(ip)
 }
