@@ -2,6 +2,7 @@
 
 mod cli;
 mod console;
+mod devices;
 mod failure;
 mod images;
 

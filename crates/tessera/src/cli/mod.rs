@@ -1,7 +1,7 @@
 //! The verbs of the command line, one file each.
 
 mod image;
-mod options;
+pub mod options;
 mod run;
 mod shell;
 mod stats;

@@ -21,6 +21,7 @@ use crate::console::escape::{self, Command};
 use crate::console::input::{self, Listener};
 use crate::console::output::{ConsoleOutput, ConsoleWriter};
 use crate::console::terminal::RawTerminal;
+use crate::devices::Devices;
 use crate::failure::{self, Failure, Result, Status};
 use crate::images::store::{Image, ImageName, Store};
 
@@ -119,11 +120,19 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     let engine = choose_engine(args.engine)?;
     let (output, writer) = console_output(&args.console)?;
     let started = Instant::now();
+    let mut devices = Devices::new(args.cpus);
+    if let Some(disk) = &guest.disk {
+        devices.add_image(disk, args.persist)?;
+    }
+    for option in &args.disks {
+        devices.add_option(option)?;
+    }
     let config = MachineConfig {
         processors: args.cpus,
         memory: args.memory.0,
         kernel: guest.kernel,
         console: Box::new(writer),
+        devices: devices.finish(),
     };
     let machine = Arc::new(Machine::new(&*engine, config).map_err(machine_failure)?);
     let person = Arc::new(Person { machine: Arc::clone(&machine), quit: AtomicBool::new(false) });
@@ -163,6 +172,8 @@ fn watch(machine: &Machine, person: &Person, no_reboot: bool) -> Result<Status> 
 /// What to boot.
 struct Guest {
     kernel: Kernel,
+    /// The image's disk.
+    disk: Option<PathBuf>,
 }
 
 impl Guest {
@@ -184,7 +195,8 @@ impl Guest {
             (None, Some(image)) => image.about.cmdline.clone(),
             (None, None) => DEFAULT_COMMAND_LINE.into(),
         };
-        Ok(Guest { kernel: Kernel { image: kernel, initrd, command_line } })
+        let disk = from_image(|image| Some(image.disk()));
+        Ok(Guest { kernel: Kernel { image: kernel, initrd, command_line }, disk })
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Import {
 }
 
 /// The first four bytes of a qcow2 file.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Copies the files into the store.
 pub fn import(store: &Store, name: &ImageName, import: &Import, replace: bool) -> Result<()> {
@@ -47,11 +47,13 @@ pub fn import(store: &Store, name: &ImageName, import: &Import, replace: bool) -
     if let Ok(style) = ProgressStyle::with_template("importing {bar:40} {bytes}/{total_bytes} {eta}") {
         bar.set_style(style);
     }
-    copy_sparse(&disk, &draft.folder().join(&about.disk), |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })
-    .map_err(|error| Failure::internal(format!("{}: {error}", import.disk.display())))?;
+    let copy = File::create_new(draft.folder().join(&about.disk)).and_then(|to| {
+        copy_sparse(&disk, &to, |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })
+    });
+    copy.map_err(|error| Failure::internal(format!("{}: {error}", import.disk.display())))?;
     bar.finish_and_clear();
     draft.keep(&about)
 }
@@ -71,9 +73,8 @@ fn copy_small(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Copies a file and keeps its holes; shares its blocks where the file system can. Tells `(done, total)` bytes on the way.
-pub fn copy_sparse(from: &File, to: &Path, mut told: impl FnMut(u64, u64)) -> io::Result<()> {
+pub fn copy_sparse(from: &File, mut to: &File, mut told: impl FnMut(u64, u64)) -> io::Result<()> {
     let length = (&*from).seek(SeekFrom::End(0))?;
-    let mut to = File::create_new(to)?;
     // SAFETY: both descriptors are open; FICLONE takes the source's number as its argument and touches no memory.
     if unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) } == 0 {
         return Ok(());
@@ -125,7 +126,7 @@ mod tests {
         file.set_len(64 << 20).unwrap();
         file.write_all_at(b"middle", 32 << 20).unwrap();
         file.write_all_at(b"end", (64 << 20) - 3).unwrap();
-        copy_sparse(&file, &to, |_, _| ()).unwrap();
+        copy_sparse(&file, &File::create_new(&to).unwrap(), |_, _| ()).unwrap();
         assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
         assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20);
     }
