@@ -157,8 +157,8 @@ impl Machine {
         ports.insert(ports::COM1.into(), serial::SIZE, serial.clone())?;
         ports.insert(ports::RTC.into(), cmos::SIZE, Arc::new(Cmos::default()))?;
         ports.insert(ports::SLEEP_CONTROL.into(), 3, power.clone())?;
-        let triggers: [(u16, Trigger); 3] = [
-            (ports::RESET, Trigger::reset_register(listener.clone())),
+        let reset = Arc::new(Trigger::reset_register(listener.clone()));
+        let triggers: [(u16, Trigger); 2] = [
             (ports::I8042_COMMAND, Trigger::keyboard_reset(listener.clone())),
             (ports::PVPANIC, Trigger::panic(listener)),
         ];
@@ -168,7 +168,11 @@ impl Machine {
 
         let root = Root::new(memory.clone(), ram.layout());
         memory.insert(map::ECAM, map::ECAM_SIZE, Arc::new(Ecam(root.clone())))?;
-        ports.insert(ConfigPorts::START, ConfigPorts::SIZE, Arc::new(ConfigPorts::new(root.clone())))?;
+        ports.insert(
+            ConfigPorts::START,
+            ConfigPorts::SIZE,
+            Arc::new(ConfigPorts::new(root.clone(), reset)),
+        )?;
         let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
         let devices = config.devices.len();
         for device in config.devices {

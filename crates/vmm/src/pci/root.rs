@@ -108,8 +108,11 @@ impl Device for Ecam {
 }
 
 /// Configuration space by ports: the address at 0xcf8, the data at 0xcfc (PCI Local Bus Specification 3.0, 3.2.2.3.2).
+///
+/// The chipset's reset register at 0xcf9 lies among them: it is reached by single bytes, the address by all four.
 pub struct ConfigPorts {
     root: Arc<Root>,
+    reset: Arc<dyn Device>,
     address: Mutex<u32>,
 }
 
@@ -121,9 +124,9 @@ impl ConfigPorts {
     /// How many.
     pub const SIZE: u64 = 8;
 
-    /// The ports of `root`.
-    pub fn new(root: Arc<Root>) -> Self {
-        Self { root, address: Mutex::new(0) }
+    /// The ports of `root`, with the reset register among them.
+    pub fn new(root: Arc<Root>, reset: Arc<dyn Device>) -> Self {
+        Self { root, reset, address: Mutex::new(0) }
     }
 
     /// What an access at `offset` (4–7) of the data port goes to.
@@ -144,6 +147,8 @@ impl Device for ConfigPorts {
         } else if offset == 0 && data.len() == 4 {
             let address = *self.address.lock().unwrap_or_else(PoisonError::into_inner);
             data.copy_from_slice(&address.to_le_bytes());
+        } else if offset == 1 && data.len() == 1 {
+            self.reset.read(0, data);
         }
     }
 
@@ -154,6 +159,8 @@ impl Device for ConfigPorts {
             }
         } else if let (0, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) {
             *self.address.lock().unwrap_or_else(PoisonError::into_inner) = u32::from_le_bytes(bytes);
+        } else if offset == 1 && data.len() == 1 {
+            self.reset.write(0, data);
         }
     }
 }
