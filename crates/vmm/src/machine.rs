@@ -1,17 +1,20 @@
 //! A machine: the parts list of a computer, and its life.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use softcpu::{Activity, CpuState};
 
 use crate::boot::{self, BootError, Kernel, acpi};
 use crate::bus::{Bus, Device, RangeTaken};
-use crate::chipset::cmos::{self, Cmos};
+use crate::chipset::generation::Generation;
 use crate::chipset::ioapic::{self, IoApic};
+use crate::chipset::pm_timer::{self, PmTimer};
 use crate::chipset::ports;
 use crate::chipset::power::{Listener, Power, Request, Trigger};
+use crate::chipset::rtc::{self, Rtc};
 use crate::chipset::serial::{self, Output, Serial};
 use crate::engine::{Engine, EngineError, Partition};
 use crate::interrupt::{Pin, PinSink};
@@ -119,16 +122,14 @@ pub struct Machine {
     processors: u32,
     ioapic: Arc<IoApic>,
     serial: Arc<Serial>,
+    rtc: Arc<Rtc>,
     power: Arc<Power>,
+    generation: Generation,
     root: Arc<Root>,
     reactor: Reactor,
     vcpus: Team,
-    requests: Mutex<Receiver<Signal>>,
-}
-
-enum Signal {
-    Request(Request),
-    Vcpu(VcpuEvent),
+    events: Mutex<Receiver<(u64, Event)>>,
+    reporter: Arc<Reporter>,
 }
 
 impl Machine {
@@ -142,8 +143,11 @@ impl Machine {
         }
         let ram = Arc::new(Ram::new(config.memory)?);
         let partition = engine.create(Arc::clone(&ram), config.processors as usize)?;
-        let (sender, requests) = channel();
-        let listener = listener(&sender);
+        let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
+        let (sender, events) = channel();
+        let reporter = Arc::new(Reporter { sender: Mutex::new(sender), life: AtomicU64::new(0) });
+        let told = Arc::clone(&reporter);
+        let listener: Listener = Arc::new(move |request| told.report(request.into()));
 
         let ports = Arc::new(Bus::default());
         let memory = Arc::new(Bus::default());
@@ -151,12 +155,15 @@ impl Machine {
         let ioapic = Arc::new(IoApic::new(partition.clone(), Box::new(move |r| routes.set_pin_routes(r))));
         let pin = |number| Pin::new(ioapic.clone() as Arc<dyn PinSink>, number);
         let serial = Arc::new(Serial::new(pin(ports::COM1_PIN), config.console));
+        let rtc = Arc::new(Rtc::new(pin(ports::RTC_PIN), &reactor.handle()).map_err(MachineError::Host)?);
         let power = Arc::new(Power::new(listener.clone(), pin(ports::EVENT_PIN)));
+        let generation = Generation::new(Arc::clone(&ram), Arc::clone(&power));
 
         memory.insert(map::IOAPIC, ioapic::SIZE, ioapic.clone())?;
         ports.insert(ports::COM1.into(), serial::SIZE, serial.clone())?;
-        ports.insert(ports::RTC.into(), cmos::SIZE, Arc::new(Cmos::default()))?;
+        ports.insert(ports::RTC.into(), rtc::SIZE, rtc.clone())?;
         ports.insert(ports::SLEEP_CONTROL.into(), 3, power.clone())?;
+        ports.insert(ports::PM_TIMER.into(), pm_timer::SIZE, Arc::new(PmTimer::new(partition.clone())))?;
         let reset = Arc::new(Trigger::reset_register(listener.clone()));
         let triggers: [(u16, Trigger); 2] = [
             (ports::I8042_COMMAND, Trigger::keyboard_reset(listener.clone())),
@@ -173,7 +180,6 @@ impl Machine {
             ConfigPorts::SIZE,
             Arc::new(ConfigPorts::new(root.clone(), reset)),
         )?;
-        let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
         let devices = config.devices.len();
         for device in config.devices {
             virtio::plug(&root, partition.clone(), ram.memory().clone(), reactor.handle(), device)
@@ -188,12 +194,9 @@ impl Machine {
             let cpuid = model.cpuid(index, config.processors);
             processors.push(partition.create_processor(index as usize, &cpuid, buses.clone())?);
         }
-        let report = Mutex::new(sender);
-        let vcpus = Team::new(processors, move |event| {
-            // Nobody listens any more: the machine is being dropped.
-            let _ = report.lock().unwrap_or_else(PoisonError::into_inner).send(Signal::Vcpu(event));
-        })
-        .map_err(MachineError::Host)?;
+        let told = Arc::clone(&reporter);
+        let vcpus =
+            Team::new(processors, move |event| told.report(event.into())).map_err(MachineError::Host)?;
         let machine = Self {
             ram,
             partition,
@@ -201,11 +204,14 @@ impl Machine {
             processors: config.processors,
             ioapic,
             serial,
+            rtc,
             power,
+            generation,
             root,
             reactor,
             vcpus,
-            requests: Mutex::new(requests),
+            events: Mutex::new(events),
+            reporter,
         };
         machine.load()?;
         Ok(machine)
@@ -214,6 +220,7 @@ impl Machine {
     /// Puts kernel and tables into memory and the processors where they begin.
     fn load(&self) -> Result<(), MachineError> {
         acpi::write(self.ram.memory(), self.ram.layout(), self.processors)?;
+        self.generation.choose().map_err(MachineError::Host)?;
         let start = boot::load(&self.ram, &self.kernel)?;
         for index in 0..self.processors as usize {
             let fresh = if index == 0 {
@@ -221,10 +228,7 @@ impl Machine {
             } else {
                 CpuState { activity: Activity::Uninitialized, ..CpuState::default() }
             };
-            self.vcpus.with(index, |cpu| -> Result<(), EngineError> {
-                let apic = cpu.state()?.apic;
-                cpu.set_state(&CpuState { apic, ..fresh })
-            })?;
+            self.vcpus.with(index, |cpu| cpu.set_state(&fresh))?;
         }
         Ok(())
     }
@@ -259,15 +263,14 @@ impl Machine {
 
     /// Waits for the next event, at most `patience` long.
     pub fn wait(&self, patience: Duration) -> Option<Event> {
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let signal = requests.recv_timeout(patience).ok()?;
-        Some(match signal {
-            Signal::Request(Request::Off) => Event::PowerOff,
-            Signal::Request(Request::Reset) => Event::Reset,
-            Signal::Request(Request::Panicked) => Event::GuestPanic,
-            Signal::Vcpu(VcpuEvent::TripleFault) => Event::TripleFault,
-            Signal::Vcpu(VcpuEvent::Failed(why)) => Event::EngineFailure(why),
-        })
+        let end = Instant::now() + patience;
+        let events = lock(&self.events);
+        loop {
+            let (life, event) = events.recv_timeout(end.saturating_duration_since(Instant::now())).ok()?;
+            if life == self.reporter.life() {
+                return Some(event);
+            }
+        }
     }
 
     /// Starts the guest afresh from its kernel, as a reset button does.
@@ -276,7 +279,12 @@ impl Machine {
     /// If the kernel cannot be loaded again.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.pause();
+        // A guest that resets itself asks in several ways until one works: this reset answers them all.
+        self.reporter.begin_life();
         self.root.reset();
+        self.serial.reset();
+        self.rtc.reset();
+        self.power.reset();
         self.ioapic.reset();
         self.ram.clear();
         self.load()?;
@@ -296,10 +304,48 @@ impl Drop for Machine {
     }
 }
 
-fn listener(sender: &Sender<Signal>) -> Listener {
-    let sender = Mutex::new(sender.clone());
-    Arc::new(move |request| {
-        // Nobody listens any more: the machine is being dropped.
-        let _ = sender.lock().unwrap_or_else(PoisonError::into_inner).send(Signal::Request(request));
-    })
+/// Sends events to whoever waits for them. Each carries the life it belongs to (the count of resets), so that what a guest
+/// said before a reset is not taken for the next one's word.
+struct Reporter {
+    sender: Mutex<Sender<(u64, Event)>>,
+    life: AtomicU64,
+}
+
+impl Reporter {
+    fn life(&self) -> u64 {
+        self.life.load(Ordering::SeqCst)
+    }
+
+    /// Only while no processor runs.
+    fn begin_life(&self) {
+        self.life.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn report(&self, event: Event) {
+        // If nobody listens any more the machine is being dropped.
+        let _ = lock(&self.sender).send((self.life(), event));
+    }
+}
+
+impl From<Request> for Event {
+    fn from(request: Request) -> Self {
+        match request {
+            Request::Off => Event::PowerOff,
+            Request::Reset => Event::Reset,
+            Request::Panicked => Event::GuestPanic,
+        }
+    }
+}
+
+impl From<VcpuEvent> for Event {
+    fn from(event: VcpuEvent) -> Self {
+        match event {
+            VcpuEvent::TripleFault => Event::TripleFault,
+            VcpuEvent::Failed(why) => Event::EngineFailure(why),
+        }
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,13 +12,16 @@ use acpi_tables::{Aml, aml};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::BootError;
-use crate::chipset::ports;
+use crate::chipset::{generation, pm_timer, ports};
 use crate::memory::{GuestMemory, Layout, map};
 
 /// Where the tables lie, the root pointer first.
 pub const TABLES: u64 = 0xe_0000;
-/// End of the room for them.
-pub const TABLES_END: u64 = 0x10_0000;
+/// End of the room for them; the page of the generation id follows.
+pub const TABLES_END: u64 = generation::PAGE;
+
+/// IAPC_BOOT_ARCH (ACPI 6.5, 5.2.9.3): there is no VGA; that there is no 8042 either is said by not setting its bit.
+const NO_VGA: u16 = 1 << 2;
 
 const OEM: [u8; 6] = *b"TESSRA";
 const TABLE: [u8; 8] = *b"TESSERA ";
@@ -73,7 +76,14 @@ fn fadt(dsdt: u64) -> impl Aml {
         .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup)
         .flag(Flags::PwrButton)
-        .flag(Flags::SlpButton);
+        .flag(Flags::SlpButton)
+        .flag(Flags::TmrValExt);
+    builder.iapc_boot_arch = NO_VGA.into();
+    builder.century = ports::RTC_CENTURY;
+    builder.pm_tmr_len = pm_timer::SIZE as u8;
+    builder.pm_tmr_blk = u32::from(ports::PM_TIMER).into();
+    builder.x_pm_tmr_blk =
+        GAS::new(AddressSpace::SystemIo, 32, 0, AccessSize::DwordAccess, ports::PM_TIMER.into());
     builder.reset_reg = port(ports::RESET);
     builder.reset_value = ports::RESET_VALUE;
     builder.sleep_control_reg = port(ports::SLEEP_CONTROL);
@@ -96,7 +106,8 @@ fn dsdt(layout: &Layout, processors: u32) -> Sdt {
     append(&mut sdt, &aml::Name::new("_S5_".into(), &s5));
     append_pci(&mut sdt, layout);
     append_legacy(&mut sdt);
-    append_power_button(&mut sdt);
+    append_events(&mut sdt);
+    append_panic(&mut sdt);
     append_processors(&mut sdt, processors);
     sdt
 }
@@ -186,14 +197,27 @@ fn append_legacy(sdt: &mut Sdt) {
     );
 }
 
-/// The power button, and the generic event device that says it was pressed: reading the event register tells what
-/// happened and lowers the pin.
-fn append_power_button(sdt: &mut Sdt) {
+/// What has events (the power button and the generation id), and the generic event device: its method reads the event
+/// register, which tells and takes away what happened.
+fn append_events(sdt: &mut Sdt) {
     append(
         sdt,
         &aml::Device::new(
             "_SB_.PWRB".into(),
             vec![&aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"))],
+        ),
+    );
+    let id = generation::PAGE + generation::OFFSET;
+    append(
+        sdt,
+        &aml::Device::new(
+            "_SB_.VGEN".into(),
+            vec![
+                &aml::Name::new("_HID".into(), &"QEMUVGID"),
+                &aml::Name::new("_CID".into(), &"VM_Gen_Counter"),
+                &aml::Name::new("_DDN".into(), &"VM_Gen_Counter"),
+                &aml::Name::new("ADDR".into(), &aml::Package::new(vec![&(id as u32), &((id >> 32) as u32)])),
+            ],
         ),
     );
     let interrupt = aml::Interrupt::new(true, true, false, false, u32::from(ports::EVENT_PIN));
@@ -227,8 +251,31 @@ fn append_power_button(sdt: &mut Sdt) {
                             &aml::Equal::new(&aml::Local(1), &ports::EVENT_POWER_BUTTON),
                             vec![&aml::Notify::new(&aml::Path::new("\\_SB_.PWRB"), &0x80u8)],
                         ),
+                        &aml::And::new(&aml::Local(1), &aml::Local(0), &ports::EVENT_GENERATION),
+                        &aml::If::new(
+                            &aml::Equal::new(&aml::Local(1), &ports::EVENT_GENERATION),
+                            vec![&aml::Notify::new(&aml::Path::new("\\_SB_.VGEN"), &0x80u8)],
+                        ),
                     ],
                 ),
+            ],
+        ),
+    );
+}
+
+/// The port that hears of guest panics, in the place where QEMU's drivers look for it.
+fn append_panic(sdt: &mut Sdt) {
+    // Present, decoding and functioning; not shown to people.
+    let status = 0xbu8;
+    let io = aml::IO::new(ports::PVPANIC, ports::PVPANIC, 1, 1);
+    append(
+        sdt,
+        &aml::Device::new(
+            "_SB_.PEVT".into(),
+            vec![
+                &aml::Name::new("_HID".into(), &"QEMU0001"),
+                &aml::Name::new("_STA".into(), &status),
+                &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&io])),
             ],
         ),
     );

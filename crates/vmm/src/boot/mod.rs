@@ -89,7 +89,11 @@ const ACPI: u32 = 3;
 /// The memory map the guest is told.
 fn memory_map(ram: &Ram) -> Vec<MapLine> {
     let line = |start, end, kind| MapLine { range: Range { start, size: end - start }, kind };
-    let mut map = vec![line(0, LOW_RAM_END, RAM), line(acpi::TABLES, acpi::TABLES_END, ACPI)];
+    let mut map = vec![
+        line(0, LOW_RAM_END, RAM),
+        line(acpi::TABLES, acpi::TABLES_END, ACPI),
+        line(acpi::TABLES_END, 0x10_0000, RESERVED),
+    ];
     for r in ram.layout().ram() {
         map.push(line(r.start.max(0x10_0000), r.start + r.size, RAM));
     }

@@ -1,9 +1,13 @@
 //! The devices every machine has: interrupt controller, serial line, clock, and the registers to end it.
 
-pub mod cmos;
+pub mod generation;
 pub mod ioapic;
+pub mod pm_timer;
 pub mod power;
+pub mod rtc;
 pub mod serial;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// Ports and I/O APIC pins, shared with the ACPI tables that announce them.
 pub mod ports {
@@ -15,6 +19,8 @@ pub mod ports {
     pub const RTC: u16 = 0x70;
     /// Its pin.
     pub const RTC_PIN: u8 = 8;
+    /// The byte of its memory that holds the century.
+    pub const RTC_CENTURY: u8 = 0x32;
     /// The keyboard controller's command port: 0xfe resets.
     pub const I8042_COMMAND: u16 = 0x64;
     /// The reset register chipsets have.
@@ -31,8 +37,14 @@ pub mod ports {
     pub const EVENT: u16 = 0x602;
     /// Its pin, level-triggered through edges: one edge an event.
     pub const EVENT_PIN: u8 = 9;
+    /// The same, from [`SLEEP_CONTROL`].
+    pub const EVENT_OFFSET: u64 = (EVENT - SLEEP_CONTROL) as u64;
     /// In [`EVENT`]: the power button was pressed.
     pub const EVENT_POWER_BUTTON: u8 = 1;
+    /// In [`EVENT`]: the generation id has changed.
+    pub const EVENT_GENERATION: u8 = 1 << 1;
+    /// The power management timer: 4 bytes.
+    pub const PM_TIMER: u16 = 0x608;
     /// pvpanic's port (QEMU, docs/specs/pvpanic.rst).
     pub const PVPANIC: u16 = 0x505;
 }

@@ -129,6 +129,8 @@ impl Ram {
         for r in &self.regions {
             // SAFETY: the range is our private anonymous mapping; discarding it leaves zeroes.
             unsafe { libc::madvise(r.host.as_ptr().cast(), (r.end - r.start) as usize, libc::MADV_DONTNEED) };
+            // Zeroes are a write like any other: to the dirty log, and to whoever has made code of what was there.
+            vm_memory::bitmap::Bitmap::mark_dirty(&r.pages, 0, (r.end - r.start) as usize);
         }
     }
 
@@ -150,5 +152,72 @@ unsafe impl softcpu::GuestMemory for Ram {
             flags: r.pages.flag(offset),
             writable: true,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use softcpu::{GuestMemory as _, PageFlags};
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    fn ram() -> Ram {
+        Ram::new(8 << 20).unwrap()
+    }
+
+    #[test]
+    fn a_devices_write_is_in_the_dirty_log_once() {
+        let ram = ram();
+        ram.memory().write_slice(&[1; 5000], GuestAddress(0x1ffe)).unwrap();
+        assert_eq!(ram.take_dirty(), [0x1000, 0x2000, 0x3000]);
+        assert!(ram.take_dirty().is_empty());
+        ram.mark_dirty(0x7fff);
+        assert_eq!(ram.take_dirty(), [0x7000]);
+    }
+
+    #[test]
+    fn reading_is_not_in_the_dirty_log() {
+        let ram = ram();
+        ram.memory().read_slice(&mut [0; 64], GuestAddress(0x1000)).unwrap();
+        assert!(ram.take_dirty().is_empty());
+    }
+
+    #[test]
+    fn a_write_to_code_is_told_and_one_elsewhere_is_not() {
+        let ram = ram();
+        let told: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
+        let mine = Arc::clone(&told);
+        ram.on_code_written(move |gpa, len| mine.lock().unwrap().push((gpa, len)));
+        let frame = ram.frame(0x5000).unwrap();
+        // SAFETY: the flags live as long as `ram`.
+        unsafe { frame.flags.as_ref() }.fetch_or(PageFlags::CODE.bits(), Ordering::SeqCst);
+        ram.memory().write_slice(&[0x90; 16], GuestAddress(0x4000)).unwrap();
+        assert!(told.lock().unwrap().is_empty());
+        ram.memory().write_slice(&[0x90; 16], GuestAddress(0x5010)).unwrap();
+        assert_eq!(*told.lock().unwrap(), [(0x5010, 16)]);
+    }
+
+    #[test]
+    fn cleared_memory_reads_as_zero_and_counts_as_written() {
+        let ram = ram();
+        ram.memory().write_slice(&[7; 4096], GuestAddress(0x9000)).unwrap();
+        ram.take_dirty();
+        ram.clear();
+        let mut page = [1; 4096];
+        ram.memory().read_slice(&mut page, GuestAddress(0x9000)).unwrap();
+        assert_eq!(page, [0; 4096]);
+        assert_eq!(ram.take_dirty().len(), (8 << 20) / 4096);
+    }
+
+    #[test]
+    fn there_is_no_frame_outside_ram() {
+        let ram = ram();
+        assert!(ram.frame((8 << 20) - 1).is_some());
+        assert!(ram.frame(8 << 20).is_none());
+        assert!(ram.frame(u64::MAX).is_none());
     }
 }
