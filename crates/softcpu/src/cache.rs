@@ -177,12 +177,21 @@ pub(crate) struct CodeCache {
     /// The block that wants to know its successor, and which way it left.
     link: Option<(*const Block, usize)>,
     blocks: AddressMap<Box<Block>>,
-    pages: AddressMap<Vec<u64>>,
+    pages: AddressMap<OwnPage>,
     /// Blocks that are no longer true but may still be executing.
     graveyard: Vec<Box<Block>>,
     /// Translations of instruction fetches.
     fetches: Box<[Fetch; 256]>,
     ops: usize,
+}
+
+/// What one processor has of a page.
+#[derive(Default)]
+struct OwnPage {
+    /// The keys of its blocks.
+    blocks: Vec<u64>,
+    /// The 64-byte pieces they were made from.
+    pieces: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -266,8 +275,8 @@ impl CodeCache {
 
     /// Forgets all blocks made from the page of `gpa`.
     pub(crate) fn drop_page(&mut self, gpa: u64) {
-        let Some(keys) = self.pages.remove(&(gpa / PAGE_SIZE)) else { return };
-        for key in keys {
+        let Some(page) = self.pages.remove(&(gpa / PAGE_SIZE)) else { return };
+        for key in page.blocks {
             if let Some(block) = self.blocks.remove(&key) {
                 self.ops -= block.ops.len();
                 self.graveyard.push(unlinked(block));
@@ -276,10 +285,22 @@ impl CodeCache {
         self.forget_translations(true);
     }
 
+    /// Whether there are blocks made from the page of `gpa`.
+    pub(crate) fn has_page(&self, gpa: u64) -> bool {
+        self.pages.contains_key(&(gpa / PAGE_SIZE))
+    }
+
+    /// Whether a block may have been made from one of `len` bytes at `gpa`, within one page.
+    fn has_code(&self, gpa: u64, len: u64) -> bool {
+        self.pages.get(&(gpa / PAGE_SIZE)).is_some_and(|page| page.pieces & pieces(gpa, len) != 0)
+    }
+
     fn insert(&mut self, key: u64, block: Block) -> *const Block {
         self.ops += block.ops.len();
-        for (gpa, _) in block.ranges() {
-            self.pages.entry(gpa / PAGE_SIZE).or_default().push(key);
+        for (gpa, len) in block.ranges() {
+            let page = self.pages.entry(gpa / PAGE_SIZE).or_default();
+            page.blocks.push(key);
+            page.pieces |= pieces(gpa, len);
         }
         let block = Box::new(block);
         let at = ptr::from_ref(&*block);
@@ -372,9 +393,10 @@ impl Cpu {
         block.ranges().any(|(start, n)| gpa < start + n && start < gpa + len)
     }
 
-    /// After a write to a page that holds code: whoever translated what was written forgets the page.
+    /// After a write to a page that holds code: whoever translated what was written forgets the page. This processor may
+    /// hold code of a page that another has since written and nobody else knows of any more.
     pub(crate) fn code_written(&mut self, gpa: u64, len: u64) {
-        if self.system.code_written_by(Some(self.index), gpa, len) {
+        if self.system.code_written_by(Some(self.index), gpa, len) || self.code.has_code(gpa, len) {
             self.code.drop_page(gpa);
         }
     }

@@ -531,7 +531,7 @@ impl Cpu {
         // SAFETY: `GuestMemory::frame` promises a valid flag byte.
         let flags = unsafe { frame.flags.as_ref() };
         let before = flags.fetch_or((PageFlags::DIRTY | PageFlags::WRITABLE).bits(), Ordering::SeqCst);
-        let code = before & PageFlags::CODE.bits() != 0;
+        let code = before & PageFlags::CODE.bits() != 0 || self.code.has_page(t.gpa);
         if !code {
             self.fill(la, t, frame, true);
         }
@@ -623,7 +623,7 @@ impl Cpu {
                     u8::store(host_at(&frame, at), byte);
                     frame.flags.as_ref().fetch_or(PageFlags::DIRTY.bits(), Ordering::SeqCst)
                 };
-                if before & PageFlags::CODE.bits() != 0 {
+                if before & PageFlags::CODE.bits() != 0 || self.code.has_page(at) {
                     self.code_written(at, 1);
                 }
             }

@@ -92,6 +92,13 @@ impl Cpu {
         }
     }
 
+    /// What a serialising instruction promises: code that another processor changed before something this one has already
+    /// seen is executed as changed. Only for instructions that leave their block.
+    #[inline]
+    pub(crate) fn serialise(&mut self) {
+        self.drain_inbox();
+    }
+
     /// Makes sure that no other processor writes page `gpa` of guest memory without telling, before code is made from it.
     /// Waits for those that run and meanwhile answers their requests, for they may be waiting for this one.
     pub(crate) fn drop_writable_elsewhere(&mut self, gpa: u64) {

@@ -4,6 +4,8 @@
 
 #[path = "../../tests/hostile/machine.rs"]
 mod machine;
+#[path = "../../tests/ram/mod.rs"]
+mod ram;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     machine::run(input, 4000);

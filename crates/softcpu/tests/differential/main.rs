@@ -6,6 +6,8 @@
 mod generate;
 mod layout;
 mod native;
+#[path = "../ram/mod.rs"]
+mod ram;
 mod report;
 mod soft;
 mod values;

@@ -3,15 +3,13 @@
 //! Every exception's handler is a HLT, so a case ends when `run` reports a halted processor: the handler's address says
 //! which exception it was, and the frame on the stack the rest. The exit is an INT3.
 
-use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 
-use softcpu::{
-    Activity, Bus, Clock, Cpu, CpuState, Exit, Frame, GuestMemory, PageFlags, Segment, System, TableRegister,
-};
+use softcpu::{Activity, Bus, Clock, Cpu, CpuState, Exit, PageFlags, Segment, System, TableRegister};
 
 use crate::layout::*;
+use crate::ram::Ram;
 
 const MEMORY: usize = 1 << 20;
 /// Guest-physical addresses of the pieces.
@@ -34,60 +32,6 @@ const WRITE: u64 = 2;
 const USER: u64 = 4;
 const NO_EXECUTE: u64 = 1 << 63;
 
-struct Memory {
-    bytes: NonNull<u8>,
-    flags: Vec<AtomicU8>,
-}
-
-// SAFETY: plain memory, reached by pointer only.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-// SAFETY: the bytes live until the process ends and the flags as long as `self`.
-unsafe impl GuestMemory for Memory {
-    fn frame(&self, gpa: u64) -> Option<Frame> {
-        let page = usize::try_from(gpa).ok()? / PAGE;
-        let flags = self.flags.get(page)?;
-        // SAFETY: the page lies in the allocation.
-        Some(Frame {
-            host: unsafe { self.bytes.add(page * PAGE) },
-            flags: NonNull::from(flags),
-            writable: true,
-        })
-    }
-}
-
-impl Memory {
-    fn new() -> Self {
-        let layout = std::alloc::Layout::from_size_align(MEMORY, PAGE).unwrap();
-        // SAFETY: the size is not 0.
-        let bytes = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
-        Self { bytes, flags: (0..MEMORY / PAGE).map(|_| AtomicU8::new(0)).collect() }
-    }
-
-    /// Host access while the processor does not run.
-    fn at(&self, gpa: usize, len: usize) -> *mut u8 {
-        assert!(gpa + len <= MEMORY);
-        // SAFETY: just checked.
-        unsafe { self.bytes.as_ptr().add(gpa) }
-    }
-
-    fn write(&self, gpa: usize, bytes: &[u8]) {
-        // SAFETY: `at` checked the range.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(gpa, bytes.len()), bytes.len()) }
-    }
-
-    fn read(&self, gpa: usize, len: usize) -> &[u8] {
-        // SAFETY: `at` checked the range, and the caller looks only while the processor does not run.
-        unsafe { std::slice::from_raw_parts(self.at(gpa, len), len) }
-    }
-
-    fn word(&self, gpa: usize) -> u64 {
-        u64::from_le_bytes(self.read(gpa, 8).try_into().unwrap())
-    }
-}
-
 struct NoDevices;
 
 impl Bus for NoDevices {
@@ -104,7 +48,7 @@ impl Bus for NoDevices {
 
 /// Makes four-level page tables in `memory`.
 struct Tables {
-    memory: Arc<Memory>,
+    memory: Arc<Ram>,
     next: usize,
 }
 
@@ -129,7 +73,7 @@ impl Tables {
 }
 
 pub struct Soft {
-    memory: Arc<Memory>,
+    memory: Arc<Ram>,
     system: Arc<System>,
     cpu: Cpu,
     base: CpuState,
@@ -137,7 +81,7 @@ pub struct Soft {
 
 impl Soft {
     pub fn new() -> Self {
-        let memory = Arc::new(Memory::new());
+        let memory = Arc::new(Ram::new(MEMORY));
         let mut tables = Tables { memory: Arc::clone(&memory), next: TABLES + PAGE };
         tables.map(KERNEL_LINEAR, KERNEL, KERNEL_BYTES, WRITE);
         for base in [ARENA, LOW_ARENA] {
@@ -159,7 +103,7 @@ impl Soft {
     pub fn load(&mut self, batch: &Batch) {
         self.memory.write(CODE_AT, &batch.code);
         for page in (CODE_AT..CODE_AT + CODE_BYTES).step_by(PAGE) {
-            if self.memory.flags[page / PAGE].load(Ordering::SeqCst) & PageFlags::CODE.bits() != 0 {
+            if self.memory.flags(page).load(Ordering::SeqCst) & PageFlags::CODE.bits() != 0 {
                 self.system.code_written(page as u64, PAGE as u64);
             }
         }
@@ -211,7 +155,7 @@ impl Soft {
 }
 
 /// GDT, TSS, IDT and handlers: with Linux's selectors, since programs can read them.
-fn write_descriptors(memory: &Memory) {
+fn write_descriptors(memory: &Ram) {
     let linear = |gpa: usize| KERNEL_LINEAR + (gpa - KERNEL) as u64;
     for (selector, descriptor) in [
         (0x10, 0x00af_9b00_0000_ffffu64),

@@ -1,13 +1,10 @@
 //! A machine of one processor that runs whatever bytes it is given, in any mode. Shared with the fuzz target.
 
-use std::ptr::NonNull;
-use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, OnceLock};
 
-use softcpu::{
-    Activity, Bus, Clock, Cpu, CpuState, CpuidEntry, Exit, Frame, GuestMemory, PAGE_SIZE, Segment, System,
-    TableRegister,
-};
+use softcpu::{Activity, Bus, Clock, Cpu, CpuState, CpuidEntry, Exit, Segment, System, TableRegister};
+
+use crate::ram::Ram;
 
 const MEMORY: usize = 1 << 20;
 /// Guest-physical addresses; everything else is filled with the input.
@@ -22,61 +19,6 @@ const STACK: u64 = 0x9_0000;
 
 /// The modes a case may start in.
 const MODES: u8 = 12;
-
-struct Memory {
-    bytes: NonNull<u8>,
-    flags: Vec<AtomicU8>,
-}
-
-// SAFETY: plain memory, reached by pointer only.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-// SAFETY: the bytes and flags live as long as `self`.
-unsafe impl GuestMemory for Memory {
-    fn frame(&self, gpa: u64) -> Option<Frame> {
-        let page = usize::try_from(gpa / PAGE_SIZE).ok()?;
-        let flags = self.flags.get(page)?;
-        // SAFETY: the page lies in the allocation.
-        let host = unsafe { self.bytes.add(page * PAGE_SIZE as usize) };
-        // The last page is ROM.
-        Some(Frame { host, flags: NonNull::from(flags), writable: page != self.flags.len() - 1 })
-    }
-}
-
-const LAYOUT: std::alloc::Layout = match std::alloc::Layout::from_size_align(MEMORY, PAGE_SIZE as usize) {
-    Ok(layout) => layout,
-    Err(_) => panic!("a page is a power of two"),
-};
-
-impl Memory {
-    fn new(fill: &[u8]) -> Self {
-        // SAFETY: the size is not 0.
-        let bytes = NonNull::new(unsafe { std::alloc::alloc_zeroed(LAYOUT) }).expect("memory");
-        let memory =
-            Self { bytes, flags: (0..MEMORY / PAGE_SIZE as usize).map(|_| AtomicU8::new(0)).collect() };
-        if !fill.is_empty() {
-            for at in (CODE..MEMORY).step_by(fill.len()) {
-                memory.write(at, &fill[..fill.len().min(MEMORY - at)]);
-            }
-        }
-        memory
-    }
-
-    fn write(&self, gpa: usize, bytes: &[u8]) {
-        assert!(gpa + bytes.len() <= MEMORY);
-        // SAFETY: just checked; the processor does not run.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes.as_ptr().add(gpa), bytes.len()) }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout.
-        unsafe { std::alloc::dealloc(self.bytes.as_ptr(), LAYOUT) }
-    }
-}
 
 struct Noise;
 
@@ -100,7 +42,12 @@ impl Bus for Noise {
 pub fn run(input: &[u8], instructions: u64) -> Option<Exit> {
     let (&mode, rest) = input.split_first()?;
     let (registers, fill) = rest.split_at_checked(16)?;
-    let memory = Arc::new(Memory::new(fill));
+    let memory = Arc::new(Ram::with_rom(MEMORY));
+    if !fill.is_empty() {
+        for at in (CODE..MEMORY).step_by(fill.len()) {
+            memory.write(at, &fill[..fill.len().min(MEMORY - at)]);
+        }
+    }
     write_tables(&memory);
     let system = System::new(memory, Arc::new(Clock::new(1_000_000)), &[0]);
     static CPUID: OnceLock<Arc<[CpuidEntry]>> = OnceLock::new();
@@ -115,7 +62,7 @@ pub fn run(input: &[u8], instructions: u64) -> Option<Exit> {
     exit
 }
 
-fn write_tables(memory: &Memory) {
+fn write_tables(memory: &Ram) {
     let entry = |at: usize, value: u64| memory.write(at, &value.to_le_bytes());
     const ALL: u64 = 7;
     const LARGE: u64 = 0x80;

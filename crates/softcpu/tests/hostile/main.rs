@@ -1,6 +1,8 @@
 //! A guest may execute any bytes in any mode: the processor neither panics nor hangs.
 
 mod machine;
+#[path = "../ram/mod.rs"]
+mod ram;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic};
 
 use crate::cpu::Cpu;
 use crate::fault::Trap;
-use crate::op::{Lowered, Op, slot, step};
+use crate::op::{Lowered, Op, leave, slot, step};
 use crate::system::CpuidEntry;
 
 /// CR4.TSD: RDTSC is privileged.
@@ -20,7 +20,7 @@ const KVM_ENOSYS: u64 = -1000i64 as u64;
 
 pub(super) fn lower(insn: &Instruction, _: &mut Op) -> Option<Lowered> {
     match insn.mnemonic() {
-        Mnemonic::Cpuid => Lowered::step(step(cpuid)),
+        Mnemonic::Cpuid => Lowered::end(leave(cpuid)),
         Mnemonic::Rdtsc => Lowered::step(step(rdtsc)),
         Mnemonic::Rdtscp => Lowered::step(step(rdtscp)),
         // There are no counters.
@@ -52,7 +52,8 @@ impl Cpu {
     }
 }
 
-fn cpuid(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+fn cpuid(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
+    cpu.serialise();
     let (leaf, subleaf) = (cpu.get::<u32>(slot::RAX), cpu.get::<u32>(slot::RCX));
     let mut entry = cpu.cpuid_entry(leaf, subleaf).copied().unwrap_or_default();
     match leaf {
@@ -74,7 +75,7 @@ fn cpuid(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     cpu.set::<u32>(slot::RBX, entry.ebx);
     cpu.set::<u32>(slot::RCX, entry.ecx);
     cpu.set::<u32>(slot::RDX, entry.edx);
-    Ok(())
+    Ok(cpu.next_rip(op))
 }
 
 fn rdtsc(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {

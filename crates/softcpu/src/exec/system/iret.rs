@@ -84,6 +84,7 @@ fn finish(cpu: &mut Cpu, image: u64, keep: u64, width: Width) {
     cpu.set_rflags(value);
     cpu.nmi_blocked = false;
     cpu.mode_changed();
+    cpu.serialise();
 }
 
 /// In real mode, and in virtual-8086 mode where IOPL allows it.

@@ -59,6 +59,7 @@ fn write_control(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
             cpu.apic_set_cr8(value);
         }
     }
+    cpu.serialise();
     Ok(cpu.next_rip(op))
 }
 
