@@ -136,7 +136,7 @@ impl Cpu {
         let mut ops = Vec::with_capacity(insns.len() + 1);
         let mut ended = false;
         let mut length = length;
-        for (insn, dead) in insns.iter().zip(dead) {
+        for (i, (insn, dead)) in insns.iter().zip(dead).enumerate() {
             let mut op = operands(insn);
             if dead {
                 op.form |= form::DEAD_FLAGS;
@@ -144,6 +144,11 @@ impl Cpu {
             let lowered = if insn.is_invalid() { None } else { exec::lower(insn, &mut op) };
             let Lowered { run, ends } = lowered.unwrap_or(Lowered { run: op::leave(undefined), ends: true });
             op.run = run;
+            if let Some(previous) = ops.last_mut()
+                && let Some(run) = exec::fuse(&insns[i - 1], previous, insn)
+            {
+                previous.run = run;
+            }
             ops.push(op);
             if ends {
                 length = insn.next_ip() as u16;

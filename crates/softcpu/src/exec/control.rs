@@ -12,8 +12,8 @@ use crate::mmu::canonical;
 use crate::op::{Handler, Lowered, Op, Stop, form, slot, trapped};
 
 /// The target of a taken branch, the way on when it is not taken: the links of a block.
-const TAKEN: usize = 1;
-const NOT_TAKEN: usize = 0;
+pub(super) const TAKEN: usize = 1;
+pub(super) const NOT_TAKEN: usize = 0;
 
 /// Lowers the instructions of this file.
 pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {

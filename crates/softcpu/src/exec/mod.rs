@@ -16,6 +16,8 @@ mod against_host;
 
 use iced_x86::Instruction;
 
+pub(crate) use integer::fuse;
+
 use crate::op::{Lowered, Op};
 
 /// Finds the handler for `insn`, whose operands the block builder has already put into `op`; `None` for what no file

@@ -187,3 +187,45 @@ fn single_steps_see_every_branch() {
     // mov, 5 loops, call, ret, pushfq, and, popfq
     assert_eq!(g.reg(r::BX), 11);
 }
+
+#[test]
+fn a_comparison_and_the_jump_behind_it_agree_with_what_others_see_of_the_flags() {
+    const PAIRS: [(u64, u64); 6] = [(1, 1), (0, 5), (5, 0), (0x80, 0x7f), (0x7f, 0xff), (u64::MAX, 1)];
+    // CMP and TEST of RAX or [RDI] with RBX or an immediate, in all widths.
+    let comparisons: [(&[u8], usize); 14] = [
+        (&[0x38, 0xd8], 0),
+        (&[0x66, 0x39, 0xd8], 0),
+        (&[0x39, 0xd8], 0),
+        (&[0x48, 0x39, 0xd8], 0),
+        (&[0x48, 0x85, 0xd8], 0),
+        (&[0x3c], 1),
+        (&[0x48, 0x83, 0xf8], 1),
+        (&[0xa9], 4),
+        (&[0x80, 0x3f], 1),
+        (&[0x66, 0x83, 0x3f], 1),
+        (&[0x83, 0x3f], 1),
+        (&[0x48, 0x83, 0x3f], 1),
+        (&[0xf6, 0x07], 1),
+        (&[0x48, 0xf7, 0x07], 4),
+    ];
+    for ((comparison, immediate), cc) in comparisons.into_iter().flat_map(|c| (0..16).map(move |cc| (c, cc)))
+    {
+        for (a, b) in PAIRS {
+            // Twice, for the first access to a page takes another way: compare; jcc over lea rcx, [rcx + 1]; setcc dl; add rsi, rdx.
+            let mut code = comparison.to_vec();
+            code.extend(&(b as u32).to_le_bytes()[..immediate]);
+            code.extend([0x70 | cc, 4, 0x48, 0x8d, 0x49, 0x01, 0x0f, 0x90 | cc, 0xc2, 0x48, 0x01, 0xd6]);
+            let mut code = code.repeat(2);
+            code.push(0xf4);
+            let mut g = Guest::long(&code).with(r::AX, a).with(r::BX, b).with(r::DI, DATA);
+            g.write(DATA, &a.to_le_bytes());
+            g.run();
+            let (not_taken, set) = (g.reg(r::CX), g.reg(r::SI));
+            assert_eq!(
+                (not_taken + set, set % 2),
+                (2, 0),
+                "{comparison:02x?} {a:#x}, {b:#x}, condition {cc}"
+            );
+        }
+    }
+}

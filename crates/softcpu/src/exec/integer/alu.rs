@@ -31,7 +31,7 @@ pub(super) fn lower(insn: &Instruction, op: &mut Op) -> Option<Lowered> {
 }
 
 /// An operation with two operands.
-trait Binary: 'static {
+pub(super) trait Binary: 'static {
     fn run<T: Native>(a: T, b: T, flags: Flags) -> (T, Flags);
     /// The same without flags.
     fn plain<T: Native>(a: T, b: T, flags: Flags) -> T;
@@ -44,7 +44,7 @@ trait Unary: 'static {
 
 macro_rules! binary {
     ($($name:ident $f:ident |$a:ident, $b:ident| $plain:expr;)*) => {$(
-        struct $name;
+        pub(super) struct $name;
         impl Binary for $name {
             #[inline(always)]
             fn run<T: Native>(a: T, b: T, _: Flags) -> (T, Flags) {
@@ -68,7 +68,7 @@ binary! {
 
 macro_rules! binary_with_carry {
     ($($name:ident $f:ident)*) => {$(
-        struct $name;
+        pub(super) struct $name;
         impl Binary for $name {
             #[inline(always)]
             fn run<T: Native>(a: T, b: T, flags: Flags) -> (T, Flags) {
@@ -104,12 +104,12 @@ unary! {
 }
 
 /// Where the second operand comes from.
-trait Source: 'static {
+pub(super) trait Source: 'static {
     fn get<T: Native>(cpu: &Cpu, op: &Op) -> T;
 }
 
-struct Register;
-struct Immediate;
+pub(super) struct Register;
+pub(super) struct Immediate;
 
 impl Source for Register {
     #[inline(always)]
@@ -241,7 +241,10 @@ fn compare<O: Binary>(insn: &Instruction, op: &Op) -> Option<Lowered> {
 
 /// # Safety
 /// As [`Handler`], not the last of its block.
-unsafe fn compare_registers<O: Binary, T: Native, S: Source>(cpu: &mut Cpu, op: *const Op) -> Stop {
+pub(super) unsafe fn compare_registers<O: Binary, T: Native, S: Source>(
+    cpu: &mut Cpu,
+    op: *const Op,
+) -> Stop {
     // SAFETY: `op` is valid and another follows, by the contract.
     unsafe {
         let insn = &*op;
@@ -263,7 +266,7 @@ impl<O: Binary, T: Native> Load for RegisterToMemory<O, T> {
 }
 
 /// Compares memory to a register or an immediate.
-struct MemoryTo<O, T, S>(PhantomData<(O, T, S)>);
+pub(super) struct MemoryTo<O, T, S>(PhantomData<(O, T, S)>);
 
 impl<O: Binary, T: Native, S: Source> Load for MemoryTo<O, T, S> {
     type Value = T;

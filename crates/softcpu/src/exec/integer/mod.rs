@@ -9,6 +9,7 @@ mod data;
 mod decimal;
 mod exchange;
 mod flag;
+mod fused;
 mod multiply;
 mod native;
 mod operand;
@@ -17,6 +18,7 @@ mod shift;
 use iced_x86::Instruction;
 
 pub(super) use data::condition_code;
+pub(crate) use fused::fuse;
 pub(super) use native::Native;
 pub(super) use operand::by_condition;
 

@@ -119,7 +119,7 @@ unsafe fn load_quick<L: Load, A: Address>(cpu: &mut Cpu, op: *const Op) -> Stop 
 /// # Safety
 /// As [`Handler`], not the last of its block.
 #[inline(never)]
-unsafe fn load_general<L: Load>(cpu: &mut Cpu, op: *const Op) -> Stop {
+pub(super) unsafe fn load_general<L: Load>(cpu: &mut Cpu, op: *const Op) -> Stop {
     // SAFETY: `op` is valid by the contract.
     let insn = unsafe { &*op };
     let loaded = match cpu.linear(insn, size_of::<L::Value>() as u32, false) {
