@@ -179,6 +179,7 @@ pub(crate) struct CodeCache {
     blocks: AddressMap<Box<Block>>,
     pages: AddressMap<OwnPage>,
     /// Blocks that are no longer true but may still be executing.
+    #[expect(clippy::vec_box, reason = "a block that is executing must not move")]
     graveyard: Vec<Box<Block>>,
     /// Translations of instruction fetches.
     fetches: Box<[Fetch; 256]>,
@@ -427,7 +428,7 @@ impl Cpu {
     fn find_block_slow(&mut self, rip: u64) -> Result<*const Block, crate::fault::Trap> {
         let la = self.fetch_address(rip)?;
         let (gpa, global) = self.fetch_page(la)?;
-        let gpa = gpa | la % PAGE_SIZE;
+        let gpa = gpa | (la % PAGE_SIZE);
         let key = gpa << 8 | u64::from(self.mode.bits());
         let mut found = self.code.blocks.get(&key).map(|b| ptr::from_ref(&**b));
         if let Some(at) = found {

@@ -73,11 +73,6 @@ impl Fault {
         Self::coded(vector::GP, error)
     }
 
-    /// #UD.
-    pub const fn ud() -> Self {
-        Self::plain(vector::UD)
-    }
-
     /// #PF at linear address `la` with error code `error`.
     pub const fn page(la: u64, error: u32) -> Self {
         Self { vector: vector::PF, error: Some(error), info: la, non_canonical: false }

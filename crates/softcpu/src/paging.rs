@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::bus::{PAGE_SIZE, PageFlags};
 use crate::cpu::Cpu;
-use crate::fault::{Fault, Trap};
+use crate::fault::Fault;
 use crate::mmu::canonical;
 
 pub(crate) const CR0_PE: u64 = 1 << 0;
@@ -57,14 +57,6 @@ struct Level {
 }
 
 impl Cpu {
-    /// Translates `la` for any purpose; the public face of the page walk.
-    pub(crate) fn translate(&mut self, la: u64, access: Access) -> Result<u64, Trap> {
-        match self.walk(la, access) {
-            Ok(t) => Ok(t.gpa),
-            Err(fault) => Err(self.raise(fault)),
-        }
-    }
-
     /// Walks the page tables for `la`, sets accessed and dirty bits, or says which fault the access raises.
     pub(crate) fn walk(&mut self, la: u64, access: Access) -> Result<Translation, Fault> {
         // Another processor may change an entry between our reading it and marking it; then the walk starts over. A guest

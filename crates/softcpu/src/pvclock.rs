@@ -127,7 +127,7 @@ mod tests {
 
     fn guest_ns(ticks: u64, scale: Scale) -> u64 {
         let shifted = if scale.shift < 0 { ticks >> -scale.shift } else { ticks << scale.shift };
-        (u128::from(shifted) * u128::from(scale.multiplier) >> 32) as u64
+        ((u128::from(shifted) * u128::from(scale.multiplier)) >> 32) as u64
     }
 
     #[test]

@@ -54,11 +54,15 @@ impl System {
         }
     }
 
-    /// Makes all processors tell the next write of every page again: a new epoch of the dirty log begins. To be called
-    /// when no processor runs; they act on it before their next instruction.
+    /// Makes all processors tell the next write of every page again: a new epoch of the dirty log begins. When this
+    /// returns, no processor writes a page whose flag was cleared before the call without setting it anew. Not to be
+    /// called from a processor's thread.
     pub fn forget_writable(&self) {
-        for mailbox in &self.mailboxes {
-            mailbox.request(Request::FlushTlb);
+        let asked: Vec<_> = self.mailboxes.iter().map(|m| (m, m.request(Request::ForgetWritable))).collect();
+        for (mailbox, ticket) in asked {
+            while !mailbox.is_done(ticket) {
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -87,6 +91,7 @@ impl Cpu {
                     }
                 }
                 Request::FlushCode => self.code.clear(),
+                Request::ForgetWritable => self.mmu.drop_all_writable(),
                 Request::FlushTlb => self.flush_tlb(true),
             }
         }

@@ -25,6 +25,8 @@ pub enum Request {
         /// How many bytes.
         len: u64,
     },
+    /// Writes to any page must be told again.
+    ForgetWritable,
     /// All code is stale.
     FlushCode,
     /// All translations are stale, the right to write without telling included.
@@ -149,12 +151,6 @@ impl Mailbox {
         self.sleeping.store(false, SeqCst);
     }
 
-    /// Whether something has arrived since [`take_attention`](Self::take_attention).
-    #[inline]
-    pub(crate) fn attention(&self) -> bool {
-        self.attention.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     /// Lowers the flag. What made it rise is collected afterwards, so nothing is missed.
     pub(crate) fn take_attention(&self) -> bool {
         self.attention.swap(false, SeqCst)
@@ -224,11 +220,6 @@ impl Mailbox {
     /// Takes a posted NMI.
     pub(crate) fn take_nmi(&self) -> bool {
         self.nmi.load(SeqCst) && self.nmi.swap(false, SeqCst)
-    }
-
-    /// Whether an NMI is posted, without taking it.
-    pub(crate) fn nmi_posted(&self) -> bool {
-        self.nmi.load(SeqCst)
     }
 
     pub(super) fn take_init(&self) -> bool {

@@ -87,9 +87,7 @@ impl Case {
         let last = self.steps.last().map_or(0, |s| s.end);
         match at {
             0 => 0,
-            _ if at < last => {
-                self.steps.iter().filter(|s| s.end <= at).next_back().map_or(0, |s| s.undefined)
-            }
+            _ if at < last => self.steps.iter().rfind(|s| s.end <= at).map_or(0, |s| s.undefined),
             // Anywhere an instruction has branched to.
             _ => self.steps.iter().fold(0, |all, s| all | s.undefined),
         }

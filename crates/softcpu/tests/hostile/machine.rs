@@ -140,7 +140,7 @@ fn start(mut state: CpuState, mode: u8, registers: &[u8]) -> CpuState {
         _ => (true, true, true, false, 16),
     };
     let dpl = if user { 3 } else { 0 };
-    let level = (dpl as u16) << 5;
+    let level = dpl << 5;
     state.cr0 = 0x10 | if protected { 0x21 } else { 0 } | if paging { 0x8001_0000 } else { 0 };
     state.cr4 = 0x600 | if physical_extension { 0x20 } else { 0x10 };
     state.efer = if long { 0xd01 } else { 0 };

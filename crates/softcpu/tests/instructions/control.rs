@@ -66,7 +66,8 @@ fn loope_and_loopne_look_at_zf_and_leave_the_flags() {
 #[test]
 fn every_condition_is_what_its_flags_say() {
     // The flags in turn through all of CF, PF, ZF, SF, OF; SETcc, CMOVcc and Jcc must agree.
-    let conditions: [fn(bool, bool, bool, bool, bool) -> bool; 8] = [
+    type Condition = fn(bool, bool, bool, bool, bool) -> bool;
+    let conditions: [Condition; 8] = [
         |_, _, _, _, o| o,
         |c, _, _, _, _| c,
         |_, _, z, _, _| z,

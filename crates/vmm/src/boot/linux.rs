@@ -38,13 +38,13 @@ pub(super) fn load(ram: &Ram, kernel: &Kernel, mut file: File) -> Result<CpuStat
     if { header.xloadflags } & HAS_ENTRY_64 == 0 {
         return Err(not_a_kernel("it has no 64-bit entry".into()));
     }
-    let needed = KERNEL + u64::from({ header.init_size });
+    let needed = KERNEL + u64::from(header.init_size);
     if needed > ram.layout().ram()[0].size {
         return Err(BootError::TooLarge { what: "The kernel", size: needed - KERNEL, memory: ram.end() });
     }
     // The kernel unpacks itself to its preferred address; nothing may lie in the way.
-    let busy = loaded.kernel_end.max(header.pref_address + u64::from({ header.init_size })).min(1 << 32);
-    let initrd = load_initrd(ram, kernel, busy, u64::from({ header.initrd_addr_max }))?;
+    let busy = loaded.kernel_end.max(header.pref_address + u64::from(header.init_size)).min(1 << 32);
+    let initrd = load_initrd(ram, kernel, busy, u64::from(header.initrd_addr_max))?;
     write_zero_page(ram, kernel, header, initrd.map(|r| (r.start, r.size)))?;
     write_page_tables(memory)?;
     write_gdt(memory)?;

@@ -163,9 +163,7 @@ fn flat(rights: u16, selector: u16) -> Segment {
 /// Flat segments: code with these rights, data, and a task register, for a state to start from.
 fn flat_state(code_rights: u16) -> CpuState {
     let data = flat(0xc093, 0x18);
-    let mut state = CpuState::default();
-    state.segments = [data; 6];
-    state.segments[1] = flat(code_rights, 0x10);
-    state.tr = Segment { limit: 0x67, ..flat(0x8b, 0x20) };
-    state
+    let mut segments = [data; 6];
+    segments[1] = flat(code_rights, 0x10);
+    CpuState { segments, tr: Segment { limit: 0x67, ..flat(0x8b, 0x20) }, ..CpuState::default() }
 }

@@ -50,7 +50,7 @@ pub struct IoApic {
 fn message(entry: u64) -> MsiMessage {
     let destination = entry >> 56 & 0xff | (entry >> 49 & 0x7f) << 8;
     let address = 0xfee0_0000 | (destination & 0xff) << 12 | (destination >> 8) << 5 | (entry >> 11 & 1) << 2;
-    let data = (entry & 0xff | entry & 0x700 | (entry & LEVEL != 0) as u64 * 0xc000) as u32;
+    let data = (entry & 0xff | entry & 0x700 | ((entry & LEVEL != 0) as u64 * 0xc000)) as u32;
     MsiMessage { address, data }
 }
 
@@ -146,11 +146,7 @@ impl IoApic {
                     new &= !REMOTE_IRR;
                 }
                 state.entries[pin] = new;
-                if new & LEVEL == 0 && new & MASKED == 0 && state.entries[pin] & PENDING != 0 {
-                    self.service(&mut state, pin);
-                } else if new & LEVEL != 0 {
-                    self.service(&mut state, pin);
-                }
+                self.service(&mut state, pin);
                 let entries = state.entries;
                 drop(state);
                 self.announce(&entries);

@@ -92,7 +92,7 @@ impl Layout {
         if bytes > most {
             return Err(LayoutError::TooLarge { bytes, most });
         }
-        if bytes % 4096 != 0 {
+        if !bytes.is_multiple_of(4096) {
             return Err(LayoutError::Uneven { bytes });
         }
         let low = bytes.min(map::LOW_END);

@@ -13,8 +13,6 @@ const CAPABILITIES: usize = 0x34;
 const FIRST_CAPABILITY: usize = 0x40;
 /// Command: memory space.
 pub(super) const MEMORY_SPACE: u16 = 1 << 1;
-/// Command: bus master.
-pub(super) const BUS_MASTER: u16 = 1 << 2;
 /// Command: I/O, memory, bus master, parity, SERR, INTx disable.
 const COMMAND_WRITABLE: u16 = 0x0547;
 const STATUS_CAPABILITIES: u16 = 1 << 4;

@@ -190,7 +190,7 @@ impl Shared {
         let offset =
             request.sector.checked_mul(SECTOR).ok_or_else(|| invalid("the sector does not exist"))?;
         match request.kind {
-            request::IN | request::OUT if bytes % SECTOR != 0 => Err(invalid("not whole sectors")),
+            request::IN | request::OUT if !bytes.is_multiple_of(SECTOR) => Err(invalid("not whole sectors")),
             request::IN if request.writable => {
                 let guards: Vec<_> = request.data.iter().map(|s| s.ptr_guard_mut()).collect();
                 let buffers: Vec<iovec> =

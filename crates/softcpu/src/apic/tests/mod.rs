@@ -434,9 +434,9 @@ fn a_thread_that_posts_while_another_takes_loses_nothing() {
         let mut last: Vectors = [0; 4];
         loop {
             let finished = done.load(Ordering::SeqCst);
-            for word in 0..4 {
+            for (word, last) in last.iter_mut().enumerate() {
                 let (bits, _) = mailbox.take_vectors(word);
-                last[word] |= bits;
+                *last |= bits;
                 seen += bits.count_ones();
             }
             if finished {

@@ -263,7 +263,7 @@ impl Cpu {
     /// A variable range's base (even) or mask (odd register).
     fn set_variable_range(&mut self, register: usize, value: u64) -> Result<(), Trap> {
         let pages = self.mmu.physical_mask & !0xfff;
-        if register % 2 == 0 {
+        if register.is_multiple_of(2) {
             self.zero_beyond(value, pages | 0xff)?;
             self.memory_types(value & 0xff, false)?;
         } else {

@@ -122,7 +122,7 @@ impl RtcState {
     fn shown(&self, n: i64) -> u8 {
         // Everything shown is below 100.
         let n = n as u8;
-        if self.has(b::BINARY) { n } else { n / 10 << 4 | n % 10 }
+        if self.has(b::BINARY) { n } else { ((n / 10) << 4) | (n % 10) }
     }
 
     fn meant(&self, byte: u8) -> i64 {
