@@ -254,7 +254,8 @@ impl Listener for Person {
         match command {
             Command::Quit => self.quit.store(true, Ordering::Relaxed),
             Command::PowerButton => self.machine.press_power_button(),
-            Command::Help => eprintln!("\ntessera: {}", escape::HELP),
+            // The terminal is raw: lines need their carriage returns.
+            Command::Help => eprint!("\r\ntessera: {}\r\n", escape::HELP),
         }
     }
 }

@@ -42,8 +42,6 @@ impl RawTerminal {
         let mut raw = *before;
         // SAFETY: cfmakeraw only writes to the structure.
         unsafe { libc::cfmakeraw(&mut raw) };
-        // Lines that Tessera itself writes still need their carriage returns.
-        raw.c_oflag |= libc::OPOST | libc::ONLCR;
         for signal in ENDING {
             restore_on(signal)?;
         }

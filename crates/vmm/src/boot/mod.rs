@@ -76,6 +76,12 @@ pub struct Kernel {
     pub command_line: String,
 }
 
+/// Where a processor begins after reset, as software that jumps there means it: F000:FFF0.
+const RESET_VECTOR: u64 = 0xf_fff0;
+/// What lies there in place of a BIOS: `mov dx, 0xcf9; mov al, 6; out dx, al; hlt`. Linux restarts this way where ACPI is
+/// hardware-reduced and there is no EFI.
+const RESET_CODE: [u8; 7] = [0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4];
+
 /// A line of the memory map, in e820's and PVH's common numbering: 1 RAM, 2 reserved, 3 ACPI.
 struct MapLine {
     range: Range,
@@ -117,6 +123,7 @@ pub fn load(ram: &Ram, kernel: &Kernel) -> Result<CpuState, BootError> {
     let read = file.read(&mut magic).map_err(|source| read_error("kernel", &kernel.image, source))?;
     file.seek(SeekFrom::Start(0)).map_err(|source| read_error("kernel", &kernel.image, source))?;
     write_command_line(memory, &kernel.command_line)?;
+    memory.write_slice(&RESET_CODE, GuestAddress(RESET_VECTOR))?;
     if read == 4 && &magic == b"\x7fELF" {
         pvh::load(ram, kernel, file)
     } else {
