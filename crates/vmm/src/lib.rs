@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod bus;
 pub mod chipset;
+pub mod control;
 pub mod engine;
 pub mod interrupt;
 pub mod machine;

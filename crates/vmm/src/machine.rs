@@ -1,9 +1,12 @@
 //! A machine: the parts list of a computer, and its life.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, EventFd};
 
 use softcpu::{Activity, CpuState};
 
@@ -145,7 +148,7 @@ impl Machine {
         let partition = engine.create(Arc::clone(&ram), config.processors as usize)?;
         let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
         let (sender, events) = channel();
-        let reporter = Arc::new(Reporter { sender: Mutex::new(sender), life: AtomicU64::new(0) });
+        let reporter = Arc::new(Reporter::new(sender).map_err(MachineError::Host)?);
         let told = Arc::clone(&reporter);
         let listener: Listener = Arc::new(move |request| told.report(request.into()));
 
@@ -261,12 +264,20 @@ impl Machine {
         self.serial.input(bytes)
     }
 
+    /// Readable while there are events to [`wait`](Self::wait) for.
+    pub fn events(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the reporter is.
+        unsafe { BorrowedFd::borrow_raw(self.reporter.ready.as_raw_fd()) }
+    }
+
     /// Waits for the next event, at most `patience` long.
     pub fn wait(&self, patience: Duration) -> Option<Event> {
         let end = Instant::now() + patience;
         let events = lock(&self.events);
         loop {
             let (life, event) = events.recv_timeout(end.saturating_duration_since(Instant::now())).ok()?;
+            // Counts down what `report` has counted up.
+            let _ = self.reporter.ready.read();
             if life == self.reporter.life() {
                 return Some(event);
             }
@@ -292,6 +303,21 @@ impl Machine {
         Ok(())
     }
 
+    /// Memory, bytes.
+    pub fn memory(&self) -> u64 {
+        self.ram.layout().ram().iter().map(|r| r.size).sum()
+    }
+
+    /// Guest time, nanoseconds: it stands still while the machine is paused.
+    pub fn clock_ns(&self) -> u64 {
+        self.partition.clock_ns()
+    }
+
+    /// Host processor time each processor has used, nanoseconds.
+    pub fn cpu_times_ns(&self) -> Vec<u64> {
+        self.vcpus.cpu_times_ns()
+    }
+
     /// Instructions executed by all processors, if the engine counts them. Only while paused.
     pub fn instructions(&self) -> Option<u64> {
         (0..self.processors as usize).map(|i| self.vcpus.with(i, |cpu| cpu.instructions())).sum()
@@ -309,9 +335,16 @@ impl Drop for Machine {
 struct Reporter {
     sender: Mutex<Sender<(u64, Event)>>,
     life: AtomicU64,
+    /// As many as there are events in the channel.
+    ready: EventFd,
 }
 
 impl Reporter {
+    fn new(sender: Sender<(u64, Event)>) -> std::io::Result<Self> {
+        let ready = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)?;
+        Ok(Self { sender: Mutex::new(sender), life: AtomicU64::new(0), ready })
+    }
+
     fn life(&self) -> u64 {
         self.life.load(Ordering::SeqCst)
     }
@@ -324,6 +357,7 @@ impl Reporter {
     fn report(&self, event: Event) {
         // If nobody listens any more the machine is being dropped.
         let _ = lock(&self.sender).send((self.life(), event));
+        let _ = self.ready.write(1);
     }
 }
 

@@ -5,6 +5,7 @@ pub mod options;
 mod run;
 mod shell;
 mod stats;
+mod vmm;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     /// Build, import, list and remove the images that machines boot from
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Run one machine that another program drives over a socket: JSON-RPC 2.0, a message a line
+    Vmm(vmm::VmmArgs),
     /// Print the completions of a shell
     Completions(shell::CompletionsArgs),
     /// Write the manual pages into a folder
@@ -39,6 +42,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => return run::run(*args),
             Command::Image(command) => command.execute()?,
+            Command::Vmm(args) => args.execute()?,
             Command::Completions(args) => args.execute(),
             Command::Man(args) => args.execute()?,
         }

@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::io::IsTerminal;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use vmm::boot::Kernel;
-use vmm::engine::soft::Soft;
-use vmm::engine::{Engine, EngineError};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use vmm::boot::{Kernel, Source};
+use vmm::engine::{self, EngineError};
 use vmm::machine::{Event, Machine, MachineConfig, MachineError};
 
 use crate::cli::options::{DiskOption, NetOption, Size};
@@ -30,9 +29,6 @@ const LEAST_MEMORY: u64 = 32 << 20;
 
 /// The command line of a kernel that is given without one.
 const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
-
-/// How often to look whether a person ended the machine.
-const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Arguments of `tessera run`.
 #[derive(Debug, Args)]
@@ -117,7 +113,10 @@ fn memory(text: &str) -> std::result::Result<Size, String> {
 /// Boots the machine and stays until it ends.
 pub fn run(args: RunArgs) -> Result<ExitCode> {
     let guest = Guest::find(&args)?;
-    let engine = choose_engine(args.engine)?;
+    let engine = engine::choose(args.engine.into()).map_err(engine_failure)?;
+    if let Some(why) = &engine.why {
+        tracing::info!("engine {}: {why}", engine.engine.name());
+    }
     let (output, writer) = console_output(&args.console)?;
     let started = Instant::now();
     let mut devices = Devices::new(args.cpus);
@@ -134,8 +133,8 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         console: Box::new(writer),
         devices: devices.finish(),
     };
-    let machine = Arc::new(Machine::new(&*engine, config).map_err(machine_failure)?);
-    let person = Arc::new(Person { machine: Arc::clone(&machine), quit: AtomicBool::new(false) });
+    let machine = Arc::new(Machine::new(&*engine.engine, config).map_err(machine_failure)?);
+    let person = Arc::new(Person { machine: Arc::clone(&machine), quit: quit_event()? });
     let terminal = match args.console {
         ConsoleOption::Tty => attach(&person)?,
         ConsoleOption::File(_) => None,
@@ -154,11 +153,18 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
 /// Waits for the end of the machine, and starts the guest anew when it resets.
 fn watch(machine: &Machine, person: &Person, no_reboot: bool) -> Result<Status> {
     loop {
-        let event = machine.wait(PATIENCE);
-        if person.quit.load(Ordering::Relaxed) {
+        let mut ready = [
+            PollFd::from_borrowed_fd(person.quit.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(machine.events(), PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => result.map_err(|error| Failure::internal(format!("waiting for the guest: {error}")))?,
+        };
+        if !ready[0].revents().is_empty() {
             return Ok(Status::Stopped);
         }
-        match event {
+        match machine.wait(Duration::ZERO) {
             None => {}
             Some(Event::PowerOff) => return Ok(Status::Done),
             Some(Event::GuestPanic) => return Ok(Status::GuestPanic),
@@ -196,8 +202,13 @@ impl Guest {
             (None, None) => DEFAULT_COMMAND_LINE.into(),
         };
         let disk = from_image(|image| Some(image.disk()));
-        Ok(Guest { kernel: Kernel { image: kernel, initrd, command_line }, disk })
+        let initrd = initrd.map(|path| source("initrd", &path)).transpose()?;
+        Ok(Guest { kernel: Kernel { image: source("kernel", &kernel)?, initrd, command_line }, disk })
     }
+}
+
+fn source(what: &str, path: &Path) -> Result<Source> {
+    Source::open(path).map_err(|error| Failure::input(format!("{what} {}: {error}", path.display())))
 }
 
 fn find_image(name: &str) -> Result<Image> {
@@ -207,11 +218,18 @@ fn find_image(name: &str) -> Result<Image> {
     })
 }
 
-fn choose_engine(asked: EngineOption) -> Result<Box<dyn Engine>> {
-    match asked {
-        EngineOption::Auto | EngineOption::Soft => Ok(Box::new(Soft)),
-        EngineOption::Kvm => Err(Failure::engine("the KVM engine is not there yet")),
+impl From<EngineOption> for engine::Kind {
+    fn from(option: EngineOption) -> engine::Kind {
+        match option {
+            EngineOption::Auto => engine::Kind::Auto,
+            EngineOption::Kvm => engine::Kind::Kvm,
+            EngineOption::Soft => engine::Kind::Soft,
+        }
     }
+}
+
+fn engine_failure(error: EngineError) -> Failure {
+    machine_failure(MachineError::Engine(error))
 }
 
 /// Opens where the guest's serial line goes.
@@ -242,7 +260,13 @@ fn attach(person: &Arc<Person>) -> Result<Option<RawTerminal>> {
 /// The person at the terminal, as the machine sees them.
 struct Person {
     machine: Arc<Machine>,
-    quit: AtomicBool,
+    /// Readable when the person has ended the machine.
+    quit: OwnedFd,
+}
+
+fn quit_event() -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|error| Failure::internal(format!("eventfd: {error}")))
 }
 
 impl Listener for Person {
@@ -252,7 +276,10 @@ impl Listener for Person {
 
     fn command(&self, command: Command) {
         match command {
-            Command::Quit => self.quit.store(true, Ordering::Relaxed),
+            Command::Quit => {
+                // An event that has been counted already is as good as two.
+                let _ = rustix::io::write(&self.quit, &1u64.to_ne_bytes());
+            }
             Command::PowerButton => self.machine.press_power_button(),
             // The terminal is raw: lines need their carriage returns.
             Command::Help => eprint!("\r\ntessera: {}\r\n", escape::HELP),

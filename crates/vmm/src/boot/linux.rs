@@ -27,9 +27,9 @@ const LOADER: u8 = 0xff;
 /// `loadflags`: the protected-mode part is at 1 MiB; the heap end is valid.
 const LOADED_HIGH: u8 = 1;
 
-pub(super) fn load(ram: &Ram, kernel: &Kernel, mut file: File) -> Result<CpuState, BootError> {
+pub(super) fn load(ram: &Ram, kernel: &Kernel, mut file: &File) -> Result<CpuState, BootError> {
     let memory: &GuestMemory = ram.memory();
-    let not_a_kernel = |why: String| BootError::NotAKernel { path: kernel.image.clone(), why };
+    let not_a_kernel = |why: String| BootError::NotAKernel { name: kernel.image.name.clone(), why };
     let loaded = BzImage::load(memory, None, &mut file, Some(GuestAddress(KERNEL))).map_err(|e| match e {
         LoadError::MemoryOverflow => not_a_kernel("it does not fit into the guest's memory".into()),
         e => not_a_kernel(e.to_string()),

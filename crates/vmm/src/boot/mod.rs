@@ -6,7 +6,7 @@ mod pvh;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use softcpu::{CpuState, Segment};
 use vm_memory::{Bytes, GuestAddress};
@@ -24,23 +24,23 @@ const LOW_RAM_END: u64 = 0x9_fc00;
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// A file cannot be read.
-    #[error("Cannot read {what} {path}")]
+    #[error("Cannot read {what} {name}")]
     Read {
         /// Kernel or initrd.
         what: &'static str,
-        /// Where.
-        path: PathBuf,
+        /// Its name.
+        name: String,
         /// Why.
         #[source]
         source: std::io::Error,
     },
     /// Not a kernel.
     #[error(
-        "{path} is no kernel this machine can start: {why}; wanted is a Linux bzImage or an ELF file with a PVH entry note"
+        "{name} is no kernel this machine can start: {why}; wanted is a Linux bzImage or an ELF file with a PVH entry note"
     )]
     NotAKernel {
         /// Which file.
-        path: PathBuf,
+        name: String,
         /// What is wrong with it.
         why: String,
     },
@@ -65,13 +65,45 @@ pub enum BootError {
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
+/// An open file, read again at each reset, and what people know it by.
+#[derive(Debug)]
+pub struct Source {
+    name: String,
+    file: File,
+}
+
+impl Source {
+    /// An open file with a name for messages.
+    pub fn new(name: impl Into<String>, file: File) -> Self {
+        Self { name: name.into(), file }
+    }
+
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        Ok(Self::new(path.display().to_string(), File::open(path)?))
+    }
+
+    /// The file, at its start.
+    fn rewound(&self, what: &'static str) -> Result<&File, BootError> {
+        (&self.file).seek(SeekFrom::Start(0)).map_err(|e| self.read_error(what, e))?;
+        Ok(&self.file)
+    }
+
+    fn read_error(&self, what: &'static str, source: std::io::Error) -> BootError {
+        BootError::Read { what, name: self.name.clone(), source }
+    }
+}
+
 /// What to start.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Kernel {
     /// A bzImage, or an ELF file with a PVH note.
-    pub image: PathBuf,
+    pub image: Source,
     /// An initial RAM disk.
-    pub initrd: Option<PathBuf>,
+    pub initrd: Option<Source>,
     /// Arguments.
     pub command_line: String,
 }
@@ -118,10 +150,10 @@ fn memory_map(ram: &Ram) -> Vec<MapLine> {
 /// If a file cannot be read, is no kernel or does not fit.
 pub fn load(ram: &Ram, kernel: &Kernel) -> Result<CpuState, BootError> {
     let memory = ram.memory();
-    let mut file = open("kernel", &kernel.image)?;
     let mut magic = [0; 4];
-    let read = file.read(&mut magic).map_err(|source| read_error("kernel", &kernel.image, source))?;
-    file.seek(SeekFrom::Start(0)).map_err(|source| read_error("kernel", &kernel.image, source))?;
+    let read = kernel.image.rewound("kernel")?.read(&mut magic);
+    let read = read.map_err(|e| kernel.image.read_error("kernel", e))?;
+    let file = kernel.image.rewound("kernel")?;
     write_command_line(memory, &kernel.command_line)?;
     memory.write_slice(&RESET_CODE, GuestAddress(RESET_VECTOR))?;
     if read == 4 && &magic == b"\x7fELF" {
@@ -129,14 +161,6 @@ pub fn load(ram: &Ram, kernel: &Kernel) -> Result<CpuState, BootError> {
     } else {
         linux::load(ram, kernel, file)
     }
-}
-
-fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
-    File::open(path).map_err(|source| read_error(what, path, source))
-}
-
-fn read_error(what: &'static str, path: &Path, source: std::io::Error) -> BootError {
-    BootError::Read { what, path: path.to_owned(), source }
 }
 
 fn write_command_line(memory: &GuestMemory, text: &str) -> Result<(), BootError> {
@@ -150,9 +174,9 @@ fn write_command_line(memory: &GuestMemory, text: &str) -> Result<(), BootError>
 
 /// Puts the initial RAM disk as high below 4 GiB (and below `limit`) as it goes; gives its address and size.
 fn load_initrd(ram: &Ram, kernel: &Kernel, above: u64, limit: u64) -> Result<Option<Range>, BootError> {
-    let Some(path) = &kernel.initrd else { return Ok(None) };
-    let mut file = open("initrd", path)?;
-    let size = file.metadata().map_err(|e| read_error("initrd", path, e))?.len();
+    let Some(initrd) = &kernel.initrd else { return Ok(None) };
+    let mut file = initrd.rewound("initrd")?;
+    let size = file.metadata().map_err(|e| initrd.read_error("initrd", e))?.len();
     let low = ram.layout().ram()[0];
     let end = (low.start + low.size).min(limit.saturating_add(1));
     let start = end.saturating_sub(size) & !0xfff;

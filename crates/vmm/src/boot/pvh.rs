@@ -16,8 +16,8 @@ const MEMORY_MAP: u64 = 0x6080;
 /// XEN_HVM_START_MAGIC_VALUE.
 const MAGIC: u32 = 0x336e_c578;
 
-pub(super) fn load(ram: &Ram, kernel: &Kernel, mut file: File) -> Result<CpuState, BootError> {
-    let not_a_kernel = |why: String| BootError::NotAKernel { path: kernel.image.clone(), why };
+pub(super) fn load(ram: &Ram, kernel: &Kernel, mut file: &File) -> Result<CpuState, BootError> {
+    let not_a_kernel = |why: String| BootError::NotAKernel { name: kernel.image.name.clone(), why };
     let loaded = Elf::load(&**ram.memory(), None, &mut file, Some(GuestAddress(0x10_0000)))
         .map_err(|e| not_a_kernel(e.to_string()))?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {

@@ -5,7 +5,10 @@
 
 pub mod soft;
 
+use std::fmt;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use softcpu::{Bus, CpuState, CpuidEntry};
 
@@ -121,4 +124,42 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// If the engine cannot.
     fn create(&self, ram: Arc<Ram>, processors: usize) -> Result<Arc<dyn Partition>, EngineError>;
+}
+
+/// Which engine a person asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// KVM if it can run a stock guest here, else the software processor.
+    #[default]
+    Auto,
+    /// The processor's own virtualization.
+    Kvm,
+    /// The software processor.
+    Soft,
+}
+
+/// The engine chosen.
+pub struct Choice {
+    /// It.
+    pub engine: Box<dyn Engine>,
+    /// Why not the other, in one line, where the choice was ours.
+    pub why: Option<String>,
+}
+
+impl fmt::Debug for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Choice").field("engine", &self.engine.name()).field("why", &self.why).finish()
+    }
+}
+
+/// The engine to use for `kind`.
+///
+/// # Errors
+/// If KVM is asked for and cannot run a guest here.
+pub fn choose(kind: Kind) -> Result<Choice, EngineError> {
+    match kind {
+        Kind::Auto | Kind::Soft => Ok(Choice { engine: Box::new(soft::Soft), why: None }),
+        Kind::Kvm => Err(EngineError::Unusable { engine: "kvm", why: "it is not there yet".into() }),
+    }
 }

@@ -1,10 +1,11 @@
 //! Kernels of a few instructions: ELF files with a PVH entry note, and a machine to run them.
 
+use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vmm::boot::Kernel;
+use vmm::boot::{Kernel, Source};
 use vmm::engine::soft::Soft;
 use vmm::machine::{Event, Machine, MachineConfig};
 
@@ -63,6 +64,13 @@ impl Code {
     }
 }
 
+/// A file with a kernel that runs `code`.
+pub fn elf_file(code: &Code) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&elf(&code.0)).unwrap();
+    file
+}
+
 /// What came out of the serial line.
 #[derive(Clone, Default)]
 pub struct Screen(Arc<Mutex<Vec<u8>>>);
@@ -96,23 +104,21 @@ impl Write for Screen {
 pub struct Guest {
     pub machine: Machine,
     pub screen: Screen,
-    _image: tempfile::NamedTempFile,
 }
 
 impl Guest {
     /// A machine that will run `code`; it is paused.
     pub fn new(code: Code) -> Self {
-        let mut image = tempfile::NamedTempFile::new().unwrap();
-        image.write_all(&elf(&code.0)).unwrap();
+        let image = elf_file(&code);
         let screen = Screen::default();
         let config = MachineConfig {
             processors: 1,
             memory: 16 << 20,
-            kernel: Kernel { image: image.path().into(), ..Kernel::default() },
+            kernel: Kernel { image: Source::new("test", image), initrd: None, command_line: String::new() },
             console: Box::new(screen.clone()),
             devices: Vec::new(),
         };
-        Self { machine: Machine::new(&Soft, config).unwrap(), screen, _image: image }
+        Self { machine: Machine::new(&Soft, config).unwrap(), screen }
     }
 
     /// The same, running.

@@ -1,10 +1,8 @@
 //! How machines live and end, shown with kernels of a few instructions.
 
-mod guest;
-
 use std::time::Duration;
 
-use guest::{Code, Guest};
+use crate::guest::{Code, Guest};
 use vmm::machine::Event;
 
 const RESET: (u16, u8) = (0xcf9, 6);

@@ -1,0 +1,314 @@
+//! The machine behind the socket, and where it is in its life.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use disk::{Disk, Raw};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::protocol::{
+    Descriptor, DiskFormat, DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, Refusal,
+    State, StateReport, Stats, code,
+};
+use crate::boot::{Kernel, Source};
+use crate::engine;
+use crate::machine::{Event, Machine, MachineConfig};
+use crate::virtio::{Device, block::Block, rng::Rng};
+
+/// More queues than these do not make a disk faster.
+const MOST_QUEUES: u32 = 4;
+/// How much of what is typed is taken ahead of the guest, bytes.
+const TYPED_AHEAD: usize = 4096;
+
+/// A machine, once there is one, and what has happened to it.
+pub(super) struct Guest {
+    machine: Option<Machine>,
+    state: State,
+    last: Option<GuestEvent>,
+    on_reset: OnReset,
+    on_panic: OnPanic,
+    console: Option<File>,
+    typed: VecDeque<u8>,
+}
+
+impl Guest {
+    pub fn none() -> Self {
+        Self {
+            machine: None,
+            state: State::Empty,
+            last: None,
+            on_reset: OnReset::default(),
+            on_panic: OnPanic::default(),
+            console: None,
+            typed: VecDeque::new(),
+        }
+    }
+
+    /// Carries out one method; `stop` is the caller's.
+    pub fn call(&mut self, method: &str, params: Value, files: Vec<OwnedFd>) -> Result<Value, Refusal> {
+        if method != "create" && !params.is_null() && params != serde_json::json!({}) {
+            return Err(Refusal::new(code::PARAMS, format!("{method} takes no parameters")));
+        }
+        match method {
+            "create" => {
+                let spec = serde_json::from_value(params).map_err(|e| Refusal::new(code::PARAMS, e))?;
+                self.create(spec, files)?;
+            }
+            "state" => {}
+            "pause" => self.pause()?,
+            "resume" => self.resume()?,
+            "power_button" => self.running()?.press_power_button(),
+            "reset" => self.reset()?,
+            "stats" => return json(&self.stats()?),
+            _ => return Err(Refusal::new(code::METHOD, format!("there is no method {method:?}"))),
+        }
+        json(&self.report())
+    }
+
+    pub fn report(&self) -> StateReport {
+        StateReport { state: self.state, last: self.last.clone() }
+    }
+
+    fn machine(&self) -> Result<&Machine, Refusal> {
+        let none = || Refusal::new(code::STATE, "there is no machine yet: create comes first");
+        self.machine.as_ref().ok_or_else(none)
+    }
+
+    fn running(&self) -> Result<&Machine, Refusal> {
+        match (self.machine()?, self.state) {
+            (machine, State::Running) => Ok(machine),
+            (_, state) => {
+                Err(Refusal::new(code::STATE, format!("the machine does not run: it is {}", word(state))))
+            }
+        }
+    }
+
+    fn create(&mut self, spec: MachineSpec, files: Vec<OwnedFd>) -> Result<(), Refusal> {
+        if self.machine.is_some() {
+            return Err(Refusal::new(code::STATE, "there is a machine already"));
+        }
+        let mut files = Files(files.into_iter().map(Some).collect());
+        let kernel = Kernel {
+            image: Source::new("kernel", files.take("kernel", spec.kernel)?),
+            initrd: match spec.initrd {
+                Some(n) => Some(Source::new("initrd", files.take("initrd", n)?)),
+                None => None,
+            },
+            command_line: spec.command_line,
+        };
+        let console = spec.console.map(|n| files.take("console", n)).transpose()?;
+        let queues = spec.processors.clamp(1, MOST_QUEUES) as u16;
+        let mut devices: Vec<Box<dyn Device>> = Vec::new();
+        for (number, disk) in spec.disks.into_iter().enumerate() {
+            devices.push(Box::new(open_disk(number, disk, queues, &mut files)?));
+        }
+        devices.push(Box::new(Rng::default()));
+        let output: crate::chipset::serial::Output = match &console {
+            Some(file) => Box::new(Console::new(file)?),
+            None => Box::new(io::sink()),
+        };
+        let engine = engine::choose(spec.engine).map_err(machine_refusal)?.engine;
+        let config = MachineConfig {
+            processors: spec.processors,
+            memory: spec.memory,
+            kernel,
+            console: output,
+            devices,
+        };
+        self.machine = Some(Machine::new(&*engine, config).map_err(machine_refusal)?);
+        (self.on_reset, self.on_panic, self.console) = (spec.on_reset, spec.on_panic, console);
+        self.state = State::Paused;
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<(), Refusal> {
+        if self.state == State::Paused {
+            return Ok(());
+        }
+        self.running()?.pause();
+        self.state = State::Paused;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), Refusal> {
+        match (self.machine()?, self.state) {
+            (_, State::Running) => Ok(()),
+            (machine, State::Paused) => {
+                machine.resume();
+                self.state = State::Running;
+                Ok(())
+            }
+            (_, state) => {
+                Err(Refusal::new(code::STATE, format!("the machine is {}: reset starts it", word(state))))
+            }
+        }
+    }
+
+    fn reset(&mut self) -> Result<(), Refusal> {
+        self.machine()?.reset().map_err(machine_refusal)?;
+        self.state = State::Running;
+        Ok(())
+    }
+
+    fn stats(&self) -> Result<Stats, Refusal> {
+        let machine = self.machine()?;
+        let processors = machine.cpu_times_ns().into_iter().map(|cpu_time_ns| ProcessorStats { cpu_time_ns });
+        Ok(Stats {
+            guest_time_ns: machine.clock_ns(),
+            processors: processors.collect(),
+            memory: machine.memory(),
+            resident: resident().unwrap_or(0),
+        })
+    }
+
+    /// Readable when something has happened in the guest.
+    pub fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.machine.as_ref().map(Machine::events)
+    }
+
+    /// Takes what has happened, and does what follows from it.
+    pub fn next_event(&mut self) -> Option<StateReport> {
+        let event = self.machine.as_ref()?.wait(Duration::ZERO)?;
+        let (event, ends) = match event {
+            Event::PowerOff => (GuestEvent::PowerOff, true),
+            Event::Reset => (GuestEvent::Reset, self.on_reset == OnReset::End),
+            Event::TripleFault => (GuestEvent::TripleFault, self.on_reset == OnReset::End),
+            Event::GuestPanic => (GuestEvent::Panic, self.on_panic == OnPanic::End),
+            Event::EngineFailure(why) => (GuestEvent::EngineFailure { why }, true),
+        };
+        let restarts = !ends && matches!(event, GuestEvent::Reset | GuestEvent::TripleFault);
+        self.last = Some(event);
+        let machine = self.machine.as_ref()?;
+        if ends {
+            machine.pause();
+            self.state = State::Ended;
+        } else if restarts && let Err(error) = machine.reset() {
+            self.last = Some(GuestEvent::EngineFailure { why: error.to_string() });
+            self.state = State::Ended;
+        }
+        Some(self.report())
+    }
+
+    /// The console, when there is room for what is typed.
+    pub fn console(&self) -> Option<BorrowedFd<'_>> {
+        let room = self.state == State::Running && self.typed.len() < TYPED_AHEAD;
+        self.console.as_ref().filter(|_| room).map(AsFd::as_fd)
+    }
+
+    /// Whether something was typed that the guest has had no room for.
+    pub fn has_typed(&self) -> bool {
+        self.state == State::Running && !self.typed.is_empty()
+    }
+
+    /// Reads the console.
+    pub fn read_console(&mut self) {
+        let Some(console) = &mut self.console else { return };
+        let mut buffer = [0; 512];
+        match console.read(&mut buffer) {
+            Ok(n) if n > 0 => self.typed.extend(&buffer[..n]),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // Nobody types any more; the guest's own words still go where they went.
+            _ => self.console = None,
+        }
+    }
+
+    /// Gives the guest what was typed, as far as it has room.
+    pub fn pass_typed(&mut self) {
+        let Some(machine) = self.machine.as_ref().filter(|_| self.state == State::Running) else { return };
+        let taken = machine.input(self.typed.make_contiguous());
+        self.typed.drain(..taken);
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(value).map_err(|e| Refusal::new(code::MACHINE, e))
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Empty => "not there",
+        State::Paused => "paused",
+        State::Running => "running",
+        State::Ended => "ended",
+    }
+}
+
+/// An error with its causes, in one line.
+fn machine_refusal(error: impl std::error::Error) -> Refusal {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message += &format!(": {error}");
+        cause = error.source();
+    }
+    Refusal::new(code::MACHINE, message)
+}
+
+/// The files that came with a message; each can be used once.
+struct Files(Vec<Option<OwnedFd>>);
+
+impl Files {
+    fn take(&mut self, field: &str, number: Descriptor) -> Result<File, Refusal> {
+        let count = self.0.len();
+        match self.0.get_mut(number) {
+            Some(file) => match file.take() {
+                Some(file) => Ok(file.into()),
+                None => Err(Refusal::new(code::PARAMS, format!("{field}: file {number} is used twice"))),
+            },
+            None => {
+                let why = format!("{field}: there is no file {number}, {count} came with the message");
+                Err(Refusal::new(code::PARAMS, why))
+            }
+        }
+    }
+}
+
+fn open_disk(number: usize, spec: DiskSpec, queues: u16, files: &mut Files) -> Result<Block, Refusal> {
+    let field = format!("disks[{number}]");
+    let file = files.take(&format!("{field}.file"), spec.file)?;
+    if spec.serial.len() > 20 {
+        return Err(Refusal::new(code::PARAMS, format!("{field}.serial: at most 20 bytes")));
+    }
+    let disk: Box<dyn Disk> = match spec.format {
+        DiskFormat::Raw => {
+            let refused = |e| Refusal::new(code::MACHINE, format!("{field}: {e}"));
+            Box::new(Raw::from_file(file, spec.read_only).map_err(refused)?)
+        }
+    };
+    Ok(Block::new(disk, &spec.serial, queues))
+}
+
+/// The guest's end of the console. A reader that does not keep up loses what it has no room for: the guest must not wait.
+struct Console(File);
+
+impl Console {
+    fn new(file: &File) -> Result<Self, Refusal> {
+        let refused = |e: io::Error| Refusal::new(code::MACHINE, format!("console: {e}"));
+        rustix::io::ioctl_fionbio(file, true).map_err(|e| refused(e.into()))?;
+        Ok(Self(file.try_clone().map_err(refused)?))
+    }
+}
+
+impl Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(bytes.len()),
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Memory of this process that is in RAM, bytes (proc_pid_statm(5)).
+fn resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}

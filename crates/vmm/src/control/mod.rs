@@ -1,0 +1,23 @@
+//! Driving a machine in another process: JSON-RPC 2.0, one message a line, over a Unix socket, with open files passed
+//! along (SCM_RIGHTS). The process opens nothing itself: what a guest can reach is what was handed in.
+//!
+//! ```text
+//! → {"jsonrpc":"2.0","id":1,"method":"create","params":{"memory":268435456,"kernel":0,"command_line":"console=ttyS0","console":1}}
+//! ← {"jsonrpc":"2.0","id":1,"result":{"state":"paused"}}
+//! → {"jsonrpc":"2.0","id":2,"method":"resume"}
+//! ← {"jsonrpc":"2.0","id":2,"result":{"state":"running"}}
+//! ← {"jsonrpc":"2.0","method":"event","params":{"event":"power_off","state":"ended"}}
+//! ```
+//!
+//! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
+
+mod connection;
+mod guest;
+mod protocol;
+mod server;
+
+pub use protocol::{
+    DiskFormat, DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, State, StateReport,
+    Stats, code,
+};
+pub use server::{ServeError, serve};

@@ -1,0 +1,215 @@
+//! The messages of the control protocol.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::engine;
+
+/// Error codes: those of JSON-RPC 2.0 (section 5.1), and ours.
+pub mod code {
+    /// Not JSON.
+    pub const PARSE: i32 = -32700;
+    /// JSON, but no request.
+    pub const REQUEST: i32 = -32600;
+    /// There is no such method.
+    pub const METHOD: i32 = -32601;
+    /// The method's parameters are wrong: the message names the field.
+    pub const PARAMS: i32 = -32602;
+    /// The machine cannot do this in its present state.
+    pub const STATE: i32 = -32000;
+    /// The machine cannot be made or driven: the message says why.
+    pub const MACHINE: i32 = -32001;
+}
+
+/// The number of a file among those that came with a message, from 0.
+pub type Descriptor = usize;
+
+/// What `create` makes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSpec {
+    /// Number of processors.
+    #[serde(default = "one")]
+    pub processors: u32,
+    /// Memory, bytes.
+    pub memory: u64,
+    /// What executes the guest.
+    #[serde(default)]
+    pub engine: engine::Kind,
+    /// A bzImage, or an ELF file with a PVH note.
+    pub kernel: Descriptor,
+    /// An initial RAM disk.
+    #[serde(default)]
+    pub initrd: Option<Descriptor>,
+    /// The kernel's arguments.
+    #[serde(default)]
+    pub command_line: String,
+    /// The other end of the serial line: what the guest writes goes there, what is read from it is typed. Without it what the
+    /// guest writes is lost.
+    #[serde(default)]
+    pub console: Option<Descriptor>,
+    /// Disks, in the order of their slots.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
+    /// What follows when the guest resets itself.
+    #[serde(default)]
+    pub on_reset: OnReset,
+    /// What follows when the guest's kernel panics.
+    #[serde(default)]
+    pub on_panic: OnPanic,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSpec {
+    /// Its file, open for reading, and for writing if the guest may write.
+    pub file: Descriptor,
+    /// How the file's bytes are laid out.
+    pub format: DiskFormat,
+    /// Whether the guest may only read.
+    #[serde(default)]
+    pub read_only: bool,
+    /// The serial number the guest sees, at most 20 bytes.
+    #[serde(default)]
+    pub serial: String,
+}
+
+/// How the bytes of a disk's file are laid out. Never guessed: a guest that writes a format's first bytes into a raw disk
+/// must not change what is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// The file is the disk.
+    Raw,
+}
+
+/// What follows when the guest resets itself, or faults three times over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnReset {
+    /// The guest starts again from its kernel.
+    #[default]
+    Restart,
+    /// The machine ends.
+    End,
+}
+
+/// What follows when the guest's kernel panics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnPanic {
+    /// The machine ends.
+    #[default]
+    End,
+    /// The guest goes on: it may write a dump, or reset itself.
+    GoOn,
+}
+
+/// Where a machine is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// There is none yet: `create` comes first.
+    Empty,
+    /// It stands still, and can go on.
+    Paused,
+    /// It runs.
+    Running,
+    /// It has ended: `reset` starts it again.
+    Ended,
+}
+
+/// What happened in a guest, as the notification `event` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum GuestEvent {
+    /// It powered itself off.
+    PowerOff,
+    /// It reset itself.
+    Reset,
+    /// Its kernel panicked.
+    Panic,
+    /// A processor faulted three times over.
+    TripleFault,
+    /// The engine cannot go on.
+    EngineFailure {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The answer to `state` and to every method that changes it; with an event, it is the notification's parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateReport {
+    /// Where it is now.
+    pub state: State,
+    /// The last event.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub last: Option<GuestEvent>,
+}
+
+/// The answer to `stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stats {
+    /// How long the guest has run by its own clock, nanoseconds.
+    pub guest_time_ns: u64,
+    /// One a processor.
+    pub processors: Vec<ProcessorStats>,
+    /// Memory the guest has, bytes.
+    pub memory: u64,
+    /// Memory the process takes on the host, bytes.
+    pub resident: u64,
+}
+
+/// What one processor has used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessorStats {
+    /// Host processor time, nanoseconds.
+    pub cpu_time_ns: u64,
+}
+
+/// A request as it comes in.
+#[derive(Debug, Deserialize)]
+pub(super) struct Request {
+    pub jsonrpc: String,
+    /// Without one it is a notification, which is not answered.
+    #[serde(default)]
+    pub id: Option<Value>,
+    pub method: String,
+    #[serde(default)]
+    pub params: Value,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub code: i32,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(code: i32, message: impl std::fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+}
+
+/// The line that answers request `id`.
+pub(super) fn answer(id: &Value, result: Result<Value, Refusal>) -> String {
+    let message = match result {
+        Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
+        Err(Refusal { code, message }) => {
+            json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}})
+        }
+    };
+    format!("{message}\n")
+}
+
+/// The line that tells an event.
+pub(super) fn notification(report: &StateReport) -> String {
+    format!("{}\n", json!({"jsonrpc": "2.0", "method": "event", "params": report}))
+}

@@ -1,0 +1,238 @@
+//! A machine driven over its control socket, as the host's daemon does it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::guest::{Code, elf_file};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::{Value, json};
+
+/// A server on its own thread, as a process would be, and a client of it.
+struct Client {
+    stream: UnixStream,
+    lines: BufReader<UnixStream>,
+    server: Option<JoinHandle<()>>,
+    folder: tempfile::TempDir,
+    next: u64,
+}
+
+impl Client {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("control")).unwrap();
+        let server = std::thread::spawn(move || vmm::control::serve(&listener).unwrap());
+        let stream = UnixStream::connect(folder.path().join("control")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, lines, server: Some(server), folder, next: 0 }
+    }
+
+    fn send(&mut self, text: &str, files: &[&File]) {
+        let fds: Vec<_> = files.iter().map(|f| f.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        }
+        let line = format!("{text}\n");
+        sendmsg(&self.stream, &[IoSlice::new(line.as_bytes())], &mut control, SendFlags::empty()).unwrap();
+    }
+
+    fn receive(&mut self) -> Value {
+        let mut line = String::new();
+        assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "the server hung up");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Calls a method; gives the answer, and the events that came before it.
+    fn call(&mut self, method: &str, params: Value, files: &[&File]) -> (Value, Vec<Value>) {
+        self.next += 1;
+        let request = json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params});
+        self.send(&request.to_string(), files);
+        let mut events = Vec::new();
+        loop {
+            let message = self.receive();
+            if message["id"] == self.next {
+                return (message, events);
+            }
+            assert_eq!(message["method"], "event");
+            events.push(message["params"].clone());
+        }
+    }
+
+    fn result(&mut self, method: &str) -> Value {
+        let (answer, _) = self.call(method, Value::Null, &[]);
+        answer.get("result").unwrap_or_else(|| panic!("{method}: {answer}")).clone()
+    }
+
+    fn error(&mut self, method: &str, params: Value, files: &[&File]) -> (i64, String) {
+        let (answer, _) = self.call(method, params, files);
+        let error = answer.get("error").unwrap_or_else(|| panic!("{method} was carried out: {answer}"));
+        (error["code"].as_i64().unwrap(), error["message"].as_str().unwrap().to_owned())
+    }
+
+    fn event(&mut self) -> Value {
+        let message = self.receive();
+        assert_eq!(message["method"], "event", "{message}");
+        message["params"].clone()
+    }
+
+    /// A machine that will run `code`, with a console.
+    fn create(&mut self, code: Code, more: Value) -> UnixStream {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut params = json!({"memory": 16 << 20, "kernel": 0, "console": 1, "engine": "soft"});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let console = File::from(std::os::fd::OwnedFd::from(far));
+        let (answer, _) = self.call("create", params, &[&elf_file(&code), &console]);
+        assert_eq!(answer["result"], json!({"state": "paused"}));
+        near
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.send(r#"{"jsonrpc":"2.0","method":"stop"}"#, &[]);
+        let server = self.server.take().unwrap().join();
+        if !std::thread::panicking() {
+            server.unwrap();
+        }
+    }
+}
+
+fn text(console: &mut UnixStream, len: usize) -> String {
+    let mut text = vec![0; len];
+    console.read_exact(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+fn says_hello_and_powers_off() -> Code {
+    Code::default().print("hello").out(0x600, 0x34).spin()
+}
+
+#[test]
+fn a_machine_lives_from_create_to_its_end_and_again() {
+    let mut client = Client::start();
+    assert_eq!(client.result("state"), json!({"state": "empty"}));
+    let mut console = client.create(says_hello_and_powers_off(), json!({}));
+    assert_eq!(client.result("resume"), json!({"state": "running"}));
+    assert_eq!(client.event(), json!({"state": "ended", "event": "power_off"}));
+    assert_eq!(text(&mut console, 5), "hello");
+    assert_eq!(client.result("state"), json!({"state": "ended", "event": "power_off"}));
+    assert_eq!(client.result("reset")["state"], "running");
+    assert_eq!(client.event()["event"], "power_off");
+    assert_eq!(text(&mut console, 5), "hello");
+}
+
+#[test]
+fn a_paused_machine_uses_no_time_and_goes_on() {
+    let mut client = Client::start();
+    let mut console = client.create(Code::default().print("a").spin(), json!({}));
+    client.result("resume");
+    assert_eq!(text(&mut console, 1), "a");
+    assert_eq!(client.result("pause"), json!({"state": "paused"}));
+    let before = client.result("stats");
+    std::thread::sleep(Duration::from_millis(20));
+    let after = client.result("stats");
+    assert_eq!(after["processors"], before["processors"]);
+    assert_eq!(after["guest_time_ns"], before["guest_time_ns"]);
+    assert_eq!(after["memory"], 16 << 20);
+    client.result("resume");
+    std::thread::sleep(Duration::from_millis(20));
+    let later = client.result("stats");
+    assert!(later["guest_time_ns"].as_u64() > after["guest_time_ns"].as_u64());
+}
+
+#[test]
+fn a_reset_starts_the_guest_again_or_ends_it_as_asked() {
+    let resets = || Code::default().print("r").out(0xcf9, 6).spin();
+    let mut client = Client::start();
+    let mut console = client.create(resets(), json!({}));
+    client.result("resume");
+    assert_eq!(client.event(), json!({"state": "running", "event": "reset"}));
+    assert_eq!(text(&mut console, 2), "rr");
+    drop(client);
+    let mut client = Client::start();
+    let _console = client.create(resets(), json!({"on_reset": "end"}));
+    client.result("resume");
+    assert_eq!(client.event(), json!({"state": "ended", "event": "reset"}));
+    let (code, message) = client.error("resume", Value::Null, &[]);
+    assert_eq!(code, i64::from(vmm::control::code::STATE));
+    assert_eq!(message, "the machine is ended: reset starts it");
+}
+
+#[test]
+fn what_is_typed_at_the_console_reaches_the_guest() {
+    // mov dx, 0x3fd; l: in al, dx; test al, 1; jz l; mov dx, 0x3f8; in al, dx; out dx, al
+    let echo = [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee];
+    let code = (0..40).fold(Code::default(), |code, _| code.bytes(&echo)).spin();
+    let mut client = Client::start();
+    let mut console = client.create(code, json!({}));
+    client.result("resume");
+    let typed = "more than the receiver's FIFO has room f";
+    console.write_all(typed.as_bytes()).unwrap();
+    assert_eq!(text(&mut console, typed.len()), typed);
+}
+
+#[test]
+fn a_console_that_nobody_reads_does_not_hold_the_guest_up() {
+    let mut client = Client::start();
+    // mov ecx, 1000000; mov dx, 0x3f8; l: out dx, al; loop l
+    let floods = [0xb9, 0x40, 0x42, 0x0f, 0, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xe2, 0xfd];
+    let _console = client.create(Code::default().bytes(&floods).out(0x600, 0x34).spin(), json!({}));
+    client.result("resume");
+    assert_eq!(client.event()["event"], "power_off");
+}
+
+#[test]
+fn wrong_requests_are_refused_with_a_reason_and_change_nothing() {
+    let mut client = Client::start();
+    client.send("{", &[]);
+    assert_eq!(client.receive()["error"]["code"], -32700);
+    client.send(r#"{"id": 7, "method": "state"}"#, &[]);
+    let answer = client.receive();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(-32600)));
+    assert_eq!(client.error("dance", Value::Null, &[]).0, -32601);
+    assert_eq!(client.error("pause", Value::Null, &[]).1, "there is no machine yet: create comes first");
+    assert_eq!(client.error("state", json!({"loud": true}), &[]).0, -32602);
+
+    let kernel = elf_file(&Code::default().spin());
+    for (params, wanted) in [
+        (json!({"kernel": 0}), "missing field `memory`"),
+        (json!({"memory": 16 << 20, "kernel": 3}), "kernel: there is no file 3, 1 came with the message"),
+        (json!({"memory": 16 << 20, "kernel": 0, "initrd": 0}), "initrd: file 0 is used twice"),
+        (json!({"memory": 16 << 20, "kernel": 0, "colour": "red"}), "unknown field `colour`"),
+        (json!({"memory": 16 << 20, "kernel": 0, "processors": 300}), "300 processors are not possible"),
+        (json!({"memory": 4097, "kernel": 0}), "4097"),
+        (json!({"memory": 16 << 20, "kernel": 0, "disks": [{"file": 1, "format": "raw"}]}), "disks[0].file"),
+    ] {
+        let (_, message) = client.error("create", params.clone(), &[&kernel]);
+        assert!(message.contains(wanted), "{params}: {message}");
+    }
+    let mut no_kernel = tempfile::tempfile().unwrap();
+    no_kernel.write_all(b"just text").unwrap();
+    let (_, message) =
+        client.error("create", json!({"memory": 16 << 20, "kernel": 0, "engine": "soft"}), &[&no_kernel]);
+    assert!(message.contains("is no kernel"), "{message}");
+    assert_eq!(client.result("state"), json!({"state": "empty"}));
+    client.create(Code::default().spin(), json!({}));
+    assert_eq!(
+        client.error("create", json!({"memory": 1, "kernel": 0}), &[&kernel]).1,
+        "there is a machine already"
+    );
+}
+
+#[test]
+fn a_client_that_vanishes_or_talks_nonsense_ends_alone() {
+    let mut client = Client::start();
+    let path = client.folder.path().join("control");
+    let mut rude = UnixStream::connect(&path).unwrap();
+    rude.write_all(&vec![b'x'; 3 << 20]).unwrap_err();
+    drop(UnixStream::connect(&path).unwrap());
+    assert_eq!(client.result("state"), json!({"state": "empty"}));
+}
