@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, EventFd};
 
-use softcpu::{Activity, CpuState};
+use softcpu::CpuState;
 
 use crate::boot::{self, BootError, Kernel, acpi};
 use crate::bus::{Bus, Device, RangeTaken};
@@ -21,7 +21,7 @@ use crate::chipset::rtc::{self, Rtc};
 use crate::chipset::serial::{self, Output, Serial};
 use crate::engine::{Engine, EngineError, Partition};
 use crate::interrupt::{Pin, PinSink};
-use crate::memory::{MemoryError, Ram, map};
+use crate::memory::{GuestMemory, MemoryError, Ram, map};
 use crate::pci::{self, ConfigPorts, Ecam, Root};
 use crate::processor::CpuModel;
 use crate::reactor::Reactor;
@@ -226,11 +226,7 @@ impl Machine {
         self.generation.choose().map_err(MachineError::Host)?;
         let start = boot::load(&self.ram, &self.kernel)?;
         for index in 0..self.processors as usize {
-            let fresh = if index == 0 {
-                start.clone()
-            } else {
-                CpuState { activity: Activity::Uninitialized, ..CpuState::default() }
-            };
+            let fresh = if index == 0 { start.clone() } else { boot::waiting_state() };
             self.vcpus.with(index, |cpu| cpu.set_state(&fresh))?;
         }
         Ok(())
@@ -301,6 +297,35 @@ impl Machine {
         self.load()?;
         self.resume();
         Ok(())
+    }
+
+    /// The guest's memory, as devices see it.
+    pub fn guest_memory(&self) -> &Arc<GuestMemory> {
+        self.ram.memory()
+    }
+
+    /// The pages written since the last call, guest-physical, in order, whoever wrote them.
+    ///
+    /// # Errors
+    /// If the engine cannot tell.
+    pub fn take_dirty(&self) -> Result<Vec<u64>, MachineError> {
+        Ok(self.partition.take_dirty()?)
+    }
+
+    /// The whole state of processor `index`. Only while paused.
+    ///
+    /// # Errors
+    /// If the engine cannot give it.
+    pub fn processor_state(&self, index: u32) -> Result<CpuState, MachineError> {
+        Ok(self.vcpus.with(index as usize, |cpu| cpu.state())?)
+    }
+
+    /// Sets the whole state of processor `index`. Only while paused.
+    ///
+    /// # Errors
+    /// If the engine refuses a part: the message names it.
+    pub fn set_processor_state(&self, index: u32, state: &CpuState) -> Result<(), MachineError> {
+        Ok(self.vcpus.with(index as usize, |cpu| cpu.set_state(state))?)
     }
 
     /// Memory, bytes.

@@ -115,7 +115,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     let guest = Guest::find(&args)?;
     let engine = engine::choose(args.engine.into()).map_err(engine_failure)?;
     if let Some(why) = &engine.why {
-        tracing::info!("engine {}: {why}", engine.engine.name());
+        eprintln!("tessera: the guest runs on the software processor. {why}");
     }
     let (output, writer) = console_output(&args.console)?;
     let started = Instant::now();

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use softcpu::{CpuState, Segment};
+use softcpu::{Activity, CpuState, Msrs, Segment};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::{GuestMemory, Ram, Range};
@@ -191,10 +191,28 @@ fn flat(rights: u16, selector: u16) -> Segment {
     Segment { selector, base: 0, limit: u32::MAX, rights, unusable: false }
 }
 
+/// MTRRdefType (Intel SDM vol. 3, 12.11.2.1): enabled, write-back.
+const ALL_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// What firmware sets on every processor: all memory may be cached; what devices have the page tables say.
+fn firmware_msrs() -> Msrs {
+    Msrs { mtrr_def_type: ALL_WRITE_BACK, ..Msrs::default() }
+}
+
+/// The state of a processor that waits for the first one to start it.
+pub fn waiting_state() -> CpuState {
+    CpuState { activity: Activity::Uninitialized, msrs: firmware_msrs(), ..CpuState::default() }
+}
+
 /// Flat segments: code with these rights, data, and a task register, for a state to start from.
 fn flat_state(code_rights: u16) -> CpuState {
     let data = flat(0xc093, 0x18);
     let mut segments = [data; 6];
     segments[1] = flat(code_rights, 0x10);
-    CpuState { segments, tr: Segment { limit: 0x67, ..flat(0x8b, 0x20) }, ..CpuState::default() }
+    CpuState {
+        segments,
+        tr: Segment { limit: 0x67, ..flat(0x8b, 0x20) },
+        msrs: firmware_msrs(),
+        ..CpuState::default()
+    }
 }

@@ -3,6 +3,7 @@
 //! An [`Engine`] makes a [`Partition`] (one guest: its memory, its interrupts, its clock), and that makes
 //! [`Processor`]s. Processors answer port and memory-mapped accesses themselves by calling the bus, on their own thread.
 
+pub mod kvm;
 pub mod soft;
 
 use std::fmt;
@@ -158,8 +159,15 @@ impl fmt::Debug for Choice {
 /// # Errors
 /// If KVM is asked for and cannot run a guest here.
 pub fn choose(kind: Kind) -> Result<Choice, EngineError> {
+    let soft = |why| Choice { engine: Box::new(soft::Soft), why };
+    let with_kvm = || {
+        let kvm = kvm::Kvm::open()?;
+        kvm::can_run_stock_guests(&kvm)?;
+        Ok(Choice { engine: Box::new(kvm), why: None })
+    };
     match kind {
-        Kind::Auto | Kind::Soft => Ok(Choice { engine: Box::new(soft::Soft), why: None }),
-        Kind::Kvm => Err(EngineError::Unusable { engine: "kvm", why: "it is not there yet".into() }),
+        Kind::Soft => Ok(soft(None)),
+        Kind::Kvm => with_kvm(),
+        Kind::Auto => Ok(with_kvm().unwrap_or_else(|error: EngineError| soft(Some(error.to_string())))),
     }
 }

@@ -1,5 +1,6 @@
 //! Whole machines, run by kernels of a few instructions.
 
 mod control;
+mod exerciser;
 mod guest;
 mod lifecycle;
