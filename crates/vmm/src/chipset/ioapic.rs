@@ -82,8 +82,9 @@ impl IoApic {
         self.restore(IoApicState { levels, ..IoApicState::default() });
     }
 
+    /// A level-triggered interrupt may end after its pin was masked, so those are told whether masked or not.
     fn announce(&self, entries: &[u64; PINS]) {
-        (self.routes)(&entries.map(|e| (e & MASKED == 0).then(|| message(e))));
+        (self.routes)(&entries.map(|e| (e & MASKED == 0 || e & LEVEL != 0).then(|| message(e))));
     }
 
     /// Sends what pin `pin` has to say, if it may.

@@ -4,14 +4,16 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES
 use softcpu::CpuidEntry;
 
 use super::{EngineError, failed, unusable};
-use crate::memory::map;
+use crate::memory::{Layout, map};
 
 /// In leaf 1, ECX: what KVM gives every guest with local APICs in the kernel, whether it lists it or not.
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
-/// Address bits that the layout's 64-bit BAR window ends below.
-const FEWEST_ADDRESS_BITS: u32 = 36;
+/// In leaf 1, EDX: several processors in the package. That is topology, and ours to say.
+const HTT: u32 = 1 << 28;
+/// In leaf 0x4000_0001, EAX: the machine's doing, which KVM does not list.
+const MSI_EXT_DEST_ID: u32 = 1 << 15;
 
 /// The table of KVM_GET_SUPPORTED_CPUID.
 pub(super) fn supported(kvm: &kvm_ioctls::Kvm) -> Result<Vec<CpuidEntry>, EngineError> {
@@ -47,13 +49,14 @@ fn address_bits(supported: &[CpuidEntry]) -> u32 {
 }
 
 /// Whether the host's processors have as many address bits as the guest's layout needs.
-pub(super) fn check_address_width(supported: &[CpuidEntry]) -> Result<(), EngineError> {
-    match address_bits(supported) {
-        bits if bits < FEWEST_ADDRESS_BITS => Err(unusable(format!(
-            "the processor has {bits} bits of physical address, {FEWEST_ADDRESS_BITS} are needed"
-        ))),
-        _ => Ok(()),
+pub(super) fn check_address_width(supported: &[CpuidEntry], layout: &Layout) -> Result<(), EngineError> {
+    let (bits, bars) = (address_bits(supported), layout.high_bars());
+    let needed = u64::BITS - (bars.start + bars.size - 1).leading_zeros();
+    if bits < needed {
+        let why = format!("the processor has {bits} bits of physical address, this guest needs {needed}");
+        return Err(unusable(why));
     }
+    Ok(())
 }
 
 /// `table` without the features that KVM cannot give here. Topology, caches, names and frequencies stay the model's.
@@ -68,10 +71,10 @@ fn narrowed_entry(e: &CpuidEntry, supported: &[CpuidEntry]) -> CpuidEntry {
     match e.leaf {
         1 => {
             e.ecx &= there.ecx | X2APIC | TSC_DEADLINE | HYPERVISOR;
-            e.edx &= there.edx | 1 << 28;
+            e.edx &= there.edx | HTT;
         }
         7 => (e.ebx, e.ecx, e.edx) = (e.ebx & there.ebx, e.ecx & there.ecx, e.edx & there.edx),
-        0x4000_0001 => e.eax &= there.eax,
+        0x4000_0001 => e.eax &= there.eax | MSI_EXT_DEST_ID,
         0x8000_0001 => (e.ecx, e.edx) = (e.ecx & there.ecx, e.edx & there.edx),
         0x8000_0007 => e.edx &= there.edx,
         0x8000_0008 => {
@@ -111,5 +114,15 @@ mod tests {
         let model = CpuModel::new(1_000_000).cpuid(1, 4);
         let back: Vec<_> = to_kvm(&model).unwrap().as_slice().iter().map(from_kvm).collect();
         assert_eq!(back, model);
+    }
+
+    #[test]
+    fn a_host_with_few_address_bits_runs_what_fits_into_them() {
+        let host = |bits| [CpuidEntry { leaf: 0x8000_0008, eax: bits, ..CpuidEntry::default() }];
+        let (small, large) = (Layout::new(1 << 30).unwrap(), Layout::new(200 << 30).unwrap());
+        assert!(check_address_width(&host(37), &small).is_ok());
+        assert!(check_address_width(&host(36), &small).is_err());
+        assert!(check_address_width(&host(39), &large).is_ok());
+        assert!(check_address_width(&host(38), &large).is_err());
     }
 }

@@ -5,7 +5,9 @@
 //! `immediate_exit`).
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use crate::engine::Kicker;
 
 /// The signal that interrupts KVM_RUN; its handler does nothing.
 fn signal_number() -> libc::c_int {
@@ -34,7 +36,7 @@ pub struct Kick {
     wanted: AtomicBool,
     /// `kvm_run.immediate_exit`; null once the vCPU is gone.
     immediate_exit: AtomicPtr<AtomicU8>,
-    /// The thread in [`running`](Self::running), which is there as long as this is set.
+    /// The thread that runs it; a thread is here only for as long as it lives.
     thread: Mutex<Option<libc::pthread_t>>,
 }
 
@@ -55,30 +57,21 @@ impl Kick {
     fn set_immediate_exit(&self, on: bool) {
         let at = self.immediate_exit.load(Ordering::SeqCst);
         if !at.is_null() {
-            // SAFETY: the run page is mapped until `gone`, which is called under `thread`'s lock as `kick` works under it.
+            // SAFETY: the run page is mapped until `gone`. The vCPU's owner, who calls that, calls this too; others call
+            // this under `thread`'s lock, which `gone` takes.
             unsafe { (*at).store(u8::from(on), Ordering::SeqCst) };
         }
     }
 
-    /// Makes the vCPU return from the kernel soon, now or when it next enters.
-    pub fn kick(&self) {
-        self.wanted.store(true, Ordering::SeqCst);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        self.set_immediate_exit(true);
-        if let Some(thread) = *thread {
-            // SAFETY: the thread is in `running` while the lock is held, so it exists.
-            unsafe { libc::pthread_kill(thread, signal_number()) };
-        }
+    fn thread(&self) -> MutexGuard<'_, Option<libc::pthread_t>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `f`, during which kicks are sent to this thread.
-    pub(super) fn running<R>(&self, f: impl FnOnce() -> R) -> R {
+    /// Sends kicks to this thread until the answer is dropped, on this thread.
+    pub(super) fn enter(&self) -> Inside<'_> {
         // SAFETY: always valid.
-        let me = unsafe { libc::pthread_self() };
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(me);
-        let result = f();
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        result
+        *self.thread() = Some(unsafe { libc::pthread_self() });
+        Inside(self)
     }
 
     /// Takes note of a kick: true once for each (or several at once).
@@ -87,14 +80,31 @@ impl Kick {
         self.wanted.swap(false, Ordering::SeqCst)
     }
 
-    /// Makes the next KVM_RUN only finish what it owes and return.
-    pub(super) fn finish_only(&self) {
-        self.set_immediate_exit(true);
-    }
-
     /// The run page is about to go.
     pub(super) fn gone(&self) {
-        let _thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let _thread = self.thread();
         self.immediate_exit.store(std::ptr::null_mut(), Ordering::SeqCst);
+    }
+}
+
+/// A thread is running the vCPU.
+#[must_use]
+pub(super) struct Inside<'a>(&'a Kick);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        *self.0.thread() = None;
+    }
+}
+
+impl Kicker for Kick {
+    fn kick(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+        let thread = self.thread();
+        self.set_immediate_exit(true);
+        if let Some(thread) = *thread {
+            // SAFETY: a thread that is here lives.
+            unsafe { libc::pthread_kill(thread, signal_number()) };
+        }
     }
 }

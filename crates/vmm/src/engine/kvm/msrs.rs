@@ -4,9 +4,8 @@ use kvm_bindings::{Msrs as MsrList, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 use softcpu::{CpuState, CpuidEntry, Msrs};
 
-use super::KvmError;
+use crate::engine::EngineError;
 
-pub(super) const IA32_TSC: u32 = 0x10;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
 const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 /// CPUID.7:EDX.ARCH_CAPABILITIES.
@@ -14,6 +13,7 @@ const HAS_ARCH_CAPABILITIES: u32 = 1 << 29;
 const MTRR_FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
 /// MTRRphysBase0 … MTRRphysMask7.
 const MTRR_VARIABLE: u32 = 0x200;
+const MTRR_DEF_TYPE: u32 = 0x2ff;
 
 /// The registers of [`Msrs`] by number (Intel SDM vol. 4; KVM's from Linux, Documentation/virt/kvm/x86/msr.rst).
 fn fields(m: &mut Msrs) -> Vec<(u32, &mut u64)> {
@@ -29,7 +29,7 @@ fn fields(m: &mut Msrs) -> Vec<(u32, &mut u64)> {
         (0x277, &mut m.pat),
         (0x1a0, &mut m.misc_enable),
         (0xc000_0103, &mut m.tsc_aux),
-        (0x2ff, &mut m.mtrr_def_type),
+        (MTRR_DEF_TYPE, &mut m.mtrr_def_type),
         (0x4b56_4d01, &mut m.kvm_system_time),
         (0x4b56_4d00, &mut m.kvm_wall_clock),
         (0x48, &mut m.spec_ctrl),
@@ -41,7 +41,7 @@ fn fields(m: &mut Msrs) -> Vec<(u32, &mut u64)> {
 }
 
 /// Reads one register; `None` if KVM does not have it.
-pub(super) fn read(vcpu: &VcpuFd, index: u32) -> Option<u64> {
+fn read(vcpu: &VcpuFd, index: u32) -> Option<u64> {
     let mut list = MsrList::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).ok()?;
     match vcpu.get_msrs(&mut list) {
         Ok(1) => list.as_slice().first().map(|e| e.data),
@@ -53,8 +53,9 @@ pub(super) fn read(vcpu: &VcpuFd, index: u32) -> Option<u64> {
 ///
 /// # Errors
 /// If KVM refuses it: the error names the register.
-pub(super) fn write(vcpu: &VcpuFd, index: u32, data: u64) -> Result<(), KvmError> {
-    let refused = || KvmError { index, value: data };
+fn write(vcpu: &VcpuFd, index: u32, data: u64) -> Result<(), EngineError> {
+    let refused =
+        || EngineError::State { why: format!("KVM refuses the value {data:#x} for MSR {index:#x}") };
     let list = MsrList::from_entries(&[kvm_msr_entry { index, data, ..Default::default() }])
         .map_err(|_| refused())?;
     match vcpu.set_msrs(&list) {
@@ -77,15 +78,14 @@ pub(super) fn tell_capabilities(kvm: &Kvm, vcpu: &VcpuFd, table: &[CpuidEntry]) 
     }
 }
 
-/// Reads all registers that are state and that KVM has (`supported`, from KVM_GET_MSR_INDEX_LIST); gives the TSC.
-pub(super) fn save(vcpu: &VcpuFd, supported: &[u32], state: &mut CpuState) -> u64 {
+/// Reads all registers that are state and that KVM has (`supported`, from KVM_GET_MSR_INDEX_LIST, which leaves out MTRRs).
+pub(super) fn save(vcpu: &VcpuFd, supported: &[u32], state: &mut CpuState) {
     for (index, value) in fields(&mut state.msrs) {
-        if supported.contains(&index) || (MTRR_VARIABLE..0x270).contains(&index) {
+        if supported.contains(&index) || (MTRR_VARIABLE..=MTRR_DEF_TYPE).contains(&index) {
             *value = read(vcpu, index).unwrap_or(*value);
         }
     }
     state.apic.tsc_deadline = read(vcpu, IA32_TSC_DEADLINE).unwrap_or(0);
-    read(vcpu, IA32_TSC).unwrap_or(0)
 }
 
 /// Writes them back: the TSC deadline last, because it needs the local APIC and the TSC. A register that is zero and that
@@ -93,9 +93,8 @@ pub(super) fn save(vcpu: &VcpuFd, supported: &[u32], state: &mut CpuState) -> u6
 ///
 /// # Errors
 /// If KVM refuses a register that matters.
-pub(super) fn restore(vcpu: &VcpuFd, supported: &[u32], state: &CpuState, tsc: u64) -> Result<(), KvmError> {
+pub(super) fn restore(vcpu: &VcpuFd, supported: &[u32], state: &CpuState) -> Result<(), EngineError> {
     let mut msrs = state.msrs.clone();
-    write(vcpu, IA32_TSC, tsc)?;
     for (index, value) in fields(&mut msrs) {
         if *value != 0 || supported.contains(&index) {
             write(vcpu, index, *value)?;
@@ -105,4 +104,12 @@ pub(super) fn restore(vcpu: &VcpuFd, supported: &[u32], state: &CpuState, tsc: u
         write(vcpu, IA32_TSC_DEADLINE, state.apic.tsc_deadline)?;
     }
     Ok(())
+}
+
+/// Makes KVM compute anew when the TSC reaches its deadline, after the TSC was changed.
+pub(super) fn rearm(vcpu: &VcpuFd) -> Result<(), EngineError> {
+    match read(vcpu, IA32_TSC_DEADLINE) {
+        Some(deadline) if deadline != 0 => write(vcpu, IA32_TSC_DEADLINE, deadline),
+        _ => Ok(()),
+    }
 }

@@ -1,153 +1,132 @@
-//! One vCPU of KVM: its run loop, and its state in and out.
+//! A virtual processor on KVM.
 
 use std::sync::Arc;
 
-use kvm_bindings::kvm_run;
-use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
-use softcpu::{Activity, Bus, CpuState};
-use vm_memory::{Bytes, GuestAddress};
+use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, kvm_xsave};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use softcpu::{Bus, CpuState};
 
 use super::kick::Kick;
-use super::{GuestClock, failed, msrs, state};
+use super::{Shared, clock, failed, msrs, state, unexpected};
 use crate::engine::{EngineError, Exit, Kicker, Processor};
-use crate::memory::Ram;
 
-/// What a processor is made of.
-pub(super) struct Parts {
-    pub vcpu: VcpuFd,
-    pub vm: Arc<VmFd>,
-    pub clock: Arc<GuestClock>,
-    /// The MSRs KVM saves and restores.
-    pub msrs: Vec<u32>,
-    pub bus: Arc<dyn Bus>,
-    pub ram: Arc<Ram>,
-    pub index: usize,
-}
+/// Names of registers that the guest asked for and KVM does not know are logged up to this many.
+const MOST_UNKNOWN: usize = 64;
 
-/// A vCPU.
 pub(super) struct KvmProcessor {
-    parts: Parts,
+    vcpu: VcpuFd,
+    index: usize,
+    shared: Arc<Shared>,
+    bus: Arc<dyn Bus>,
     kick: Arc<Kick>,
-    run: *mut kvm_run,
-    /// It has run since its state was last taken or set: KVM may still owe the end of an instruction.
-    has_run: bool,
-    /// It has been stopped since it last ran: the guest's watchdogs must know.
-    was_paused: bool,
-}
-
-// SAFETY: `run` points into the vCPU's shared page, which moves with the processor.
-unsafe impl Send for KvmProcessor {}
-
-/// What is left to do after an entry into the guest.
-enum Outcome {
-    Continue,
-    /// The kernel was interrupted: by a kick, perhaps.
-    Interrupted,
-    Exit(Exit),
+    /// The processor's TSC less the machine's.
+    tsc_offset: u64,
+    /// The start of the clock for which the vCPU's TSC is right.
+    start_seen: Option<u64>,
+    unknown_msrs: Vec<u32>,
 }
 
 impl KvmProcessor {
-    pub(super) fn new(mut parts: Parts) -> Self {
-        let run = std::ptr::from_mut(parts.vcpu.get_kvm_run());
-        // SAFETY: the run page stays mapped as long as the vCPU lives, and `drop` tells the kick before it goes.
-        let kick = Arc::new(unsafe { Kick::new(&raw mut (*run).immediate_exit) });
-        Self { parts, kick, run, has_run: false, was_paused: false }
+    /// Takes over a vCPU that has its CPUID table and has not run.
+    pub fn new(mut vcpu: VcpuFd, index: usize, shared: Arc<Shared>, bus: Arc<dyn Bus>) -> Self {
+        let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
+        // SAFETY: the run page stays where it is until `vcpu` is dropped, and `drop` calls `gone` before that.
+        let kick = Arc::new(unsafe { Kick::new(flag) });
+        Self { vcpu, index, shared, bus, kick, tsc_offset: 0, start_seen: None, unknown_msrs: Vec::new() }
     }
 
-    /// Enters the guest once and answers what it asks.
-    fn enter(&mut self) -> Outcome {
-        let (vcpu, bus, run) = (&mut self.parts.vcpu, &*self.parts.bus, self.run);
-        let exit = self.kick.running(|| vcpu.run());
-        match exit {
-            Ok(VcpuExit::IoOut(port, data)) => {
-                // SAFETY: the exit is KVM_EXIT_IO, so this member is the one that is set.
-                let size = unsafe { (*run).__bindgen_anon_1.io.size };
-                data.chunks_exact(usize::from(size.max(1))).for_each(|piece| bus.port_write(port, piece));
-            }
-            Ok(VcpuExit::IoIn(port, data)) => {
-                // SAFETY: as above.
-                let size = unsafe { (*run).__bindgen_anon_1.io.size };
-                data.chunks_exact_mut(usize::from(size.max(1))).for_each(|piece| bus.port_read(port, piece));
-            }
-            Ok(VcpuExit::MmioRead(gpa, data)) => bus.mmio_read(gpa, data),
-            Ok(VcpuExit::MmioWrite(gpa, data)) => bus.mmio_write(gpa, data),
-            Ok(VcpuExit::IoapicEoi(vector)) => bus.end_of_interrupt(vector),
-            Ok(VcpuExit::Shutdown) => return Outcome::Exit(Exit::Shutdown),
-            Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => {}
-            Ok(exit) => {
-                let what = format!("{exit:?}");
-                return Outcome::Exit(Exit::Failed(self.describe(&what)));
-            }
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Outcome::Interrupted,
-            Err(error) => {
-                let what = format!("KVM_RUN: {error}");
-                return Outcome::Exit(Exit::Failed(self.describe(&what)));
-            }
+    /// Makes the TSC follow the machine's clock, if that was started since the processor last ran.
+    fn follow_clock(&mut self) -> Result<(), EngineError> {
+        let starts = self.shared.clock.starts();
+        if self.start_seen != Some(starts) {
+            self.set_tsc()?;
+            msrs::rearm(&self.vcpu)?;
+            // The guest's watchdog shall not take the pause for a hang. Without kvmclock there is nobody to tell.
+            let _ = self.vcpu.kvmclock_ctrl();
+            self.start_seen = Some(starts);
         }
-        Outcome::Continue
+        Ok(())
     }
 
-    /// What a person needs to find out why a guest cannot go on.
-    fn describe(&self, what: &str) -> String {
-        let mut text = format!("Processor {} cannot go on: {what}", self.parts.index);
-        // SAFETY: a number that says which exit it was is always valid.
-        if unsafe { (*self.run).exit_reason } == kvm_bindings::KVM_EXIT_INTERNAL_ERROR {
-            // SAFETY: the exit reason says that this member is set.
-            let suberror = unsafe { (*self.run).__bindgen_anon_1.internal.suberror };
-            text += match suberror {
-                kvm_bindings::KVM_INTERNAL_ERROR_EMULATION => " (KVM cannot emulate an instruction)",
-                kvm_bindings::KVM_INTERNAL_ERROR_DELIVERY_EV => " (an event cannot be delivered)",
-                _ => " (an unknown kind)",
-            };
-        }
-        if let (Ok(r), Ok(s)) = (self.parts.vcpu.get_regs(), self.parts.vcpu.get_sregs()) {
-            let at = s.cs.base.wrapping_add(r.rip);
-            text += &format!(
-                "; rip {:#x} rsp {:#x} rflags {:#x} rax {:#x} rcx {:#x} rdx {:#x} rbx {:#x} rsi {:#x} rdi {:#x} \
-                 cs {:#x} cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
-                r.rip,
-                r.rsp,
-                r.rflags,
-                r.rax,
-                r.rcx,
-                r.rdx,
-                r.rbx,
-                r.rsi,
-                r.rdi,
-                s.cs.selector,
-                s.cr0,
-                s.cr2,
-                s.cr3,
-                s.cr4,
-                s.efer
-            );
-            let mut bytes = [0u8; 15];
-            let translated = self.parts.vcpu.translate_gva(at).ok().filter(|t| t.valid != 0);
-            if let Some(t) = translated
-                && self.parts.ram.memory().read_slice(&mut bytes, GuestAddress(t.physical_address)).is_ok()
-            {
-                text += &format!("; bytes at rip {bytes:02x?}");
-            }
-        }
-        text
+    fn set_tsc(&self) -> Result<(), EngineError> {
+        clock::set_tsc_offset(&self.vcpu, self.shared.clock.origin().wrapping_add(self.tsc_offset))
     }
 
-    /// Lets KVM finish the instruction whose port or memory access was answered last, without executing another.
-    fn settle(&mut self) -> Result<(), EngineError> {
-        if !std::mem::take(&mut self.has_run) {
-            return Ok(());
-        }
-        // An instruction may make several accesses, each of which is an exit of its own.
-        for _ in 0..4096 {
-            self.kick.finish_only();
-            match self.enter() {
-                Outcome::Continue => {}
-                Outcome::Interrupted => return Ok(()),
-                // The exit comes again when the processor runs.
-                Outcome::Exit(_) => return Ok(()),
+    /// Carries out IN or OUT: `count` accesses of `size` bytes for a string instruction, one for the others.
+    fn access_port(&mut self) {
+        let run = self.vcpu.get_kvm_run();
+        // SAFETY: KVM has just exited with KVM_EXIT_IO, so this member of the union is the valid one.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        let len = usize::from(io.size) * io.count as usize;
+        let start = std::ptr::from_mut(run).cast::<u8>().wrapping_add(io.data_offset as usize);
+        // SAFETY: KVM put `count` items of `size` bytes at `data_offset` of the mapping that `run` is the start of, and
+        // touches them only within KVM_RUN.
+        let data = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        for item in data.chunks_exact_mut(usize::from(io.size).max(1)) {
+            if u32::from(io.direction) == kvm_bindings::KVM_EXIT_IO_IN {
+                self.bus.port_read(io.port, item);
+            } else {
+                self.bus.port_write(io.port, item);
             }
         }
-        Err(EngineError::State { why: "an instruction does not end".into() })
+    }
+
+    /// Notes that the guest asked for a register nobody knows; it gets #GP.
+    fn unknown_msr(&mut self, index: u32) {
+        if self.unknown_msrs.len() < MOST_UNKNOWN && !self.unknown_msrs.contains(&index) {
+            self.unknown_msrs.push(index);
+            tracing::debug!(cpu = self.index, "the guest asked for the unknown MSR {index:#x}");
+        }
+    }
+
+    fn failure(&mut self, what: &str) -> Exit {
+        let registers = unexpected::describe(&self.vcpu, &self.shared.ram);
+        Exit::Failed(format!("processor {}: {what}; {registers}", self.index))
+    }
+
+    /// Enters the guest once and does what it exits for; gives why to stop, if it is to.
+    fn step(&mut self) -> Option<Exit> {
+        match self.vcpu.run() {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => self.access_port(),
+            Ok(VcpuExit::MmioRead(gpa, data)) => self.bus.mmio_read(gpa, data),
+            Ok(VcpuExit::MmioWrite(gpa, data)) => self.bus.mmio_write(gpa, data),
+            Ok(VcpuExit::IoapicEoi(vector)) => self.bus.end_of_interrupt(vector),
+            Ok(VcpuExit::X86Rdmsr(msr)) => {
+                *msr.error = 1;
+                let index = msr.index;
+                self.unknown_msr(index);
+            }
+            Ok(VcpuExit::X86Wrmsr(msr)) => {
+                *msr.error = 1;
+                let index = msr.index;
+                self.unknown_msr(index);
+            }
+            Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
+                return Some(Exit::Shutdown);
+            }
+            Ok(VcpuExit::InternalError) => {
+                let what = unexpected::internal_error(self.vcpu.get_kvm_run());
+                return Some(self.failure(&what));
+            }
+            Ok(VcpuExit::FailEntry(reason, _)) => {
+                return Some(
+                    self.failure(&format!("the host's processor refuses the guest's state ({reason:#x})")),
+                );
+            }
+            // With the local APICs in the kernel none of the others means anything, HLT included.
+            Ok(other) => {
+                let what = format!("KVM exited with {other:?}");
+                return Some(self.failure(&what));
+            }
+            // KVM_RUN finishes what an exit owed before it looks for signals: when it returns so, nothing is owed.
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                if self.kick.take() {
+                    return Some(Exit::Kicked);
+                }
+            }
+            Err(error) => return Some(self.failure(&format!("KVM_RUN failed: {error}"))),
+        }
+        None
     }
 }
 
@@ -157,73 +136,61 @@ impl Drop for KvmProcessor {
     }
 }
 
-impl Kicker for Kick {
-    fn kick(&self) {
-        Kick::kick(self);
-    }
-}
-
 impl Processor for KvmProcessor {
     fn run(&mut self) -> Exit {
-        if std::mem::take(&mut self.was_paused) {
-            // Refused where the guest has no kvmclock; then it has no watchdog to calm by it.
-            let _ = self.parts.vcpu.kvmclock_ctrl();
+        if let Err(error) = self.follow_clock() {
+            return self.failure(&error.to_string());
         }
-        self.has_run = true;
+        let kick = Arc::clone(&self.kick);
+        let _inside = kick.enter();
         loop {
-            if self.kick.take() {
-                self.was_paused = true;
-                return Exit::Kicked;
-            }
-            if let Outcome::Exit(exit) = self.enter() {
+            if let Some(exit) = self.step() {
                 return exit;
             }
         }
     }
 
     fn kicker(&self) -> Arc<dyn Kicker> {
-        self.kick.clone()
+        Arc::clone(&self.kick) as Arc<dyn Kicker>
     }
 
     fn state(&mut self) -> Result<CpuState, EngineError> {
-        self.settle()?;
-        let vcpu = &self.parts.vcpu;
-        // First, because it takes in an INIT or a startup IPI that waits.
+        let (vcpu, shared) = (&self.vcpu, &*self.shared);
+        let now = shared.clock.now_ns(&shared.vm);
+        // First, because it makes KVM act on an INIT or a startup IPI that waits.
         let activity = state::activity(vcpu.get_mp_state().map_err(failed("KVM_GET_MP_STATE"))?);
         let mut s = CpuState { activity, ..CpuState::default() };
         state::read_regs(&mut s, &vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?);
         state::read_sregs(&mut s, &vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?);
         state::read_fpu(&mut s, &vcpu.get_xsave().map_err(failed("KVM_GET_XSAVE"))?);
         state::read_debug(&mut s, &vcpu.get_debug_regs().map_err(failed("KVM_GET_DEBUGREGS"))?);
-        let now = self.parts.clock.now_ns(&self.parts.vm);
         state::read_lapic(&mut s.apic, &vcpu.get_lapic().map_err(failed("KVM_GET_LAPIC"))?, now);
-        let tsc = msrs::save(vcpu, &self.parts.msrs, &mut s);
-        s.tsc_offset = tsc.wrapping_sub(self.parts.clock.tsc_at(now));
+        msrs::save(vcpu, &shared.host.msrs, &mut s);
         state::read_events(&mut s, &vcpu.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?);
+        s.tsc_offset = self.tsc_offset.wrapping_add(shared.clock.drift(&shared.vm));
         Ok(s)
     }
 
     fn set_state(&mut self, s: &CpuState) -> Result<(), EngineError> {
-        self.settle()?;
-        let s = &state::completed(s, self.parts.index);
-        let vcpu = &self.parts.vcpu;
-        vcpu.set_mp_state(state::mp_state(s.activity)).map_err(failed("KVM_SET_MP_STATE"))?;
+        let s = &state::completed(s, self.index);
+        let (vcpu, shared) = (&self.vcpu, &*self.shared);
+        let activity = state::mp_state(s.activity);
+        vcpu.set_mp_state(activity).map_err(failed("KVM_SET_MP_STATE"))?;
         vcpu.set_regs(&state::regs(s)).map_err(failed("KVM_SET_REGS"))?;
         vcpu.set_sregs(&state::sregs(s)).map_err(failed("KVM_SET_SREGS"))?;
-        let mut xsave = vcpu.get_xsave().map_err(failed("KVM_GET_XSAVE"))?;
+        let mut xsave = kvm_xsave::default();
         state::write_fpu(s, &mut xsave);
-        // SAFETY: no feature with more state than the 4096 bytes was enabled.
+        // SAFETY: no feature is switched on that needs more than the 4096 bytes of `xsave`.
         unsafe { vcpu.set_xsave(&xsave) }.map_err(failed("KVM_SET_XSAVE"))?;
         vcpu.set_debug_regs(&state::debug(s)).map_err(failed("KVM_SET_DEBUGREGS"))?;
-        let now = self.parts.clock.now_ns(&self.parts.vm);
+        let now = shared.clock.now_ns(&shared.vm);
         vcpu.set_lapic(&state::lapic(&s.apic, now)).map_err(failed("KVM_SET_LAPIC"))?;
-        let tsc = self.parts.clock.tsc_at(now).wrapping_add(s.tsc_offset);
-        msrs::restore(vcpu, &self.parts.msrs, s, tsc)?;
+        self.tsc_offset = s.tsc_offset.wrapping_sub(shared.clock.drift(&shared.vm));
+        self.start_seen = None;
+        self.set_tsc()?;
+        msrs::restore(vcpu, &shared.host.msrs, s)?;
         vcpu.set_vcpu_events(&state::events(s)).map_err(failed("KVM_SET_VCPU_EVENTS"))?;
-        // MP_STATE again: setting the registers of a halted processor makes KVM think it runs.
-        if s.activity != Activity::Running {
-            vcpu.set_mp_state(state::mp_state(s.activity)).map_err(failed("KVM_SET_MP_STATE"))?;
-        }
-        Ok(())
+        // Again: setting the registers of a processor as after reset makes KVM let it run.
+        vcpu.set_mp_state(activity).map_err(failed("KVM_SET_MP_STATE"))
     }
 }

@@ -214,6 +214,7 @@ const APIC_BASE_FIRST: u64 = 1 << 8;
 /// A KVM local APIC with its six local vectors.
 const APIC_VERSION: u32 = 0x0005_0014;
 const LVT_MASKED: u32 = 1 << 16;
+const LVT_PERIODIC: u32 = 1 << 17;
 /// Nanoseconds a tick of the timer at divide by one.
 const TICK_NS: u64 = 1;
 
@@ -254,9 +255,10 @@ pub(super) fn read_lapic(state: &mut ApicState, l: &kvm_lapic_state, now_ns: u64
         .collect();
     let count = |register: usize| u64::from(state.registers[register]);
     let (initial, current) = (count(register::INITIAL_COUNT), count(register::CURRENT_COUNT));
+    (state.timer_start, state.timer_deadline) = (0, 0);
     if current != 0 {
         let tick = divisor(&state.registers) * TICK_NS;
-        state.timer_deadline = now_ns + current * tick;
+        state.timer_deadline = now_ns.saturating_add(current * tick);
         state.timer_start = state.timer_deadline.saturating_sub(initial * tick);
     }
 }
@@ -265,9 +267,14 @@ pub(super) fn read_lapic(state: &mut ApicState, l: &kvm_lapic_state, now_ns: u64
 pub(super) fn lapic(state: &ApicState, now_ns: u64) -> kvm_lapic_state {
     let mut registers = state.registers.clone();
     registers.resize(register::COUNT, 0);
+    registers[register::CURRENT_COUNT] = 0;
     if state.timer_deadline != 0 {
-        let left = state.timer_deadline.saturating_sub(now_ns) / (divisor(&registers) * TICK_NS);
+        let left = state.timer_deadline.saturating_sub(now_ns).div_ceil(divisor(&registers) * TICK_NS);
+        // KVM would take 0 for a whole period.
         registers[register::CURRENT_COUNT] = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+    } else if registers[register::LVT_TIMER] & LVT_PERIODIC == 0 {
+        // KVM would take a timer that has fired for one that is due now.
+        registers[register::INITIAL_COUNT] = 0;
     }
     let mut l = kvm_lapic_state::default();
     for (i, register) in registers.iter().take(APIC_PAGE / 16).enumerate() {
@@ -301,10 +308,11 @@ pub(super) fn mp_state(a: Activity) -> kvm_mp_state {
     kvm_mp_state { mp_state }
 }
 
-/// Interrupt shadow and NMIs out of KVM.
+/// Interrupt shadow, NMIs and what is about to be delivered, out of KVM. For the guest that has not happened yet: an interrupt
+/// goes back into the local APIC, an NMI waits, and a fault comes again with its instruction.
 pub(super) fn read_events(state: &mut CpuState, e: &kvm_vcpu_events) {
     state.shadow = e.interrupt.shadow != 0;
-    state.nmi_blocked = e.nmi.masked != 0;
+    state.nmi_blocked = e.nmi.masked != 0 && e.nmi.injected == 0;
     state.nmi_pending = e.nmi.pending != 0 || e.nmi.injected != 0;
     if e.interrupt.injected != 0 && e.interrupt.soft == 0 {
         put_back(&mut state.apic, e.interrupt.nr);
@@ -357,12 +365,51 @@ mod tests {
         assert_eq!((back.xmm, back.mxcsr), (state.xmm, state.mxcsr));
     }
 
+    /// A page with these registers of the timer, divided by 16.
+    fn page(lvt: u32, initial: u32) -> ApicState {
+        let mut registers: Vec<u32> = (0..64).map(|i| i * 0x0101_0101).collect();
+        registers[register::LVT_TIMER] = lvt;
+        registers[register::INITIAL_COUNT] = initial;
+        registers[register::CURRENT_COUNT] = 0;
+        registers[register::DIVIDE] = 3;
+        ApicState { registers, ..ApicState::default() }
+    }
+
+    fn back(state: &ApicState, now: u64) -> ApicState {
+        let mut back = ApicState::default();
+        read_lapic(&mut back, &lapic(state, now), now);
+        back
+    }
+
     #[test]
     fn the_apic_page_survives_the_way_through_kvm() {
-        let state =
-            ApicState { registers: (0..64).map(|i| i * 0x0101_0101).collect(), ..ApicState::default() };
-        let mut back = ApicState::default();
-        read_lapic(&mut back, &lapic(&state, 0), 0);
-        assert_eq!(back.registers, state.registers);
+        let state = page(LVT_PERIODIC | 0x40, 500);
+        assert_eq!(back(&state, 77), state);
+    }
+
+    #[test]
+    fn a_running_apic_timer_keeps_its_deadline() {
+        let state = ApicState { timer_start: 1000, timer_deadline: 1000 + 500 * 16, ..page(0x41, 500) };
+        let after = back(&state, 1000 + 100 * 16);
+        assert_eq!((after.timer_start, after.timer_deadline), (state.timer_start, state.timer_deadline));
+    }
+
+    #[test]
+    fn an_apic_timer_that_has_fired_is_not_due_again() {
+        assert_eq!(back(&page(0x41, 500), 9000).registers[register::INITIAL_COUNT], 0);
+    }
+
+    #[test]
+    fn an_interrupt_under_delivery_is_requested_again() {
+        let mut state = CpuState { apic: page(0, 0), ..CpuState::default() };
+        state.apic.registers[register::ISR + 2] = 1 << 1;
+        state.apic.registers[register::IRR + 2] = 0;
+        let mut e = kvm_vcpu_events::default();
+        (e.interrupt.injected, e.interrupt.nr) = (1, 65);
+        read_events(&mut state, &e);
+        assert_eq!(
+            (state.apic.registers[register::ISR + 2], state.apic.registers[register::IRR + 2]),
+            (0, 2)
+        );
     }
 }
