@@ -8,6 +8,7 @@ use std::path::Path;
 use disk::{Disk, Raw};
 use vmm::virtio::Device;
 use vmm::virtio::block::Block;
+use vmm::virtio::net::Net;
 use vmm::virtio::rng::Rng;
 
 use crate::cli::options::{DiskFormat, DiskOption};
@@ -58,6 +59,11 @@ impl Devices {
 
     fn add_disk(&mut self, disk: Box<dyn Disk>, serial: &str) {
         self.devices.push(Box::new(Block::new(disk, serial, self.queues)));
+    }
+
+    /// Adds a network card.
+    pub fn add_card(&mut self, card: Net) {
+        self.devices.push(Box::new(card));
     }
 
     /// Adds what every machine has, and gives all of them.

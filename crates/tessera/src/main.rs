@@ -5,6 +5,7 @@ mod console;
 mod devices;
 mod failure;
 mod images;
+mod network;
 
 use std::process::ExitCode;
 

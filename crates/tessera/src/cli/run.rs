@@ -23,6 +23,7 @@ use crate::console::terminal::RawTerminal;
 use crate::devices::Devices;
 use crate::failure::{self, Failure, Result, Status};
 use crate::images::store::{Image, ImageName, Store};
+use crate::network;
 
 /// A guest's kernel has no room to start in less.
 const LEAST_MEMORY: u64 = 32 << 20;
@@ -125,6 +126,12 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     }
     for option in &args.disks {
         devices.add_option(option)?;
+    }
+    let network = network::connect(&args.nets)?;
+    // Dropped last.
+    let _programs = network.programs;
+    for card in network.cards {
+        devices.add_card(card);
     }
     let config = MachineConfig {
         processors: args.cpus,

@@ -4,6 +4,7 @@
 //! negotiation, queues, interrupts. A device works on the machine's device thread: its queues' kicks are eventfds there.
 
 pub mod block;
+pub mod net;
 pub mod rng;
 mod transport;
 

@@ -1,0 +1,324 @@
+//! Frames between a card's two queues and its cable.
+
+use std::io;
+use std::num::Wrapping;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use virtio_queue::{DescriptorChain, QueueT};
+use vm_memory::Bytes;
+
+use super::super::{ActiveQueue, Health};
+use super::{Backend, HEADER, LARGEST_FRAME};
+use crate::memory::GuestMemory;
+use crate::reactor::Ready;
+
+/// The most frames one way before others on the device thread have their turn.
+const BUDGET: usize = 256;
+/// Where the header says how many buffers a frame takes (5.1.6).
+const NUM_BUFFERS: usize = 10;
+
+/// What a port works with.
+pub(super) struct Parts {
+    pub memory: Arc<GuestMemory>,
+    pub health: Health,
+    pub receive: ActiveQueue,
+    pub transmit: ActiveQueue,
+    /// Whether a frame may take several buffers.
+    pub mergeable: bool,
+    pub backend: Arc<Mutex<Box<dyn Backend>>>,
+    pub link: Arc<AtomicBool>,
+}
+
+/// One card's queues and its cable.
+pub(super) struct Port {
+    parts: Parts,
+    /// A frame from the cable, header included, that the guest had no buffers for.
+    incoming: Vec<u8>,
+    waiting: bool,
+    /// A frame from the guest that the cable had no room for.
+    outgoing: Vec<u8>,
+    blocked: bool,
+    interest: Ready,
+    wanted: Ready,
+}
+
+enum Delivery {
+    Done,
+    /// The guest has not put enough buffers into its queue.
+    NoRoom,
+}
+
+impl Port {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            incoming: Vec::new(),
+            waiting: false,
+            outgoing: Vec::new(),
+            blocked: false,
+            interest: Ready::READ,
+            wanted: Ready::READ,
+        }
+    }
+
+    /// What to wait for from now on, if that has changed since this was last asked.
+    pub fn changed_interest(&mut self) -> Option<Ready> {
+        let changed = self.wanted != self.interest;
+        self.interest = self.wanted;
+        changed.then_some(self.wanted)
+    }
+
+    fn backend(&self) -> MutexGuard<'_, Box<dyn Backend>> {
+        self.parts.backend.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cable has something, has room, or is cut.
+    pub fn cable_ready(&mut self, ready: Ready) {
+        if ready.contains(Ready::WRITE) {
+            self.transmit_all();
+        }
+        if ready.contains(Ready::READ) {
+            self.receive_all();
+        }
+        if ready.intersects(Ready::GONE) && !ready.contains(Ready::READ) {
+            self.cut(&io::Error::from(io::ErrorKind::BrokenPipe));
+        }
+    }
+
+    /// The other end is gone: the guest sees its link go down.
+    fn cut(&mut self, why: &io::Error) {
+        self.wanted = Ready::empty();
+        if self.parts.link.swap(false, Ordering::SeqCst) {
+            tracing::warn!("a network card has lost its cable: {why}");
+            self.parts.health.config_changed();
+        }
+    }
+
+    fn is_down(&self) -> bool {
+        self.parts.health.broken() || !self.parts.link.load(Ordering::SeqCst)
+    }
+
+    /// Gives the guest frames as long as there are frames and buffers.
+    pub fn receive_all(&mut self) {
+        if self.is_down() {
+            return;
+        }
+        let mut used = false;
+        let mut budget = BUDGET;
+        while self.waiting || self.read_frame() {
+            match self.deliver() {
+                Ok(Delivery::Done) => {
+                    used = true;
+                    self.waiting = false;
+                    budget -= 1;
+                }
+                Ok(Delivery::NoRoom) => {
+                    self.waiting = true;
+                    break;
+                }
+                Err(error) => return self.parts.health.give_up(&error),
+            }
+            if budget == 0 {
+                // The cable may hold frames that its descriptor does not tell of any more: come back by a kick.
+                let _ = self.parts.receive.kick.write(1);
+                break;
+            }
+        }
+        let listens = !self.is_down() && (!self.waiting || self.absorb());
+        self.wanted.set(Ready::READ, listens);
+        let receive = &mut self.parts.receive;
+        if used && receive.queue.needs_notification(&*self.parts.memory).unwrap_or(true) {
+            receive.interrupt.signal();
+        }
+    }
+
+    /// Without buffers of the guest the cable takes in what it can; false when what comes must wait on the other side.
+    fn absorb(&mut self) -> bool {
+        let result = self.backend().absorb();
+        result.unwrap_or_else(|e| {
+            self.cut(&e);
+            false
+        })
+    }
+
+    /// Reads the next frame from the cable; false if there is none.
+    fn read_frame(&mut self) -> bool {
+        let mut buffer = std::mem::take(&mut self.incoming);
+        buffer.resize(HEADER + LARGEST_FRAME, 0);
+        let result = self.backend().receive(&mut buffer);
+        let got = match &result {
+            Ok(len) => *len,
+            Err(_) => 0,
+        };
+        buffer.truncate(got);
+        self.incoming = buffer;
+        match result {
+            Ok(_) => true,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e) => {
+                self.cut(&e);
+                false
+            }
+        }
+    }
+
+    /// Puts the frame into as many of the guest's buffers as it takes, or leaves all as it was.
+    fn deliver(&mut self) -> Result<Delivery, virtio_queue::Error> {
+        let Parts { memory, receive, mergeable, .. } = &mut self.parts;
+        let queue = &mut receive.queue;
+        let before = queue.next_avail();
+        let mut chains: Vec<(DescriptorChain<Arc<GuestMemory>>, usize)> = Vec::new();
+        let mut room = 0;
+        while room < self.incoming.len() {
+            let enough = !chains.is_empty() && !*mergeable;
+            let chain = if enough { None } else { queue.pop_descriptor_chain(Arc::clone(memory)) };
+            let Some(chain) = chain else {
+                if enough {
+                    // Without mergeable buffers a frame that does not fit its buffer is lost.
+                    break;
+                }
+                queue.set_next_avail(before);
+                // The driver kicks when it has added buffers; what it added meanwhile we see now.
+                let more = queue.enable_notification(&**memory)?;
+                if more
+                    && queue.avail_idx(&**memory, Ordering::Acquire)?
+                        != Wrapping(before) + Wrapping(chains.len() as u16)
+                {
+                    chains.clear();
+                    room = 0;
+                    continue;
+                }
+                return Ok(Delivery::NoRoom);
+            };
+            let len = chain.clone().filter(|d| d.is_write_only()).map(|d| d.len() as usize).sum::<usize>();
+            room = room.saturating_add(len);
+            chains.push((chain, len));
+        }
+        let lost = room < self.incoming.len();
+        let count = chains.len() as u16;
+        self.incoming[NUM_BUFFERS..HEADER].copy_from_slice(&count.to_le_bytes());
+        let mut left = &self.incoming[..];
+        for (chain, _) in chains {
+            let head = chain.head_index();
+            let written = if lost { 0 } else { write_chain(chain, &mut left, memory) };
+            queue.add_used(&**memory, head, written)?;
+        }
+        Ok(Delivery::Done)
+    }
+
+    /// Sends what the guest has put into its queue, as long as the cable has room.
+    pub fn transmit_all(&mut self) {
+        if self.is_down() || !self.flush() {
+            return;
+        }
+        let mut used = false;
+        let mut more = true;
+        while more && !self.blocked {
+            let _ = self.parts.transmit.queue.disable_notification(&*self.parts.memory);
+            while let Some(chain) =
+                self.parts.transmit.queue.pop_descriptor_chain(Arc::clone(&self.parts.memory))
+            {
+                let head = chain.head_index();
+                let whole = self.read_chain(chain);
+                if let Err(error) = self.parts.transmit.queue.add_used(&*self.parts.memory, head, 0) {
+                    return self.parts.health.give_up(&error);
+                }
+                used = true;
+                if whole && !self.send() {
+                    break;
+                }
+            }
+            match self.parts.transmit.queue.enable_notification(&*self.parts.memory) {
+                Ok(again) => more = again,
+                Err(error) => return self.parts.health.give_up(&error),
+            }
+        }
+        let transmit = &mut self.parts.transmit;
+        if used && transmit.queue.needs_notification(&*self.parts.memory).unwrap_or(true) {
+            transmit.interrupt.signal();
+        }
+    }
+
+    /// Sends what was left; true when there is room for more.
+    fn flush(&mut self) -> bool {
+        if !self.blocked {
+            return true;
+        }
+        self.blocked = false;
+        let flushed = self.backend().flush();
+        match flushed {
+            Ok(true) if self.outgoing.is_empty() => {
+                self.wanted.remove(Ready::WRITE);
+                true
+            }
+            Ok(true) => self.send(),
+            Ok(false) => {
+                self.block();
+                false
+            }
+            Err(e) => {
+                self.cut(&e);
+                false
+            }
+        }
+    }
+
+    fn block(&mut self) {
+        self.blocked = true;
+        self.wanted.insert(Ready::WRITE);
+    }
+
+    /// Sends the frame in `outgoing`; false if the cable has no room for more.
+    fn send(&mut self) -> bool {
+        let frame = std::mem::take(&mut self.outgoing);
+        let result = self.backend().send(&frame);
+        self.outgoing = frame;
+        match result {
+            Ok(()) => {
+                self.outgoing.clear();
+                self.wanted.remove(Ready::WRITE);
+                true
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.block();
+                false
+            }
+            Err(e) => {
+                self.cut(&e);
+                false
+            }
+        }
+    }
+
+    /// Reads a frame with its header out of guest memory; false for what is no frame.
+    fn read_chain(&mut self, chain: DescriptorChain<Arc<GuestMemory>>) -> bool {
+        self.outgoing.clear();
+        for d in chain.filter(|d| !d.is_write_only()) {
+            let start = self.outgoing.len();
+            let len = d.len() as usize;
+            if start + len > HEADER + LARGEST_FRAME {
+                return false;
+            }
+            self.outgoing.resize(start + len, 0);
+            if self.parts.memory.read_slice(&mut self.outgoing[start..], d.addr()).is_err() {
+                return false;
+            }
+        }
+        self.outgoing.len() > HEADER
+    }
+}
+
+/// Writes as much of `left` as fits into a chain, and takes it away; gives how much.
+fn write_chain(chain: DescriptorChain<Arc<GuestMemory>>, left: &mut &[u8], memory: &GuestMemory) -> u32 {
+    let mut written = 0;
+    for d in chain.filter(|d| d.is_write_only()) {
+        let (now, later) = left.split_at(left.len().min(d.len() as usize));
+        if memory.write_slice(now, d.addr()).is_err() {
+            break;
+        }
+        written += now.len() as u32;
+        *left = later;
+    }
+    written
+}
