@@ -136,6 +136,8 @@ fn a_paused_machine_uses_no_time_and_goes_on() {
     client.result("resume");
     assert_eq!(text(&mut console, 1), "a");
     assert_eq!(client.result("pause"), json!({"state": "paused"}));
+    // A thread says that it has stopped a moment before it sleeps.
+    std::thread::sleep(Duration::from_millis(20));
     let before = client.result("stats");
     std::thread::sleep(Duration::from_millis(20));
     let after = client.result("stats");

@@ -4,3 +4,4 @@ mod control;
 mod exerciser;
 mod guest;
 mod lifecycle;
+mod processors;

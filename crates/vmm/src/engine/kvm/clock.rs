@@ -1,11 +1,11 @@
 //! A guest's time on KVM: kvmclock, and TSCs that stand still with it.
 //!
 //! While the machine runs, kvmclock is KVM's and every TSC is the host's plus an offset. While it is stopped both are kept
-//! here. The offset is set exactly, by KVM_VCPU_TSC_OFFSET (Linux, Documentation/virt/kvm/devices/vcpu.rst, 4.1), because
-//! KVM takes a write of IA32_TSC for an attempt to synchronize and may ignore it.
+//! here. The offset is set exactly, by KVM_VCPU_TSC_OFFSET (Linux 5.16, Documentation/virt/kvm/devices/vcpu.rst, 4.1): a write
+//! of IA32_TSC is taken for an attempt to synchronize and may change nothing. Where there is no other way it is written all
+//! the same, and a TSC may count on while its machine is stopped.
 
 use std::arch::x86_64::_rdtsc;
-use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clock_data, kvm_device_attr};
@@ -17,10 +17,10 @@ use super::failed;
 use crate::engine::EngineError;
 
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
-ioctl_iow_nr!(KVM_HAS_DEVICE_ATTR, KVMIO, 0xe3, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
 /// The host's TSC.
-fn host_tsc() -> u64 {
+pub(super) fn host_tsc() -> u64 {
     // SAFETY: every x86-64 processor has RDTSC, and Linux lets user space use it.
     unsafe { _rdtsc() }
 }
@@ -34,19 +34,21 @@ fn offset_attribute(offset: *const u64) -> kvm_device_attr {
     }
 }
 
-/// Whether a vCPU's TSC offset can be set.
+/// Whether a vCPU's TSC offset can be set. A paravirtual KVM may take one and not use it.
 pub(super) fn has_tsc_offset(vcpu: &VcpuFd) -> bool {
-    // SAFETY: KVM only looks whether it has this attribute.
-    unsafe {
-        ioctl_with_ref(&vcpu.as_raw_fd(), KVM_HAS_DEVICE_ATTR(), &offset_attribute(std::ptr::null())) == 0
-    }
+    let wanted = host_tsc().wrapping_neg();
+    let mut set = 0u64;
+    let attribute = offset_attribute(&raw mut set);
+    // SAFETY: the attribute points to a u64, which is what KVM writes.
+    let read = || unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attribute) };
+    set_tsc_offset(vcpu, wanted).is_ok() && read() == 0 && set == wanted
 }
 
 /// Makes a vCPU's TSC the host's plus `offset`.
 pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<(), EngineError> {
     let attribute = offset_attribute(&raw const offset);
     // SAFETY: the attribute points to a u64, which is what KVM reads.
-    match unsafe { ioctl_with_ref(&vcpu.as_raw_fd(), KVM_SET_DEVICE_ATTR(), &attribute) } {
+    match unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) } {
         0 => Ok(()),
         _ => Err(failed("KVM_VCPU_TSC_OFFSET")(kvm_ioctls::Error::last())),
     }
@@ -130,6 +132,11 @@ impl GuestClock {
     /// How often the clock was started: with each start [`origin`](Self::origin) changes.
     pub fn starts(&self) -> u64 {
         self.lock().starts
+    }
+
+    /// Guest time in ticks of the TSC: what [`softcpu::Clock`] calls the machine's TSC.
+    pub fn ticks_now(&self, vm: &VmFd) -> u64 {
+        self.ticks(self.now_ns(vm))
     }
 
     /// How far the machine's TSC has drifted from what guest time says: kvmclock follows the host's corrected clock, the

@@ -4,10 +4,17 @@
 //! return; together they leave no moment in which a kick could be lost (Linux, Documentation/virt/kvm/api.rst, 5. kvm_run,
 //! `immediate_exit`).
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use crate::engine::Kicker;
+use kvm_bindings::KVMIO;
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::ioctl::{ioctl_with_ptr, ioctl_with_ref};
+use vmm_sys_util::ioctl_iow_nr;
+
+use super::failed;
+use crate::engine::{EngineError, Kicker};
 
 /// The signal that interrupts KVM_RUN; its handler does nothing.
 fn signal_number() -> libc::c_int {
@@ -94,6 +101,63 @@ pub(super) struct Inside<'a>(&'a Kick);
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         *self.0.thread() = None;
+    }
+}
+
+/// `struct kvm_signal_mask` with the kernel's set of 64 signals.
+#[repr(C)]
+struct SignalMask {
+    len: u32,
+    signals: [u8; 8],
+}
+
+ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, u32);
+
+/// A signal that waits for this thread and that KVM_RUN sees: until this is dropped, KVM_RUN does what is still to be done for
+/// the vCPU, may exit for that, and executes nothing of the guest.
+///
+/// `immediate_exit` will not do: with it KVM returns before it looks at its own requests, such as to tell of an interrupt's
+/// end, and those are in no state that is saved.
+pub(super) struct PendingSignal {
+    vcpu: RawFd,
+    mask_before: libc::sigset_t,
+}
+
+impl PendingSignal {
+    /// For a vCPU that outlives the answer.
+    pub fn new(vcpu: &VcpuFd) -> Result<Self, EngineError> {
+        // SAFETY: the sets are written before they are read, and the pointers are to locals.
+        let mask_before = unsafe {
+            let (mut kick, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigemptyset(&raw mut kick);
+            libc::sigaddset(&raw mut kick, signal_number());
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const kick, &raw mut before);
+            before
+        };
+        let pending = Self { vcpu: vcpu.as_raw_fd(), mask_before };
+        let mut mask = SignalMask { len: 8, signals: [0; 8] };
+        // SAFETY: a sigset_t is at least as long as the kernel's set, which it begins with; KVM reads a SignalMask.
+        let set = unsafe {
+            let from = (&raw const pending.mask_before).cast::<u8>();
+            std::ptr::copy_nonoverlapping(from, mask.signals.as_mut_ptr(), mask.signals.len());
+            libc::pthread_kill(libc::pthread_self(), signal_number());
+            ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &mask)
+        };
+        match set {
+            0 => Ok(pending),
+            _ => Err(failed("KVM_SET_SIGNAL_MASK")(kvm_ioctls::Error::last())),
+        }
+    }
+}
+
+impl Drop for PendingSignal {
+    fn drop(&mut self) {
+        // SAFETY: a null pointer takes KVM's mask away, and the thread's mask is one it had. The signal then comes, and its
+        // handler does nothing.
+        unsafe {
+            ioctl_with_ptr(&self.vcpu, KVM_SET_SIGNAL_MASK(), std::ptr::null::<SignalMask>());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.mask_before, std::ptr::null_mut());
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The engine that uses the processor's own virtualization, through Linux's KVM (Documentation/virt/kvm/api.rst).
 //!
 //! Local APICs are in the kernel, the I/O APIC is the machine's own ("split"), so that devices and their state are the same
-//! for both engines. Wanted is Linux 5.16 or newer, for exact TSC offsets.
+//! for both engines.
 
 mod clock;
 mod cpuid;
@@ -75,6 +75,8 @@ struct Host {
     /// Registers KVM saves and restores (KVM_GET_MSR_INDEX_LIST).
     msrs: Vec<u32>,
     tsc_khz: u32,
+    /// Whether TSCs can be given any value.
+    exact_tsc: bool,
 }
 
 /// Executes guests on the host's processors.
@@ -111,14 +113,21 @@ impl Kvm {
         let vm = device.create_vm().map_err(failed("KVM_CREATE_VM"))?;
         let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         let tsc_khz = vcpu.get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ"))?;
-        if !clock::has_tsc_offset(&vcpu) {
-            return Err(unusable(
-                "/dev/kvm lacks TSC offsets (KVM_VCPU_TSC_OFFSET): Linux 5.16 or newer is needed",
-            ));
+        let exact_tsc = clock::has_tsc_offset(&vcpu);
+        if !exact_tsc {
+            tracing::info!(
+                "/dev/kvm cannot set TSC offsets: a guest's TSC counts on while the guest is paused"
+            );
         }
         let supported_cpuid = cpuid::supported(&device)?;
         let msrs = device.get_msr_index_list().map_err(failed("KVM_GET_MSR_INDEX_LIST"))?.as_slice().to_vec();
-        Ok(Self { host: Arc::new(Host { device, supported_cpuid, msrs, tsc_khz }) })
+        Ok(Self { host: Arc::new(Host { device, supported_cpuid, msrs, tsc_khz, exact_tsc }) })
+    }
+
+    /// Whether a guest's TSC stands still while the guest is paused and goes along where its state goes. Linux before 5.16
+    /// and paravirtual KVMs cannot do that.
+    pub fn has_exact_tsc(&self) -> bool {
+        self.host.exact_tsc
     }
 }
 

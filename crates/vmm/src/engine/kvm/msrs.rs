@@ -6,6 +6,7 @@ use softcpu::{CpuState, CpuidEntry, Msrs};
 
 use crate::engine::EngineError;
 
+const IA32_TSC: u32 = 0x10;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
 const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 /// CPUID.7:EDX.ARCH_CAPABILITIES.
@@ -112,4 +113,14 @@ pub(super) fn rearm(vcpu: &VcpuFd) -> Result<(), EngineError> {
         Some(deadline) if deadline != 0 => write(vcpu, IA32_TSC_DEADLINE, deadline),
         _ => Ok(()),
     }
+}
+
+/// The TSC now.
+pub(super) fn read_tsc(vcpu: &VcpuFd) -> u64 {
+    read(vcpu, IA32_TSC).unwrap_or(0)
+}
+
+/// Asks for a value of the TSC, which KVM may take or leave.
+pub(super) fn write_tsc(vcpu: &VcpuFd, tsc: u64) -> Result<(), EngineError> {
+    write(vcpu, IA32_TSC, tsc)
 }

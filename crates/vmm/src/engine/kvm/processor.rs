@@ -6,13 +6,22 @@ use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, kvm_xsave};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use softcpu::{Bus, CpuState};
 
-use super::kick::Kick;
+use super::kick::{Kick, PendingSignal};
 use super::{Shared, clock, failed, msrs, state, unexpected};
 use crate::engine::{EngineError, Exit, Kicker, Processor};
 
 /// Names of registers that the guest asked for and KVM does not know are logged up to this many.
 const MOST_UNKNOWN: usize = 64;
 
+/// What came of an entry into the guest.
+enum Outcome {
+    GoesOn,
+    /// By a kick, perhaps.
+    Interrupted,
+    Ends(Exit),
+}
+
+/// A vCPU.
 pub(super) struct KvmProcessor {
     vcpu: VcpuFd,
     index: usize,
@@ -49,7 +58,22 @@ impl KvmProcessor {
     }
 
     fn set_tsc(&self) -> Result<(), EngineError> {
-        clock::set_tsc_offset(&self.vcpu, self.shared.clock.origin().wrapping_add(self.tsc_offset))
+        let offset = self.shared.clock.origin().wrapping_add(self.tsc_offset);
+        if self.shared.host.exact_tsc {
+            clock::set_tsc_offset(&self.vcpu, offset)
+        } else {
+            msrs::write_tsc(&self.vcpu, clock::host_tsc().wrapping_add(offset))
+        }
+    }
+
+    /// The processor's TSC less guest time in ticks.
+    fn tsc_ahead(&self) -> u64 {
+        let (clock, vm) = (&self.shared.clock, &self.shared.vm);
+        if self.shared.host.exact_tsc {
+            self.tsc_offset.wrapping_add(clock.drift(vm))
+        } else {
+            msrs::read_tsc(&self.vcpu).wrapping_sub(clock.ticks_now(vm))
+        }
     }
 
     /// Carries out IN or OUT: `count` accesses of `size` bytes for a string instruction, one for the others.
@@ -84,8 +108,8 @@ impl KvmProcessor {
         Exit::Failed(format!("processor {}: {what}; {registers}", self.index))
     }
 
-    /// Enters the guest once and does what it exits for; gives why to stop, if it is to.
-    fn step(&mut self) -> Option<Exit> {
+    /// Enters the guest once and does what it exits for.
+    fn step(&mut self) -> Outcome {
         match self.vcpu.run() {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => self.access_port(),
             Ok(VcpuExit::MmioRead(gpa, data)) => self.bus.mmio_read(gpa, data),
@@ -102,31 +126,43 @@ impl KvmProcessor {
                 self.unknown_msr(index);
             }
             Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
-                return Some(Exit::Shutdown);
+                return Outcome::Ends(Exit::Shutdown);
             }
             Ok(VcpuExit::InternalError) => {
                 let what = unexpected::internal_error(self.vcpu.get_kvm_run());
-                return Some(self.failure(&what));
+                return Outcome::Ends(self.failure(&what));
             }
             Ok(VcpuExit::FailEntry(reason, _)) => {
-                return Some(
-                    self.failure(&format!("the host's processor refuses the guest's state ({reason:#x})")),
-                );
+                let what = format!("the host's processor refuses the guest's state ({reason:#x})");
+                return Outcome::Ends(self.failure(&what));
             }
             // With the local APICs in the kernel none of the others means anything, HLT included.
             Ok(other) => {
                 let what = format!("KVM exited with {other:?}");
-                return Some(self.failure(&what));
+                return Outcome::Ends(self.failure(&what));
             }
-            // KVM_RUN finishes what an exit owed before it looks for signals: when it returns so, nothing is owed.
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                if self.kick.take() {
-                    return Some(Exit::Kicked);
-                }
-            }
-            Err(error) => return Some(self.failure(&format!("KVM_RUN failed: {error}"))),
+            // KVM_RUN finishes what an exit owed before it looks for signals: when it returns so, no instruction is half done.
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Outcome::Interrupted,
+            Err(error) => return Outcome::Ends(self.failure(&format!("KVM_RUN failed: {error}"))),
         }
-        None
+        Outcome::GoesOn
+    }
+
+    /// Lets KVM do what it has not done yet for the guest, which executes nothing: then all there is of the processor is in
+    /// its state.
+    fn stop(&mut self) -> Exit {
+        let _signal = match PendingSignal::new(&self.vcpu) {
+            Ok(signal) => signal,
+            Err(error) => return self.failure(&error.to_string()),
+        };
+        loop {
+            match self.step() {
+                Outcome::GoesOn => {}
+                Outcome::Interrupted if self.kick.take() => {}
+                Outcome::Interrupted => return Exit::Kicked,
+                Outcome::Ends(exit) => return exit,
+            }
+        }
     }
 }
 
@@ -144,8 +180,10 @@ impl Processor for KvmProcessor {
         let kick = Arc::clone(&self.kick);
         let _inside = kick.enter();
         loop {
-            if let Some(exit) = self.step() {
-                return exit;
+            match self.step() {
+                Outcome::Interrupted if self.kick.take() => return self.stop(),
+                Outcome::GoesOn | Outcome::Interrupted => {}
+                Outcome::Ends(exit) => return exit,
             }
         }
     }
@@ -167,7 +205,7 @@ impl Processor for KvmProcessor {
         state::read_lapic(&mut s.apic, &vcpu.get_lapic().map_err(failed("KVM_GET_LAPIC"))?, now);
         msrs::save(vcpu, &shared.host.msrs, &mut s);
         state::read_events(&mut s, &vcpu.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?);
-        s.tsc_offset = self.tsc_offset.wrapping_add(shared.clock.drift(&shared.vm));
+        s.tsc_offset = self.tsc_ahead();
         Ok(s)
     }
 
