@@ -1,12 +1,19 @@
 //! Disk images. Knows nothing of machines.
 
+mod format;
+mod lock;
+mod qcow2;
 mod raw;
 
 use std::io;
 
 use libc::iovec;
 
+pub use format::{Format, open};
+pub use qcow2::Qcow2;
 pub use raw::Raw;
+
+use lock::lock;
 
 /// Bytes of a sector: what offsets and lengths are multiples of.
 pub const SECTOR: u64 = 512;

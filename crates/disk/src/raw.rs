@@ -8,7 +8,7 @@ use std::path::Path;
 
 use libc::iovec;
 
-use crate::{Disk, SECTOR};
+use crate::{Disk, SECTOR, lock};
 
 /// A raw image.
 #[derive(Debug)]
@@ -58,29 +58,6 @@ impl Raw {
         // SAFETY: the descriptor is ours; no memory is involved.
         let result = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as i64, len as i64) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-}
-
-/// One writer or many readers, by an open-file-description lock that goes with the file.
-fn lock(file: &File, read_only: bool) -> io::Result<()> {
-    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    let region = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    // SAFETY: `region` is a valid flock structure for the time of the call.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const region) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => {
-            Err(io::Error::new(io::ErrorKind::ResourceBusy, "it is in use by another machine"))
-        }
-        _ => Err(error),
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use disk::Format;
+
 /// A number of bytes, written as `512M`, `4G` or `1.5G` (binary multiples; `MiB` and `MB` mean the same).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -47,24 +49,12 @@ impl fmt::Display for Size {
     }
 }
 
-/// How the bytes of a disk file are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskFormat {
-    /// The file is the disk.
-    Raw,
-    /// QEMU's copy-on-write format, versions 2 and 3.
-    Qcow2,
-}
-
-impl FromStr for DiskFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<DiskFormat, String> {
-        match text {
-            "raw" => Ok(DiskFormat::Raw),
-            "qcow2" => Ok(DiskFormat::Qcow2),
-            other => Err(format!("'{other}' is not a disk format: use raw or qcow2")),
-        }
+/// A disk's format as people write it.
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "raw" => Ok(Format::Raw),
+        "qcow2" => Ok(Format::Qcow2),
+        other => Err(format!("'{other}' is not a disk format: use raw or qcow2")),
     }
 }
 
@@ -76,7 +66,7 @@ pub struct DiskOption {
     /// Whether the guest may only read.
     pub read_only: bool,
     /// The format, or `None` to find it out from the file's first bytes.
-    pub format: Option<DiskFormat>,
+    pub format: Option<Format>,
     /// The serial number that the guest sees; at most 20 characters.
     pub serial: Option<String>,
 }
@@ -91,7 +81,7 @@ impl FromStr for DiskOption {
         for part in parts {
             match part.split_once('=') {
                 None if part == "ro" => disk.read_only = true,
-                Some(("format", format)) => disk.format = Some(format.parse()?),
+                Some(("format", text)) => disk.format = Some(format(text)?),
                 Some(("serial", serial)) => disk.serial = Some(checked_serial(serial)?),
                 _ => return Err(format!("'{part}' is not a disk option: use ro, format= or serial=")),
             }
@@ -212,7 +202,7 @@ mod tests {
         let disk: DiskOption = "/tmp/a.img,ro,format=qcow2,serial=S1".parse().unwrap();
         assert_eq!(disk.file, PathBuf::from("/tmp/a.img"));
         assert!(disk.read_only);
-        assert_eq!(disk.format, Some(DiskFormat::Qcow2));
+        assert_eq!(disk.format, Some(Format::Qcow2));
         assert_eq!(disk.serial.as_deref(), Some("S1"));
         for text in ["", ",ro", "a,rw", "a,format=vmdk", "a,serial=", "a,serial=123456789012345678901"] {
             assert!(text.parse::<DiskOption>().is_err(), "{text}");

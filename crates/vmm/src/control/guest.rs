@@ -6,13 +6,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use disk::{Disk, Raw};
+use disk::{Disk, Format, Qcow2, Raw};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::protocol::{
-    Descriptor, DiskFormat, DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, Refusal,
-    State, StateReport, Stats, code,
+    Descriptor, DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, Refusal, State,
+    StateReport, Stats, code,
 };
 use crate::boot::{Kernel, Source};
 use crate::engine;
@@ -273,11 +273,10 @@ fn open_disk(number: usize, spec: DiskSpec, queues: u16, files: &mut Files) -> R
     if spec.serial.len() > 20 {
         return Err(Refusal::new(code::PARAMS, format!("{field}.serial: at most 20 bytes")));
     }
+    let refused = |e| Refusal::new(code::MACHINE, format!("{field}: {e}"));
     let disk: Box<dyn Disk> = match spec.format {
-        DiskFormat::Raw => {
-            let refused = |e| Refusal::new(code::MACHINE, format!("{field}: {e}"));
-            Box::new(Raw::from_file(file, spec.read_only).map_err(refused)?)
-        }
+        Format::Raw => Box::new(Raw::from_file(file, spec.read_only).map_err(refused)?),
+        Format::Qcow2 => Box::new(Qcow2::from_file(file, spec.read_only).map_err(refused)?),
     };
     Ok(Block::new(disk, &spec.serial, queues))
 }

@@ -17,7 +17,6 @@ mod protocol;
 mod server;
 
 pub use protocol::{
-    DiskFormat, DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, State, StateReport,
-    Stats, code,
+    DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, State, StateReport, Stats, code,
 };
 pub use server::{ServeError, serve};

@@ -1,5 +1,6 @@
 //! The messages of the control protocol.
 
+use disk::Format;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -69,23 +70,15 @@ fn one() -> u32 {
 pub struct DiskSpec {
     /// Its file, open for reading, and for writing if the guest may write.
     pub file: Descriptor,
-    /// How the file's bytes are laid out.
-    pub format: DiskFormat,
+    /// How the file's bytes are laid out. Never guessed: a guest that writes a format's first bytes into a raw disk must not
+    /// change what is read. A qcow2 image must not be based on another.
+    pub format: Format,
     /// Whether the guest may only read.
     #[serde(default)]
     pub read_only: bool,
     /// The serial number the guest sees, at most 20 bytes.
     #[serde(default)]
     pub serial: String,
-}
-
-/// How the bytes of a disk's file are laid out. Never guessed: a guest that writes a format's first bytes into a raw disk
-/// must not change what is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DiskFormat {
-    /// The file is the disk.
-    Raw,
 }
 
 /// What follows when the guest resets itself, or faults three times over.
