@@ -63,6 +63,12 @@ pub fn route(pin: u32, vector: u8) {
     io_write(0x10 + pin * 2, u32::from(vector));
 }
 
+/// The same, level-triggered.
+pub fn route_level(pin: u32, vector: u8) {
+    io_write(0x11 + pin * 2, id() << 24);
+    io_write(0x10 + pin * 2, 1 << 15 | u32::from(vector));
+}
+
 /// Masks pin `pin`.
 pub fn mask(pin: u32) {
     io_write(0x10 + pin * 2, 1 << 16);

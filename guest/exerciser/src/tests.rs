@@ -23,7 +23,7 @@ fn check(holds: bool, otherwise: &'static str) -> Outcome {
 /// Runs all tests; gives how many passed and failed.
 pub fn run_all(info: &'static StartInfo) -> (u64, u64) {
     apic::enable();
-    let tests: [(&str, fn(&'static StartInfo) -> Outcome); 14] = [
+    let tests: [(&str, fn(&'static StartInfo) -> Outcome); 15] = [
         ("every page of memory keeps what is written to it", memory),
         ("a port answers", ports),
         ("a memory-mapped register answers", mapped_registers),
@@ -35,6 +35,7 @@ pub fn run_all(info: &'static StartInfo) -> (u64, u64) {
         ("the timer fires again and again", timer_periodic),
         ("the timer fires at a time-stamp", timer_deadline),
         ("a pin of the I/O APIC interrupts", pin),
+        ("a pin that stays up interrupts again and again", level_pin),
         ("a device's message interrupts", message),
         ("a second processor starts", second_processor),
         ("the outside can talk to us", host),
@@ -200,6 +201,21 @@ fn pin(_: &StartInfo) -> Outcome {
     serial::transmit_interrupt(false);
     apic::mask(4);
     outcome
+}
+
+fn level_pin(_: &StartInfo) -> Outcome {
+    let before = vectors::count(0x47);
+    apic::route_level(4, 0x47);
+    serial::transmit_interrupt(true);
+    let outcome = wait(0x47, before, 3);
+    serial::transmit_interrupt(false);
+    // One may be on its way, and the last end on its way back.
+    (0..1000).for_each(|_| window());
+    let after = vectors::count(0x47);
+    (0..1000).for_each(|_| window());
+    apic::mask(4);
+    outcome?;
+    check(vectors::count(0x47) == after, "it goes on when the pin is down")
 }
 
 fn message(_: &StartInfo) -> Outcome {
