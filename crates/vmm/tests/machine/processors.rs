@@ -430,6 +430,24 @@ fn a_fault_with_no_way_to_handle_it_is_a_shutdown_and_the_processor_can_start_af
 }
 
 #[test]
+fn a_guest_that_runs_where_there_is_no_memory_can_be_stopped_or_is_given_up_by_its_address() {
+    // mov eax, 0xd0000000; jmp eax
+    on_each(&[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0], |bench| {
+        let kicker = bench.processor.kicker();
+        let later = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            kicker.kick();
+        });
+        match bench.processor.run() {
+            Exit::Kicked => {}
+            Exit::Failed(why) if why.contains("8:d0000000") && !why.contains('\n') => {}
+            exit => panic!("{}: {exit:?}", bench.name),
+        }
+        later.join().unwrap();
+    });
+}
+
+#[test]
 fn all_of_a_state_comes_back_as_it_was_set() {
     on_each(&STOP_HERE, |bench| {
         bench.partition.stop_clock();

@@ -16,15 +16,17 @@ use crate::memory::Ram;
 use crate::processor::CpuModel;
 
 /// What is tried, and the instructions.
-const STEPS: [(&str, &[u8]); 4] = [
+const STEPS: [(&str, &[u8]); 5] = [
     // lock cmpxchg16b [rsi]
     ("cmpxchg16b", &[0xf0, 0x48, 0x0f, 0xc7, 0x0e]),
     // movups xmm0, [rsi]; movups [rsi], xmm0
     ("SSE", &[0x0f, 0x10, 0x06, 0x0f, 0x11, 0x06]),
-    // popcnt rax, rdx
-    ("popcnt", &[0xf3, 0x48, 0x0f, 0xb8, 0xc2]),
+    // fxsave64 [rsi]; fxrstor64 [rsi]
+    ("fxsave", &[0x48, 0x0f, 0xae, 0x06, 0x48, 0x0f, 0xae, 0x0e]),
     // mov ecx, 16; rep movsb
     ("rep movsb", &[0xb9, 16, 0, 0, 0, 0xf3, 0xa4]),
+    // mov ecx, 4 << 20; l: dec ecx; jnz l
+    ("a loop that takes a processor two milliseconds", &[0xb9, 0, 0, 0x40, 0, 0xff, 0xc9, 0x75, 0xfc]),
 ];
 /// Where the guest says what it tries next.
 const PORT: u16 = 0xf4;
@@ -33,7 +35,7 @@ const MEMORY: u64 = 8 << 20;
 const PAGE_TABLES: u64 = 0x1000;
 const CODE: u64 = 0x8000;
 const DATA: u64 = 0xa000;
-/// A processor with VT-x or AMD-V needs microseconds.
+/// A processor with VT-x or AMD-V needs a hundredth of it, one that is emulated ten times as long.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Hears what the guest says.
