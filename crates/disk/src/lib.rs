@@ -1,19 +1,25 @@
-//! Disk images. Knows nothing of machines.
+//! Disk images: raw files and block devices, qcow2, and copy-on-write overlays. Knows nothing of machines.
+//!
+//! [`open`] is the door: it finds out the format, takes the locks and gives a [`Disk`].
 
-mod format;
-mod lock;
-mod qcow2;
+mod error;
+mod file;
+mod overlay;
+pub mod qcow2;
 mod raw;
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use libc::iovec;
+use serde::{Deserialize, Serialize};
 
-pub use format::{Format, open};
+pub use error::OpenError;
+pub use overlay::Overlay;
 pub use qcow2::Qcow2;
 pub use raw::Raw;
-
-use lock::lock;
 
 /// Bytes of a sector: what offsets and lengths are multiples of.
 pub const SECTOR: u64 = 512;
@@ -59,4 +65,70 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// If the host cannot.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+}
+
+/// How the bytes of an image's file are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// The file is the disk.
+    Raw,
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+}
+
+impl Format {
+    /// The format that a file's first bytes speak for: those of a raw disk are its guest's to write.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn of(file: &File) -> io::Result<Format> {
+        let mut magic = [0; 4];
+        match file.read_exact_at(&mut magic, 0) {
+            Ok(()) if magic == qcow2::MAGIC => Ok(Format::Qcow2),
+            Ok(()) => Ok(Format::Raw),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Format::Raw),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens the image in `path`, whose format is `format` or, with `None`, is found out.
+///
+/// A guest that writes a raw disk can make it look like a qcow2 image whose backing file is any file of the host's. So an image
+/// with a backing file is opened only if somebody vouches that it is qcow2: the caller by `format`, or its name by `.qcow2`.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(path: &Path, format: Option<Format>, read_only: bool) -> Result<Box<dyn Disk>, OpenError> {
+    let file = file::open(path, read_only)?;
+    file::check_kind(&file)?;
+    let format = match format {
+        Some(format) => format,
+        None => found_out(&file, path)?,
+    };
+    Ok(match format {
+        Format::Raw => Box::new(Raw::from_file(file, read_only)?),
+        Format::Qcow2 => Box::new(Qcow2::new(file, Some(path), read_only)?),
+    })
+}
+
+fn found_out(file: &File, path: &Path) -> Result<Format, OpenError> {
+    let format = Format::of(file)?;
+    let named = path.extension().is_some_and(|e| e == "qcow2" || e == "qcow");
+    if format == Format::Qcow2 && !named && qcow2::Header::read(file)?.backing.is_some() {
+        return Err(OpenError::Untrusted);
+    }
+    Ok(format)
+}
+
+/// The image in a file that is open. It can have no backing file.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn from_file(file: File, format: Format, read_only: bool) -> Result<Box<dyn Disk>, OpenError> {
+    Ok(match format {
+        Format::Raw => Box::new(Raw::from_file(file, read_only)?),
+        Format::Qcow2 => Box::new(Qcow2::new(file, None, read_only)?),
+    })
 }

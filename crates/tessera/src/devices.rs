@@ -1,10 +1,8 @@
 //! The devices of a machine that a person runs: their files are opened here, on the host's side.
 
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
-use disk::{Disk, Format, Qcow2};
+use disk::{Disk, OpenError, Overlay};
 use vmm::virtio::Device;
 use vmm::virtio::block::Block;
 use vmm::virtio::net::Net;
@@ -31,14 +29,13 @@ impl Devices {
         Devices { devices: Vec::new(), queues: processors.min(MOST_QUEUES) as u16 }
     }
 
-    /// Adds the disk of an image: the image itself, or a temporary one over it that is gone with the process.
+    /// Adds the disk of an image: the image itself, or a layer over it that is gone with the process.
     pub fn add_image(&mut self, path: &Path, persist: bool) -> Result<()> {
-        let told = |error: io::Error| Failure::input(format!("{}: {error}", path.display()));
+        let told = |error: OpenError| Failure::input(format!("{}: {error}", path.display()));
         let disk = if persist {
             disk::open(path, None, false).map_err(told)?
         } else {
-            let format = File::open(path).and_then(|file| Format::of(&file)).map_err(told)?;
-            Box::new(Qcow2::over(path, format).map_err(told)?)
+            Box::new(Overlay::over(path).map_err(told)?)
         };
         self.add_disk(disk, IMAGE_SERIAL);
         Ok(())
@@ -46,7 +43,7 @@ impl Devices {
 
     /// Adds a disk that a person named.
     pub fn add_option(&mut self, option: &DiskOption) -> Result<()> {
-        let told = |error: io::Error| Failure::input(format!("{}: {error}", option.file.display()));
+        let told = |error: OpenError| Failure::input(format!("{}: {error}", option.file.display()));
         let disk = disk::open(&option.file, option.format, option.read_only).map_err(told)?;
         let number = self.devices.len();
         let serial = option.serial.clone().unwrap_or_else(|| format!("tessera-{number}"));

@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use disk::qcow2::Header;
+use disk::{Format, OpenError};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::{Failure, Result};
@@ -23,14 +25,10 @@ pub struct Import {
     pub cmdline: String,
 }
 
-/// The first four bytes of a qcow2 file.
-pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
-
 /// Copies the files into the store.
 pub fn import(store: &Store, name: &ImageName, import: &Import, replace: bool) -> Result<()> {
-    let mut disk = open(&import.disk)?;
-    let mut magic = [0; 4];
-    let qcow2 = disk.read_exact(&mut magic).is_ok() && magic == QCOW2_MAGIC;
+    let disk = open(&import.disk)?;
+    let qcow2 = is_qcow2(&disk, &import.disk)?;
     let draft = store.draft(name, replace)?;
     let about = About {
         origin: import.disk.display().to_string(),
@@ -56,6 +54,19 @@ pub fn import(store: &Store, name: &ImageName, import: &Import, replace: bool) -
     copy.map_err(|error| Failure::internal(format!("{}: {error}", import.disk.display())))?;
     bar.finish_and_clear();
     draft.keep(&about)
+}
+
+/// Whether a disk is a qcow2 image, which must be whole: its backing file would not come with it.
+fn is_qcow2(disk: &File, path: &Path) -> Result<bool> {
+    let failure = |error: OpenError| Failure::input(format!("{}: {error}", path.display()));
+    if Format::of(disk).map_err(|error| failure(error.into()))? == Format::Raw {
+        return Ok(false);
+    }
+    if Header::read(disk).map_err(failure)?.backing.is_some() {
+        let why = "it has a backing file: make one image of both with qemu-img convert";
+        return Err(Failure::input(format!("{}: {why}", path.display())));
+    }
+    Ok(true)
 }
 
 /// Opens a file that a person named, for reading.

@@ -6,7 +6,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use disk::{Disk, Format, Qcow2, Raw};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -273,11 +272,8 @@ fn open_disk(number: usize, spec: DiskSpec, queues: u16, files: &mut Files) -> R
     if spec.serial.len() > 20 {
         return Err(Refusal::new(code::PARAMS, format!("{field}.serial: at most 20 bytes")));
     }
-    let refused = |e| Refusal::new(code::MACHINE, format!("{field}: {e}"));
-    let disk: Box<dyn Disk> = match spec.format {
-        Format::Raw => Box::new(Raw::from_file(file, spec.read_only).map_err(refused)?),
-        Format::Qcow2 => Box::new(Qcow2::from_file(file, spec.read_only).map_err(refused)?),
-    };
+    let disk = disk::from_file(file, spec.format, spec.read_only)
+        .map_err(|error| Refusal::new(code::MACHINE, format!("{field}: {error}")))?;
     Ok(Block::new(disk, &spec.serial, queues))
 }
 

@@ -1,0 +1,172 @@
+use std::fs;
+use std::path::Path;
+
+use disk::qcow2::create_overlay;
+use disk::{Disk, Format, OpenError, Qcow2};
+
+use crate::tools::{Random, bytes, have_qemu_img, qemu_img, read, write};
+
+/// A qcow2 image with some data; version 3, clusters of 64 KiB.
+fn image(folder: &Path) -> Vec<u8> {
+    let path = folder.join("whole.qcow2");
+    let _ = fs::remove_file(&path);
+    disk::qcow2::create(&path, 8 << 20).unwrap();
+    let disk = Qcow2::open(&path, false).unwrap();
+    for n in 0..4 {
+        write(&disk, n << 20, &bytes(n, 100 << 10)).unwrap();
+    }
+    drop(disk);
+    fs::read(path).unwrap()
+}
+
+/// What is said of an image.
+fn refused(folder: &Path, image: &[u8]) -> String {
+    let path = folder.join("bad.qcow2");
+    fs::write(&path, image).unwrap();
+    let told = Qcow2::open(&path, false).err().map(|error| error.to_string());
+    let told = told.unwrap_or_else(|| panic!("it was opened"));
+    assert!(!told.contains('\n') && told.len() < 200, "{told:?}");
+    assert!(fs::read(&path).unwrap() == image, "it was changed: {told}");
+    told
+}
+
+fn with(image: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut image = image.to_vec();
+    image[at..at + bytes.len()].copy_from_slice(bytes);
+    image
+}
+
+#[test]
+fn each_thing_that_can_be_wrong_with_a_header_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = image(folder.path());
+    let cases: &[(usize, &[u8], &str)] = &[
+        (0, b"text", "it is not a qcow2 image"),
+        (4, &9u32.to_be_bytes(), "is of version 9, which is not supported"),
+        (20, &40u32.to_be_bytes(), "damaged: clusters of 2^40 bytes"),
+        (20, &8u32.to_be_bytes(), "damaged: clusters of 2^8 bytes"),
+        (32, &1u32.to_be_bytes(), "is encrypted, which is not supported"),
+        (32, &2u32.to_be_bytes(), "is encrypted, which is not supported"),
+        (24, &u64::MAX.to_be_bytes(), "not a positive multiple of 512"),
+        (24, &0u64.to_be_bytes(), "not a positive multiple of 512"),
+        (24, &1000u64.to_be_bytes(), "not a positive multiple of 512"),
+        (24, &(1u64 << 60).to_be_bytes(), "more than its clusters can map"),
+        (24, &(1u64 << 45).to_be_bytes(), "entries, where 65536 are needed"),
+        (36, &u32::MAX.to_be_bytes(), "more than its clusters can map"),
+        (40, &0u64.to_be_bytes(), "damaged: its first table at 0x0"),
+        (40, &0x1_0200u64.to_be_bytes(), "damaged: its first table at 0x10200"),
+        (40, &(1u64 << 50).to_be_bytes(), "cut short"),
+        (48, &(1u64 << 50).to_be_bytes(), "cut short"),
+        (56, &u32::MAX.to_be_bytes(), "damaged: a table of reference counts of 4294967295 clusters"),
+        (72, &1u64.to_be_bytes(), "qemu-img check -r all"),
+        (72, &2u64.to_be_bytes(), "damaged: it is marked as such"),
+        (72, &4u64.to_be_bytes(), "keeps its data in another file"),
+        (72, &8u64.to_be_bytes(), "compressed by other means than zlib"),
+        (72, &16u64.to_be_bytes(), "has subclusters"),
+        (72, &(1u64 << 40).to_be_bytes(), "has the unknown feature 40"),
+        (96, &60u32.to_be_bytes(), "damaged"),
+        (100, &8u32.to_be_bytes(), "damaged"),
+    ];
+    for (at, bytes, want) in cases {
+        eprintln!("{bytes:?} at {at}: {want}");
+        let told = refused(folder.path(), &with(&good, *at, bytes));
+        assert!(told.contains(want), "{told:?}, not {want:?}");
+    }
+}
+
+#[test]
+fn an_image_that_was_cut_short_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = image(folder.path());
+    for len in [4, 71, 72, 103, 104, 60_000, 100_000, good.len() / 2, good.len() - (64 << 10)] {
+        refused(folder.path(), &good[..len]);
+    }
+}
+
+#[test]
+fn backing_files_that_cannot_be_had_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let told = |name: &str| Qcow2::open(&at(name), true).unwrap_err().to_string();
+    fs::write(at("base"), [0; 4096]).unwrap();
+    create_overlay(&at("a.qcow2"), &at("base"), Format::Raw).unwrap();
+    create_overlay(&at("b.qcow2"), &at("a.qcow2"), Format::Qcow2).unwrap();
+    fs::remove_file(at("base")).unwrap();
+    let one_line =
+        format!("its backing file {}: No such file or directory (os error 2)", at("base").display());
+    assert_eq!(told("b.qcow2"), one_line);
+}
+
+#[test]
+fn a_loop_of_backing_files_is_one() {
+    if !have_qemu_img() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    qemu_img(folder.path(), "create -q -f qcow2 a.qcow2 1M");
+    qemu_img(folder.path(), "create -q -f qcow2 -b a.qcow2 -F qcow2 b.qcow2");
+    qemu_img(folder.path(), "rebase -u -b b.qcow2 -F qcow2 a.qcow2");
+    for name in ["a.qcow2", "b.qcow2"] {
+        assert!(matches!(Qcow2::open(&at(name), false), Err(OpenError::Loop)), "{name}");
+    }
+    // Without the header extension that says so, nobody knows what a.qcow2 is.
+    let mut image = fs::read(at("b.qcow2")).unwrap();
+    let extension = image.windows(4).position(|w| w == 0xe279_2acau32.to_be_bytes()).unwrap();
+    image[extension] = 1;
+    fs::write(at("b.qcow2"), image).unwrap();
+    assert!(matches!(Qcow2::open(&at("b.qcow2"), true), Err(OpenError::Unrecorded)));
+    for (name, want) in [
+        ("json:{}", "has the backing file \"json:{}\", which is not supported"),
+        ("nbd://host/disk", "has the backing file \"nbd://host/disk\", which is not supported"),
+    ] {
+        qemu_img(folder.path(), &format!("rebase -u -b {name} -F raw a.qcow2"));
+        let told = Qcow2::open(&at("a.qcow2"), true).unwrap_err().to_string();
+        assert!(told.contains(want), "{told}");
+    }
+}
+
+/// Bytes at random places are overwritten: such an image may be refused, or be read and written with errors, or as another
+/// image. It must not panic, hang or take the host's memory.
+#[test]
+fn no_damage_makes_more_than_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = image(folder.path());
+    let path = folder.path().join("bad.qcow2");
+    let mut random = Random(std::process::id().into());
+    let mut opened = 0;
+    for round in 0..200 {
+        let mut bad = good.clone();
+        for _ in 0..1 + random.below(4) {
+            // Mostly in the header and the tables, which is where numbers mean something.
+            let start = [0, 0, 1 << 16, 2 << 16, 3 << 16, 4 << 16][random.below(6) as usize];
+            let at = (start + random.below(if start == 0 { 400 } else { 128 })) as usize;
+            let len = (1 + random.below(8) as usize).min(bad.len().saturating_sub(at));
+            let value = random.next().to_be_bytes();
+            let style = random.below(3);
+            for (i, byte) in bad[at..at + len].iter_mut().enumerate() {
+                *byte = match style {
+                    0 => value[i],
+                    1 => *byte ^ (1 << (value[i] & 7)),
+                    _ => [0, 1, 0x80, 0xff][usize::from(value[i] & 3)],
+                };
+            }
+        }
+        fs::write(&path, &bad).unwrap();
+        let Ok(disk) = Qcow2::open(&path, round % 4 == 0) else { continue };
+        opened += 1;
+        for _ in 0..20 {
+            let sectors = (disk.len() / 512).min(1 << 20);
+            let at = random.below(sectors) * 512;
+            let len = (1 + random.below(64)) * 512;
+            let _ = match random.below(5) {
+                0 => write(&disk, at, &vec![1; len as usize]),
+                1 => disk.discard(at, len),
+                2 => disk.write_zeroes(at, len, random.below(2) == 0),
+                3 => disk.flush(),
+                _ => read(&disk, at, len as usize).map(drop),
+            };
+        }
+    }
+    assert!(opened > 10, "only {opened} images were good enough to be opened");
+}
