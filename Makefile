@@ -63,7 +63,7 @@ setup-image:
 	@scripts/need mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs passt:passt
 
 setup-test:
-	@scripts/need busybox:busybox-static cpio:cpio passt:passt mkfs.ext4:e2fsprogs qemu-img:qemu-utils
+	@scripts/need busybox:busybox-static cpio:cpio passt:passt ip:iproute2 qemu-img:qemu-utils
 
 setup-bench:
 	@scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio

@@ -36,7 +36,7 @@ const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
 #[command(after_help = failure::EXIT_STATUS_HELP)]
 pub struct RunArgs {
     /// Boot a stored image, or a disk file whose kernel --kernel gives; what the guest writes is gone with it
-    #[arg(long, value_name = "NAME|FILE", required_unless_present = "kernel")]
+    #[arg(long, value_name = "NAME|FILE")]
     image: Option<String>,
     /// Keep what the guest writes to its image
     #[arg(long, requires = "image")]
