@@ -1,6 +1,6 @@
 //! The local APIC in x2APIC mode, and the I/O APIC.
 
-use crate::cpu::{rdmsr, read32, wrmsr, write32};
+use crate::cpu::{rdmsr, read32, write32, wrmsr};
 
 const IOAPIC: u64 = 0xfec0_0000;
 

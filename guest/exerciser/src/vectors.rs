@@ -80,6 +80,7 @@ extern "C" fn handle_vector(frame: &mut Frame) {
         frame.rip += skip;
         return;
     }
+    crate::tests::service(frame.vector);
     crate::apic::end_of_interrupt();
 }
 
