@@ -232,7 +232,9 @@ fn the_dirty_log_is_exact() {
         assert!(bench.partition.take_dirty().unwrap().is_empty(), "{}", bench.name);
         bench.run();
         bench.ram.memory().write_obj(1u8, GuestAddress(0x5_0000)).unwrap();
-        let dirty = bench.partition.take_dirty().unwrap();
+        let mut dirty = bench.partition.take_dirty().unwrap();
+        // KVM counts a page that it maps for the first time as written, if only code is read from it.
+        dirty.retain(|page| *page != CODE);
         assert_eq!(dirty, [0x5_0000, 0x10_0000, 0x10_3000, 0x10_4000, 0x7f_f000], "{}", bench.name);
         bench.run();
         assert_eq!(bench.partition.take_dirty().unwrap(), [0x20_0000], "{}", bench.name);
@@ -309,6 +311,30 @@ fn time_goes_where_the_state_goes() {
             assert!(to.partition.clock_ns() >= ns, "{}", engine.name());
         }
     }
+}
+
+#[test]
+fn a_tsc_that_the_guest_has_set_stays_so_over_a_pause() {
+    // xor eax, eax; xor edx, edx; mov ecx, 0x10; wrmsr; l: rdtsc; mov ebx, eax; stop; jmp l
+    let code = [&[0x31, 0xc0, 0x31, 0xd2, 0xb9, 0x10, 0, 0, 0, 0x0f, 0x30][..], &clock_reader()].concat();
+    on_each(&code, |bench| {
+        if !has_exact_tsc(bench.name) {
+            return;
+        }
+        bench.partition.stop_clock();
+        bench.partition.set_clock_ns(5_000_000_000_000);
+        bench.partition.start_clock();
+        let mut before = 0;
+        for _ in 0..3 {
+            let now = tsc(&bench.run());
+            assert!(now > before && now < 10_000_000_000, "{}: {now} after {before}", bench.name);
+            before = now;
+            bench.partition.stop_clock();
+            let state = bench.state();
+            bench.processor.set_state(&state).unwrap();
+            bench.partition.start_clock();
+        }
+    });
 }
 
 /// Registers of the local APIC by number, and the vector that tests use.

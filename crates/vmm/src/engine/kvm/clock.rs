@@ -1,58 +1,12 @@
-//! A guest's time on KVM: kvmclock, and TSCs that stand still with it.
-//!
-//! While the machine runs, kvmclock is KVM's and every TSC is the host's plus an offset. While it is stopped both are kept
-//! here. The offset is set exactly, by KVM_VCPU_TSC_OFFSET (Linux 5.16, Documentation/virt/kvm/devices/vcpu.rst, 4.1): a write
-//! of IA32_TSC is taken for an attempt to synchronize and may change nothing. Where there is no other way it is written all
-//! the same, and a TSC may count on while its machine is stopped.
+//! A guest's time on KVM: kvmclock, and TSCs that stand still with it. While the machine runs both are KVM's, while it is
+//! stopped they are kept here.
 
-use std::arch::x86_64::_rdtsc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clock_data, kvm_device_attr};
-use kvm_ioctls::{VcpuFd, VmFd};
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
+use kvm_bindings::kvm_clock_data;
+use kvm_ioctls::VmFd;
 
-use super::failed;
-use crate::engine::EngineError;
-
-ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
-ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
-
-/// The host's TSC.
-pub(super) fn host_tsc() -> u64 {
-    // SAFETY: every x86-64 processor has RDTSC, and Linux lets user space use it.
-    unsafe { _rdtsc() }
-}
-
-fn offset_attribute(offset: *const u64) -> kvm_device_attr {
-    kvm_device_attr {
-        group: KVM_VCPU_TSC_CTRL,
-        attr: KVM_VCPU_TSC_OFFSET.into(),
-        addr: offset as u64,
-        flags: 0,
-    }
-}
-
-/// Whether a vCPU's TSC offset can be set. A paravirtual KVM may take one and not use it.
-pub(super) fn has_tsc_offset(vcpu: &VcpuFd) -> bool {
-    let wanted = host_tsc().wrapping_neg();
-    let mut set = 0u64;
-    let attribute = offset_attribute(&raw mut set);
-    // SAFETY: the attribute points to a u64, which is what KVM writes.
-    let read = || unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attribute) };
-    set_tsc_offset(vcpu, wanted).is_ok() && read() == 0 && set == wanted
-}
-
-/// Makes a vCPU's TSC the host's plus `offset`.
-pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<(), EngineError> {
-    let attribute = offset_attribute(&raw const offset);
-    // SAFETY: the attribute points to a u64, which is what KVM reads.
-    match unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) } {
-        0 => Ok(()),
-        _ => Err(failed("KVM_VCPU_TSC_OFFSET")(kvm_ioctls::Error::last())),
-    }
-}
+use super::tsc::{Tsc, host_tsc};
 
 #[derive(Debug)]
 struct Time {
@@ -71,16 +25,26 @@ struct Time {
 pub(super) struct GuestClock {
     tsc_khz: u32,
     time: Mutex<Time>,
+    tscs: Mutex<Vec<Arc<Tsc>>>,
 }
 
 impl GuestClock {
     pub fn new(tsc_khz: u32) -> Self {
         let time = Time { stopped_at: Some(0), tsc_at_stop: 0, origin: 0, starts: 0 };
-        Self { tsc_khz, time: Mutex::new(time) }
+        Self { tsc_khz, time: Mutex::new(time), tscs: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Time> {
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the TSC of a processor that does not run yet.
+    pub fn add(&self, tsc: Arc<Tsc>) {
+        self.tscs().push(tsc);
+    }
+
+    fn tscs(&self) -> MutexGuard<'_, Vec<Arc<Tsc>>> {
+        self.tscs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// TSC ticks in `ns` nanoseconds.
@@ -100,16 +64,23 @@ impl GuestClock {
         if time.stopped_at.is_none() {
             time.stopped_at = Some(kvmclock(vm));
             time.tsc_at_stop = host_tsc().wrapping_add(time.origin);
+            self.tscs().iter().for_each(|tsc| tsc.look(time.origin));
         }
     }
 
     pub fn start(&self, vm: &VmFd) {
         let mut time = self.lock();
         let Some(ns) = time.stopped_at.take() else { return };
+        time.origin = time.tsc_at_stop.wrapping_sub(host_tsc());
+        for tsc in self.tscs().iter() {
+            if let Err(error) = tsc.start(time.origin) {
+                tracing::error!(%error, "a TSC cannot be set");
+            }
+        }
+        // After the TSCs: now KVM looks whether they agree, and only if they do is kvmclock good for all processors.
         if let Err(error) = vm.set_clock(&kvm_clock_data { clock: ns, ..Default::default() }) {
             tracing::error!(%error, "guest time cannot be set");
         }
-        time.origin = time.tsc_at_stop.wrapping_sub(host_tsc());
         time.starts += 1;
     }
 

@@ -11,6 +11,7 @@ mod msrs;
 mod probe;
 mod processor;
 mod state;
+mod tsc;
 mod unexpected;
 
 use std::io;
@@ -113,7 +114,7 @@ impl Kvm {
         let vm = device.create_vm().map_err(failed("KVM_CREATE_VM"))?;
         let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         let tsc_khz = vcpu.get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ"))?;
-        let exact_tsc = clock::has_tsc_offset(&vcpu);
+        let exact_tsc = tsc::can_be_set(&vcpu)?;
         if !exact_tsc {
             tracing::info!(
                 "/dev/kvm cannot set TSC offsets: a guest's TSC counts on while the guest is paused"
@@ -245,7 +246,7 @@ impl Partition for KvmPartition {
             };
             vcpu.enable_cap(&cap).map_err(failed("KVM_CAP_ENFORCE_PV_FEATURE_CPUID"))?;
         }
-        Ok(Box::new(KvmProcessor::new(vcpu, index, Arc::clone(&self.shared), bus)))
+        Ok(Box::new(KvmProcessor::new(vcpu, index, Arc::clone(&self.shared), bus)?))
     }
 
     fn stop_clock(&self) {

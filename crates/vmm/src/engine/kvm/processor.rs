@@ -7,7 +7,8 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use softcpu::{Bus, CpuState};
 
 use super::kick::{Kick, PendingSignal};
-use super::{Shared, clock, failed, msrs, state, unexpected};
+use super::tsc::{Tsc, host_tsc};
+use super::{Shared, failed, msrs, state, unexpected};
 use crate::engine::{EngineError, Exit, Kicker, Processor};
 
 /// Names of registers that the guest asked for and KVM does not know are logged up to this many.
@@ -28,27 +29,35 @@ pub(super) struct KvmProcessor {
     shared: Arc<Shared>,
     bus: Arc<dyn Bus>,
     kick: Arc<Kick>,
-    /// The processor's TSC less the machine's.
-    tsc_offset: u64,
-    /// The start of the clock for which the vCPU's TSC is right.
+    tsc: Arc<Tsc>,
+    /// The start of the clock that the processor has followed.
     start_seen: Option<u64>,
     unknown_msrs: Vec<u32>,
 }
 
 impl KvmProcessor {
     /// Takes over a vCPU that has its CPUID table and has not run.
-    pub fn new(mut vcpu: VcpuFd, index: usize, shared: Arc<Shared>, bus: Arc<dyn Bus>) -> Self {
+    pub fn new(
+        mut vcpu: VcpuFd,
+        index: usize,
+        shared: Arc<Shared>,
+        bus: Arc<dyn Bus>,
+    ) -> Result<Self, EngineError> {
+        let tsc = Tsc::new(&vcpu, shared.host.exact_tsc)?;
+        shared.clock.add(Arc::clone(&tsc));
         let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
         // SAFETY: the run page stays where it is until `vcpu` is dropped, and `drop` calls `gone` before that.
         let kick = Arc::new(unsafe { Kick::new(flag) });
-        Self { vcpu, index, shared, bus, kick, tsc_offset: 0, start_seen: None, unknown_msrs: Vec::new() }
+        Ok(Self { vcpu, index, shared, bus, kick, tsc, start_seen: None, unknown_msrs: Vec::new() })
     }
 
-    /// Makes the TSC follow the machine's clock, if that was started since the processor last ran.
+    /// Does what a start of the machine's clock asks for, if there was one since the processor last ran.
     fn follow_clock(&mut self) -> Result<(), EngineError> {
         let starts = self.shared.clock.starts();
         if self.start_seen != Some(starts) {
-            self.set_tsc()?;
+            if !self.shared.host.exact_tsc {
+                self.write_tsc()?;
+            }
             msrs::rearm(&self.vcpu)?;
             // The guest's watchdog shall not take the pause for a hang. Without kvmclock there is nobody to tell.
             let _ = self.vcpu.kvmclock_ctrl();
@@ -57,23 +66,27 @@ impl KvmProcessor {
         Ok(())
     }
 
-    fn set_tsc(&self) -> Result<(), EngineError> {
-        let offset = self.shared.clock.origin().wrapping_add(self.tsc_offset);
-        if self.shared.host.exact_tsc {
-            clock::set_tsc_offset(&self.vcpu, offset)
-        } else {
-            msrs::write_tsc(&self.vcpu, clock::host_tsc().wrapping_add(offset))
-        }
+    /// Asks for the right TSC where its offset cannot be set.
+    fn write_tsc(&self) -> Result<(), EngineError> {
+        let tsc = host_tsc().wrapping_add(self.shared.clock.origin()).wrapping_add(self.tsc.ahead());
+        msrs::write_tsc(&self.vcpu, tsc)
     }
 
     /// The processor's TSC less guest time in ticks.
-    fn tsc_ahead(&self) -> u64 {
+    fn tsc_offset(&self) -> u64 {
         let (clock, vm) = (&self.shared.clock, &self.shared.vm);
         if self.shared.host.exact_tsc {
-            self.tsc_offset.wrapping_add(clock.drift(vm))
+            self.tsc.ahead().wrapping_add(clock.drift(vm))
         } else {
             msrs::read_tsc(&self.vcpu).wrapping_sub(clock.ticks_now(vm))
         }
+    }
+
+    /// Sets that. The TSC must be right, or nearly, before its deadline is set.
+    fn set_tsc_offset(&self, offset: u64) -> Result<(), EngineError> {
+        let (clock, vm) = (&self.shared.clock, &self.shared.vm);
+        self.tsc.set_ahead(offset.wrapping_sub(clock.drift(vm)));
+        if self.shared.host.exact_tsc { self.tsc.start(clock.origin()) } else { self.write_tsc() }
     }
 
     /// Carries out IN or OUT: `count` accesses of `size` bytes for a string instruction, one for the others.
@@ -205,7 +218,7 @@ impl Processor for KvmProcessor {
         state::read_lapic(&mut s.apic, &vcpu.get_lapic().map_err(failed("KVM_GET_LAPIC"))?, now);
         msrs::save(vcpu, &shared.host.msrs, &mut s);
         state::read_events(&mut s, &vcpu.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?);
-        s.tsc_offset = self.tsc_ahead();
+        s.tsc_offset = self.tsc_offset();
         Ok(s)
     }
 
@@ -223,9 +236,8 @@ impl Processor for KvmProcessor {
         vcpu.set_debug_regs(&state::debug(s)).map_err(failed("KVM_SET_DEBUGREGS"))?;
         let now = shared.clock.now_ns(&shared.vm);
         vcpu.set_lapic(&state::lapic(&s.apic, now)).map_err(failed("KVM_SET_LAPIC"))?;
-        self.tsc_offset = s.tsc_offset.wrapping_sub(shared.clock.drift(&shared.vm));
+        self.set_tsc_offset(s.tsc_offset)?;
         self.start_seen = None;
-        self.set_tsc()?;
         msrs::restore(vcpu, &shared.host.msrs, s)?;
         vcpu.set_vcpu_events(&state::events(s)).map_err(failed("KVM_SET_VCPU_EVENTS"))?;
         // Again: setting the registers of a processor as after reset makes KVM let it run.
