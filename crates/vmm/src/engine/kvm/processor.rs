@@ -7,7 +7,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use softcpu::{Bus, CpuState};
 
 use super::kick::{Kick, PendingSignal};
-use super::tsc::{Tsc, host_tsc};
+use super::tsc::Tsc;
 use super::{Shared, failed, msrs, state, unexpected};
 use crate::engine::{EngineError, Exit, Kicker, Processor};
 
@@ -55,21 +55,12 @@ impl KvmProcessor {
     fn follow_clock(&mut self) -> Result<(), EngineError> {
         let starts = self.shared.clock.starts();
         if self.start_seen != Some(starts) {
-            if !self.shared.host.exact_tsc {
-                self.write_tsc()?;
-            }
             msrs::rearm(&self.vcpu)?;
             // The guest's watchdog shall not take the pause for a hang. Without kvmclock there is nobody to tell.
             let _ = self.vcpu.kvmclock_ctrl();
             self.start_seen = Some(starts);
         }
         Ok(())
-    }
-
-    /// Asks for the right TSC where its offset cannot be set.
-    fn write_tsc(&self) -> Result<(), EngineError> {
-        let tsc = host_tsc().wrapping_add(self.shared.clock.origin()).wrapping_add(self.tsc.ahead());
-        msrs::write_tsc(&self.vcpu, tsc)
     }
 
     /// The processor's TSC less guest time in ticks.
@@ -86,7 +77,11 @@ impl KvmProcessor {
     fn set_tsc_offset(&self, offset: u64) -> Result<(), EngineError> {
         let (clock, vm) = (&self.shared.clock, &self.shared.vm);
         self.tsc.set_ahead(offset.wrapping_sub(clock.drift(vm)));
-        if self.shared.host.exact_tsc { self.tsc.start(clock.origin()) } else { self.write_tsc() }
+        if self.shared.host.exact_tsc {
+            self.tsc.start(clock.origin())
+        } else {
+            msrs::write_tsc(&self.vcpu, clock.ticks_now(vm).wrapping_add(offset))
+        }
     }
 
     /// Carries out IN or OUT: `count` accesses of `size` bytes for a string instruction, one for the others.

@@ -2,7 +2,7 @@
 //!
 //! The offset is set exactly, by KVM_VCPU_TSC_OFFSET (Linux 5.16, Documentation/virt/kvm/devices/vcpu.rst, 4.1): a write of
 //! IA32_TSC is taken for an attempt to synchronize and may change nothing. Where there is no other way it is written all the
-//! same, by the processor itself, and a TSC may count on while its machine is stopped.
+//! same with the rest of the processor's state, and a TSC counts on while its machine is stopped.
 
 use std::arch::x86_64::_rdtsc;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
