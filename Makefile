@@ -52,7 +52,9 @@ doc: ## Build the documentation of the code, and check its links
 check: fmt-check clippy deny test ## Everything that CI checks
 
 bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
-	cargo run --release --package bench
+	cargo rustc --release --package bench --bin bench-guest -- -C target-feature=+crt-static
+	@scripts/tiny-guest $(BUILD)/bench $(dir $(TESSERA))bench-guest
+	cargo run --release --package bench -- $(BENCH)
 
 # Each setup installs what is missing of one thing, and does nothing where all is there.
 setup-build:

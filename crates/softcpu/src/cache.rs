@@ -266,6 +266,19 @@ impl CodeCache {
         self.ops = 0;
     }
 
+    /// How many instructions are translated.
+    pub(crate) fn len(&self) -> usize {
+        self.ops
+    }
+
+    /// Forgets all blocks and gives their memory back; to be called when no block is executing.
+    pub(crate) fn free(&mut self) {
+        self.clear();
+        self.graveyard = Vec::new();
+        self.blocks = AddressMap::default();
+        self.pages = AddressMap::default();
+    }
+
     /// Frees what is no longer true; to be called when no block is executing.
     pub(crate) fn bury(&mut self) {
         self.link = None;

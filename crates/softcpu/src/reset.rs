@@ -201,6 +201,16 @@ impl Cpu {
         self.instructions
     }
 
+    /// How many guest instructions are translated: 32 bytes each, and their blocks.
+    pub fn translated(&self) -> usize {
+        self.code.len()
+    }
+
+    /// Gives the memory of all translated code back. What is needed again is translated again.
+    pub fn forget_code(&mut self) {
+        self.code.free();
+    }
+
     /// What others reach the processor through.
     pub fn mailbox(&self) -> &Arc<crate::apic::Mailbox> {
         &self.mailbox

@@ -1,6 +1,7 @@
 //! The engine that brings its own processor: the crate softcpu.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use softcpu::apic::Mailbox;
 use softcpu::{Bus, Clock, Cpu, CpuState, CpuidEntry, Exit as CpuExit, System};
@@ -59,7 +60,12 @@ impl Partition for SoftPartition {
     ) -> Result<Box<dyn Processor>, EngineError> {
         let cpu = Cpu::new(Arc::clone(&self.system), index, cpuid.into(), bus);
         let mailbox = Arc::clone(self.system.mailbox(index));
-        Ok(Box::new(SoftProcessor { cpu, mailbox, system: Arc::clone(&self.system) }))
+        Ok(Box::new(SoftProcessor {
+            cpu,
+            mailbox,
+            system: Arc::clone(&self.system),
+            watch: Watch { since: Instant::now(), instructions: 0 },
+        }))
     }
 
     fn stop_clock(&self) {
@@ -85,10 +91,48 @@ impl Partition for SoftPartition {
     }
 }
 
+/// How long a processor is watched before it counts as idle.
+const WATCH: Duration = Duration::from_secs(2);
+/// An idle one executes fewer instructions than this meanwhile: timer ticks, and little else.
+const IDLE_INSTRUCTIONS: u64 = 50_000_000;
+/// Translated instructions an idle one may keep: what timer ticks execute.
+const IDLE_CODE: usize = 16 << 10;
+
 struct SoftProcessor {
     cpu: Cpu,
     mailbox: Arc<Mailbox>,
     system: Arc<System>,
+    watch: Watch,
+}
+
+/// Since when a processor is watched, and how many instructions it had executed then.
+struct Watch {
+    since: Instant,
+    instructions: u64,
+}
+
+impl SoftProcessor {
+    /// Sleeps until something arrives or `deadline` (guest nanoseconds) has come. A processor that has been idle for a while
+    /// gives the memory of its translated code back to the host: a machine full of idle guests is mostly that.
+    fn rest(&mut self, deadline: Option<u64>) {
+        if self.watch.since.elapsed() >= WATCH {
+            let executed = self.cpu.instructions().wrapping_sub(self.watch.instructions);
+            self.watch = Watch { since: Instant::now(), instructions: self.cpu.instructions() };
+            if executed < IDLE_INSTRUCTIONS && self.cpu.translated() > IDLE_CODE {
+                self.cpu.forget_code();
+                // SAFETY: always safe; gives free memory of the heap back.
+                unsafe { libc::malloc_trim(0) };
+            }
+        }
+        let clock = self.system.clock();
+        let look_again = clock.now_ns() + WATCH.as_nanos() as u64;
+        let until = if self.cpu.translated() > IDLE_CODE {
+            Some(deadline.map_or(look_again, |deadline| deadline.min(look_again)))
+        } else {
+            deadline
+        };
+        self.mailbox.wait(clock, until);
+    }
 }
 
 impl Processor for SoftProcessor {
@@ -97,7 +141,7 @@ impl Processor for SoftProcessor {
             match self.cpu.run() {
                 CpuExit::Kicked => return Exit::Kicked,
                 CpuExit::Shutdown => return Exit::Shutdown,
-                CpuExit::Halted { deadline } => self.mailbox.wait(self.system.clock(), deadline),
+                CpuExit::Halted { deadline } => self.rest(deadline),
             }
         }
     }
