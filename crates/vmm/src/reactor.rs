@@ -5,7 +5,8 @@
 //!
 //! While a machine is paused its devices must produce nothing: [`Reactor::pause`] returns when no callback of a device runs
 //! and none will until [`Reactor::resume`]. What became ready meanwhile is still ready then, so nothing is lost. Sources
-//! registered through [`Reactor::control_handle`] (the control socket, signals) are served all the time.
+//! registered through [`Reactor::control_handle`] (the control socket, signals) are served all the time. Devices with threads
+//! of their own stop them by [`Handle::rest_too`].
 //!
 //! ```text
 //! outer epoll ──┬── wake eventfd          ends the thread
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
@@ -48,6 +49,14 @@ const FIRST_SOURCE: u64 = 2;
 /// How many events are taken from the kernel at once.
 const BATCH: usize = 32;
 
+/// Threads of a device that must rest while the machine is paused.
+pub trait Rest: Send + Sync {
+    /// Returns when they do nothing, and does not let them until [`resume`](Self::resume).
+    fn pause(&self);
+    /// Lets them work again.
+    fn resume(&self);
+}
+
 type Callback = Arc<Mutex<dyn FnMut(Ready) + Send>>;
 
 fn lock<T: ?Sized>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,6 +73,7 @@ struct Shared {
     /// Held by the device thread while it calls one callback.
     turn: Mutex<()>,
     paused: AtomicBool,
+    resting: Mutex<Vec<Weak<dyn Rest>>>,
     thread: OnceLock<ThreadId>,
 }
 
@@ -78,6 +88,7 @@ impl Shared {
             callbacks: Mutex::default(),
             turn: Mutex::default(),
             paused: AtomicBool::new(false),
+            resting: Mutex::default(),
             thread: OnceLock::new(),
         };
         shared.outer.ctl(
@@ -99,6 +110,13 @@ impl Shared {
         if self.thread.get() != Some(&std::thread::current().id()) {
             drop(lock(&self.turn));
         }
+    }
+
+    /// What rests while the machine is paused; what is gone is forgotten.
+    fn resting(&self) -> Vec<Arc<dyn Rest>> {
+        let mut list = lock(&self.resting);
+        list.retain(|rest| rest.strong_count() > 0);
+        list.iter().filter_map(Weak::upgrade).collect()
     }
 
     fn call(&self, token: u64, ready: Ready, of_device: bool) {
@@ -183,7 +201,10 @@ impl Reactor {
         }
         self.shared.wait_for_turn();
         let devices = self.shared.devices.as_raw_fd();
-        self.shared.outer.ctl(ControlOperation::Delete, devices, EpollEvent::default())
+        let result = self.shared.outer.ctl(ControlOperation::Delete, devices, EpollEvent::default());
+        // Nobody gives them work any more.
+        self.shared.resting().iter().for_each(|rest| rest.pause());
+        result
     }
 
     /// Serves devices again.
@@ -194,6 +215,7 @@ impl Reactor {
         if !self.shared.paused.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
+        self.shared.resting().iter().for_each(|rest| rest.resume());
         self.shared.admit_devices()
     }
 }
@@ -223,6 +245,17 @@ pub struct Handle {
 impl Handle {
     fn epoll(&self) -> &Epoll {
         if self.for_devices { &self.shared.devices } else { &self.shared.outer }
+    }
+
+    /// Has `rest` rest while the machine is paused, from now on (it may be now).
+    pub fn rest_too(&self, rest: Weak<dyn Rest>) {
+        let mut list = lock(&self.shared.resting);
+        if self.shared.paused.load(Ordering::SeqCst)
+            && let Some(rest) = rest.upgrade()
+        {
+            rest.pause();
+        }
+        list.push(rest);
     }
 
     /// Calls `callback` on the device thread whenever `fd` is ready for what `interest` names, for as long as it is (level

@@ -4,6 +4,7 @@
 //! negotiation, queues, interrupts. A device works on the machine's device thread: its queues' kicks are eventfds there.
 
 pub mod block;
+mod crew;
 pub mod net;
 pub mod rng;
 mod transport;
@@ -12,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
-use virtio_queue::Queue;
+use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::GuestMemory;
@@ -83,6 +84,60 @@ pub struct ActiveQueue {
     pub kick: Arc<EventFd>,
     /// Tells the driver that something was used.
     pub interrupt: Interrupt,
+}
+
+/// A request as it lies in guest memory.
+pub type Chain = DescriptorChain<Arc<GuestMemory>>;
+
+/// Why a queue cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueBroken {
+    /// The driver says that there are more requests than fit.
+    #[error("the ring of available buffers makes no sense")]
+    Available,
+    /// A ring cannot be written.
+    #[error("a ring cannot be used")]
+    Ring(#[from] virtio_queue::Error),
+}
+
+impl ActiveQueue {
+    /// Takes the next request. If there is none the driver will kick when it adds one.
+    ///
+    /// # Errors
+    /// If the driver has broken the ring.
+    pub fn next(&mut self, memory: &Arc<GuestMemory>) -> Result<Option<Chain>, QueueBroken> {
+        if let Some(chain) = self.queue.pop_descriptor_chain(Arc::clone(memory)) {
+            return Ok(Some(chain));
+        }
+        if !self.queue.enable_notification(&**memory)? {
+            return Ok(None);
+        }
+        // One has been added meanwhile. If even so there is none, what the driver says is not so.
+        self.queue.disable_notification(&**memory)?;
+        let chain = self.queue.pop_descriptor_chain(Arc::clone(memory));
+        chain.map(Some).ok_or(QueueBroken::Available)
+    }
+
+    /// Whether a request waits.
+    pub fn has_more(&self, memory: &GuestMemory) -> bool {
+        let available = self.queue.avail_idx(memory, Ordering::Relaxed);
+        available.is_ok_and(|index| index.0 != self.queue.next_avail())
+    }
+
+    /// Gives a request back with `written` bytes of answer. [`tell`](Self::tell) has the driver know.
+    ///
+    /// # Errors
+    /// If the driver has broken the ring.
+    pub fn give_back(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), QueueBroken> {
+        Ok(self.queue.add_used(memory, head, written)?)
+    }
+
+    /// Interrupts the driver, if it wants to hear of what has been given back.
+    pub fn tell(&mut self, memory: &GuestMemory) {
+        if self.queue.needs_notification(memory).unwrap_or(true) {
+            self.interrupt.signal();
+        }
+    }
 }
 
 /// An interrupt of a device: a vector of its MSI-X table and a bit of its ISR.

@@ -2,10 +2,9 @@
 
 use std::io;
 
-use virtio_queue::QueueT;
 use vm_memory::Bytes;
 
-use super::{Activation, ActiveQueue, Device, Health};
+use super::{Activation, ActiveQueue, Chain, Device, Health, QueueBroken};
 use crate::memory::GuestMemory;
 use crate::reactor::Source;
 use std::sync::Arc;
@@ -52,28 +51,43 @@ fn serve(active: &mut ActiveQueue, memory: &Arc<GuestMemory>, health: &Health) {
     if health.broken() {
         return;
     }
-    let mut used = false;
-    while let Some(chain) = active.queue.pop_descriptor_chain(Arc::clone(memory)) {
-        let head = chain.head_index();
-        let mut written = 0;
-        for descriptor in chain.filter(|d| d.is_write_only()) {
-            let n = (descriptor.len() as usize).min(MOST - written);
-            let mut bytes = [0; MOST];
-            if random(&mut bytes[..n]).is_err() || memory.write_slice(&bytes[..n], descriptor.addr()).is_err()
-            {
-                break;
+    if let Err(error) = serve_some(active, memory) {
+        health.give_up(&error);
+    }
+}
+
+fn serve_some(active: &mut ActiveQueue, memory: &Arc<GuestMemory>) -> Result<(), QueueBroken> {
+    for turn in 0..QUEUE_SIZE {
+        let Some(chain) = active.next(memory)? else {
+            if turn > 0 {
+                active.tell(memory);
             }
-            written += n;
-        }
-        if let Err(error) = active.queue.add_used(&**memory, head, written as u32) {
-            health.give_up(&error);
-            return;
-        }
-        used = true;
+            return Ok(());
+        };
+        let head = chain.head_index();
+        let written = fill(chain, memory);
+        active.give_back(memory, head, written as u32)?;
     }
-    if used && active.queue.needs_notification(&**memory).unwrap_or(true) {
-        active.interrupt.signal();
+    active.tell(memory);
+    // A driver that adds as fast as we take must not keep the device thread from others: it is called again. The counter
+    // cannot be full, it was read before this call.
+    let _ = active.kick.write(1);
+    Ok(())
+}
+
+/// Fills a chain's buffers; gives how many bytes.
+fn fill(chain: Chain, memory: &GuestMemory) -> usize {
+    let mut written = 0;
+    for descriptor in chain.filter(|d| d.is_write_only()) {
+        let n = (descriptor.len() as usize).min(MOST - written);
+        let mut bytes = [0; MOST];
+        let filled = random(&mut bytes[..n]).is_ok();
+        if n == 0 || !filled || memory.write_slice(&bytes[..n], descriptor.addr()).is_err() {
+            break;
+        }
+        written += n;
     }
+    written
 }
 
 fn random(bytes: &mut [u8]) -> io::Result<()> {

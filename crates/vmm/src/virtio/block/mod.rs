@@ -1,0 +1,194 @@
+//! The block device (section 5.2).
+//!
+//! Its requests are done by a [`Crew`]: calls that block, by one thread while they do not, and by more when they do.
+//! docs/decisions/0006-disk-threads.md says why not io_uring.
+
+mod request;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use disk::{Disk, SECTOR};
+
+use self::request::{Request, Target};
+use super::crew::{Calls, Crew, Work};
+use super::{Activation, ActiveQueue, Device, Health, QueueBroken, read_slice};
+use crate::memory::GuestMemory;
+
+const QUEUE_SIZE: u16 = 256;
+/// The most data descriptors of a request: ring size less header and status.
+const MOST_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+/// Bytes of the serial number.
+const ID_BYTES: usize = 20;
+/// The longest range of one discard or write-zeroes, sectors.
+const MOST_DISCARD: u32 = 1 << 22;
+/// Sectors of a physical block, as a power of two: pages, which the host's file systems and our layers are made of.
+const PHYSICAL_BLOCK: u8 = 3;
+/// The most threads of a disk: so many requests wait for the host's disk at once.
+const MOST_THREADS: usize = 8;
+/// A request that took longer has waited for the host's disk.
+const WAITED: Duration = Duration::from_micros(50);
+/// How long the driver may wait to hear of a finished request while others follow.
+const SOON: Duration = Duration::from_micros(100);
+
+mod feature {
+    pub const SEG_MAX: u64 = 1 << 2;
+    pub const READ_ONLY: u64 = 1 << 5;
+    pub const BLOCK_SIZE: u64 = 1 << 6;
+    pub const FLUSH: u64 = 1 << 9;
+    pub const TOPOLOGY: u64 = 1 << 10;
+    pub const MULTI_QUEUE: u64 = 1 << 12;
+    pub const DISCARD: u64 = 1 << 13;
+    pub const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// A disk for the guest.
+pub struct Block {
+    target: Arc<Target>,
+    queues: u16,
+    crew: Option<Crew>,
+}
+
+impl Block {
+    /// `disk` with `queues` queues; the guest reads `serial` (cut to 20 bytes) as its serial number.
+    pub fn new(disk: Box<dyn Disk>, serial: &str, queues: u16) -> Self {
+        let mut id = [0; ID_BYTES];
+        for (to, from) in id.iter_mut().zip(serial.bytes()) {
+            *to = from;
+        }
+        let target = Arc::new(Target { disk, id });
+        Self { target, queues: queues.max(1), crew: None }
+    }
+
+    /// The configuration structure (5.2.4).
+    fn config(&self) -> [u8; 60] {
+        let mut config = [0; 60];
+        let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &(self.target.disk.len() / SECTOR).to_le_bytes());
+        put(12, &MOST_SEGMENTS.to_le_bytes());
+        put(20, &(SECTOR as u32).to_le_bytes());
+        put(24, &[PHYSICAL_BLOCK]);
+        put(34, &self.queues.to_le_bytes());
+        // Discard: sectors, ranges, alignment; write zeroes: sectors, ranges, may unmap.
+        put(36, &MOST_DISCARD.to_le_bytes());
+        put(40, &1u32.to_le_bytes());
+        put(44, &(1u32 << PHYSICAL_BLOCK).to_le_bytes());
+        put(48, &MOST_DISCARD.to_le_bytes());
+        put(52, &1u32.to_le_bytes());
+        put(56, &[1]);
+        config
+    }
+}
+
+impl Device for Block {
+    fn id(&self) -> u16 {
+        2
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; usize::from(self.queues)]
+    }
+
+    fn features(&self) -> u64 {
+        let access = if self.target.disk.read_only() {
+            feature::READ_ONLY
+        } else {
+            feature::DISCARD | feature::WRITE_ZEROES
+        };
+        access
+            | feature::SEG_MAX
+            | feature::BLOCK_SIZE
+            | feature::FLUSH
+            | feature::TOPOLOGY
+            | feature::MULTI_QUEUE
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_slice(&self.config(), offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let queues: Vec<_> = activation.queues.into_iter().flatten().collect();
+        let kicks: Vec<_> = queues.iter().map(|active| Arc::clone(&active.kick)).collect();
+        let server = Server {
+            target: Arc::clone(&self.target),
+            memory: activation.memory,
+            health: activation.health,
+            queues: queues.into_iter().map(Mutex::new).collect(),
+            // A driver that cannot flush must not need to (5.2.6.2).
+            write_through: activation.features & feature::FLUSH == 0,
+            waited: AtomicBool::new(false),
+        };
+        self.crew = Some(Crew::start("disk", MOST_THREADS, kicks, server, &activation.reactor)?);
+        Ok(())
+    }
+
+    fn deactivate(&mut self) {
+        self.crew = None;
+    }
+}
+
+/// What the crew works with.
+struct Server {
+    target: Arc<Target>,
+    memory: Arc<GuestMemory>,
+    health: Health,
+    queues: Vec<Mutex<ActiveQueue>>,
+    write_through: bool,
+    /// Whether the last request had to wait for the host's disk: the next ones will, too.
+    waited: AtomicBool,
+}
+
+impl Work for Server {
+    fn serve(&self, queue: usize, crew: &Calls) -> bool {
+        let again = self.serve_queue(queue, crew);
+        again.unwrap_or_else(|error| {
+            self.health.give_up(&error);
+            false
+        })
+    }
+}
+
+impl Server {
+    fn serve_queue(&self, index: usize, crew: &Calls) -> Result<bool, QueueBroken> {
+        let Some(queue) = self.queues.get(index) else { return Ok(false) };
+        let memory = &self.memory;
+        let mut done = None;
+        // Since when the driver does not know of what has been done.
+        let mut untold: Option<Instant> = None;
+        loop {
+            let mut active = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((head, written)) = done.take() {
+                active.give_back(memory, head, written)?;
+                untold.get_or_insert_with(Instant::now);
+            }
+            if self.health.broken() {
+                return Ok(false);
+            }
+            let resting = crew.resting();
+            let next = if resting { None } else { active.next(memory)? };
+            let Some(chain) = next else {
+                active.tell(memory);
+                return Ok(resting);
+            };
+            let head = chain.head_index();
+            let request = Request::parse(chain, memory);
+            let waits = self.waited.load(Ordering::Relaxed) || request.as_ref().is_some_and(Request::is_long);
+            if untold.is_some_and(|since| waits || since.elapsed() > SOON) {
+                active.tell(memory);
+                untold = None;
+            }
+            let help = waits && active.has_more(memory);
+            drop(active);
+            if help {
+                crew.call(index);
+            }
+            let started = Instant::now();
+            let written = request.map_or(0, |request| request.answer(&self.target, self.write_through));
+            self.waited.store(started.elapsed() > WAITED, Ordering::Relaxed);
+            done = Some((head, written));
+        }
+    }
+}
