@@ -5,6 +5,5 @@ mod driver;
 #[path = "../machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;
-mod hostile;
 mod rig;
 mod rng;

@@ -1,7 +1,7 @@
 //! The block device (section 5.2).
 //!
 //! Its requests are done by a [`Crew`]: calls that block, by one thread while they do not, and by more when they do.
-//! docs/decisions/0006-disk-threads.md says why not io_uring.
+//! docs/decisions/0007-disk-threads.md says why not io_uring.
 
 mod request;
 
