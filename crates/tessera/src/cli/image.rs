@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use api::{ImageName, Size};
 use clap::{Args, Subcommand};
 
-use crate::cli::options::Size;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::images::build::{self, Recipe, Release};
 use crate::images::import::{self, Import};
-use crate::images::store::{ImageName, Store};
+use crate::images::store::Store;
 
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
@@ -79,7 +79,7 @@ impl ImageCommand {
             ImageCommand::Build(args) => {
                 let name = match args.name {
                     Some(name) => name,
-                    None => ImageName::new(&args.release.to_string())?,
+                    None => args.release.to_string().parse().map_err(Failure::input)?,
                 };
                 let recipe = Recipe {
                     release: args.release,
@@ -93,7 +93,10 @@ impl ImageCommand {
             ImageCommand::Import(args) => {
                 let name = match args.name {
                     Some(name) => name,
-                    None => ImageName::new(&args.file.file_stem().unwrap_or_default().to_string_lossy())?,
+                    None => {
+                        let stem = args.file.file_stem().unwrap_or_default().to_string_lossy();
+                        stem.parse().map_err(Failure::input)?
+                    }
                 };
                 let import = Import {
                     disk: args.file,

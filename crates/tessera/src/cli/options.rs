@@ -1,53 +1,9 @@
-//! The little languages inside options: sizes, disks, networks, port forwards.
+//! The little languages inside options: disks, networks, port forwards.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use disk::Format;
-
-/// A number of bytes, written as `512M`, `4G` or `1.5G` (binary multiples; `MiB` and `MB` mean the same).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Size, String> {
-        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let shift = match unit.to_ascii_uppercase().as_str() {
-            "" | "B" => 0,
-            "K" | "KB" | "KIB" => 10,
-            "M" | "MB" | "MIB" => 20,
-            "G" | "GB" | "GIB" => 30,
-            "T" | "TB" | "TIB" => 40,
-            _ => return Err(format!("'{unit}' is not a unit of size: use K, M, G or T")),
-        };
-        let wrong = || format!("'{text}' is not a size: write it as 512M or 4G");
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        if whole.is_empty() || fraction.is_empty() || fraction.len() > 6 {
-            return Err(wrong());
-        }
-        let unit = 1u128 << shift;
-        let whole: u64 = whole.parse().map_err(|_| wrong())?;
-        let scale = 10u128.pow(fraction.len() as u32);
-        let fraction: u64 = fraction.parse().map_err(|_| wrong())?;
-        let bytes = u128::from(whole) * unit + u128::from(fraction) * unit / scale;
-        u64::try_from(bytes).ok().filter(|bytes| *bytes <= i64::MAX as u64).map(Size).ok_or_else(wrong)
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
-        match units.iter().find(|(unit, _)| self.0 >= *unit) {
-            Some((unit, name)) if self.0.is_multiple_of(*unit) => write!(f, "{}{name}", self.0 / unit),
-            Some((unit, name)) => write!(f, "{:.1}{name}", self.0 as f64 / *unit as f64),
-            None => write!(f, "{}B", self.0),
-        }
-    }
-}
 
 /// A disk's format as people write it.
 fn format(text: &str) -> Result<Format, String> {
@@ -177,25 +133,6 @@ impl FromStr for PortForward {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_in_binary_multiples() {
-        for (text, bytes) in
-            [("512M", 512 << 20), ("4g", 4 << 30), ("1.5GiB", 3 << 29), ("4096", 4096), ("1T", 1 << 40)]
-        {
-            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
-        }
-        for text in ["", "M", "-1G", "1..5G", "1.G", "4X", "99999999999T", "1e9"] {
-            assert!(text.parse::<Size>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_shown_as_a_person_writes_them() {
-        assert_eq!(Size(512 << 20).to_string(), "512M");
-        assert_eq!(Size(3 << 29).to_string(), "1.5G");
-        assert_eq!(Size(100).to_string(), "100B");
-    }
 
     #[test]
     fn a_disk_has_a_file_and_may_have_options() {

@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::{ImageName, Size};
 use clap::Args;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vmm::boot::{Kernel, Source};
 use vmm::engine::{self, EngineError};
 use vmm::machine::{Event, Machine, MachineConfig, MachineError};
 
-use crate::cli::options::{DiskOption, NetOption, Size};
+use crate::cli::options::{DiskOption, NetOption};
 use crate::cli::stats;
 use crate::console::escape::{self, Command};
 use crate::console::input::{self, Listener};
@@ -22,7 +23,7 @@ use crate::console::output::{ConsoleOutput, ConsoleWriter};
 use crate::console::terminal::RawTerminal;
 use crate::devices::Devices;
 use crate::failure::{self, Failure, Result, Status};
-use crate::images::store::{Image, ImageName, Store};
+use crate::images::store::{Image, Store};
 use crate::network;
 
 /// A guest's kernel has no room to start in less.
@@ -104,7 +105,7 @@ impl From<&str> for ConsoleOption {
 }
 
 fn memory(text: &str) -> std::result::Result<Size, String> {
-    let size: Size = text.parse()?;
+    let size: Size = text.parse().map_err(|e: api::SizeError| e.to_string())?;
     if size.0 < LEAST_MEMORY {
         return Err(format!("{size} is too little: a guest needs {} or more", Size(LEAST_MEMORY)));
     }
@@ -219,7 +220,7 @@ fn source(what: &str, path: &Path) -> Result<Source> {
 }
 
 fn find_image(name: &str) -> Result<Image> {
-    let name = ImageName::new(name)?;
+    let name: ImageName = name.parse().map_err(Failure::input)?;
     Store::open()?.find(&name)?.ok_or_else(|| {
         Failure::input(format!("there is no image {name}: tessera image list shows those there are"))
     })

@@ -12,10 +12,11 @@ use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
+use api::ImageName;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::{Failure, Result};
-use crate::images::store::{About, Draft, ImageName, Store};
+use crate::images::store::{About, Draft, Store};
 
 /// The last step inside the image, run by mmdebstrap.
 const CUSTOMIZE: &str = include_str!("../../../../guest/debian/customize.sh");

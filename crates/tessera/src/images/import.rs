@@ -5,12 +5,13 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use api::ImageName;
 use disk::qcow2::Header;
 use disk::{Format, OpenError};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::{Failure, Result};
-use crate::images::store::{About, ImageName, Store};
+use crate::images::store::{About, Store};
 
 /// What to take in.
 #[derive(Debug)]

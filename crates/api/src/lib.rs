@@ -1,0 +1,28 @@
+//! The resources people talk about – guests, tasks, events – as they travel between the daemon and its clients: their JSON and
+//! their OpenAPI. Types and their rules only; nothing here reads a file or opens a socket.
+
+mod event;
+mod host;
+mod id;
+mod list;
+mod name;
+mod problem;
+mod quantity;
+mod task;
+mod vm;
+
+pub use event::Event;
+pub use host::{EngineInfo, HostInfo};
+pub use id::Id;
+pub use list::{List, ListQuery};
+pub use name::{ImageName, Name, NameError};
+pub use problem::{Invalid, Problem};
+pub use quantity::{Size, SizeError};
+pub use task::{NewTask, Task, TaskState};
+pub use vm::{
+    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Disk, DiskSource, Ending, Engine, Network, Nic, OnEnd,
+    PortForward, Protocol, Stats, User, VERBS, Verb, Vm, VmDefinition, VmState, VmStatus,
+};
+
+/// A moment: RFC 3339 in JSON.
+pub type Time = jiff::Timestamp;
