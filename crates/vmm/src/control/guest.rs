@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,6 +19,8 @@ use crate::engine;
 use crate::machine::{Event, Machine, MachineConfig};
 use crate::virtio::{Device, block::Block, rng::Rng};
 
+use super::console::Console;
+
 /// More queues than these do not make a disk faster.
 const MOST_QUEUES: u32 = 4;
 /// How much of what is typed is taken ahead of the guest, bytes.
@@ -31,6 +34,7 @@ pub(super) struct Guest {
     on_reset: OnReset,
     on_panic: OnPanic,
     console: Option<File>,
+    consoles: Option<Console>,
     typed: VecDeque<u8>,
 }
 
@@ -43,6 +47,7 @@ impl Guest {
             on_reset: OnReset::default(),
             on_panic: OnPanic::default(),
             console: None,
+            consoles: None,
             typed: VecDeque::new(),
         }
     }
@@ -106,10 +111,9 @@ impl Guest {
             devices.push(Box::new(open_disk(number, disk, queues, &mut files)?));
         }
         devices.push(Box::new(Rng::default()));
-        let output: crate::chipset::serial::Output = match &console {
-            Some(file) => Box::new(Console::new(file)?),
-            None => Box::new(io::sink()),
-        };
+        let socket = spec.console_socket.map(|n| files.take("console_socket", n)).transpose()?;
+        let log = spec.console_log.map(|n| files.take("console_log", n)).transpose()?;
+        let (output, consoles) = console_outputs(&console, socket, log)?;
         let engine = engine::choose(spec.engine).map_err(machine_refusal)?.engine;
         let config = MachineConfig {
             processors: spec.processors,
@@ -119,7 +123,8 @@ impl Guest {
             devices,
         };
         self.machine = Some(Machine::new(&*engine, config).map_err(machine_refusal)?);
-        (self.on_reset, self.on_panic, self.console) = (spec.on_reset, spec.on_panic, console);
+        (self.on_reset, self.on_panic) = (spec.on_reset, spec.on_panic);
+        (self.console, self.consoles) = (console, consoles);
         self.state = State::Paused;
         Ok(())
     }
@@ -192,10 +197,27 @@ impl Guest {
         Some(self.report())
     }
 
+    /// How many bytes may be typed ahead of the guest now.
+    pub fn room_for_typed(&self) -> usize {
+        if self.state == State::Running { TYPED_AHEAD.saturating_sub(self.typed.len()) } else { 0 }
+    }
+
     /// The console, when there is room for what is typed.
     pub fn console(&self) -> Option<BorrowedFd<'_>> {
-        let room = self.state == State::Running && self.typed.len() < TYPED_AHEAD;
-        self.console.as_ref().filter(|_| room).map(AsFd::as_fd)
+        self.console.as_ref().filter(|_| self.room_for_typed() > 0).map(AsFd::as_fd)
+    }
+
+    /// The console that clients connect to.
+    pub fn consoles(&self) -> Option<&Console> {
+        self.consoles.as_ref()
+    }
+
+    /// Serves those clients.
+    pub fn serve_consoles(&mut self) {
+        let room = self.room_for_typed();
+        if let Some(consoles) = &self.consoles {
+            self.typed.extend(consoles.serve(room.min(512)));
+        }
     }
 
     /// Whether something was typed that the guest has had no room for.
@@ -277,18 +299,53 @@ fn open_disk(number: usize, spec: DiskSpec, queues: u16, files: &mut Files) -> R
     Ok(Block::new(disk, &spec.serial, queues))
 }
 
-/// The guest's end of the console. A reader that does not keep up loses what it has no room for: the guest must not wait.
-struct Console(File);
+/// Where what the guest says goes: to the stream `console`, and to those that connect to `socket`, with a `log` of it.
+fn console_outputs(
+    console: &Option<File>,
+    socket: Option<File>,
+    log: Option<File>,
+) -> Result<(crate::chipset::serial::Output, Option<Console>), Refusal> {
+    let refused =
+        |field: &'static str| move |e: io::Error| Refusal::new(code::MACHINE, format!("{field}: {e}"));
+    let stream = console.as_ref().map(Stream::new).transpose().map_err(refused("console"))?;
+    if socket.is_none() && log.is_none() {
+        return Ok((stream.map_or_else(|| Box::new(io::sink()) as _, |stream| Box::new(stream) as _), None));
+    }
+    let listener = socket.map(|file| UnixListener::from(OwnedFd::from(file)));
+    let (consoles, mut output) = Console::new(listener, log).map_err(refused("console_socket"))?;
+    let Some(mut stream) = stream else { return Ok((Box::new(output), Some(consoles))) };
+    let both = move |bytes: &[u8]| {
+        // A stream that nobody reads any more is no reason not to write to the others.
+        let _ = stream.write_all(bytes);
+        output.write(bytes)
+    };
+    Ok((Box::new(Both(both)), Some(consoles)))
+}
 
-impl Console {
-    fn new(file: &File) -> Result<Self, Refusal> {
-        let refused = |e: io::Error| Refusal::new(code::MACHINE, format!("console: {e}"));
-        rustix::io::ioctl_fionbio(file, true).map_err(|e| refused(e.into()))?;
-        Ok(Self(file.try_clone().map_err(refused)?))
+/// Writes with a function.
+struct Both<F>(F);
+
+impl<F: FnMut(&[u8]) -> io::Result<usize>> Write for Both<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (self.0)(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
-impl Write for Console {
+/// The guest's end of a stream. A reader that does not keep up loses what it has no room for: the guest must not wait.
+struct Stream(File);
+
+impl Stream {
+    fn new(file: &File) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(file, true)?;
+        Ok(Self(file.try_clone()?))
+    }
+}
+
+impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0.write(bytes) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(bytes.len()),

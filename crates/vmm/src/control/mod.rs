@@ -12,6 +12,7 @@
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
 
 mod connection;
+pub mod console;
 mod guest;
 mod protocol;
 mod server;

@@ -49,6 +49,12 @@ pub struct MachineSpec {
     /// guest writes is lost.
     #[serde(default)]
     pub console: Option<Descriptor>,
+    /// A listening Unix socket for those who watch the serial line and type into it; any number, at any time.
+    #[serde(default)]
+    pub console_socket: Option<Descriptor>,
+    /// A console log, as [`console::create`](super::console::create) makes it: it remembers the latest that was said.
+    #[serde(default)]
+    pub console_log: Option<Descriptor>,
     /// Disks, in the order of their slots.
     #[serde(default)]
     pub disks: Vec<DiskSpec>,

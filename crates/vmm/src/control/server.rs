@@ -50,6 +50,7 @@ struct Ready {
     listener: bool,
     guest: bool,
     console: bool,
+    consoles: bool,
     clients: Vec<bool>,
 }
 
@@ -75,6 +76,9 @@ impl Server {
         if ready.console {
             self.guest.read_console();
         }
+        if ready.consoles {
+            self.guest.serve_consoles();
+        }
         if self.guest.has_typed() {
             self.guest.pass_typed();
         }
@@ -82,8 +86,19 @@ impl Server {
     }
 
     fn wait(&self, listener: &UnixListener) -> Result<Ready, ServeError> {
+        let room = self.guest.room_for_typed() > 0;
+        match self.guest.consoles() {
+            Some(consoles) => consoles.sources(room, |sources| self.wait_also_for(listener, sources)),
+            None => self.wait_also_for(listener, Vec::new()),
+        }
+    }
+
+    /// Waits for everything, and for the `consoles`, which come first.
+    fn wait_also_for(&self, listener: &UnixListener, consoles: Vec<PollFd<'_>>) -> Result<Ready, ServeError> {
         let input = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut list = vec![input(listener.as_fd())];
+        let count = consoles.len();
+        let mut list = consoles;
+        list.push(input(listener.as_fd()));
         let optional = [self.guest.events(), self.guest.console()];
         list.extend(optional.iter().flatten().copied().map(input));
         for client in &self.clients {
@@ -96,10 +111,11 @@ impl Server {
             result => result?,
         };
         let mut ready = list.iter().map(|fd| !fd.revents().is_empty());
+        let consoles = ready.by_ref().take(count).fold(false, |any, one| any | one);
         let mut next = |there: Option<&BorrowedFd>| there.is_some() && ready.next().unwrap_or(false);
         let listener = next(Some(&listener.as_fd()));
         let (guest, console) = (next(optional[0].as_ref()), next(optional[1].as_ref()));
-        Ok(Ready { listener, guest, console, clients: ready.collect() })
+        Ok(Ready { listener, guest, console, consoles, clients: ready.collect() })
     }
 
     fn serve_client(&mut self, index: usize) -> io::Result<()> {
