@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench setup-build setup-image setup-test setup-deny setup-bench clean
+.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench setup-build setup-image setup-host setup-test setup-deny setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -64,8 +64,11 @@ setup-build:
 setup-image:
 	@scripts/need mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs passt:passt
 
+setup-host:
+	@scripts/need nft:nftables dnsmasq:dnsmasq-base setpriv:util-linux passt:passt
+
 setup-test:
-	@scripts/need busybox:busybox-static cpio:cpio passt:passt ip:iproute2 qemu-img:qemu-utils
+	@scripts/need busybox:busybox-static cpio:cpio passt:passt ip:iproute2 qemu-img:qemu-utils nft:nftables dnsmasq:dnsmasq-base
 
 setup-bench:
 	@scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio

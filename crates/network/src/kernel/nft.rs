@@ -1,0 +1,76 @@
+//! Rules, by the program `nft`: a script is one transaction, which happens as a whole or not at all.
+
+use std::io;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::error::{Error, Result};
+use crate::names::{Owner, hash};
+
+/// Runs a script.
+///
+/// # Errors
+/// If nft is not there or refuses it; then nothing has changed.
+pub(crate) async fn run(script: &str) -> Result<()> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(not_there)?;
+    if let Some(mut input) = child.stdin.take() {
+        // If it fails, nft has ended, and says why below.
+        let _ = input.write_all(script.as_bytes()).await;
+    }
+    let output = child.wait_with_output().await.map_err(Error::io("nft"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::Program { program: "nft", said: said.lines().take(4).collect::<Vec<_>>().join(" ") })
+}
+
+/// A digest of our tables as they are; none if one is missing. Numbers that the kernel gives rules do not count.
+pub(crate) async fn digest(owner: Owner) -> Result<Option<u64>> {
+    let mut all = Vec::new();
+    for family in ["inet", "bridge"] {
+        let output = Command::new("nft")
+            .args(["-j", "list", "table", family, &owner.table()])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(not_there)?;
+        if !output.status.success() {
+            return Ok(None);
+        }
+        let Ok(mut value) = serde_json::from_slice::<Value>(&output.stdout) else { return Ok(None) };
+        strip(&mut value);
+        all.extend_from_slice(value.to_string().as_bytes());
+    }
+    Ok(Some(hash(&[&all])))
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        Value::Object(members) => {
+            members.remove("handle");
+            members.remove("metainfo");
+            members.values_mut().for_each(strip);
+        }
+        _ => {}
+    }
+}
+
+fn not_there(source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { program: "nft", package: "nftables" },
+        _ => Error::Io { doing: "nft".into(), source },
+    }
+}

@@ -1,0 +1,302 @@
+//! All networks of one host, kept as wanted.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use utoipa::ToSchema;
+
+use crate::definition::{Port, Site};
+use crate::dhcp::{Lease, Servers};
+use crate::error::{Error, Result};
+use crate::kernel::{Change, Kernel, Observed, nft, settings, tap};
+use crate::names::{Owner, hash};
+use crate::plan::{Plan, Problem, plan};
+use crate::rules::{self, taps};
+
+/// How often it is looked again whether the kernel is as wanted: once for what hangs on what was not there, once to see
+/// that nothing is left, and more for what others change meanwhile.
+const ROUNDS: u32 = 5;
+
+/// Who a host's networks belong to, and where it keeps what must last.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Drawn once for each host, and kept.
+    pub owner: Owner,
+    /// A folder of the host's own for leases and the like. Everyone must be able to pass through it, since the DHCP server is
+    /// no root.
+    pub state: PathBuf,
+}
+
+/// All networks of one host. One caller at a time changes them; others wait.
+#[derive(Debug)]
+pub struct Networks {
+    owner: Owner,
+    state: PathBuf,
+    kernel: Kernel,
+    servers: Servers,
+    site: Mutex<Site>,
+}
+
+/// What `apply` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Report {
+    /// What was changed, in order, in words.
+    pub changes: Vec<String>,
+    /// What could not be.
+    pub problems: Vec<Problem>,
+}
+
+/// What has passed through a port since it was attached, from the guest's side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Traffic {
+    /// Bytes that the guest received.
+    pub received_bytes: u64,
+    /// Frames that the guest received.
+    pub received_frames: u64,
+    /// Bytes that the guest sent, those that a rule or limit dropped included.
+    pub sent_bytes: u64,
+    /// Frames that the guest sent.
+    pub sent_frames: u64,
+}
+
+/// Which rules were set last, and how the kernel told them: if both are still so, nothing needs to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RulesSet {
+    script: u64,
+    told: u64,
+}
+
+impl Networks {
+    /// Connects to the kernel of the calling thread's network namespace, within a tokio runtime. Changes nothing.
+    ///
+    /// # Errors
+    /// If the kernel cannot be talked to, or the folder cannot be made.
+    pub fn open(config: Config) -> Result<Self> {
+        let Config { owner, state } = config;
+        std::fs::create_dir_all(&state).map_err(Error::file("making", &state))?;
+        let state = state.canonicalize().map_err(Error::file("finding", &state))?;
+        let servers = Servers::new(owner, state.join("dnsmasq"));
+        Ok(Self { owner, state, kernel: Kernel::connect()?, servers, site: Mutex::default() })
+    }
+
+    /// What [`apply`](Self::apply) would change, in words; what hangs on an interface that is still to be made is not told.
+    ///
+    /// # Errors
+    /// If a definition is wrong, or the kernel does not tell what is there.
+    pub async fn plan(&self, site: &Site) -> Result<Report> {
+        check(site)?;
+        let rules = self.rules_change(site).await?;
+        let Plan { changes, problems } = self.look_and_plan(site, rules).await?.1;
+        let mut changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        changes.extend(self.servers.plan(site).await);
+        Ok(Report { changes, problems })
+    }
+
+    /// Makes the networks as wanted, and removes those of our own that are not. Does nothing where all is as wanted.
+    ///
+    /// # Errors
+    /// If a definition is wrong, or nothing can be done at all; what concerns single networks is in the report.
+    pub async fn apply(&self, site: &Site) -> Result<Report> {
+        check(site)?;
+        let mut kept = self.site.lock().await;
+        let mut report = self.settle(site).await?;
+        self.servers.apply(site, &mut report).await;
+        *kept = site.clone();
+        Ok(report)
+    }
+
+    /// Removes all that is ours: interfaces, rules, servers, and the folder's contents. A setting such as `ip_forward`, on
+    /// which others may rely by now, stays.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn teardown(&self) -> Result<Report> {
+        let mut kept = self.site.lock().await;
+        *kept = Site::default();
+        let mut report = Report::default();
+        self.servers.apply(&Site::default(), &mut report).await;
+        for (_, link) in self.kernel.look().await?.links {
+            if self.owner.owns(&link.name) {
+                let change = Change::RemoveLink((&link).into());
+                self.kernel.make(&change).await?;
+                report.changes.push(change.to_string());
+            }
+        }
+        nft::run(&rules::remove(self.owner)).await?;
+        remove_if_there(&self.rules_file())?;
+        Ok(report)
+    }
+
+    /// Makes a port's tap and connects it. It has virtio headers and one queue, does not block, and lives as long as this
+    /// descriptor or a copy of it, in whatever process.
+    ///
+    /// # Errors
+    /// If `apply` was told no such port, its network has no taps, it is attached already, or cannot be connected.
+    pub async fn attach(&self, port: &str) -> Result<OwnedFd> {
+        let site = self.site.lock().await;
+        let refused = |why: String| Error::Port { port: port.to_owned(), why };
+        let wanted = find(&site, port)?;
+        let name = self.owner.tap(&wanted.id);
+        let tap = tap::open(&name).map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => refused("is attached already; detach it first".into()),
+            _ => Error::Io { doing: format!("making the tap of port {port}"), source: error },
+        })?;
+        let report = self.settle(&site).await?;
+        let observed = self.kernel.look().await?;
+        match observed.named(&name) {
+            Some(link) if link.bridge.is_some() && link.up => Ok(tap),
+            _ => {
+                let problems: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+                Err(refused(format!("cannot be connected: {}", problems.join("; "))))
+            }
+        }
+    }
+
+    /// Removes a port's tap, whoever holds its descriptor. Does nothing if there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn detach(&self, port: &str) -> Result<()> {
+        let _site = self.site.lock().await;
+        match self.kernel.look().await?.named(&self.owner.tap(port)) {
+            Some(link) => self.kernel.make(&Change::RemoveLink(link.into())).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The addresses that guests have taken, as the DHCP servers keep them.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub async fn leases(&self) -> Result<Vec<Lease>> {
+        let site = self.site.lock().await;
+        self.servers.leases(&site)
+    }
+
+    /// What has passed through each port that is attached, by its id.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub async fn traffic(&self) -> Result<HashMap<String, Traffic>> {
+        let site = self.site.lock().await;
+        let observed = self.kernel.look().await?;
+        let by_name: HashMap<_, _> = observed.links.values().map(|link| (link.name.as_str(), link)).collect();
+        let of = |(port, _): (&Port, _)| {
+            let link = by_name.get(self.owner.tap(&port.id).as_str())?;
+            // What comes in at the host's end is what the guest sent.
+            let traffic = Traffic {
+                received_bytes: link.sent.0,
+                received_frames: link.sent.1,
+                sent_bytes: link.received.0,
+                sent_frames: link.received.1,
+            };
+            Some((port.id.clone(), traffic))
+        };
+        Ok(taps(&site).filter_map(of).collect())
+    }
+
+    /// Watches the DHCP and DNS servers, and starts again, with growing pauses, those that end. Never returns: run it beside
+    /// the rest, and drop it to stop watching.
+    pub async fn watch(&self) -> ! {
+        loop {
+            self.servers.wait_for_end().await;
+            let site = self.site.lock().await;
+            let mut report = Report::default();
+            self.servers.apply(&site, &mut report).await;
+            for change in &report.changes {
+                tracing::warn!("{change}");
+            }
+            for problem in &report.problems {
+                tracing::error!("{problem}");
+            }
+        }
+    }
+
+    /// Changes interfaces and rules until they are as wanted.
+    async fn settle(&self, site: &Site) -> Result<Report> {
+        let mut report = Report::default();
+        let mut rules = self.rules_change(site).await?;
+        let mut refused = Vec::new();
+        for _ in 0..ROUNDS {
+            let (_, plan) = self.look_and_plan(site, rules.take()).await?;
+            report.problems = plan.problems;
+            if plan.changes.is_empty() {
+                return Ok(report);
+            }
+            refused.clear();
+            for change in &plan.changes {
+                let is_rules = matches!(change, Change::SetRules { .. });
+                match self.kernel.make(change).await {
+                    Ok(()) => report.changes.push(change.to_string()),
+                    // No guest may be connected without its rules.
+                    Err(error) if is_rules => return Err(error),
+                    Err(error) => refused.push(error.to_string()),
+                }
+                if is_rules {
+                    self.keep_rules(site).await?;
+                }
+            }
+        }
+        if refused.is_empty() {
+            return Err(Error::Unstable(report.changes.pop().unwrap_or_default()));
+        }
+        report.problems.extend(refused.into_iter().map(|detail| Problem { network: None, detail }));
+        Ok(report)
+    }
+
+    async fn look_and_plan(&self, site: &Site, rules: Option<Change>) -> Result<(Observed, Plan)> {
+        let mut observed = self.kernel.look().await?;
+        settings::look(self.owner, site, &mut observed);
+        let plan = plan(self.owner, site, &observed, rules);
+        Ok((observed, plan))
+    }
+
+    fn rules_file(&self) -> PathBuf {
+        self.state.join("rules.json")
+    }
+
+    /// The change that the rules need, if they need one.
+    async fn rules_change(&self, site: &Site) -> Result<Option<Change>> {
+        let script = rules::script(self.owner, site);
+        let kept = std::fs::read(self.rules_file()).ok();
+        let kept: Option<RulesSet> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let same_script = kept.is_some_and(|kept| kept.script == hash(&[script.as_bytes()]));
+        if same_script && nft::digest(self.owner).await? == kept.map(|kept| kept.told) {
+            return Ok(None);
+        }
+        Ok(Some(Change::SetRules { script, what: "set the firewall's rules" }))
+    }
+
+    async fn keep_rules(&self, site: &Site) -> Result<()> {
+        let script = hash(&[rules::script(self.owner, site).as_bytes()]);
+        let Some(told) = nft::digest(self.owner).await? else { return Ok(()) };
+        let path = self.rules_file();
+        let bytes = serde_json::to_vec(&RulesSet { script, told }).unwrap_or_default();
+        std::fs::write(&path, bytes).map_err(Error::file("writing", &path))
+    }
+}
+
+fn check(site: &Site) -> Result<()> {
+    let faults = site.check();
+    if faults.is_empty() { Ok(()) } else { Err(Error::Definition(faults)) }
+}
+
+fn find<'a>(site: &'a Site, id: &str) -> Result<&'a Port> {
+    let refused = |why: &str| Error::Port { port: id.to_owned(), why: why.to_owned() };
+    if let Some((port, _)) = taps(site).find(|(port, _)| port.id == id) {
+        return Ok(port);
+    }
+    let known = site.ports.iter().any(|port| port.id == id);
+    Err(refused(if known { "is on a user-mode network, which has no taps" } else { "is not defined" }))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("removing", path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,147 @@
+//! Frames that guests send: from their own addresses, in their own VLANs, no faster than they may.
+
+use std::fmt::Write;
+
+use super::{chain, collection, lines, quoted, set, taps};
+use crate::definition::{Network, Port, Site};
+use crate::names::Owner;
+
+pub(super) fn table(text: &mut String, owner: Owner, site: &Site) {
+    let _ = writeln!(text, "table bridge {} {{", owner.table());
+    sets(text, owner, site);
+    limits(text, owner, site);
+    chain(text, "arp_sent", "", &arp());
+    chain(text, "ipv4_sent", "", &ipv4());
+    chain(text, "ipv6_sent", "", &ipv6());
+    let first = format!("iifname != \"{}*\" accept", owner.taps());
+    let rules: Vec<_> = [first].into_iter().chain(sent()).collect();
+    // Before anything else looks at a frame, what iptables' bridge hooks do included.
+    chain(text, "sent", "type filter hook prerouting priority -350; policy accept;", &rules);
+    if taps(site).any(|(port, _)| port.has_vlans()) {
+        vlans(text, owner, site);
+    }
+    text.push_str("}\n");
+}
+
+fn sets(text: &mut String, owner: Owner, site: &Site) {
+    let tap = |port: &Port| quoted(&owner.tap(&port.id));
+    let ports = |wanted: fn(&Port) -> bool| {
+        taps(site).map(|(port, _)| port).filter(move |port| wanted(port)).map(tap)
+    };
+    // A tap that is in none of these sets is one that no rules were made for yet, and sends nothing.
+    set(text, "ports", "type ifname", ports(|_| true));
+    set(text, "trunks", "type ifname", ports(|port| !port.trunk.is_empty()));
+    set(text, "own_mac", "type ifname", ports(|port| port.anti_spoofing.mac));
+    let macs = taps(site).map(|(port, _)| format!("{} . {}", tap(port), port.mac));
+    set(text, "macs", "type ifname . ether_addr", macs);
+    set(text, "own_ip", "type ifname", ports(|port| port.anti_spoofing.ip && port.trunk.is_empty()));
+    // Where the host gives no addresses and nobody told the port's, any will do.
+    let kept4 = |(port, network): &(&Port, &Network)| port.address.is_some() || network.is_managed();
+    let kept6 = |(port, network): &(&Port, &Network)| port.address6.is_some() || network.is_managed();
+    set(text, "own_ipv4", "type ifname", taps(site).filter(kept4).map(|(port, _)| tap(port)));
+    set(text, "own_ipv6", "type ifname", taps(site).filter(kept6).map(|(port, _)| tap(port)));
+    let addresses = |(port, _): (&Port, _)| port.address.map(|address| format!("{} . {address}", tap(port)));
+    set(text, "ipv4", "type ifname . ipv4_addr", taps(site).filter_map(addresses));
+    let addresses = |(port, _): (&Port, _)| port.address6.map(|address| format!("{} . {address}", tap(port)));
+    set(text, "ipv6", "type ifname . ipv6_addr", taps(site).filter_map(addresses));
+    // The same, as bytes of a message.
+    let targets = |(port, _): (&Port, _)| {
+        port.address6.map(|address| format!("{} . {:#034x}", tap(port), u128::from(address)))
+    };
+    set(text, "targets", "typeof iifname . @th,64,128", taps(site).filter_map(targets));
+}
+
+/// A limit for each port that has one. Frames above it are dropped, as by a slow line without a queue.
+fn limits(text: &mut String, owner: Owner, site: &Site) {
+    let limited = || taps(site).filter_map(|(port, _)| port.send.map(|rate| (owner.tap(&port.id), rate)));
+    let mut sorted: Vec<_> = limited().collect();
+    sorted.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (tap, rate) in sorted {
+        let (speed, burst) = (rate.bytes_per_second, rate.burst());
+        let _ = writeln!(text, "\tlimit {tap} {{ rate over {speed} bytes/second burst {burst} bytes }}");
+    }
+    let pairs = limited().map(|(tap, _)| format!("\"{tap}\" : \"{tap}\""));
+    collection(text, "map", "send_limits", "type ifname : limit", pairs);
+}
+
+fn sent() -> Vec<String> {
+    lines(&[
+        "iifname != @ports drop",
+        "iifname != @trunks ether type { 8021q, 8021ad } drop",
+        "iifname @own_mac iifname . ether saddr != @macs drop",
+        "iifname @own_mac ether type arp iifname . arp saddr ether != @macs drop",
+        // IEEE 802.1D, table 7-10: spanning tree, pause frames, LLDP and others that end at the next bridge.
+        "iifname @own_mac ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop",
+        "iifname @own_ip ether type arp jump arp_sent",
+        "iifname @own_ip ether type ip jump ipv4_sent",
+        "iifname @own_ip ether type ip6 jump ipv6_sent",
+        // RARP announces a guest that has moved.
+        "iifname @own_ip ether type != { arp, ip, ip6, 0x8035 } drop",
+        "limit name iifname map @send_limits drop",
+    ])
+}
+
+fn arp() -> Vec<String> {
+    lines(&[
+        // A probe before an address is taken (RFC 5227).
+        "arp saddr ip 0.0.0.0 return",
+        "iifname . arp saddr ip @ipv4 return",
+        "iifname @own_ipv4 drop",
+    ])
+}
+
+fn ipv4() -> Vec<String> {
+    lines(&[
+        "udp sport 67 drop",
+        "ip saddr 0.0.0.0 udp sport 68 udp dport 67 return",
+        "iifname . ip saddr @ipv4 return",
+        "iifname @own_ipv4 drop",
+    ])
+}
+
+fn ipv6() -> Vec<String> {
+    lines(&[
+        "icmpv6 type { nd-router-advert, nd-redirect } drop",
+        "udp sport 547 drop",
+        // A neighbour advertisement's target (RFC 4861, 4.4) must be one's own, too.
+        "iifname @own_ipv6 icmpv6 type nd-neighbor-advert @th,64,10 != 0x3fa iifname . @th,64,128 != @targets drop",
+        "ip6 saddr :: return",
+        "ip6 saddr fe80::/10 return",
+        "iifname . ip6 saddr @ipv6 return",
+        "iifname @own_ipv6 drop",
+    ])
+}
+
+/// Ports that are not of one VLAN are apart, and ports of VLANs from the host. Where the kernel's bridges know VLANs they see
+/// to the former as well; where they do not, these rules are what keeps ports apart.
+fn vlans(text: &mut String, owner: Owner, site: &Site) {
+    let tap = |port: &Port| quoted(&owner.tap(&port.id));
+    let access = || taps(site).map(|(port, _)| port).filter(|port| port.trunk.is_empty());
+    let vlan = |port: &Port| port.vlan.unwrap_or(0);
+    set(text, "access", "type ifname", access().map(tap));
+    let apart = taps(site).map(|(port, _)| port).filter(|port| port.has_vlans()).map(tap);
+    set(text, "apart", "type ifname", apart);
+    let pairs = access().map(|port| format!("{} : {}", tap(port), vlan(port)));
+    collection(text, "map", "vlan_of", "type ifname : mark", pairs);
+    let members = access().map(|port| format!("{} . {}", tap(port), vlan(port)));
+    set(text, "members", "type ifname . mark", members);
+    let rules = lines(&[
+        "iifname != @access accept",
+        "oifname != @access accept",
+        "meta mark set iifname map @vlan_of",
+        "oifname . meta mark != @members drop",
+    ]);
+    chain(text, "between", "type filter hook forward priority -350; policy accept;", &rules);
+    chain(
+        text,
+        "to_host",
+        "type filter hook input priority -350; policy accept;",
+        &lines(&["iifname @apart drop"]),
+    );
+    chain(
+        text,
+        "from_host",
+        "type filter hook output priority -350; policy accept;",
+        &lines(&["oifname @apart drop"]),
+    );
+}

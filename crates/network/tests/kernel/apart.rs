@@ -1,0 +1,87 @@
+//! What must not reach what.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::frames::{BROADCAST, arp, frame, same, sees};
+use crate::world::{Host, in_own_namespace, outside, wait_until};
+
+#[test]
+fn guests_of_an_isolated_network_reach_each_other_and_nobody_else() {
+    in_own_namespace(|| {
+        let outside = outside();
+        outside.serve("192.0.2.2:7000");
+        let host = Host::new(
+            json!([{ "name": "cell", "kind": "isolated", "ipv4": { "subnet": "10.79.0.0/24" } },
+                   { "name": "lan", "kind": "nat", "ipv4": { "subnet": "10.77.0.0/24" } }]),
+            json!([{ "id": "a", "network": "cell", "hostname": "alpha", "mac": "52:54:00:00:00:0a", "address": "10.79.0.10" },
+                   { "id": "b", "network": "cell", "hostname": "beta", "mac": "52:54:00:00:00:0b", "address": "10.79.0.11" },
+                   { "id": "c", "network": "lan", "mac": "52:54:00:00:00:0c", "address": "10.77.0.12" }]),
+        );
+        host.apply();
+        let (alpha, beta) = (host.guest("a"), host.guest_with_address("b"));
+        let told = alpha.dhcp(host.folder.path()).unwrap();
+        assert!(told.contains("router= "), "an isolated network has no router: {told}");
+        let other = host.guest_with_address("c");
+        beta.namespace.serve("0.0.0.0:80");
+        other.namespace.serve("0.0.0.0:80");
+        assert!(alpha.namespace.ask("10.79.0.11:80").is_some());
+        // Not even a guest that knows the way gets out, or to another network.
+        alpha.namespace.run("ip", &["route", "add", "default", "via", "10.79.0.1"]);
+        assert!(alpha.namespace.ask("192.0.2.2:7000").is_none());
+        assert!(alpha.namespace.ask("10.77.0.12:80").is_none());
+        assert!(other.namespace.ask("10.79.0.11:80").is_none());
+        assert!(other.namespace.ask("192.0.2.2:7000").is_some(), "the other network does get out");
+    });
+}
+
+#[test]
+fn ports_of_different_vlans_and_the_host_do_not_see_each_other() {
+    in_own_namespace(|| {
+        let port = |id: &str, last: u8, vlan: Option<u16>| {
+            json!({ "id": id, "network": "lan", "mac": format!("52:54:00:00:00:{last:02x}"), "vlan": vlan,
+                    "address": format!("10.77.0.{last}") })
+        };
+        let host = Host::new(
+            json!([{ "name": "lan", "kind": "nat", "ipv4": { "subnet": "10.77.0.0/24" } }]),
+            json!([
+                port("a", 10, Some(100)),
+                port("b", 11, Some(100)),
+                port("c", 12, Some(200)),
+                port("d", 13, None)
+            ]),
+        );
+        host.apply();
+        let mut all = ["a", "b", "c", "d"].map(|id| host.raw(id));
+        let question = arp(1, all[0].mac, [10, 77, 0, 10], [10, 77, 0, 1]);
+        let question = frame(BROADCAST, all[0].mac, 0x0806, &question);
+        let [a, b, c, d] = &mut all;
+        assert!(sees(a, b, &question), "the same VLAN");
+        assert!(!c.saw(&question), "another VLAN");
+        assert!(!d.saw(&question), "no VLAN");
+        assert!(!a.answered(a_mac(0x0a)), "the host answers into a VLAN");
+        // Without a VLAN, the host answers.
+        let question = arp(1, d.mac, [10, 77, 0, 13], [10, 77, 0, 1]);
+        d.send(&frame(BROADCAST, d.mac, 0x0806, &question));
+        wait_until("the host answers", || d.answered(a_mac(0x0d)));
+    });
+}
+
+fn a_mac(last: u8) -> [u8; 6] {
+    [0x52, 0x54, 0, 0, 0, last]
+}
+
+impl crate::world::Raw {
+    /// Whether a frame is among what has come.
+    fn saw(&mut self, wanted: &[u8]) -> bool {
+        std::iter::from_fn(|| self.receive(Duration::from_millis(100))).any(|frame| same(&frame, wanted))
+    }
+
+    /// Whether an ARP reply to a card is among what has come.
+    fn answered(&mut self, card: [u8; 6]) -> bool {
+        let reply =
+            |frame: &Vec<u8>| frame[..6] == card && frame[12..14] == [8, 6] && frame[20..22] == [0, 2];
+        std::iter::from_fn(|| self.receive(Duration::from_millis(100))).any(|frame| reply(&frame))
+    }
+}
