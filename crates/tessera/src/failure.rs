@@ -71,6 +71,29 @@ impl fmt::Display for Failure {
     }
 }
 
+impl From<storage::Error> for Failure {
+    fn from(error: storage::Error) -> Failure {
+        use storage::{Cause, Error};
+        match &error {
+            Error::ImageExists(name) => Failure::input(format!(
+                "an image {name} exists already: remove it, use --force or give another name"
+            )),
+            Error::Invalid(wrong) => {
+                let told: Vec<&str> = wrong.iter().map(|wrong| wrong.detail.as_str()).collect();
+                Failure::input(told.join("; "))
+            }
+            Error::Tool { words, .. } => {
+                for line in words {
+                    eprintln!("  {line}");
+                }
+                Failure::internal(format!("{error}; its last words are above"))
+            }
+            _ if error.cause() == Cause::Host => Failure::internal(error),
+            _ => Failure::input(error),
+        }
+    }
+}
+
 /// The result of a command.
 pub type Result<T> = std::result::Result<T, Failure>;
 

@@ -4,8 +4,8 @@ mod cli;
 mod console;
 mod devices;
 mod failure;
-mod images;
 mod network;
+mod progress;
 
 use std::process::ExitCode;
 

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use api::{ImageName, Size};
 use clap::{Args, Subcommand};
 
+use storage::images::{self, Import, Recipe, Release, Store};
+
 use crate::failure::{Failure, Result};
-use crate::images::build::{self, Recipe, Release};
-use crate::images::import::{self, Import};
-use crate::images::store::Store;
+use crate::progress::Bar;
 
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
@@ -33,7 +33,7 @@ pub struct BuildArgs {
     /// The release: debian:12 or debian:13
     release: Release,
     /// Put a Debian package into it (may be repeated, or take several with commas)
-    #[arg(long = "package", value_name = "PACKAGE", value_delimiter = ',', value_parser = build::package_name)]
+    #[arg(long = "package", value_name = "PACKAGE", value_delimiter = ',', value_parser = images::package_name)]
     packages: Vec<String>,
     /// The size of its disk; the file takes only the room that is used
     #[arg(long, value_name = "SIZE", default_value = "4G")]
@@ -74,7 +74,7 @@ pub struct ImportArgs {
 impl ImageCommand {
     /// Does it.
     pub fn execute(self) -> Result<()> {
-        let store = Store::open()?;
+        let store = open_store()?;
         match self {
             ImageCommand::Build(args) => {
                 let name = match args.name {
@@ -84,10 +84,12 @@ impl ImageCommand {
                 let recipe = Recipe {
                     release: args.release,
                     packages: args.packages,
-                    size: args.size.0,
+                    size: args.size,
                     mirror: args.mirror,
                 };
-                build::build(&store, &name, &recipe, args.force)?;
+                recipe.check()?;
+                let bar = Bar::steps(&format!("building {name}"), "this takes a minute or two");
+                bar.watch(|told| images::build(&store, &name, &recipe, args.force, told))?;
                 println!("{name} is ready: tessera run --image {name}");
             }
             ImageCommand::Import(args) => {
@@ -104,7 +106,8 @@ impl ImageCommand {
                     initrd: args.initrd,
                     cmdline: args.append,
                 };
-                import::import(&store, &name, &import, args.force)?;
+                let bar = Bar::bytes("importing");
+                bar.watch(|told| images::import(&store, &name, &import, args.force, told))?;
                 println!("{name} is ready: tessera run --image {name}");
             }
             ImageCommand::List => list(&store)?,
@@ -112,6 +115,16 @@ impl ImageCommand {
         }
         Ok(())
     }
+}
+
+/// The store of this user, under `$TESSERA_HOME` or `~/.local/share/tessera`.
+pub fn open_store() -> Result<Store> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("TESSERA_HOME")
+        .or_else(|| set("XDG_DATA_HOME").map(|data| data.join("tessera")))
+        .or_else(|| set("HOME").map(|home| home.join(".local/share/tessera")))
+        .ok_or_else(|| Failure::input("no place for images: set TESSERA_HOME to a folder"))?;
+    Ok(Store::new(home.join("images")))
 }
 
 fn list(store: &Store) -> Result<()> {

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use api::{ImageName, Size};
 use clap::Args;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use storage::images::Image;
 use vmm::boot::{Kernel, Source};
 use vmm::engine::{self, EngineError};
 use vmm::machine::{Event, Machine, MachineConfig, MachineError};
 
+use crate::cli::image::open_store;
 use crate::cli::options::{DiskOption, NetOption};
 use crate::cli::stats;
 use crate::console::escape::{self, Command};
@@ -23,7 +25,6 @@ use crate::console::output::{ConsoleOutput, ConsoleWriter};
 use crate::console::terminal::RawTerminal;
 use crate::devices::Devices;
 use crate::failure::{self, Failure, Result, Status};
-use crate::images::store::{Image, Store};
 use crate::network;
 
 /// A guest's kernel has no room to start in less.
@@ -221,7 +222,7 @@ fn source(what: &str, path: &Path) -> Result<Source> {
 
 fn find_image(name: &str) -> Result<Image> {
     let name: ImageName = name.parse().map_err(Failure::input)?;
-    Store::open()?.find(&name)?.ok_or_else(|| {
+    open_store()?.find(&name)?.ok_or_else(|| {
         Failure::input(format!("there is no image {name}: tessera image list shows those there are"))
     })
 }

@@ -1,11 +1,7 @@
-//! Where images are kept: one folder an image, under `$TESSERA_HOME/images` or `~/.local/share/tessera/images`.
-//!
-//! An image appears under its name only when it is whole: it is made in a folder whose name starts with a dot and then
-//! renamed. Folders that a killed process left are swept away at the next change.
+//! Where images are kept: one folder an image. An image appears under its name only when it is whole.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,7 +9,7 @@ use std::str::FromStr;
 use api::ImageName;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Result};
+use crate::{Error, Result, draft};
 
 /// The name of the file that describes an image.
 const ABOUT_FILE: &str = "image.json";
@@ -73,14 +69,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store of this user; its folder need not exist yet.
-    pub fn open() -> Result<Store> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = set("TESSERA_HOME")
-            .or_else(|| set("XDG_DATA_HOME").map(|data| data.join("tessera")))
-            .or_else(|| set("HOME").map(|home| home.join(".local/share/tessera")))
-            .ok_or_else(|| Failure::input("no place for images: set TESSERA_HOME to a folder"))?;
-        Ok(Store { folder: home.join("images") })
+    /// The store in a folder, which need not exist yet.
+    pub fn new(folder: impl Into<PathBuf>) -> Store {
+        Store { folder: folder.into() }
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// All images, by name. A folder that holds none is passed over.
@@ -111,65 +107,53 @@ impl Store {
         let text = match fs::read(&about) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::input(format!("{}: {error}", about.display()))),
+            Err(error) => return Err(Error::unusable(&about, error)),
         };
-        let about = serde_json::from_slice(&text)
-            .map_err(|error| Failure::input(format!("{}: {error}", about.display())))?;
+        let about = serde_json::from_slice(&text).map_err(|error| Error::unusable(&about, error))?;
         Ok(Some(Image { name: name.clone(), folder, about }))
     }
 
+    /// The image of this name.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn get(&self, name: &ImageName) -> Result<Image> {
+        self.find(name)?.ok_or_else(|| Error::NoImage(name.clone()))
+    }
+
     /// Starts a new image; it is in the store only when [`Draft::keep`] is called. `replace` allows the name to be taken.
-    pub fn draft(&self, name: &ImageName, replace: bool) -> Result<Draft> {
+    pub(super) fn draft(&self, name: &ImageName, replace: bool) -> Result<Draft> {
         if !replace && self.find(name)?.is_some() {
-            return Err(Failure::input(format!(
-                "an image {name} exists already: remove it, use --force or give another name"
-            )));
+            return Err(Error::ImageExists(name.clone()));
         }
-        fs::create_dir_all(&self.folder).map_err(|error| self.failure(error))?;
-        self.sweep();
-        let folder = tempfile::Builder::new()
-            .prefix(".draft-")
-            .tempdir_in(&self.folder)
-            .map_err(|error| self.failure(error))?;
-        let lock = File::open(folder.path()).map_err(|error| self.failure(error))?;
-        try_lock(&lock);
-        Ok(Draft { folder, target: self.folder.join(name.as_str()), _lock: lock })
+        let folder = draft::Folder::new(&self.folder)?;
+        Ok(Draft { folder, place: self.folder.join(name.as_str()) })
     }
 
     /// Removes an image.
+    ///
+    /// # Errors
+    /// If there is none, or the host cannot remove it.
     pub fn remove(&self, name: &ImageName) -> Result<()> {
         let folder = self.folder.join(name.as_str());
         if !folder.exists() {
-            return Err(Failure::input(format!("there is no image {name}")));
+            return Err(Error::NoImage(name.clone()));
         }
-        discard(&folder).map_err(|error| Failure::input(format!("{}: {error}", folder.display())))?;
-        self.sweep();
+        draft::discard(&folder).map_err(|error| Error::unusable(&folder, error))?;
+        draft::sweep(&self.folder);
         Ok(())
     }
 
-    /// Removes drafts whose maker is gone: a living one holds the lock on its folder.
-    fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        for entry in entries.flatten() {
-            let dotted = entry.file_name().to_string_lossy().starts_with('.');
-            if dotted && File::open(entry.path()).is_ok_and(|folder| try_lock(&folder)) {
-                // What cannot be removed now is tried again at the next change.
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-    }
-
-    fn failure(&self, error: io::Error) -> Failure {
-        Failure::input(format!("{}: {error}", self.folder.display()))
+    fn failure(&self, error: io::Error) -> Error {
+        Error::unusable(&self.folder, error)
     }
 }
 
 /// An image in the making. Dropping it leaves nothing behind.
 #[derive(Debug)]
-pub struct Draft {
-    folder: tempfile::TempDir,
-    target: PathBuf,
-    _lock: File,
+pub(super) struct Draft {
+    folder: draft::Folder,
+    place: PathBuf,
 }
 
 impl Draft {
@@ -180,30 +164,11 @@ impl Draft {
 
     /// Puts the image into the store under its name.
     pub fn keep(self, about: &About) -> Result<()> {
-        let keep = || {
-            fs::write(self.folder().join(ABOUT_FILE), serde_json::to_vec_pretty(about)?)?;
-            fs::set_permissions(self.folder(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-            if self.target.exists() {
-                discard(&self.target)?;
-            }
-            fs::rename(self.folder(), &self.target)
-        };
-        keep().map_err(|error: io::Error| Failure::internal(format!("{}: {error}", self.target.display())))
+        let text = serde_json::to_vec_pretty(about).map_err(io::Error::from);
+        let written = text.and_then(|text| fs::write(self.folder().join(ABOUT_FILE), text));
+        written.map_err(Error::host(&self.place))?;
+        self.folder.keep(&self.place)
     }
-}
-
-/// Takes an image's folder away at once, so that nobody sees half of it, and then removes it.
-fn discard(folder: &Path) -> io::Result<()> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let gone = folder.with_file_name(format!(".gone-{name}-{}", std::process::id()));
-    fs::rename(folder, &gone)?;
-    fs::remove_dir_all(gone)
-}
-
-/// Takes the lock on a folder, if nobody has it.
-fn try_lock(folder: &File) -> bool {
-    // SAFETY: flock only reads its two integers, and the descriptor is open for as long as `folder` is borrowed.
-    unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
 }
 
 #[cfg(test)]
@@ -213,7 +178,7 @@ mod tests {
     fn store() -> (tempfile::TempDir, Store) {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("images");
-        (home, Store { folder })
+        (home, Store::new(folder))
     }
 
     fn about() -> About {

@@ -5,18 +5,14 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::time::Duration;
 
-use api::ImageName;
-use indicatif::{ProgressBar, ProgressStyle};
+use api::{ImageName, Invalid, Size};
 
-use crate::failure::{Failure, Result};
-use crate::images::store::{About, Draft, Store};
+use super::store::{About, Draft, Store};
+use crate::{Error, Progress, Result, tool};
 
 /// The last step inside the image, run by mmdebstrap.
 const CUSTOMIZE: &str = include_str!("../../../../guest/debian/customize.sh");
@@ -54,7 +50,7 @@ const LEFT_OUT: &[&str] = &[
 const CMDLINE: &str = "root=/dev/vda rw console=ttyS0";
 
 /// The smallest disk that holds the packages above with some room to work.
-const SMALLEST_DISK: u64 = 1 << 30;
+const SMALLEST_DISK: Size = Size(1 << 30);
 
 /// A release of Debian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,23 +108,48 @@ pub struct Recipe {
     pub release: Release,
     /// Packages beyond those that every image has.
     pub packages: Vec<String>,
-    /// The disk's size in bytes.
-    pub size: u64,
+    /// The disk's size.
+    pub size: Size,
     /// Where to take packages from, if not from where Debian has them.
     pub mirror: Option<String>,
 }
 
-/// Builds an image and puts it into the store.
-pub fn build(store: &Store, name: &ImageName, recipe: &Recipe, replace: bool) -> Result<()> {
-    if recipe.size < SMALLEST_DISK {
-        return Err(Failure::input("the disk is too small for Debian: give it 1G or more"));
+impl Recipe {
+    /// Whether it can be built.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        if self.size < SMALLEST_DISK {
+            let detail = "the disk is too small for Debian: give it 1G or more";
+            wrong.push(Invalid::new("/size", self.size.0, detail));
+        }
+        for (n, package) in self.packages.iter().enumerate() {
+            if let Err(why) = package_name(package) {
+                wrong.push(Invalid::new(format!("/packages/{n}"), package.as_str(), why));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(Error::Invalid(wrong)) }
     }
+}
+
+/// Builds an image and puts it into the store. `replace` allows the name to be taken.
+///
+/// # Errors
+/// If the disk is too small, the name is taken, or mmdebstrap or mkfs.ext4 is missing or fails.
+pub fn build(
+    store: &Store,
+    name: &ImageName,
+    recipe: &Recipe,
+    replace: bool,
+    progress: &dyn Progress,
+) -> Result<()> {
+    recipe.check()?;
     let draft = store.draft(name, replace)?;
-    let progress = Progress::start(format!("building {name}"));
-    make_root(&draft, recipe, &progress)?;
+    make_root(&draft, recipe, progress)?;
     progress.step("making the file system");
     make_disk(&draft, recipe.size)?;
-    progress.done();
     draft.keep(&About {
         origin: recipe.release.to_string(),
         disk: "disk.raw".into(),
@@ -139,11 +160,11 @@ pub fn build(store: &Store, name: &ImageName, recipe: &Recipe, replace: bool) ->
 }
 
 /// Fills the draft's folder `root` with the release's files, and puts its kernel and initial RAM disk beside it.
-fn make_root(draft: &Draft, recipe: &Recipe, progress: &Progress) -> Result<()> {
+fn make_root(draft: &Draft, recipe: &Recipe, progress: &dyn Progress) -> Result<()> {
     let folder = draft.folder();
     let customize = folder.join("customize");
     write_script(&customize)?;
-    let mut command = as_root("mmdebstrap");
+    let mut command = tool::as_root("mmdebstrap");
     command.arg("--mode=root").arg("--variant=minbase").arg("--format=directory");
     command.arg(format!("--include={}", [PACKAGES, &strs(&recipe.packages)].concat().join(",")));
     command.args(LEFT_OUT.iter().map(|option| format!("--dpkgopt={option}")));
@@ -151,22 +172,43 @@ fn make_root(draft: &Draft, recipe: &Recipe, progress: &Progress) -> Result<()> 
     command.arg(recipe.release.suite()).arg(folder.join("root"));
     command.args(&recipe.mirror);
     command.env("TESSERA_OUT", folder);
-    watch(command, "mmdebstrap", progress)?;
-    remove(&customize)
+    let made = tool::watch(command, "mmdebstrap", progress, |line| {
+        if let Some(step) = step(line) {
+            progress.step(step);
+        }
+    });
+    if made.is_err() {
+        // The namespace's root made files that only it may remove.
+        let _ = remove_root(&folder.join("root"));
+    }
+    made?;
+    fs::remove_file(&customize).map_err(Error::host(&customize))
+}
+
+/// The step that a line of mmdebstrap's announces: such lines start with `I: `.
+fn step(line: &str) -> Option<&str> {
+    if line.starts_with("update-initramfs") {
+        return Some("making the initial RAM disk");
+    }
+    line.strip_prefix("I: ").map(|step| step.trim_end_matches('.'))
 }
 
 /// Makes the file system of the draft's folder `root`, and removes that folder.
-fn make_disk(draft: &Draft, size: u64) -> Result<()> {
+fn make_disk(draft: &Draft, size: Size) -> Result<()> {
     let (root, disk) = (draft.folder().join("root"), draft.folder().join("disk.raw"));
-    File::create_new(&disk).and_then(|file| file.set_len(size)).map_err(Failure::internal)?;
-    let mut command = as_root("mkfs.ext4");
+    File::create_new(&disk).and_then(|file| file.set_len(size.0)).map_err(Error::host(&disk))?;
+    let mut command = tool::as_root("mkfs.ext4");
     command.args(["-q", "-F", "-L", "tessera-root", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-d"]);
     command.arg(&root).arg(&disk);
-    watch(command, "e2fsprogs", &Progress::silent())?;
-    // The files may belong to subordinate ids, which only the namespace's root may remove.
-    let mut command = as_root("rm");
-    command.arg("-rf").arg(&root);
-    watch(command, "coreutils", &Progress::silent())
+    tool::run(command, "e2fsprogs")?;
+    remove_root(&root)
+}
+
+/// The files may belong to subordinate ids, which only the namespace's root may remove.
+fn remove_root(root: &Path) -> Result<()> {
+    let mut command = tool::as_root("rm");
+    command.arg("-rf").arg(root);
+    tool::run(command, "coreutils")
 }
 
 fn strs(texts: &[String]) -> Vec<&str> {
@@ -176,99 +218,7 @@ fn strs(texts: &[String]) -> Vec<&str> {
 fn write_script(path: &Path) -> Result<()> {
     fs::write(path, CUSTOMIZE)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
-        .map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    fs::remove_file(path).map_err(|error| Failure::internal(format!("{}: {error}", path.display())))
-}
-
-/// A command that runs as root, or as the root of a user namespace of this user's own.
-fn as_root(program: &str) -> Command {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
-        return Command::new(program);
-    }
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--fork", "--", program]);
-    command
-}
-
-/// Runs a command to its end, shows its steps, and on failure tells the last lines it said.
-fn watch(mut command: Command, package: &str, progress: &Progress) -> Result<()> {
-    // The tools that make file systems live in the folders of system programs, which a user's PATH may lack.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")).env("LC_ALL", "C");
-    let name = command.get_program().to_string_lossy().into_owned();
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(
-            |error| match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    Failure::internal(format!("{name} is not installed: apt install {package}"))
-                }
-                _ => Failure::internal(format!("{name}: {error}")),
-            },
-        )?;
-    let mut last = std::collections::VecDeque::new();
-    for line in
-        child.stderr.take().into_iter().flat_map(|stderr| BufReader::new(stderr).split(b'\n')).flatten()
-    {
-        let line = String::from_utf8_lossy(&line).into_owned();
-        progress.heard(&line);
-        if last.len() == 12 {
-            last.pop_front();
-        }
-        last.push_back(line);
-    }
-    let status = child.wait().map_err(|error| Failure::internal(format!("{name}: {error}")))?;
-    if status.success() {
-        return Ok(());
-    }
-    progress.done();
-    for line in &last {
-        let _ = writeln!(std::io::stderr(), "  {line}");
-    }
-    Err(Failure::internal(format!("{name} failed ({status}); its last words are above")))
-}
-
-/// What a person sees while an image is built.
-struct Progress {
-    bar: ProgressBar,
-}
-
-impl Progress {
-    fn start(what: String) -> Progress {
-        let bar = ProgressBar::new_spinner().with_message("starting").with_prefix(what);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(120));
-        if bar.is_hidden() {
-            eprintln!("{} (this takes a minute or two)", bar.prefix());
-        }
-        Progress { bar }
-    }
-
-    fn silent() -> Progress {
-        Progress { bar: ProgressBar::hidden() }
-    }
-
-    fn step(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
-    }
-
-    /// mmdebstrap announces its steps on lines that start with `I: `.
-    fn heard(&self, line: &str) {
-        if let Some(step) = line.strip_prefix("I: ") {
-            self.step(step.trim_end_matches('.'));
-        } else if line.starts_with("update-initramfs") {
-            self.step("making the initial RAM disk");
-        }
-    }
-
-    fn done(&self) {
-        self.bar.finish_and_clear();
-    }
+        .map_err(Error::host(path))
 }
 
 #[cfg(test)]
@@ -282,6 +232,13 @@ mod tests {
         for text in ["", "--simulate", "a b", "a,b", "A"] {
             assert!(package_name(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_steps_are_what_mmdebstrap_announces() {
+        assert_eq!(step("I: installing essential packages..."), Some("installing essential packages"));
+        assert_eq!(step("update-initramfs: Generating /boot/x"), Some("making the initial RAM disk"));
+        assert_eq!(step("Setting up dbus"), None);
     }
 
     #[test]
