@@ -42,6 +42,7 @@ impl Default for Msrs {
             pat: PAT_RESET,
             misc_enable: MISC_ENABLE_RESET,
             tsc_aux: 0,
+            tsc_adjust: 0,
             mtrr_def_type: 0,
             mtrr_fixed: [0; 11],
             mtrr_variable: [0; 16],

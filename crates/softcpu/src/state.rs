@@ -85,6 +85,9 @@ pub struct Msrs {
     pub pat: u64,
     pub misc_enable: u64,
     pub tsc_aux: u64,
+    /// What software has added to the TSC (Intel SDM vol. 3, 18.17.3).
+    #[serde(default)]
+    pub tsc_adjust: u64,
     pub mtrr_def_type: u64,
     pub mtrr_fixed: [u64; 11],
     pub mtrr_variable: [u64; 16],

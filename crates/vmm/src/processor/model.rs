@@ -25,6 +25,8 @@ mod leaf1_ecx {
 /// FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2.
 const LEAF1_EDX: u32 = 0x0783_fbff | 1 << 19;
 const LEAF1_EDX_HTT: u32 = 1 << 28;
+// With it Linux trusts an invariant TSC and does not watch it by another clock, which a busy host makes look wrong.
+const LEAF7_EBX_TSC_ADJUST: u32 = 1 << 1;
 const LEAF7_EBX_ERMS: u32 = 1 << 9;
 /// FSRM, SPEC_CTRL, ARCH_CAPABILITIES.
 const LEAF7_EDX: u32 = 1 << 4 | 1 << 26 | 1 << 29;
@@ -83,7 +85,7 @@ impl CpuModel {
             entry(1, SIGNATURE, (index & 0xff) << 24 | ids.min(255) << 16 | 8 << 8, ecx, edx),
             // No descriptors: leaf 4 tells of the caches.
             entry(2, 0x00ff_ff01, 0, 0, 0),
-            sub(7, 0, 0, LEAF7_EBX_ERMS, 0, LEAF7_EDX),
+            sub(7, 0, 0, LEAF7_EBX_TSC_ADJUST | LEAF7_EBX_ERMS, 0, LEAF7_EDX),
             entry(0x15, 1, 1, self.tsc_khz.saturating_mul(1000), 0),
             entry(0x16, mhz, mhz, 100, 0),
         ];

@@ -337,6 +337,32 @@ fn a_tsc_that_the_guest_has_set_stays_so_over_a_pause() {
     });
 }
 
+#[test]
+fn what_software_adds_to_the_tsc_is_told_and_goes_where_the_state_goes() {
+    // mov ecx, 0x3b; xor edx, edx; mov eax, 0x10000; wrmsr; mov ecx, 0x10; rdmsr; add eax, 0x1000; adc edx, 0; wrmsr;
+    // mov ecx, 0x3b; l: rdmsr; mov ebx, eax; stop; jmp l
+    let code = [
+        &[0xb9, 0x3b, 0, 0, 0, 0x31, 0xd2, 0xb8, 0, 0, 1, 0, 0x0f, 0x30][..],
+        &[0xb9, 0x10, 0, 0, 0, 0x0f, 0x32, 0x05, 0, 0x10, 0, 0, 0x83, 0xd2, 0, 0x0f, 0x30],
+        &[0xb9, 0x3b, 0, 0, 0, 0x0f, 0x32, 0x89, 0xc3],
+        &STOP_HERE,
+        &[0xeb, 0xf2],
+    ]
+    .concat();
+    on_each(&code, |bench| {
+        if !has_exact_tsc(bench.name) {
+            return;
+        }
+        let state = bench.run();
+        // What passed between reading the TSC and writing it was taken away again.
+        let told = tsc(&state) as i64;
+        assert!(told <= 0x11000 && told > 0x11000 - (1 << 30), "{}: {told:#x}", bench.name);
+        assert_eq!(bench.state().msrs.tsc_adjust as i64, told, "{}", bench.name);
+        bench.processor.set_state(&state).unwrap();
+        assert_eq!(bench.state().msrs.tsc_adjust as i64, told, "{}", bench.name);
+    });
+}
+
 /// Registers of the local APIC by number, and the vector that tests use.
 const LVT_TIMER: usize = 0x32;
 const INITIAL_COUNT: usize = 0x38;

@@ -11,6 +11,7 @@ use crate::op::{Lowered, Op, leave, seg, slot, step};
 use crate::paging::{CR0_PG, EFER_LMA, EFER_NXE};
 
 const TSC: u32 = 0x10;
+const TSC_ADJUST: u32 = 0x3b;
 const PLATFORM_ID: u32 = 0x17;
 const APIC_BASE: u32 = 0x1b;
 const FEATURE_CONTROL: u32 = 0x3a;
@@ -139,6 +140,7 @@ impl Cpu {
     fn read_msr(&mut self, msr: u32) -> Result<u64, Trap> {
         Ok(match msr {
             TSC => self.time_stamp(),
+            TSC_ADJUST if self.has_tsc_adjust() => self.msrs.tsc_adjust,
             PLATFORM_ID | MCG_CAP | MCG_STATUS | PERF_STATUS | PERF_CTL => 0,
             FEATURE_CONTROL => FEATURE_CONTROL_VALUE,
             UCODE_REV => UCODE_REV_VALUE,
@@ -177,6 +179,9 @@ impl Cpu {
     fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), Trap> {
         match msr {
             TSC => self.set_time_stamp(value),
+            TSC_ADJUST if self.has_tsc_adjust() => {
+                self.add_to_time_stamp(value.wrapping_sub(self.msrs.tsc_adjust))
+            }
             UCODE_REV | PERF_CTL => {}
             MCG_STATUS => self.zero_beyond(value, 0)?,
             SPEC_CTRL if self.has_spec_ctrl() => {
@@ -240,8 +245,18 @@ impl Cpu {
         self.cpuid_bit(7, |e| e.edx, 26)
     }
 
+    fn has_tsc_adjust(&self) -> bool {
+        self.cpuid_bit(7, |e| e.ebx, 1)
+    }
+
     fn set_time_stamp(&mut self, value: u64) {
-        self.tsc_offset = value.wrapping_sub(self.system.clock.tsc());
+        self.add_to_time_stamp(value.wrapping_sub(self.time_stamp()));
+    }
+
+    /// Whichever of the two registers software writes, the other one moves by as much (Intel SDM vol. 3, 18.17.3).
+    fn add_to_time_stamp(&mut self, delta: u64) {
+        self.tsc_offset = self.tsc_offset.wrapping_add(delta);
+        self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(delta);
         self.kvmclock_update();
     }
 

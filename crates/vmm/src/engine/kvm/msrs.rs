@@ -30,6 +30,7 @@ fn fields(m: &mut Msrs) -> Vec<(u32, &mut u64)> {
         (0x277, &mut m.pat),
         (0x1a0, &mut m.misc_enable),
         (0xc000_0103, &mut m.tsc_aux),
+        (0x3b, &mut m.tsc_adjust),
         (MTRR_DEF_TYPE, &mut m.mtrr_def_type),
         (0x4b56_4d01, &mut m.kvm_system_time),
         (0x4b56_4d00, &mut m.kvm_wall_clock),
