@@ -1,9 +1,11 @@
 //! The resources people talk about – guests, tasks, events – as they travel between the daemon and its clients: their JSON and
 //! their OpenAPI. Types and their rules only; nothing here reads a file or opens a socket.
 
+mod access;
 mod event;
 mod host;
 mod id;
+mod image;
 mod list;
 mod name;
 mod problem;
@@ -11,17 +13,19 @@ mod quantity;
 mod task;
 mod vm;
 
+pub use access::{MadeToken, NewToken, Role, Token};
 pub use event::Event;
 pub use host::{EngineInfo, HostInfo};
 pub use id::Id;
+pub use image::{ImageInfo, NewImage};
 pub use list::{List, ListQuery};
 pub use name::{ImageName, Name, NameError};
 pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
 pub use task::{NewTask, Task, TaskState};
 pub use vm::{
-    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Disk, DiskSource, Ending, Engine, Network, Nic, OnEnd,
-    PortForward, Protocol, Stats, User, VERBS, Verb, Vm, VmDefinition, VmState, VmStatus,
+    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Disk, DiskFormat, DiskSource, Ending, Engine, Network, Nic,
+    OnEnd, PortForward, Protocol, Stats, User, VERBS, Verb, Vm, VmDefinition, VmState, VmStatus,
 };
 
 /// A moment: RFC 3339 in JSON.

@@ -112,6 +112,10 @@ pub struct Disk {
     /// Where its contents are.
     #[serde(flatten)]
     pub source: DiskSource,
+    /// How a file's bytes are laid out. Found out once, when the guest gets the disk, if it is not said: later the guest could have
+    /// written whatever it likes there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<DiskFormat>,
     /// Whether the guest may only read.
     #[serde(default)]
     pub read_only: bool,
@@ -132,6 +136,16 @@ pub enum DiskSource {
     /// A file or a block device of the host, which stays when the guest goes.
     #[schema(value_type = String)]
     File(PathBuf),
+}
+
+/// How a disk's bytes are laid out in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// As they are.
+    Raw,
+    /// QEMU's format, version 2 or 3.
+    Qcow2,
 }
 
 /// A network card of a guest.
