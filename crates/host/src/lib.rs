@@ -1,4 +1,13 @@
 //! The daemon of one machine: what should exist, what runs, and who may change it. Command line, REST API and page are three faces of
 //! it.
 
+pub mod access;
+pub mod daemon;
+pub mod events;
+pub mod http;
+mod machine;
+pub mod paths;
+pub mod records;
 pub mod store;
+pub mod supervisor;
+pub mod tasks;

@@ -10,7 +10,7 @@ mod draft;
 mod error;
 pub mod images;
 mod progress;
-mod sparse;
+pub mod sparse;
 mod tool;
 
 pub use error::{Cause, Error, Result};

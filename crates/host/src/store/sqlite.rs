@@ -28,7 +28,8 @@ const MIGRATIONS: [&str; 1] =
      CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
      INSERT INTO counter VALUES ('revision', 0);"];
 
-type Entries = BTreeMap<String, (Revision, Arc<[u8]>)>;
+type Stored = (Revision, Arc<[u8]>);
+type Entries = BTreeMap<String, Stored>;
 
 /// What is known without asking the database.
 struct Shared {
@@ -155,7 +156,7 @@ struct Writer {
 struct Pending<'a> {
     base: &'a Entries,
     revision: Revision,
-    changed: BTreeMap<String, Option<(Revision, Arc<[u8]>)>>,
+    changed: BTreeMap<String, Option<Stored>>,
     commits: Vec<Arc<[Update]>>,
 }
 

@@ -1,0 +1,288 @@
+//! The daemon: puts the parts together, serves, and ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{HostInfo, Id, Size, Time, VmState};
+use serde::{Deserialize, Serialize};
+use storage::images::Store as Images;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use vmm::engine;
+
+use crate::access::Access;
+use crate::events::{self, Happening};
+use crate::http::{self, Peer};
+use crate::machine;
+use crate::paths::{Paths, PathsError};
+use crate::records;
+use crate::store::{Sqlite, Store, StoreError, Transaction};
+use crate::supervisor::{Shared, Supervisor};
+use crate::tasks::{Tasks, Work};
+
+/// How often old events are forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(600);
+/// How long connections may take to end when the daemon does.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Where what the daemon knows of itself is in the store.
+const SELF: &str = "host";
+
+/// What the daemon is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it keeps things.
+    pub state: PathBuf,
+    /// Where it listens for TCP: loopback addresses.
+    pub listen: Vec<SocketAddr>,
+    /// Where its Unix socket is, if not in its folder.
+    pub socket: Option<PathBuf>,
+    /// The program whose `vmm` is a guest's process.
+    pub program: PathBuf,
+}
+
+/// The daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Its folder.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// Its store.
+    #[error("{0}: {1}")]
+    Store(PathBuf, StoreError),
+    /// Another daemon has the folder.
+    #[error("{0}: another daemon uses this folder; give this one a folder of its own with --state-dir")]
+    InUse(PathBuf),
+    /// It cannot listen there.
+    #[error("--listen {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// It may not listen there.
+    #[error("--listen {0}: only loopback addresses can be served so far: there is no TLS yet")]
+    NotLoopback(SocketAddr),
+    /// Its socket.
+    #[error("--socket {0}: {1}")]
+    Socket(PathBuf, io::Error),
+    /// No engine runs guests here.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+}
+
+/// What the store knows of the daemon itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct Own {
+    id: Id,
+    /// The start of the machine that the daemon ran in last (proc(5), random/boot_id).
+    boot: String,
+}
+
+/// The parts of the daemon, for whoever serves requests.
+pub struct Host {
+    /// Its id.
+    pub id: Id,
+    /// When it started.
+    pub started: Time,
+    /// Where things are.
+    pub paths: Paths,
+    /// What is known.
+    pub store: Arc<dyn Store>,
+    /// What is being done.
+    pub tasks: Tasks,
+    /// The guests.
+    pub supervisor: Arc<Supervisor>,
+    /// Who may do what.
+    pub access: Access,
+}
+
+/// A task that tells its progress as the storage does.
+pub struct TaskProgress {
+    work: Work,
+    step: std::sync::Mutex<String>,
+}
+
+impl TaskProgress {
+    /// The progress of `work`.
+    pub fn new(work: Work) -> Self {
+        Self { work, step: Default::default() }
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, String> {
+        self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl storage::Progress for TaskProgress {
+    fn step(&self, what: &str) {
+        *self.current() = what.into();
+        self.work.progress(None, what);
+    }
+
+    fn amount(&self, done: u64, total: u64) {
+        let part = (total > 0).then(|| done as f64 / total as f64);
+        self.work.progress(part, &self.current());
+    }
+
+    fn cancelled(&self) -> bool {
+        self.work.is_cancelled()
+    }
+}
+
+impl Host {
+    async fn open(config: &Config) -> Result<Arc<Host>, DaemonError> {
+        let paths = Paths::new(&config.state)?;
+        let database = paths.database();
+        let opened = Sqlite::open(&database).map_err(|error| match error {
+            StoreError::Database(rusqlite::Error::SqliteFailure(why, _))
+                if why.code == rusqlite::ErrorCode::DatabaseBusy =>
+            {
+                DaemonError::InUse(config.state.clone())
+            }
+            other => DaemonError::Store(database.clone(), other),
+        });
+        let store: Arc<dyn Store> = Arc::new(opened?);
+        let told = |error| DaemonError::Store(database.clone(), error);
+        let (id, booted) = introduce(&*store).await.map_err(told)?;
+        let choice = engine::choose(engine::Kind::Auto)?;
+        let shared = Shared {
+            images: Images::new(paths.images()),
+            paths: paths.clone(),
+            store: Arc::clone(&store),
+            program: config.program.clone(),
+            engine: if choice.engine.name() == "kvm" { engine::Kind::Kvm } else { engine::Kind::Soft },
+            why: choice.why.unwrap_or_default(),
+        };
+        let host = Host {
+            id,
+            started: Time::now(),
+            paths,
+            tasks: Tasks::new(Arc::clone(&store)),
+            supervisor: Arc::new(Supervisor::new(shared)),
+            access: Access::new(Arc::clone(&store)),
+            store,
+        };
+        host.recover(booted).await.map_err(told)?;
+        Ok(Arc::new(host))
+    }
+
+    async fn recover(&self, booted: bool) -> Result<(), StoreError> {
+        let unfinished = self.tasks.recover().await?;
+        let (vms, alive) = self.supervisor.recover(booted).await?;
+        let message = format!(
+            "the daemon has started: {vms} guests, {alive} of them run; {} tasks had been interrupted",
+            unfinished.len()
+        );
+        tracing::info!("{message}");
+        let happening = Happening::new("host.started", message).to("/api/v1/host", machine::host_name());
+        self.store.commit(happening.add(Transaction::new())?).await.map(drop)
+    }
+
+    /// What the machine has, and what of it is in use.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn info(&self) -> Result<HostInfo, StoreError> {
+        let (records, _) = records::list(&*self.store).await?;
+        let running: Vec<_> =
+            records.iter().map(|(record, _)| &record.vm).filter(|vm| vm.status.state.is_alive()).collect();
+        let (memory, memory_available) = machine::memory();
+        let (storage, storage_available) = machine::storage(self.paths.state());
+        Ok(HostInfo {
+            id: self.id,
+            name: machine::host_name(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: self.started,
+            kernel: machine::kernel(),
+            processor: machine::processor(),
+            cpus: machine::cpus(),
+            nodes: machine::nodes(),
+            memory,
+            memory_available,
+            storage,
+            storage_available,
+            engine: self.supervisor.engine(),
+            vms: records.len() as u32,
+            vms_running: running.iter().filter(|vm| vm.status.state == VmState::Running).count() as u32,
+            cpus_promised: running.iter().map(|vm| vm.definition.cpus).sum(),
+            memory_promised: Size(running.iter().map(|vm| vm.definition.memory.0).sum()),
+        })
+    }
+}
+
+/// The daemon's id, made at its first start, and whether the machine has started since it ran last.
+async fn introduce(store: &dyn Store) -> Result<(Id, bool), StoreError> {
+    let boot = machine::boot_id();
+    let before = store.get(SELF).await?;
+    let known: Option<Own> = before.map(|entry| serde_json::from_slice(&entry.value)).transpose()?;
+    let booted = known.as_ref().is_some_and(|own| own.boot != boot);
+    let own = Own { id: known.map_or_else(Id::new, |own| own.id), boot };
+    store.commit(Transaction::new().put(SELF, &own)?).await?;
+    Ok((own.id, booted))
+}
+
+/// Serves until `stop` says so. Guests go on.
+///
+/// # Errors
+/// If the daemon cannot start.
+pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
+    if let Some(address) = config.listen.iter().find(|address| !address.ip().is_loopback()) {
+        return Err(DaemonError::NotLoopback(*address));
+    }
+    let mut tcp = Vec::new();
+    for address in &config.listen {
+        tcp.push(TcpListener::bind(address).await.map_err(|error| DaemonError::Listen(*address, error))?);
+    }
+    let host = Host::open(&config).await?;
+    let path = config.socket.clone().unwrap_or_else(|| host.paths.socket());
+    let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
+    let service = http::router(Arc::clone(&host)).into_make_service_with_connect_info::<Peer>();
+    let mut servers = tokio::task::JoinSet::new();
+    for listener in tcp {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("listens at http://{address}");
+        }
+        let ended = ended(stop.clone());
+        let server = axum::serve(listener, service.clone()).with_graceful_shutdown(ended);
+        servers.spawn(server.into_future());
+    }
+    tracing::info!("listens at {}", path.display());
+    let server = axum::serve(socket, service).with_graceful_shutdown(ended(stop.clone()));
+    servers.spawn(server.into_future());
+    let keeper = tokio::spawn(keep_house(Arc::clone(&host)));
+    // A sender that is gone says stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+    // Watchers and consoles would stay for ever.
+    let _ = tokio::time::timeout(FAREWELL, async { while servers.join_next().await.is_some() {} }).await;
+    keeper.abort();
+    // Whoever removed it before us had a reason.
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}
+
+async fn ended(mut stop: watch::Receiver<bool>) {
+    // As above.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn keep_house(host: Arc<Host>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        if let Err(error) = events::trim(&*host.store).await {
+            tracing::warn!("old events cannot be forgotten: {error}");
+        }
+    }
+}
+
+/// A socket for every user: who is at the other end is asked for each connection. One that a killed daemon left is replaced.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon listens there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}

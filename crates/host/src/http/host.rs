@@ -1,0 +1,27 @@
+//! `/host`: the machine.
+
+use std::sync::Arc;
+
+use api::{HostInfo, Problem};
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::caller::Viewer;
+use super::error::Result;
+use crate::daemon::Host;
+
+/// What the machine has, and what of it is in use.
+#[utoipa::path(get, path = "/host", tag = "host", responses(
+    (status = 200, description = "The machine", body = HostInfo),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn get(State(host): State<Arc<Host>>, _: Viewer) -> Result<axum::Json<HostInfo>> {
+    Ok(axum::Json(host.info().await?))
+}
+
+/// Whether requests can be served: whether the store can be read.
+pub async fn ready(host: Arc<Host>) -> (StatusCode, &'static str) {
+    match host.store.list("revision-only/").await {
+        Ok(_) => (StatusCode::OK, "ready\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store cannot be read\n"),
+    }
+}

@@ -1,0 +1,131 @@
+//! The REST API, `/api/v1`. Handlers say what HTTP has to do with it; what is done is done elsewhere.
+
+mod caller;
+mod console;
+mod error;
+mod events;
+mod guard;
+mod host;
+mod images;
+mod input;
+mod lists;
+mod metrics;
+mod tasks;
+mod tokens;
+mod vms;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::daemon::Host;
+pub use caller::Peer;
+use error::Error;
+
+/// The longest that a request may wait for a task.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The longest body of a request, bytes.
+const LONGEST_BODY: usize = 1 << 20;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tessera",
+        description = "One machine's guests, images and what happens to them. Every change is a task; units are bytes, \
+            nanoseconds and RFC 3339 times; errors are RFC 9457 problems that name the field.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    security(("token" = [])),
+)]
+struct Description;
+
+/// All paths, and what describes them.
+fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
+    let mut description = Description::openapi();
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A token of this host. On its Unix socket and loopback address, root needs none."))
+        .build();
+    description
+        .components
+        .get_or_insert_default()
+        .security_schemes
+        .insert("token".into(), SecurityScheme::Http(scheme).into());
+    let v1 = OpenApiRouter::new()
+        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::get, vms::edit, vms::delete))
+        .routes(routes!(vms::start))
+        .routes(routes!(vms::shutdown))
+        .routes(routes!(vms::stop))
+        .routes(routes!(vms::reboot))
+        .routes(routes!(vms::reset))
+        .routes(routes!(vms::pause))
+        .routes(routes!(vms::resume))
+        .routes(routes!(vms::stats))
+        .routes(routes!(console::connect))
+        .routes(routes!(console::log))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::get, tasks::cancel))
+        .routes(routes!(events::list))
+        .routes(routes!(host::get))
+        .routes(routes!(images::list, images::build))
+        .routes(routes!(images::delete))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::delete));
+    let (router, description) = OpenApiRouter::with_openapi(description)
+        .nest("/api/v1", v1)
+        .routes(routes!(metrics::get))
+        .split_for_parts();
+    (router, description)
+}
+
+/// The description of the API: OpenAPI 3.1.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    described().1
+}
+
+/// Everything that the daemon serves.
+pub fn router(host: Arc<Host>) -> Router {
+    let (router, description) = described();
+    let description = Arc::new(description);
+    let ready = Arc::clone(&host);
+    router
+        .route("/api/v1/openapi.json", get(move || async move { axum::Json((*description).clone()) }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(move || host::ready(ready)))
+        .fallback(nothing)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::extract::DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(axum::middleware::from_fn(guard::check))
+        .layer(CompressionLayer::new().compress_when(
+            // A stream must not wait until a block of the compression is full.
+            SizeAbove::new(1024).and(NotForContentType::const_new("text/event-stream")),
+        ))
+        .layer(CatchPanicLayer::custom(|_| {
+            Error(api::Problem::internal("a fault in the daemon; its log says more")).into_response()
+        }))
+        .with_state(host)
+}
+
+async fn nothing(uri: axum::http::Uri) -> Error {
+    let path: String = uri.path().chars().take(200).collect();
+    Error(api::Problem::not_found(format!(
+        "there is nothing at {path}; /api/v1/openapi.json says what there is"
+    )))
+}
+
+async fn wrong_method() -> Error {
+    let detail = "this path does not take this method; /api/v1/openapi.json says what there is";
+    Error(api::Problem::new(405, "Method not allowed", detail))
+}

@@ -1,0 +1,321 @@
+//! `/vms`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Id, List, ListQuery, NewTask, Problem, Stats, Task, Verb, Vm, VmDefinition};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+
+use super::caller::{Admin, Operator, Viewer};
+use super::error::Result;
+use super::input::{Body, Query, if_match, merge, read};
+use super::tasks::{Wait, accepted, check};
+use super::{events, lists};
+use crate::access::Identity;
+use crate::daemon::Host;
+use crate::records::{self, Record};
+use crate::store::Update;
+use crate::supervisor::Options;
+
+/// How long a guest may take to power itself off if nothing is said, seconds.
+const DEADLINE: u64 = 90;
+
+fn with_tag(vm: &Vm, revision: u64) -> Response {
+    let mut response = axum::Json(vm).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{revision}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// All guests, the oldest first; as a stream (`Accept: text/event-stream`) first all of them, each as an event `put`, then `ready`, then every change:
+/// `put` with the guest, `delete` with its id.
+#[utoipa::path(get, path = "/vms", tag = "vms", params(ListQuery), responses(
+    (status = 200, description = "A page of guests", body = List<Vm>),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn list(
+    State(host): State<Arc<Host>>,
+    _: Viewer,
+    headers: HeaderMap,
+    Query(query): Query<ListQuery>,
+) -> Result<Response> {
+    let (records, revision) = records::list(&*host.store).await?;
+    if events::wants_stream(&headers) {
+        let first =
+            records.iter().filter_map(|(record, revision)| events::sent("put", *revision, &record.vm));
+        return events::stream(&host, first.collect(), revision, records::PREFIX, change).await;
+    }
+    let vms: Vec<_> = records.into_iter().map(|(record, _)| record.vm).collect();
+    Ok(axum::Json(lists::page(vms, &query, revision)?).into_response())
+}
+
+/// A change of a guest as a watcher hears of it.
+fn change(update: &Update) -> Option<axum::response::sse::Event> {
+    match &update.value {
+        Some(value) => {
+            let record: Record = serde_json::from_slice(value).ok()?;
+            events::sent("put", update.revision, &record.vm)
+        }
+        None => events::sent("delete", update.revision, &events::gone(&update.key)),
+    }
+}
+
+/// Whether what is made is started, too.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct CreateQuery {
+    /// Start it when it has been made.
+    #[serde(default)]
+    pub start: bool,
+    /// Wait so long at most until the task has ended: `30s`.
+    pub wait: Option<String>,
+}
+
+/// Makes a guest. The task's result is the guest.
+#[utoipa::path(post, path = "/vms", tag = "vms", params(CreateQuery), request_body = VmDefinition, responses(
+    (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn create(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Query(query): Query<CreateQuery>,
+    Body(definition): Body<VmDefinition>,
+) -> Result<Response> {
+    let wait = Wait { wait: query.wait };
+    check(&wait)?;
+    host.supervisor.check(&definition, None).await?;
+    let id = Id::new();
+    let new = new_task("vm.create", id, definition.name.as_str(), &identity);
+    let (doing, actor) = (Arc::clone(&host), identity.actor);
+    let task = host
+        .tasks
+        .begin(new, move |work| async move {
+            let progress = Arc::new(crate::daemon::TaskProgress::new(work.clone()));
+            let mut vm = doing.supervisor.create(id, definition, &actor, progress).await?;
+            if query.start {
+                work.progress(None, "starts it");
+                let options = Options { deadline: Duration::ZERO, force: false, actor };
+                doing.supervisor.verb(id, Verb::Start, options).await?;
+                (vm, _) = doing.supervisor.find(&id.to_string()).await?;
+            }
+            serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+        })
+        .await?;
+    accepted(&host, task, &wait).await
+}
+
+fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> NewTask {
+    NewTask { action, target: records::path(id), name: name.into(), actor: identity.actor.clone() }
+}
+
+/// One guest.
+#[utoipa::path(get, path = "/vms/{vm}", tag = "vms",
+    params(("vm" = String, Path, description = "Its name or id")), responses(
+    (status = 200, description = "The guest", body = Vm, headers(("ETag" = String, description = "What it is a version of"))),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn get(State(host): State<Arc<Host>>, _: Viewer, Path(vm): Path<String>) -> Result<Response> {
+    let (vm, revision) = host.supervisor.find(&vm).await?;
+    Ok(with_tag(&vm, revision))
+}
+
+/// Changes a guest: a JSON merge patch (RFC 7396) of its definition. What shows only after a start is marked in its status.
+#[utoipa::path(patch, path = "/vms/{vm}", tag = "vms",
+    params(("vm" = String, Path, description = "Its name or id"),
+        ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), Wait),
+    request_body(content = Object, content_type = "application/merge-patch+json"), responses(
+    (status = 202, description = "It is being changed", body = Task), (status = 200, description = "The task has ended", body = Task),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn edit(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path(vm): Path<String>,
+    Query(wait): Query<Wait>,
+    headers: HeaderMap,
+    Body(patch): Body<Value>,
+) -> Result<Response> {
+    check(&wait)?;
+    let (vm, revision) = host.supervisor.find(&vm).await?;
+    let expect = if_match(&headers)?;
+    if expect.is_some_and(|expect| expect != revision) {
+        return Err(Problem::new(
+            412,
+            "It has changed",
+            "the guest has changed since it was read: read it again",
+        )
+        .into());
+    }
+    let before =
+        serde_json::to_value(&vm.definition).map_err(|error| Problem::internal(error.to_string()))?;
+    let mut after = before;
+    merge(&mut after, patch);
+    let definition: VmDefinition = read(&after)?;
+    host.supervisor.check(&definition, Some(vm.id)).await?;
+    let new = new_task("vm.edit", vm.id, vm.definition.name.as_str(), &identity);
+    let (doing, actor) = (Arc::clone(&host), identity.actor);
+    let work = move |_| async move {
+        // What was read must still be so: the patch was made into a whole definition.
+        doing.supervisor.edit(vm.id, definition, Some(revision), &actor).await?;
+        let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
+        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+    };
+    let task = host.tasks.begin(new, work).await?;
+    accepted(&host, task, &wait).await
+}
+
+/// What is to happen to a guest that runs.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteQuery {
+    /// Pull its plug first if it runs.
+    #[serde(default)]
+    pub force: bool,
+    /// Wait so long at most until the task has ended: `30s`.
+    pub wait: Option<String>,
+}
+
+/// Removes a guest with what it has of its own.
+#[utoipa::path(delete, path = "/vms/{vm}", tag = "vms",
+    params(("vm" = String, Path, description = "Its name or id"),
+        ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), DeleteQuery), responses(
+    (status = 202, description = "It is being removed", body = Task), (status = 200, description = "The task has ended", body = Task),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn delete(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path(vm): Path<String>,
+    Query(query): Query<DeleteQuery>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let wait = Wait { wait: query.wait };
+    check(&wait)?;
+    let expect = if_match(&headers)?;
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    let new = new_task("vm.delete", vm.id, vm.definition.name.as_str(), &identity);
+    let (doing, actor) = (Arc::clone(&host), identity.actor);
+    let work = move |_| async move {
+        doing.supervisor.delete(vm.id, query.force, expect, &actor).await.map(|()| json!({}))
+    };
+    let task = host.tasks.begin(new, work).await?;
+    accepted(&host, task, &wait).await
+}
+
+/// How a guest is asked to end.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Close {
+    /// How many seconds it may take to power itself off; 90 if nothing is said.
+    #[schema(minimum = 1, maximum = 86400)]
+    pub deadline: Option<u64>,
+    /// Pull its plug when it has not by then.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Begins a task that does `verb` with the guest.
+async fn do_verb(
+    host: Arc<Host>,
+    identity: Identity,
+    vm: &str,
+    verb: Verb,
+    wait: &Wait,
+    close: Close,
+) -> Result<Response> {
+    check(wait)?;
+    let seconds = close.deadline.unwrap_or(DEADLINE);
+    if !(1..=86400).contains(&seconds) {
+        let wrong = api::Invalid::new("/deadline", seconds, "1 to 86400 seconds");
+        return Err(Problem::invalid(vec![wrong]).into());
+    }
+    let (vm, _) = host.supervisor.find(vm).await?;
+    let new = new_task(verb.action(), vm.id, vm.definition.name.as_str(), &identity);
+    let options =
+        Options { deadline: Duration::from_secs(seconds), force: close.force, actor: identity.actor };
+    let doing = Arc::clone(&host);
+    let work = move |_| async move {
+        doing.supervisor.verb(vm.id, verb, options).await?;
+        let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
+        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+    };
+    let task = host.tasks.begin(new, work).await?;
+    accepted(&host, task, wait).await
+}
+
+/// Makes the handlers of verbs that need to know nothing more.
+macro_rules! verbs {
+    ($($(#[doc = $doc:literal])+ $name:ident, $path:literal, $verb:ident;)*) => {$(
+        $(#[doc = $doc])+
+        #[utoipa::path(post, path = $path, tag = "vms",
+            params(("vm" = String, Path, description = "Its name or id"), Wait), responses(
+            (status = 202, description = "It is being done", body = Task),
+            (status = 200, description = "The task has ended", body = Task),
+            (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+        pub async fn $name(
+            State(host): State<Arc<Host>>,
+            Operator(identity): Operator,
+            Path(vm): Path<String>,
+            Query(wait): Query<Wait>,
+        ) -> Result<Response> {
+            do_verb(host, identity, &vm, Verb::$verb, &wait, Close::default()).await
+        }
+    )*};
+}
+
+/// The same for those that wait for the guest to end.
+macro_rules! closing_verbs {
+    ($($(#[doc = $doc:literal])+ $name:ident, $path:literal, $verb:ident;)*) => {$(
+        $(#[doc = $doc])+
+        #[utoipa::path(post, path = $path, tag = "vms",
+            params(("vm" = String, Path, description = "Its name or id"), Wait), request_body = Close, responses(
+            (status = 202, description = "It is being done", body = Task),
+            (status = 200, description = "The task has ended", body = Task),
+            (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+        pub async fn $name(
+            State(host): State<Arc<Host>>,
+            Operator(identity): Operator,
+            Path(vm): Path<String>,
+            Query(wait): Query<Wait>,
+            Body(close): Body<Close>,
+        ) -> Result<Response> {
+            do_verb(host, identity, &vm, Verb::$verb, &wait, close).await
+        }
+    )*};
+}
+
+verbs! {
+    /// Starts a guest.
+    start, "/vms/{vm}/start", Start;
+    /// Pulls a guest's plug.
+    stop, "/vms/{vm}/stop", Stop;
+    /// Presses a guest's reset button.
+    reset, "/vms/{vm}/reset", Reset;
+    /// Has a guest stand still.
+    pause, "/vms/{vm}/pause", Pause;
+    /// Has a paused guest go on.
+    resume, "/vms/{vm}/resume", Resume;
+}
+
+closing_verbs! {
+    /// Asks a guest to power itself off.
+    shutdown, "/vms/{vm}/shutdown", Shutdown;
+    /// Asks a guest to power itself off, and starts it again.
+    reboot, "/vms/{vm}/reboot", Reboot;
+}
+
+/// What a running guest uses.
+#[utoipa::path(get, path = "/vms/{vm}/stats", tag = "vms",
+    params(("vm" = String, Path, description = "Its name or id")), responses(
+    (status = 200, description = "What it uses", body = Stats),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn stats(
+    State(host): State<Arc<Host>>,
+    _: Viewer,
+    Path(vm): Path<String>,
+) -> Result<axum::Json<Stats>> {
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    Ok(axum::Json(host.supervisor.stats(vm.id).await?))
+}

@@ -1,0 +1,63 @@
+//! The machine under the daemon, as the kernel tells of it (proc(5), sysfs(5)).
+
+use std::fs;
+use std::path::Path;
+
+use api::Size;
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// The start of the machine that this is: another after every start.
+pub fn boot_id() -> String {
+    text("/proc/sys/kernel/random/boot_id")
+}
+
+/// The machine's host name.
+pub fn host_name() -> String {
+    text("/proc/sys/kernel/hostname")
+}
+
+/// Version of its kernel.
+pub fn kernel() -> String {
+    text("/proc/sys/kernel/osrelease")
+}
+
+/// Its processor's name.
+pub fn processor() -> String {
+    let info = text("/proc/cpuinfo");
+    let line = info.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned()).unwrap_or_default()
+}
+
+/// Processors that are online.
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u32)
+}
+
+/// NUMA nodes.
+pub fn nodes() -> u32 {
+    let list = fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();
+    let node = |name: &str| name.strip_prefix("node").is_some_and(|rest| rest.parse::<u32>().is_ok());
+    (list.filter(|entry| node(&entry.file_name().to_string_lossy())).count() as u32).max(1)
+}
+
+/// Memory it has, and memory that could be given out now.
+pub fn memory() -> (Size, Size) {
+    let info = text("/proc/meminfo");
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let size = |name: &str| Size(field(name).unwrap_or(0) << 10);
+    (size("MemTotal:"), size("MemAvailable:"))
+}
+
+/// Room on the file system of `path`, and what of it is free.
+pub fn storage(path: &Path) -> (Size, Size) {
+    match rustix::fs::statvfs(path) {
+        Ok(stat) => (Size(stat.f_blocks * stat.f_frsize), Size(stat.f_bavail * stat.f_frsize)),
+        Err(_) => (Size(0), Size(0)),
+    }
+}

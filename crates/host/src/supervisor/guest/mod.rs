@@ -1,0 +1,173 @@
+//! One guest: a task of its own that does what is asked of it, one thing after the other, and follows its process.
+
+mod end;
+mod order;
+mod start;
+
+use std::future::pending;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Problem, Time, VmState};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use vmm::control::StateReport;
+
+use super::process::Process;
+use super::rpc::Client;
+use super::{Shared, store_problem};
+use crate::events::Happening;
+use crate::records::{self, Record};
+use crate::store::Revision;
+
+pub use order::{Options, Order};
+
+/// How orders come to a guest.
+pub type Orders = mpsc::UnboundedSender<Order>;
+type Reply = oneshot::Sender<Result<(), Problem>>;
+
+/// A guest that ran for so long has not failed to start.
+const RAN_WELL: Duration = Duration::from_secs(600);
+
+/// A guest and what is known of it.
+pub struct Guest {
+    shared: Arc<Shared>,
+    record: Record,
+    revision: Revision,
+    running: Option<Running>,
+    closing: Option<Closing>,
+    /// When it is to start again by itself.
+    restart: Option<Instant>,
+}
+
+/// Its process.
+struct Running {
+    client: Client,
+    events: mpsc::UnboundedReceiver<StateReport>,
+    process: Process,
+    since: Instant,
+}
+
+/// Somebody has asked it to power itself off.
+struct Closing {
+    deadline: Instant,
+    /// Whether its plug is pulled then.
+    force: bool,
+    /// Whether it starts again.
+    again: bool,
+    actor: String,
+    reply: Reply,
+}
+
+/// What comes next.
+enum Next {
+    Order(Order),
+    Event(StateReport),
+    Ended(Option<ExitStatus>),
+    Deadline,
+    Restart,
+}
+
+impl Running {
+    /// What happens in the guest, or to its process.
+    async fn next(&mut self) -> Next {
+        tokio::select! {
+            biased;
+            Some(report) = self.events.recv() => Next::Event(report),
+            status = self.process.ended() => Next::Ended(status),
+        }
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
+impl Guest {
+    /// Looks after a guest from now on. One that a daemon before this one left running is taken over; `autostart` says what becomes
+    /// of one whose process is gone.
+    pub fn spawn(shared: Arc<Shared>, record: Record, revision: Revision) -> Orders {
+        let (orders, incoming) = mpsc::unbounded_channel();
+        let guest = Guest { shared, record, revision, running: None, closing: None, restart: None };
+        tokio::spawn(guest.live(incoming));
+        orders
+    }
+
+    async fn live(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        loop {
+            let running = async {
+                match &mut self.running {
+                    Some(running) => running.next().await,
+                    None => pending().await,
+                }
+            };
+            let next = tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => Next::Order(order),
+                    None => return,
+                },
+                next = running => next,
+                () = at(self.closing.as_ref().map(|closing| closing.deadline)) => Next::Deadline,
+                () = at(self.restart) => Next::Restart,
+            };
+            match next {
+                Next::Order(order) => {
+                    if self.obey(order).await {
+                        return;
+                    }
+                }
+                Next::Event(report) => self.on_event(report).await,
+                Next::Ended(status) => self.on_process_end(status).await,
+                Next::Deadline => self.on_deadline().await,
+                Next::Restart => self.on_restart().await,
+            }
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.record.vm.definition.name.as_str()
+    }
+
+    fn state(&self) -> VmState {
+        self.record.vm.status.state
+    }
+
+    /// Something that happened to this guest.
+    fn happening(&self, kind: &str, message: impl Into<String>) -> Happening {
+        Happening::new(kind, message).to(records::path(self.record.vm.id), self.name())
+    }
+
+    fn set_state(&mut self, state: VmState) {
+        let status = &mut self.record.vm.status;
+        if status.state != state {
+            (status.state, status.since) = (state, Time::now());
+        }
+    }
+
+    /// Makes what the record says durable, together with what happened.
+    async fn save(&mut self, happening: Option<Happening>) -> Result<(), Problem> {
+        let name = self.record.vm.definition.name.clone();
+        self.save_renamed(&name, happening).await
+    }
+
+    /// The same for a guest that was called `old` so far.
+    async fn save_renamed(&mut self, old: &api::Name, happening: Option<Happening>) -> Result<(), Problem> {
+        let mut transaction = records::update(old, &self.record, self.revision).map_err(store_problem)?;
+        if let Some(happening) = happening {
+            transaction = happening.add(transaction).map_err(store_problem)?;
+        }
+        self.revision = self.shared.store.commit(transaction).await.map_err(store_problem)?;
+        Ok(())
+    }
+
+    /// Saves where it is told to nobody that it could not be.
+    async fn note(&mut self, happening: Option<Happening>) {
+        if let Err(problem) = self.save(happening).await {
+            tracing::error!("what became of {} cannot be recorded: {problem}", self.name());
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What can be asked of a guest.
+
+use std::time::Duration;
+
+use api::{Problem, Stats, Verb, VmDefinition, VmState};
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Closing, Guest, Reply};
+use crate::records;
+use crate::store::Revision;
+use crate::supervisor::{rpc_problem, store_problem};
+
+/// How a verb is to be done.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a guest may take to power itself off.
+    pub deadline: Duration,
+    /// Whether its plug is pulled when it has not by then.
+    pub force: bool,
+    /// Who wants it.
+    pub actor: String,
+}
+
+/// Something asked of a guest.
+pub enum Order {
+    /// Does a verb.
+    Verb(Verb, Options, Reply),
+    /// Makes it what `definition` says, if it is still what it was at the revision.
+    Edit(Box<VmDefinition>, Option<Revision>, String, Reply),
+    /// Removes it with what it has of its own. One that runs is stopped only if that is wanted.
+    Delete {
+        /// Whether one that runs is stopped.
+        force: bool,
+        /// Only if it is still what it was at this revision.
+        expect: Option<Revision>,
+        /// Who wants it.
+        actor: String,
+        /// What became of it.
+        reply: Reply,
+    },
+    /// Asks what it uses.
+    Stats(oneshot::Sender<Result<Stats, Problem>>),
+    /// Looks for what a daemon before this one left; after a start of the machine there is nothing.
+    TakeOver {
+        /// Whether the machine has started since.
+        booted: bool,
+        /// Done.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// What a guest says to a stale expectation.
+fn stale() -> Problem {
+    Problem::new(412, "It has changed", "the guest has changed since it was read: read it again")
+}
+
+impl Guest {
+    /// Does what is asked; true if that was the last thing.
+    pub(super) async fn obey(&mut self, order: Order) -> bool {
+        match order {
+            Order::Verb(verb, options, reply) => self.do_verb(verb, options, reply).await,
+            Order::Edit(definition, expect, actor, reply) => {
+                // Nobody may wait for it.
+                let _ = reply.send(self.edit(*definition, expect, actor).await);
+            }
+            Order::Delete { force, expect, actor, reply } => {
+                let result = self.delete(force, expect, &actor).await;
+                let gone = result.is_ok();
+                let _ = reply.send(result);
+                return gone;
+            }
+            Order::Stats(reply) => drop(reply.send(self.stats().await)),
+            Order::TakeOver { booted, reply } => {
+                self.take_over(booted).await;
+                let _ = reply.send(());
+            }
+        }
+        false
+    }
+
+    async fn do_verb(&mut self, verb: Verb, options: Options, reply: Reply) {
+        let actor = options.actor.clone();
+        let result = match verb {
+            Verb::Start => self.start_for(&actor).await,
+            Verb::Stop => self.stop_for(&actor).await,
+            Verb::Pause => self.pause(&actor).await,
+            Verb::Resume => self.resume(&actor).await,
+            Verb::Reset => self.reset(&actor).await,
+            Verb::Shutdown | Verb::Reboot => {
+                return self.close(options, verb == Verb::Reboot, reply).await;
+            }
+        };
+        // Nobody may wait for it.
+        let _ = reply.send(result);
+    }
+
+    /// A problem unless it is in one of these states.
+    fn must_be(&self, states: &[VmState], otherwise: &str) -> Result<(), Problem> {
+        if states.contains(&self.state()) {
+            return Ok(());
+        }
+        Err(Problem::conflict(format!("{} is {}: {otherwise}", self.name(), self.state().word())))
+    }
+
+    async fn start_for(&mut self, actor: &str) -> Result<(), Problem> {
+        self.must_be(&[VmState::Stopped, VmState::Crashed], "only a guest that does not run can be started")?;
+        self.restart = None;
+        self.record.vm.status.restarts = 0;
+        self.start(Some(actor)).await
+    }
+
+    async fn stop_for(&mut self, actor: &str) -> Result<(), Problem> {
+        if self.running.is_none() {
+            return self.stay_stopped(actor).await;
+        }
+        self.record.wanted = false;
+        self.end("stopped", &format!("{actor} pulled its plug"), Some(actor)).await;
+        Ok(())
+    }
+
+    /// One that does not run, and perhaps waits to start again, does not.
+    async fn stay_stopped(&mut self, actor: &str) -> Result<(), Problem> {
+        self.restart = None;
+        self.record.wanted = false;
+        self.set_state(VmState::Stopped);
+        let happening = self.happening("vm.stopped", "does not run").by(actor);
+        self.save(Some(happening)).await
+    }
+
+    async fn pause(&mut self, actor: &str) -> Result<(), Problem> {
+        self.must_be(&[VmState::Running], "only one that runs can be paused")?;
+        self.call("pause").await?;
+        self.set_state(VmState::Paused);
+        let happening = self.happening("vm.paused", "stands still").by(actor);
+        self.save(Some(happening)).await
+    }
+
+    async fn resume(&mut self, actor: &str) -> Result<(), Problem> {
+        self.must_be(&[VmState::Paused], "only one that is paused can be resumed")?;
+        self.call("resume").await?;
+        self.set_state(VmState::Running);
+        let happening = self.happening("vm.resumed", "goes on").by(actor);
+        self.save(Some(happening)).await
+    }
+
+    async fn reset(&mut self, actor: &str) -> Result<(), Problem> {
+        let alive = [VmState::Running, VmState::Paused, VmState::Stopping];
+        self.must_be(&alive, "only one that runs can be reset")?;
+        self.call("reset").await?;
+        self.closing = None;
+        self.set_state(VmState::Running);
+        let happening = self.happening("vm.reset", "was reset").by(actor);
+        self.save(Some(happening)).await
+    }
+
+    /// Asks it to power itself off, and goes on: the answer comes when it has.
+    async fn close(&mut self, options: Options, again: bool, reply: Reply) {
+        let asked = self.ask_to_close(&options, again).await;
+        if let Err(problem) = asked {
+            let _ = reply.send(Err(problem));
+            return;
+        }
+        if self.running.is_none() {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        let deadline = Instant::now() + options.deadline;
+        let closing = Closing { deadline, force: options.force, again, actor: options.actor, reply };
+        if let Some(before) = self.closing.replace(closing) {
+            let _ = before.reply.send(Err(Problem::conflict("somebody else asked for it, too")));
+        }
+    }
+
+    async fn ask_to_close(&mut self, options: &Options, again: bool) -> Result<(), Problem> {
+        if self.running.is_none() && !again {
+            return self.stay_stopped(&options.actor).await;
+        }
+        self.must_be(&[VmState::Running, VmState::Stopping], "only one that runs can power itself off")?;
+        self.call("power_button").await?;
+        self.record.wanted = again;
+        self.set_state(VmState::Stopping);
+        let message = format!("was asked to power itself off within {} s", options.deadline.as_secs());
+        let happening = self.happening("vm.stopping", message).by(&options.actor);
+        self.save(Some(happening)).await
+    }
+
+    /// Calls a method that answers with its state.
+    pub(super) async fn call(&self, method: &str) -> Result<Value, Problem> {
+        let gone = || Problem::conflict(format!("{} has no process", self.name()));
+        let running = self.running.as_ref().ok_or_else(gone)?;
+        running.client.call(method, Value::Null, &[]).await.map_err(rpc_problem)
+    }
+
+    async fn stats(&self) -> Result<Stats, Problem> {
+        let stats: vmm::control::Stats = serde_json::from_value(self.call("stats").await?)
+            .map_err(|error| Problem::internal(error.to_string()))?;
+        Ok(Stats {
+            guest_time_ns: stats.guest_time_ns,
+            cpu_time_ns: stats.processors.iter().map(|processor| processor.cpu_time_ns).collect(),
+            memory: api::Size(stats.memory),
+            resident: api::Size(stats.resident),
+        })
+    }
+
+    async fn edit(
+        &mut self,
+        definition: VmDefinition,
+        expect: Option<Revision>,
+        actor: String,
+    ) -> Result<(), Problem> {
+        if expect.is_some_and(|expect| expect != self.revision) {
+            return Err(stale());
+        }
+        let before = self.record.clone();
+        let runs = self.running.is_some();
+        self.record.vm.status.pending_restart |= runs && needs_restart(&before.vm.definition, &definition);
+        let made = self.shared.change_disks(&before.vm, &definition).await?;
+        self.record.vm.definition = definition;
+        let happening = self.happening("vm.edited", "was edited").by(actor);
+        let saved = self.save_renamed(&before.vm.definition.name, Some(happening)).await;
+        if let Err(problem) = saved {
+            self.record = before;
+            made.undo();
+            return Err(problem);
+        }
+        made.keep();
+        Ok(())
+    }
+
+    async fn delete(&mut self, force: bool, expect: Option<Revision>, actor: &str) -> Result<(), Problem> {
+        if expect.is_some_and(|expect| expect != self.revision) {
+            return Err(stale());
+        }
+        if self.running.is_some() {
+            if !force {
+                self.must_be(&[VmState::Stopped, VmState::Crashed], "stop it first, or say force")?;
+            }
+            self.stop_for(actor).await?;
+        }
+        let happening = self.happening("vm.deleted", "was deleted").by(actor);
+        let transaction =
+            happening.add(records::delete(&self.record, self.revision)).map_err(store_problem)?;
+        self.shared.store.commit(transaction).await.map_err(store_problem)?;
+        // What cannot be removed now is swept at the daemon's next start: nobody knows of it any more.
+        let id = self.record.vm.id;
+        let shared = self.shared.clone();
+        let _ = tokio::task::spawn_blocking(move || shared.remove_files(id)).await;
+        Ok(())
+    }
+}
+
+/// Whether what changed between two definitions shows only after a start.
+fn needs_restart(before: &VmDefinition, after: &VmDefinition) -> bool {
+    let at_start = |d: &VmDefinition| {
+        (d.cpus, d.memory, d.engine, d.boot.clone(), d.disks.clone(), d.nics.clone(), d.on_reboot)
+    };
+    at_start(before) != at_start(after)
+}

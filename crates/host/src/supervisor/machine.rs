@@ -1,0 +1,161 @@
+//! Makes a guest's machine: opens what its definition names and hands it to its process, which opens nothing itself.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use api::{DiskFormat, DiskSource, Id, OnEnd, VmDefinition};
+use disk::Format;
+use serde_json::Value;
+use storage::images::Store as Images;
+use vmm::control::{DiskSpec, MachineSpec, OnPanic, OnReset, console};
+use vmm::engine;
+
+use crate::paths::{self, Paths};
+
+/// How much of what a guest says is remembered, bytes.
+const CONSOLE_LOG: u64 = 1 << 18;
+/// What a kernel is told if nothing is said.
+const COMMAND_LINE: &str = "console=ttyS0";
+
+/// A guest's machine cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Something that its definition names cannot be opened.
+    #[error("{what} {path}: {error}")]
+    Open {
+        /// What it is.
+        what: String,
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// It names nothing to boot.
+    #[error("there is nothing to boot: give the guest an image as its first disk, or a kernel")]
+    NothingToBoot,
+    /// The host cannot do it.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// The message `create` for a guest's process, and the files that go with it.
+pub struct Machine {
+    pub params: Value,
+    pub files: Vec<OwnedFd>,
+}
+
+#[derive(Default)]
+struct Files(Vec<OwnedFd>);
+
+impl Files {
+    /// Opens a file; gives its number in the message.
+    fn open(&mut self, what: &str, path: &Path, write: bool) -> Result<usize, MachineError> {
+        let opened = File::options().read(true).write(write).open(path);
+        let told = |error| MachineError::Open { what: what.into(), path: path.into(), error };
+        Ok(self.add(opened.map_err(told)?))
+    }
+
+    fn add(&mut self, file: impl Into<OwnedFd>) -> usize {
+        self.0.push(file.into());
+        self.0.len() - 1
+    }
+}
+
+/// Opens what guest `id` is made of; `engine` is to execute it.
+///
+/// # Errors
+/// If something that its definition names cannot be opened.
+pub fn open(
+    paths: &Paths,
+    images: &Images,
+    id: Id,
+    definition: &VmDefinition,
+    engine: engine::Kind,
+) -> Result<Machine, MachineError> {
+    let mut files = Files::default();
+    let boot = find_boot(images, definition)?;
+    let spec = MachineSpec {
+        processors: definition.cpus,
+        memory: definition.memory.0,
+        engine,
+        kernel: files.open("the kernel", &boot.kernel, false)?,
+        initrd: boot.initrd.map(|path| files.open("the initial RAM disk", &path, false)).transpose()?,
+        command_line: boot.command_line,
+        console: None,
+        console_socket: Some(files.add(listen(&paths.console_socket(id))?)),
+        console_log: Some(files.add(console_log(paths, id)?)),
+        disks: open_disks(paths, id, definition, &mut files)?,
+        on_reset: match definition.on_reboot {
+            OnEnd::Restart => OnReset::Restart,
+            OnEnd::Stop => OnReset::End,
+        },
+        on_panic: OnPanic::End,
+    };
+    let params = serde_json::to_value(spec).map_err(|error| MachineError::Host(error.to_string()))?;
+    Ok(Machine { params, files: files.0 })
+}
+
+struct Boot {
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    command_line: String,
+}
+
+fn find_boot(images: &Images, definition: &VmDefinition) -> Result<Boot, MachineError> {
+    let said = &definition.boot;
+    let line = |default: &str| said.command_line.clone().unwrap_or_else(|| default.to_owned());
+    if let Some(kernel) = &said.kernel {
+        let (kernel, initrd) = (kernel.clone(), said.initrd.clone());
+        return Ok(Boot { kernel, initrd, command_line: line(COMMAND_LINE) });
+    }
+    let name = definition.image().ok_or(MachineError::NothingToBoot)?;
+    let image = images.find(name).map_err(|error| MachineError::Host(error.to_string()))?;
+    let image = image.ok_or_else(|| MachineError::Host(format!("the image {name} is not there any more")))?;
+    Ok(Boot {
+        kernel: image.kernel(),
+        // An image's initial RAM disk fits its own kernel.
+        initrd: said.initrd.clone().or_else(|| image.initrd()),
+        command_line: line(&image.about.cmdline),
+    })
+}
+
+fn open_disks(
+    paths: &Paths,
+    id: Id,
+    definition: &VmDefinition,
+    files: &mut Files,
+) -> Result<Vec<DiskSpec>, MachineError> {
+    let mut disks = Vec::new();
+    for (number, disk) in definition.disks.iter().enumerate() {
+        let what = format!("disk {number}");
+        let (path, own) = match &disk.source {
+            DiskSource::Image(_) | DiskSource::Size(_) => (paths.disk(id, number), true),
+            DiskSource::File(path) => (path.clone(), false),
+        };
+        let file = files.open(&what, &path, !disk.read_only)?;
+        let format = match disk.format {
+            Some(DiskFormat::Qcow2) if !own => Format::Qcow2,
+            _ => Format::Raw,
+        };
+        let serial = if disk.serial.is_empty() { format!("tessera-{number}") } else { disk.serial.clone() };
+        disks.push(DiskSpec { file, format, read_only: disk.read_only, serial });
+    }
+    Ok(disks)
+}
+
+fn listen(path: &Path) -> Result<UnixListener, MachineError> {
+    // One of a process that is gone.
+    let _ = std::fs::remove_file(path);
+    let told = |error| MachineError::Open { what: "the console's socket".into(), path: path.into(), error };
+    UnixListener::bind(path).map_err(told)
+}
+
+fn console_log(paths: &Paths, id: Id) -> Result<File, MachineError> {
+    let path = paths.console_log(id);
+    let told = |error| MachineError::Open { what: "the console's log".into(), path: path.clone(), error };
+    paths::make(&paths.vm(id)).map_err(told)?;
+    console::create(&path, CONSOLE_LOG).map_err(told)
+}

@@ -1,0 +1,382 @@
+//! Looks after guests: each has a task of its own that starts its process, follows it, and does what its policy says.
+
+mod disks;
+mod guest;
+mod machine;
+mod process;
+mod rpc;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use api::{Engine, EngineInfo, Id, Invalid, Problem, Stats, Time, Verb, Vm, VmDefinition, VmState, VmStatus};
+use storage::images::Store as Images;
+use storage::{Progress, Silent};
+use tokio::sync::oneshot;
+use vmm::engine;
+
+use crate::events::Happening;
+use crate::paths::Paths;
+use crate::records::{self, Record};
+use crate::store::{Revision, Store, StoreError};
+use disks::Made;
+pub use guest::Options;
+use guest::{Guest, Order, Orders};
+use rpc::{Client, RpcError};
+
+/// What all guests' tasks need.
+pub struct Shared {
+    /// Where things are.
+    pub paths: Paths,
+    /// What guests boot from.
+    pub images: Images,
+    /// What is known.
+    pub store: Arc<dyn Store>,
+    /// This program: `tessera vmm` is a guest's process.
+    pub program: PathBuf,
+    /// What `auto` is here, and why.
+    pub engine: engine::Kind,
+    /// Why it is that.
+    pub why: String,
+}
+
+/// Looks after all guests of a host.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+    guests: RwLock<HashMap<Id, Orders>>,
+}
+
+/// A failed store is a failed host, except that somebody else may have been quicker.
+pub fn store_problem(error: StoreError) -> Problem {
+    match error {
+        StoreError::Conflict { key } if key.starts_with("vm-name/") => {
+            let name = key.trim_start_matches("vm-name/");
+            let detail = format!("there is a guest called {name} already: give it another name");
+            let mut problem = Problem::conflict(&detail);
+            problem.errors.push(Invalid::new("/name", name, detail));
+            problem
+        }
+        StoreError::Conflict { .. } => {
+            Problem::conflict("it has changed meanwhile: look at it and try again")
+        }
+        other => {
+            tracing::error!("{other}");
+            Problem::internal(other.to_string())
+        }
+    }
+}
+
+fn rpc_problem(error: RpcError) -> Problem {
+    match error {
+        RpcError::Refused { message, .. } => Problem::conflict(message),
+        other => Problem::internal(other.to_string()),
+    }
+}
+
+/// What a failure of the storage is to whoever asked.
+pub fn storage_problem(error: storage::Error) -> Problem {
+    let text = error.to_string();
+    match error.cause() {
+        storage::Cause::Asked => match error {
+            storage::Error::Invalid(wrong) => Problem::invalid(wrong),
+            _ => Problem::new(422, "The request is not valid", text),
+        },
+        storage::Cause::Missing => Problem::not_found(text),
+        storage::Cause::State | storage::Cause::Cancelled => Problem::conflict(text),
+        storage::Cause::Host => Problem::internal(text),
+    }
+}
+
+fn no_guest(name: &str) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    Problem::not_found(format!("there is no guest {shown}"))
+}
+
+impl Shared {
+    fn engine_kind(&self, definition: &VmDefinition) -> engine::Kind {
+        match definition.engine {
+            Engine::Auto => self.engine,
+            Engine::Kvm => engine::Kind::Kvm,
+            Engine::Soft => engine::Kind::Soft,
+        }
+    }
+
+    fn engine_of(&self, definition: &VmDefinition) -> Engine {
+        guest_engine(self.engine_kind(definition))
+    }
+
+    /// Removes the sockets of a process that is gone.
+    fn clear_run(&self, id: Id) -> io::Result<()> {
+        match fs::remove_dir_all(self.paths.run(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a guest had of its own.
+    fn remove_files(&self, id: Id) {
+        for folder in [self.paths.run(id), self.paths.vm(id)] {
+            if let Err(error) = fs::remove_dir_all(&folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!("{} stays behind: {error}", folder.display());
+            }
+        }
+    }
+
+    /// Makes the disks that a changed definition has and the one before had not.
+    async fn change_disks(&self, before: &Vm, after: &VmDefinition) -> Result<Made, Problem> {
+        let (paths, images) = (self.paths.clone(), Images::new(self.paths.images()));
+        let (id, before, after) = (before.id, before.definition.disks.clone(), after.disks.clone());
+        let make = move || disks::make(&paths, &images, id, &before, &after, &Silent);
+        let made = tokio::task::spawn_blocking(make).await;
+        made.map_err(|error| Problem::internal(error.to_string()))?
+    }
+}
+
+impl Supervisor {
+    /// Looks after the guests in `shared`'s store, none of which is known yet: [`recover`](Self::recover) comes first.
+    pub fn new(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared), guests: RwLock::default() }
+    }
+
+    /// What executes guests here.
+    pub fn engine(&self) -> EngineInfo {
+        EngineInfo { engine: guest_engine(self.shared.engine), why: self.shared.why.clone() }
+    }
+
+    fn orders(&self, id: Id) -> Result<Orders, Problem> {
+        let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
+        guests.get(&id).cloned().ok_or_else(|| no_guest(&id.to_string()))
+    }
+
+    fn remember(&self, id: Id, orders: Orders) {
+        self.guests.write().unwrap_or_else(PoisonError::into_inner).insert(id, orders);
+    }
+
+    /// The guest with this id or name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn find(&self, name_or_id: &str) -> Result<(Vm, Revision), Problem> {
+        let found = records::find(&*self.shared.store, name_or_id).await.map_err(store_problem)?;
+        found.map(|(record, revision)| (record.vm, revision)).ok_or_else(|| no_guest(name_or_id))
+    }
+
+    /// What is wrong with a definition, as far as that can be told without doing it; `own` is the guest that it is of, if there is
+    /// one already.
+    ///
+    /// # Errors
+    /// If a field is wrong, or its name is taken.
+    pub async fn check(&self, definition: &VmDefinition, own: Option<Id>) -> Result<(), Problem> {
+        let mut wrong = definition.check();
+        for (number, disk) in definition.disks.iter().enumerate() {
+            wrong.extend(disks::check(&self.shared.images, number, disk));
+        }
+        if definition.boot.kernel.is_none() && definition.image().is_none() {
+            let detail = "there is nothing to boot: give an image as the first disk, or a kernel";
+            wrong.push(Invalid::new("/boot/kernel", serde_json::Value::Null, detail));
+        }
+        if !wrong.is_empty() {
+            return Err(Problem::invalid(wrong));
+        }
+        let holder =
+            self.shared.store.get(&records::name_key(&definition.name)).await.map_err(store_problem)?;
+        match holder {
+            Some(entry) if serde_json::from_slice::<Id>(&entry.value).ok() != own => {
+                Err(store_problem(StoreError::Conflict { key: entry.key }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a guest. When this returns it is there for good, or nothing of it is.
+    ///
+    /// # Errors
+    /// If its definition is not valid, its name is taken or its disks cannot be made.
+    pub async fn create(
+        &self,
+        id: Id,
+        mut definition: VmDefinition,
+        actor: &str,
+        progress: Arc<dyn Progress + Send + Sync>,
+    ) -> Result<Vm, Problem> {
+        self.check(&definition, None).await?;
+        disks::settle(&mut definition)?;
+        let vm = Vm {
+            id,
+            definition,
+            created: Time::now(),
+            status: VmStatus {
+                state: VmState::Stopped,
+                since: Time::now(),
+                pid: None,
+                engine: None,
+                last_end: None,
+                restarts: 0,
+                pending_restart: false,
+            },
+        };
+        let (shared, disks) = (Arc::clone(&self.shared), vm.definition.disks.clone());
+        let make = move || disks::make(&shared.paths, &shared.images, id, &[], &disks, &*progress);
+        let made = tokio::task::spawn_blocking(make).await;
+        let made = made.map_err(|error| Problem::internal(error.to_string()))??;
+        let record = Record { vm, wanted: false };
+        let happening = Happening::new("vm.created", "was made").by(actor);
+        let happening = happening.to(records::path(id), record.vm.definition.name.as_str());
+        let transaction = records::create(&record).and_then(|transaction| happening.add(transaction));
+        let committed = match transaction {
+            Ok(transaction) => self.shared.store.commit(transaction).await,
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(revision) => {
+                made.keep();
+                self.remember(id, Guest::spawn(Arc::clone(&self.shared), record.clone(), revision));
+                Ok(record.vm)
+            }
+            Err(error) => {
+                made.undo();
+                Err(store_problem(error))
+            }
+        }
+    }
+
+    /// Asks a guest for something, and waits until it is done.
+    async fn ask<T>(
+        &self,
+        id: Id,
+        order: impl FnOnce(oneshot::Sender<Result<T, Problem>>) -> Order,
+    ) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        // A guest whose task has ended has been deleted.
+        let gone = || no_guest(&id.to_string());
+        self.orders(id)?.send(order(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Does a verb with a guest.
+    ///
+    /// # Errors
+    /// If it is not possible in the guest's state, or fails.
+    pub async fn verb(&self, id: Id, verb: Verb, options: Options) -> Result<(), Problem> {
+        self.ask(id, |reply| Order::Verb(verb, options, reply)).await
+    }
+
+    /// Makes a guest what `definition` says, if it is still what it was at revision `expect`.
+    ///
+    /// # Errors
+    /// If the definition is not valid, or the guest has changed.
+    pub async fn edit(
+        &self,
+        id: Id,
+        mut definition: VmDefinition,
+        expect: Option<Revision>,
+        actor: &str,
+    ) -> Result<(), Problem> {
+        self.check(&definition, Some(id)).await?;
+        disks::settle(&mut definition)?;
+        let actor = actor.to_owned();
+        self.ask(id, |reply| Order::Edit(Box::new(definition), expect, actor, reply)).await
+    }
+
+    /// Removes a guest and what it has of its own; one that runs only if that is `force`d.
+    ///
+    /// # Errors
+    /// If it runs, or has changed.
+    pub async fn delete(
+        &self,
+        id: Id,
+        force: bool,
+        expect: Option<Revision>,
+        actor: &str,
+    ) -> Result<(), Problem> {
+        let actor = actor.to_owned();
+        self.ask(id, |reply| Order::Delete { force, expect, actor, reply }).await?;
+        self.guests.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        Ok(())
+    }
+
+    /// What a running guest uses.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn stats(&self, id: Id) -> Result<Stats, Problem> {
+        self.ask(id, Order::Stats).await
+    }
+
+    /// Finds the guests again that a daemon before this one left, and removes what it had half made. `booted` says that the machine has
+    /// started since. Gives how many are there and how many of them run.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn recover(self: &Arc<Self>, booted: bool) -> Result<(usize, usize), StoreError> {
+        let (records, _) = records::list(&*self.shared.store).await?;
+        self.sweep(&records).await;
+        let mut waiting = Vec::new();
+        for (record, revision) in &records {
+            let orders = Guest::spawn(Arc::clone(&self.shared), record.clone(), *revision);
+            let (reply, done) = oneshot::channel();
+            if orders.send(Order::TakeOver { booted, reply }).is_ok() {
+                waiting.push(done);
+            }
+            self.remember(record.vm.id, orders);
+        }
+        for done in waiting {
+            // One whose task has ended has nothing to take over.
+            let _ = done.await;
+        }
+        if booted {
+            tokio::spawn(
+                Arc::clone(self).autostart(records.iter().map(|(record, _)| record.vm.clone()).collect()),
+            );
+        }
+        let (records, _) = records::list(&*self.shared.store).await?;
+        let alive = records.iter().filter(|(record, _)| record.vm.status.state.is_alive()).count();
+        Ok((records.len(), alive))
+    }
+
+    /// Starts what is to start with the machine, in its order.
+    async fn autostart(self: Arc<Self>, mut vms: Vec<Vm>) {
+        vms.retain(|vm| vm.definition.autostart.enabled);
+        vms.sort_by_key(|vm| (vm.definition.autostart.order, vm.created));
+        for vm in vms {
+            let options = Options { deadline: Duration::ZERO, force: false, actor: "autostart".into() };
+            if let Err(problem) = self.verb(vm.id, Verb::Start, options).await {
+                tracing::warn!("{} does not start with the host: {problem}", vm.definition.name);
+            }
+            tokio::time::sleep(Duration::from_secs(vm.definition.autostart.delay.into())).await;
+        }
+    }
+
+    /// Removes files and processes of guests that nobody knows of: they were being made or deleted when a daemon was killed.
+    async fn sweep(&self, known: &[records::Versioned]) {
+        let known: Vec<_> = known.iter().map(|(record, _)| record.vm.id).collect();
+        let folders = [self.shared.paths.vms(), self.shared.paths.state().join("run")];
+        let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        for entry in entries {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
+            let Some(id) = id.filter(|id| !known.contains(id)) else { continue };
+            if let Ok((client, _)) = Client::connect(&self.shared.paths.control_socket(id)).await {
+                // It ends with its answer, or has already.
+                let _ = client.call::<serde_json::Value>("stop", serde_json::Value::Null, &[]).await;
+            }
+            self.shared.remove_files(id);
+            tracing::info!(
+                "removed what was left of guest {id}, which had not been made or had been deleted"
+            );
+        }
+    }
+}
+
+fn guest_engine(kind: engine::Kind) -> Engine {
+    match kind {
+        engine::Kind::Auto => Engine::Auto,
+        engine::Kind::Kvm => Engine::Kvm,
+        engine::Kind::Soft => Engine::Soft,
+    }
+}
