@@ -19,6 +19,8 @@ mod names;
 mod networks;
 mod plan;
 mod rules;
+#[expect(unsafe_code, reason = "the descriptor that passt inherits")]
+pub mod user;
 
 pub use dhcp::Lease;
 pub use error::{Error, Result};
