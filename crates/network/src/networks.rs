@@ -103,7 +103,8 @@ impl Networks {
     pub async fn apply(&self, site: &Site) -> Result<Report> {
         check(site)?;
         let mut kept = self.site.lock().await;
-        let mut report = self.settle(site).await?;
+        let rules = self.rules_change(site).await?;
+        let (mut report, _) = self.settle(site, rules).await?;
         self.servers.apply(site, &mut report).await;
         *kept = site.clone();
         Ok(report)
@@ -145,8 +146,12 @@ impl Networks {
             Some(libc::EBUSY) => refused("is attached already; detach it first".into()),
             _ => Error::Io { doing: format!("making the tap of port {port}"), source: error },
         })?;
-        let report = self.settle(&site).await?;
-        let observed = self.kernel.look().await?;
+        // Whether each rule is as it was is for `apply` to see: that takes long where there are many guests.
+        let rules = match nft::are_there(self.owner).await? {
+            true => None,
+            false => self.rules_change(&site).await?,
+        };
+        let (report, observed) = self.settle(&site, rules).await?;
         match observed.named(&name) {
             Some(link) if link.bridge.is_some() && link.up => Ok(tap),
             _ => {
@@ -216,16 +221,15 @@ impl Networks {
         }
     }
 
-    /// Changes interfaces and rules until they are as wanted.
-    async fn settle(&self, site: &Site) -> Result<Report> {
+    /// Changes interfaces and rules until they are as wanted; what was done, and what is there then.
+    async fn settle(&self, site: &Site, mut rules: Option<Change>) -> Result<(Report, Observed)> {
         let mut report = Report::default();
-        let mut rules = self.rules_change(site).await?;
         let mut refused = Vec::new();
         for _ in 0..ROUNDS {
-            let (_, plan) = self.look_and_plan(site, rules.take()).await?;
+            let (observed, plan) = self.look_and_plan(site, rules.take()).await?;
             report.problems = plan.problems;
             if plan.changes.is_empty() {
-                return Ok(report);
+                return Ok((report, observed));
             }
             refused.clear();
             for change in &plan.changes {
@@ -245,7 +249,7 @@ impl Networks {
             return Err(Error::Unstable(report.changes.pop().unwrap_or_default()));
         }
         report.problems.extend(refused.into_iter().map(|detail| Problem { network: None, detail }));
-        Ok(report)
+        Ok((report, self.kernel.look().await?))
     }
 
     async fn look_and_plan(&self, site: &Site, rules: Option<Change>) -> Result<(Observed, Plan)> {

@@ -19,13 +19,13 @@ use crate::error::{Error, Result};
 impl Kernel {
     /// All interfaces, with their addresses, VLANs and limits. Settings are read when it is known which are wanted.
     pub(crate) async fn look(&self) -> Result<Observed> {
-        let mut observed = Observed::default();
+        let mut all = Vec::new();
         let told = |source| Error::Kernel { doing: "listing interfaces".into(), source };
         let mut links = self.handle.link().get().execute();
         while let Some(message) = links.try_next().await.map_err(told)? {
-            let link = read_link(&message);
-            observed.links.insert(link.index, link);
+            all.push(read_link(&message));
         }
+        let mut observed = Observed::of(all);
         self.look_for_addresses(&mut observed).await?;
         self.look_for_vlans(&mut observed).await?;
         self.look_for_shapes(&mut observed).await?;

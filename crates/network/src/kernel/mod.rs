@@ -7,7 +7,7 @@ pub(crate) mod settings;
 mod shape;
 pub(crate) mod tap;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use rtnetlink::{Handle, new_connection};
@@ -30,6 +30,7 @@ pub(crate) struct Observed {
     pub(crate) links: BTreeMap<u32, Link>,
     /// Settings (sysctl) that somebody may want changed, by their paths below /proc/sys/net.
     pub(crate) settings: BTreeMap<String, String>,
+    by_name: HashMap<String, u32>,
 }
 
 /// An interface.
@@ -78,9 +79,16 @@ impl Vlan {
 }
 
 impl Observed {
+    /// Interfaces, and nothing about settings.
+    pub(crate) fn of(links: impl IntoIterator<Item = Link>) -> Self {
+        let links: BTreeMap<_, _> = links.into_iter().map(|link| (link.index, link)).collect();
+        let by_name = links.values().map(|link| (link.name.clone(), link.index)).collect();
+        Self { links, by_name, settings: BTreeMap::new() }
+    }
+
     /// The interface of a name.
     pub(crate) fn named(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+        self.links.get(self.by_name.get(name)?)
     }
 }
 

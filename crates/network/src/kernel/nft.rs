@@ -35,25 +35,39 @@ pub(crate) async fn run(script: &str) -> Result<()> {
     Err(Error::Program { program: "nft", said: said.lines().take(4).collect::<Vec<_>>().join(" ") })
 }
 
+/// Whether our tables are there, whatever is in them.
+pub(crate) async fn are_there(owner: Owner) -> Result<bool> {
+    let told = ask(&["list", "tables"]).await?.unwrap_or_default();
+    let table = owner.table();
+    let wanted = |family: &str| {
+        let tables = told["nftables"].as_array().into_iter().flatten();
+        tables.map(|item| &item["table"]).any(|it| it["family"] == family && it["name"] == table)
+    };
+    Ok(wanted("inet") && wanted("bridge"))
+}
+
 /// A digest of our tables as they are; none if one is missing. Numbers that the kernel gives rules do not count.
 pub(crate) async fn digest(owner: Owner) -> Result<Option<u64>> {
     let mut all = Vec::new();
     for family in ["inet", "bridge"] {
-        let output = Command::new("nft")
-            .args(["-j", "list", "table", family, &owner.table()])
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(not_there)?;
-        if !output.status.success() {
+        let Some(mut value) = ask(&["list", "table", family, &owner.table()]).await? else {
             return Ok(None);
-        }
-        let Ok(mut value) = serde_json::from_slice::<Value>(&output.stdout) else { return Ok(None) };
+        };
         strip(&mut value);
         all.extend_from_slice(value.to_string().as_bytes());
     }
     Ok(Some(hash(&[&all])))
+}
+
+/// What nft says; none if there is no such thing.
+async fn ask(question: &[&str]) -> Result<Option<Value>> {
+    let mut command = Command::new("nft");
+    command.arg("-j").args(question).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.map_err(not_there)?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    Ok(serde_json::from_slice(&output.stdout).ok())
 }
 
 fn strip(value: &mut Value) {

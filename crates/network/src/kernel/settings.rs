@@ -69,7 +69,10 @@ fn is_tap(owner: Owner, link: &Link) -> bool {
 
 /// Reads those that a site may want changed. One that is not there, as with a kernel without IPv6, is left out.
 pub(crate) fn look(owner: Owner, site: &Site, observed: &mut Observed) {
-    let accept = observed.links.values().map(|link| format!("ipv6/conf/{}/accept_ra", link.name));
+    // Only what routing IPv6 may change.
+    let routes = site.networks.iter().any(|network| network.ipv6.is_some());
+    let others = observed.links.values().filter(|link| routes && !owner.owns(&link.name));
+    let accept = others.map(|link| format!("ipv6/conf/{}/accept_ra", link.name));
     let known: BTreeMap<_, _> = accept.filter_map(|path| read(&path).map(|value| (path, value))).collect();
     observed.settings = known;
     for setting in wanted(owner, site, observed) {

@@ -12,7 +12,7 @@ fn site(networks: Value, ports: Value) -> Site {
 }
 
 fn observed(links: Vec<Link>) -> Observed {
-    Observed { links: links.into_iter().map(|link| (link.index, link)).collect(), ..Observed::default() }
+    Observed::of(links)
 }
 
 fn link(index: u32, name: &str) -> Link {

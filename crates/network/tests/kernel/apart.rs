@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::frames::{BROADCAST, arp, frame, same, sees};
-use crate::world::{Host, in_own_namespace, outside, wait_until};
+use crate::world::{Host, in_own_namespace, line, outside, wait_until};
 
 #[test]
 fn guests_of_an_isolated_network_reach_each_other_and_nobody_else() {
@@ -65,6 +65,55 @@ fn ports_of_different_vlans_and_the_host_do_not_see_each_other() {
         let question = arp(1, d.mac, [10, 77, 0, 13], [10, 77, 0, 1]);
         d.send(&frame(BROADCAST, d.mac, 0x0806, &question));
         wait_until("the host answers", || d.answered(a_mac(0x0d)));
+    });
+}
+
+#[test]
+fn a_vlan_goes_out_tagged_and_nothing_else_gets_into_it() {
+    in_own_namespace(|| {
+        let mut line = line("up0");
+        let host = Host::new(
+            json!([{ "name": "street", "kind": "bridged", "interface": "up0" }]),
+            json!([{ "id": "a", "network": "street", "mac": "52:54:00:00:00:0a", "vlan": 7 },
+                   { "id": "b", "network": "street", "mac": "52:54:00:00:00:0b" },
+                   { "id": "c", "network": "street", "mac": "52:54:00:00:00:0c", "trunk": [7, 8] }]),
+        );
+        host.apply();
+        if let Err(error) = host.runtime.block_on(host.networks.attach("a")) {
+            assert!(error.to_string().contains("CONFIG_BRIDGE_VLAN_FILTERING"), "{error}");
+            eprintln!("skipped: {error}");
+            return;
+        }
+        let (mut a, mut b, mut c) = (host.raw("a"), host.raw("b"), host.raw("c"));
+        let tagged = |to, from, vlan: u8, text: &[u8]| {
+            frame(to, from, 0x8100, &[&[0, vlan, 0x80, 0x35], text].concat())
+        };
+        let outer = line.mac;
+        a.send(&frame(BROADCAST, a.mac, 0x8035, b"from a"));
+        b.send(&frame(BROADCAST, b.mac, 0x8035, b"from b"));
+        let gone = std::iter::from_fn(|| line.receive(Duration::from_millis(300)));
+        let gone: Vec<_> = gone.filter(|frame| frame[6..12] == a.mac || frame[6..12] == b.mac).collect();
+        let [one, two] = &gone[..] else { panic!("two frames go out: {gone:x?}") };
+        assert!(
+            one[12..].starts_with(b"\x81\x00\x00\x07\x80\x35from a"),
+            "the VLAN goes out tagged: {one:x?}"
+        );
+        assert!(two[12..].starts_with(b"\x80\x35from b"), "what is in none goes out as it is: {two:x?}");
+        line.send(&tagged(BROADCAST, outer, 7, b"to seven"));
+        line.send(&tagged(BROADCAST, outer, 8, b"to eight"));
+        line.send(&tagged(BROADCAST, outer, 9, b"to nine"));
+        line.send(&frame(BROADCAST, outer, 0x8035, b"to none"));
+        let of = |raw: &mut crate::world::Raw| -> Vec<String> {
+            let all = std::iter::from_fn(|| raw.receive(Duration::from_millis(300)));
+            let texts = all.map(|frame| String::from_utf8_lossy(&frame).into_owned());
+            let known = ["from a", "from b", "to seven", "to eight", "to nine", "to none"];
+            texts
+                .filter_map(|text| known.iter().find(|part| text.contains(**part)).map(ToString::to_string))
+                .collect()
+        };
+        assert_eq!(of(&mut a), ["to seven"]);
+        assert_eq!(of(&mut b), ["to none"]);
+        assert_eq!(of(&mut c), ["from a", "to seven", "to eight"]);
     });
 }
 

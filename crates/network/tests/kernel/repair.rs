@@ -170,7 +170,7 @@ fn a_server_that_ends_is_started_again() {
         host.runtime.block_on(async {
             let watch = host.networks.watch();
             let seen = async {
-                while pid() == first {
+                while pid() == first || !std::path::Path::new(&format!("/proc/{}/status", pid())).exists() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };

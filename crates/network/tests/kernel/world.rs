@@ -256,6 +256,13 @@ impl Raw {
     }
 }
 
+/// A network card of the host's, up, and the far end of its line.
+pub fn line(name: &str) -> Raw {
+    let tap = File::from(open_tap(name));
+    run("ip", &["link", "set", name, "up"]);
+    Raw { tap, mac: [0x52, 0x54, 0, 0, 0xff, 1] }
+}
+
 pub fn wait_until(what: &str, mut good: impl FnMut() -> bool) {
     let start = Instant::now();
     while !good() {
