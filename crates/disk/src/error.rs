@@ -35,6 +35,17 @@ pub enum OpenError {
     /// It was handed over as an open file, without its backing file.
     #[error("it has a backing file, which was not handed over")]
     Alone,
+    /// Another file was handed over as its backing file.
+    #[error("it is based on {want:?}, and {} was handed over", got.display())]
+    Other {
+        /// What its header says.
+        want: String,
+        /// What there is.
+        got: PathBuf,
+    },
+    /// More files were handed over than it is based on.
+    #[error("{0} files were handed over that it is not based on")]
+    Spare(usize),
     /// It is not qcow2.
     #[error("it is not a qcow2 image")]
     NotQcow2,

@@ -36,7 +36,11 @@ pub fn check_kind(file: &File) -> Result<(), OpenError> {
     }
 }
 
-/// One writer or many readers, by an open-file-description lock that goes with the file.
+/// Takes the lock of a disk's file: one writer or many readers. It belongs to the open file, whoever has it, and goes when nobody
+/// has it open any more: so it goes along to the process that the file is handed to, and dies with it.
+///
+/// # Errors
+/// [`OpenError::InUse`] if another open file has it.
 pub fn lock(file: &File, read_only: bool) -> Result<(), OpenError> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
     let region = libc::flock {
@@ -157,6 +161,26 @@ fn all(buffers: &[iovec], offset: u64, transfer: impl Fn(&[iovec], i64) -> isize
         take(&mut rest, &mut skip, n as u64);
     }
     Ok(done)
+}
+
+/// Where data of a file of `len` bytes begins next, from `offset`, and where it ends: what lies between are holes.
+pub fn next_data(file: &File, offset: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
+    if offset >= len {
+        return Ok(None);
+    }
+    let seek = |from: u64, whence| {
+        // SAFETY: the descriptor is open; no memory is involved.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) };
+        if found < 0 { Err(io::Error::last_os_error()) } else { Ok((found as u64).min(len)) }
+    };
+    match seek(offset, libc::SEEK_DATA) {
+        Ok(data) if data < len => Ok(Some((data, seek(data, libc::SEEK_HOLE)?))),
+        Ok(_) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        // A block device has no holes.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Some((offset, len))),
+        Err(error) => Err(error),
+    }
 }
 
 /// Gives the space of a range back: it reads as zeroes then. The file keeps its length.

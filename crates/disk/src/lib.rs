@@ -2,6 +2,7 @@
 //!
 //! [`open`] is the door: it finds out the format, takes the locks and gives a [`Disk`].
 
+mod copy;
 mod error;
 mod file;
 mod overlay;
@@ -16,9 +17,11 @@ use std::path::Path;
 use libc::iovec;
 use serde::{Deserialize, Serialize};
 
+pub use copy::copy;
 pub use error::OpenError;
+pub use file::lock;
 pub use overlay::Overlay;
-pub use qcow2::Qcow2;
+pub use qcow2::{Qcow2, files};
 pub use raw::Raw;
 
 /// Bytes of a sector: what offsets and lengths are multiples of.
@@ -50,6 +53,14 @@ pub trait Disk: Send + Sync {
     /// # Safety
     /// The buffers must be readable for their lengths.
     unsafe fn write(&self, buffers: &[iovec], offset: u64) -> io::Result<()>;
+    /// Where data begins next, from `offset`, and where it ends: what lies before it, and all if there is none, reads as zeroes.
+    /// Data may turn out to be zeroes.
+    ///
+    /// # Errors
+    /// If the host cannot tell.
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        Ok((offset < self.len()).then(|| (offset, self.len())))
+    }
     /// Makes everything written so far durable.
     ///
     /// # Errors
@@ -109,7 +120,7 @@ pub fn open(path: &Path, format: Option<Format>, read_only: bool) -> Result<Box<
     };
     Ok(match format {
         Format::Raw => Box::new(Raw::from_file(file, read_only)?),
-        Format::Qcow2 => Box::new(Qcow2::new(file, Some(path), read_only)?),
+        Format::Qcow2 => Box::new(Qcow2::new(file, path, read_only)?),
     })
 }
 
@@ -127,8 +138,23 @@ fn found_out(file: &File, path: &Path) -> Result<Format, OpenError> {
 /// # Errors
 /// See [`OpenError`].
 pub fn from_file(file: File, format: Format, read_only: bool) -> Result<Box<dyn Disk>, OpenError> {
+    from_files(file, Vec::new(), format, read_only)
+}
+
+/// The image in a file that is open, with all its backing files, the one that it is based on first. Each header must say that it
+/// is based on the next one, by its name as far as the kernel tells it, and how that one is laid out.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn from_files(
+    file: File,
+    backing: Vec<File>,
+    format: Format,
+    read_only: bool,
+) -> Result<Box<dyn Disk>, OpenError> {
     Ok(match format {
+        Format::Raw if !backing.is_empty() => return Err(OpenError::Spare(backing.len())),
         Format::Raw => Box::new(Raw::from_file(file, read_only)?),
-        Format::Qcow2 => Box::new(Qcow2::new(file, None, read_only)?),
+        Format::Qcow2 => Box::new(Qcow2::from_files(file, backing, read_only)?),
     })
 }

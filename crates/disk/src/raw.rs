@@ -35,6 +35,18 @@ impl Raw {
         let len = file::check_size(file::size(&file)?)?;
         Ok(Self { file, len, read_only })
     }
+
+    /// Makes the disk `len` bytes long: what is added reads as zeroes, what is taken away is lost.
+    ///
+    /// # Errors
+    /// If `len` is no positive multiple of a sector, it is no file, or the host refuses.
+    pub fn resize(&mut self, len: u64) -> io::Result<()> {
+        let len =
+            file::check_size(len).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.file.set_len(len)?;
+        self.len = len;
+        self.file.sync_all()
+    }
 }
 
 impl Disk for Raw {
@@ -58,6 +70,10 @@ impl Disk for Raw {
         file::check_range(offset, file::total(buffers), self.len)?;
         // SAFETY: the caller vouches for the buffers.
         unsafe { file::write(&self.file, buffers, offset) }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        file::next_data(&self.file, offset, self.len)
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! From an image to its backing files, one after the other, each locked against writers.
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +19,29 @@ const MOST_FILES: usize = 64;
 
 type Access = FormatAccess<Container>;
 
-/// The files opened so far, by device and number: who they are, whatever they are called.
+/// The files opened so far, and where the others come from.
 #[derive(Default)]
 pub struct Chain {
+    /// Device and number of each file: who they are, whatever they are called.
     seen: Vec<(u64, u64)>,
+    /// The backing files that were handed over, the first one first; they are opened by their names otherwise.
+    handed: Option<VecDeque<File>>,
 }
 
 impl Chain {
+    /// A chain of these backing files.
+    pub fn handed(files: Vec<File>) -> Self {
+        Self { seen: Vec::new(), handed: Some(files.into()) }
+    }
+
+    /// All files that were handed over must have been used.
+    pub fn end(&self) -> Result<(), OpenError> {
+        match self.handed.as_ref().map_or(0, VecDeque::len) {
+            0 => Ok(()),
+            spare => Err(OpenError::Spare(spare)),
+        }
+    }
+
     fn enter(&mut self, file: &File) -> Result<(), OpenError> {
         let meta = file.metadata()?;
         let who = (meta.dev(), meta.ino());
@@ -45,7 +63,7 @@ impl Chain {
         let header = Header::read(&file)?;
         tables::check(&file, &header, file::size(&file)?)?;
         let backing = match &header.backing {
-            Some(backing) => Some(self.backing(backing, path.ok_or(OpenError::Alone)?)?),
+            Some(backing) => Some(self.backing(backing, path)?),
             None => None,
         };
         let container = Container::new(file, header.cluster())?;
@@ -68,24 +86,77 @@ impl Chain {
         Ok(FormatAccess::new(image))
     }
 
-    fn backing(&mut self, backing: &Backing, image: &Path) -> Result<Access, OpenError> {
+    fn backing(&mut self, backing: &Backing, image: Option<&Path>) -> Result<Access, OpenError> {
         // A raw file's first bytes are its guest's: the format is not guessed.
         let format = backing.format.ok_or(OpenError::Unrecorded)?;
-        let path = image.parent().unwrap_or(Path::new("")).join(&backing.name);
-        let told = |error| wrap(path.clone(), error);
-        let file = file::open(&path, true).map_err(told)?;
+        let (file, path) = match &mut self.handed {
+            Some(files) => {
+                let file = files.pop_front().ok_or(OpenError::Alone)?;
+                check_name(&file, backing)?;
+                (file, PathBuf::from(&backing.name))
+            }
+            None => open(backing, image.ok_or(OpenError::Alone)?)?,
+        };
         let opened = match format {
             Format::Qcow2 => self.qcow2(file, Some(&path), true),
             Format::Raw => self.raw(file),
         };
-        opened.map_err(told)
+        opened.map_err(|error| wrap(path, error))
     }
+}
+
+/// Opens the backing file of the image in the file `image`.
+fn open(backing: &Backing, image: &Path) -> Result<(File, PathBuf), OpenError> {
+    let path = image.parent().unwrap_or(Path::new("")).join(&backing.name);
+    let file = file::open(&path, true).map_err(|error| wrap(path.clone(), error))?;
+    Ok((file, path))
+}
+
+/// Whether a file that was handed over is called what the header calls it. The kernel tells the name only where there is a
+/// /proc; whoever handed the file over has opened it by its name.
+fn check_name(file: &File, backing: &Backing) -> Result<(), OpenError> {
+    let Ok(link) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return Ok(()) };
+    if link.file_name() == Path::new(&backing.name).file_name() {
+        return Ok(());
+    }
+    Err(OpenError::Other { want: backing.name.clone(), got: link })
+}
+
+/// The files of the image in `path` of this format, itself first, each locked: what [`crate::from_files`] takes.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn files(path: &Path, format: Format, read_only: bool) -> Result<(File, Vec<File>), OpenError> {
+    let top = file::open(path, read_only)?;
+    file::check_kind(&top)?;
+    let mut chain = Chain::default();
+    chain.enter(&top)?;
+    file::lock(&top, read_only)?;
+    let (mut files, mut format, mut path) = (Vec::new(), format, path.to_owned());
+    while format == Format::Qcow2
+        && let Some(backing) =
+            Header::read(files.last().unwrap_or(&top)).map_err(|e| told(&files, &path, e))?.backing
+    {
+        format = backing.format.ok_or(OpenError::Unrecorded).map_err(|e| told(&files, &path, e))?;
+        let (file, to) = open(&backing, &path)?;
+        path = to;
+        let locked =
+            file::check_kind(&file).and_then(|()| chain.enter(&file)).and_then(|()| file::lock(&file, true));
+        locked.map_err(|error| wrap(path.clone(), error))?;
+        files.push(file);
+    }
+    Ok((top, files))
+}
+
+/// What is wrong with a backing file is said of it, what is wrong with the image itself needs no name.
+fn told(files: &[File], path: &Path, error: OpenError) -> OpenError {
+    if files.is_empty() { error } else { wrap(path.to_owned(), error) }
 }
 
 /// Says once which file is the matter: the one at the end of the chain.
 fn wrap(path: PathBuf, error: OpenError) -> OpenError {
     match error {
-        OpenError::Backing { .. } | OpenError::Loop | OpenError::Chain(_) => error,
+        OpenError::Backing { .. } | OpenError::Loop | OpenError::Chain(_) | OpenError::Other { .. } => error,
         error => OpenError::Backing { path, error: Box::new(error) },
     }
 }

@@ -14,15 +14,16 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use imago::FormatAccess;
 use imago::format::PreallocateMode;
 use imago::io_buffers::{IoVector, IoVectorMut};
+use imago::{FormatAccess, Mapping};
 use libc::iovec;
 
 use self::chain::Chain;
 use self::container::Container;
 use crate::{Disk, OpenError, file};
 
+pub use chain::files;
 pub use create::{create, create_overlay};
 pub use header::{Backing, Header, MAGIC};
 
@@ -40,12 +41,23 @@ impl Qcow2 {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(path: &Path, read_only: bool) -> Result<Self, OpenError> {
-        Self::new(file::open(path, read_only)?, Some(path), read_only)
+        Self::new(file::open(path, read_only)?, path, read_only)
     }
 
     /// The image in an open file; names of backing files are relative to `path`.
-    pub(crate) fn new(file: File, path: Option<&Path>, read_only: bool) -> Result<Self, OpenError> {
-        let image = Chain::default().qcow2(file, path, read_only)?;
+    pub(crate) fn new(file: File, path: &Path, read_only: bool) -> Result<Self, OpenError> {
+        let image = Chain::default().qcow2(file, Some(path), read_only)?;
+        Ok(Self { image: RwLock::new(image), read_only })
+    }
+
+    /// The image in an open file, with its backing files: see [`crate::from_files`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn from_files(file: File, backing: Vec<File>, read_only: bool) -> Result<Self, OpenError> {
+        let mut chain = Chain::handed(backing);
+        let image = chain.qcow2(file, None, read_only)?;
+        chain.end()?;
         Ok(Self { image: RwLock::new(image), read_only })
     }
 
@@ -54,13 +66,21 @@ impl Qcow2 {
     /// # Errors
     /// If the new length is shorter or no multiple of a sector, or the host refuses.
     pub fn grow(&self, len: u64) -> io::Result<()> {
-        let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
-        file::check_size(len).map_err(|error| invalid(&error.to_string()))?;
-        let image = self.alone();
-        if len < image.size() {
-            return Err(invalid("a disk cannot shrink"));
+        if len < self.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a disk cannot shrink"));
         }
-        image.resize_grow(len, PreallocateMode::None)?;
+        self.resize(len)
+    }
+
+    /// Makes the disk `len` bytes long: what is added reads as zeroes, what is taken away is lost.
+    ///
+    /// # Errors
+    /// If `len` is no positive multiple of a sector, or the host refuses.
+    pub fn resize(&self, len: u64) -> io::Result<()> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        file::check_size(len).map_err(invalid)?;
+        let mut image = self.alone();
+        image.resize(len, PreallocateMode::None)?;
         image.flush()?;
         image.sync()
     }
@@ -105,6 +125,25 @@ impl Disk for Qcow2 {
             vector.push_ioslice(IoSlice::new(slice));
         }
         image.writev(vector, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let image = self.shared();
+        let (mut at, mut data) = (offset, None);
+        while at < image.size() {
+            let (mapping, len) = image.get_mapping(at, image.size() - at)?;
+            let zeroes = matches!(mapping, Mapping::Zero { .. } | Mapping::Eof { .. });
+            match data {
+                None if !zeroes => data = Some(at),
+                Some(start) if zeroes => return Ok(Some((start, at))),
+                _ => {}
+            }
+            if len == 0 {
+                break;
+            }
+            at += len;
+        }
+        Ok(data.map(|start| (start, at.min(image.size()))))
     }
 
     fn flush(&self) -> io::Result<()> {

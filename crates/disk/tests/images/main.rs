@@ -1,6 +1,7 @@
 //! Disk images: what is written is read back, by us and by QEMU's tools; what is no image is refused.
 
 mod damaged;
+mod handed;
 mod overlay;
 mod qcow2;
 mod raw;

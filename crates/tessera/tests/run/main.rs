@@ -4,6 +4,7 @@
 
 mod inputs;
 mod networks;
+mod vmm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -294,7 +294,10 @@ fn open_disk(number: usize, spec: DiskSpec, queues: u16, files: &mut Files) -> R
     if spec.serial.len() > 20 {
         return Err(Refusal::new(code::PARAMS, format!("{field}.serial: at most 20 bytes")));
     }
-    let disk = disk::from_file(file, spec.format, spec.read_only)
+    let name = |n| format!("{field}.backing[{n}]");
+    let backing = spec.backing.into_iter().enumerate().map(|(n, file)| files.take(&name(n), file));
+    let backing = backing.collect::<Result<Vec<File>, Refusal>>()?;
+    let disk = disk::from_files(file, backing, spec.format, spec.read_only)
         .map_err(|error| Refusal::new(code::MACHINE, format!("{field}: {error}")))?;
     Ok(Block::new(disk, &spec.serial, queues))
 }

@@ -77,8 +77,12 @@ pub struct DiskSpec {
     /// Its file, open for reading, and for writing if the guest may write.
     pub file: Descriptor,
     /// How the file's bytes are laid out. Never guessed: a guest that writes a format's first bytes into a raw disk must not
-    /// change what is read. A qcow2 image must not be based on another.
+    /// change what is read.
     pub format: Format,
+    /// The files that a qcow2 image is based on, open for reading: the one that its header names, then the one that that one's
+    /// header names, to the last.
+    #[serde(default)]
+    pub backing: Vec<Descriptor>,
     /// Whether the guest may only read.
     #[serde(default)]
     pub read_only: bool,

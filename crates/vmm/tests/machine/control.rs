@@ -230,6 +230,38 @@ fn wrong_requests_are_refused_with_a_reason_and_change_nothing() {
 }
 
 #[test]
+fn an_image_that_is_based_on_others_comes_with_all_of_them() {
+    let mut client = Client::start();
+    let at = |name: &str| client.folder.path().join(name);
+    File::create(at("base.raw")).unwrap().set_len(1 << 20).unwrap();
+    File::create(at("other.raw")).unwrap().set_len(1 << 20).unwrap();
+    disk::qcow2::create_overlay(&at("clone.qcow2"), &at("base.raw"), disk::Format::Raw).unwrap();
+    let (kernel, other) = (elf_file(&Code::default().spin()), File::open(at("other.raw")).unwrap());
+    let (top, backing) = disk::files(&at("clone.qcow2"), disk::Format::Qcow2, false).unwrap();
+    let base = &backing[0];
+    let params = |backing: Value| {
+        let disk = json!({"file": 1, "format": "qcow2", "backing": backing});
+        json!({"memory": 16 << 20, "kernel": 0, "engine": "soft", "disks": [disk]})
+    };
+    for (backing, wanted) in [
+        (json!([]), "disks[0]: it has a backing file, which was not handed over"),
+        (json!([2, 3]), "disks[0]: 1 files were handed over that it is not based on"),
+        (json!([3]), "disks[0]: it is based on \"base.raw\""),
+        (json!([2, 2]), "disks[0].backing[1]: file 2 is used twice"),
+    ] {
+        let (_, message) = client.error("create", params(backing), &[&kernel, &top, base, &other]);
+        assert!(message.contains(wanted), "{message}");
+    }
+    let (answer, _) = client.call("create", params(json!([2])), &[&kernel, &top, base]);
+    assert_eq!(answer["result"]["state"], "paused", "{answer}");
+    let path = client.folder.path().join("clone.qcow2");
+    drop((top, backing));
+    let taken = disk::files(&path, disk::Format::Qcow2, false);
+    assert!(matches!(taken, Err(disk::OpenError::InUse)), "the machine has the lock now");
+    drop(client);
+}
+
+#[test]
 fn a_client_that_vanishes_or_talks_nonsense_ends_alone() {
     let mut client = Client::start();
     let path = client.folder.path().join("control");
