@@ -14,6 +14,14 @@ pub enum Status {
     BadInput = 2,
     /// The engine asked for cannot run a guest here.
     NoEngine = 3,
+    /// There is no such thing on the host.
+    NotFound = 4,
+    /// It cannot be done as things stand.
+    NotNow = 5,
+    /// The host does not let this user do it.
+    NotAllowed = 6,
+    /// No host answers.
+    Unreachable = 7,
     /// The guest said that it panicked.
     GuestPanic = 10,
     /// The guest reset itself, and `--no-reboot` was given.
@@ -34,6 +42,17 @@ Exit status:
   12  ended from the console with the escape key
  128+n  ended by signal n";
 
+/// What the commands that ask a host say about the exit status.
+pub const HOST_STATUS_HELP: &str = "\
+Exit status:
+   0  done
+   1  the host or the command failed
+   2  bad arguments, or the host says that they are not valid
+   4  there is no such thing on the host
+   5  it cannot be done as things stand
+   6  the host does not let this user do it
+   7  no host answers";
+
 impl From<Status> for ExitCode {
     fn from(status: Status) -> ExitCode {
         ExitCode::from(status as u8)
@@ -49,6 +68,16 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// It ends with this status.
+    pub fn new(status: Status, message: impl fmt::Display) -> Failure {
+        Failure { status, message: message.to_string() }
+    }
+
+    /// No host answers.
+    pub fn unreachable(message: impl fmt::Display) -> Failure {
+        Failure::new(Status::Unreachable, message)
+    }
+
     /// Something that the person gave is not usable.
     pub fn input(message: impl fmt::Display) -> Failure {
         Failure { status: Status::BadInput, message: message.to_string() }

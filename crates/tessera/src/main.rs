@@ -1,6 +1,7 @@
 //! The command line of Tessera: boots a machine in the foreground and keeps the images that machines boot from.
 
 mod cli;
+mod client;
 mod console;
 mod devices;
 mod failure;

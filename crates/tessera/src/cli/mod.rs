@@ -1,22 +1,30 @@
 //! The verbs of the command line, one file each.
 
+mod host;
 mod image;
 pub mod options;
+mod output;
+mod records;
 mod run;
 mod shell;
 mod stats;
+mod vm;
+mod vm_create;
 mod vmm;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::failure::{Result, Status};
+use crate::client::HostOption;
+use crate::failure::{Failure, Result, Status};
 
 /// Boots virtual machines on any x86-64 Linux machine, with KVM or without it.
 #[derive(Debug, Parser)]
 #[command(name = "tessera", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
+    #[command(flatten)]
+    host: HostOption,
     #[command(subcommand)]
     command: Command,
 }
@@ -28,6 +36,20 @@ enum Command {
     /// Build, import, list and remove the images that machines boot from
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Look after this machine's guests: the daemon, its REST API
+    Host(host::HostArgs),
+    /// Make, start, stop, change and watch the guests of a host
+    #[command(subcommand)]
+    Vm(vm::VmCommand),
+    /// Follow the changes that a host makes
+    #[command(subcommand)]
+    Task(records::TaskCommand),
+    /// Show what happened on a host
+    #[command(subcommand)]
+    Event(records::EventCommand),
+    /// Make the tokens that programs show a host
+    #[command(subcommand)]
+    Token(records::TokenCommand),
     /// Run one machine that another program drives over a socket: JSON-RPC 2.0, a message a line
     Vmm(vmm::VmmArgs),
     /// Print the completions of a shell
@@ -42,12 +64,27 @@ impl Cli {
         match self.command {
             Command::Run(args) => return run::run(*args),
             Command::Image(command) => command.execute()?,
+            Command::Host(args) => wait_for(args.execute(&self.host))?,
+            Command::Vm(command) => wait_for(command.execute(&self.host))?,
+            Command::Task(command) => wait_for(command.execute(&self.host))?,
+            Command::Event(command) => wait_for(command.execute(&self.host))?,
+            Command::Token(command) => wait_for(command.execute(&self.host))?,
             Command::Vmm(args) => args.execute()?,
             Command::Completions(args) => args.execute(),
             Command::Man(args) => args.execute()?,
         }
         Ok(Status::Done.into())
     }
+}
+
+/// Does what waits for others: the daemon's own work, and what asks it. The guests' processes have nothing of this.
+fn wait_for(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::internal(format!("threads: {error}")))?;
+    let result = runtime.block_on(work);
+    // A thread that waits for the terminal would hold us up.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub struct RunArgs {
 
 /// `--engine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum EngineOption {
+pub enum EngineOption {
     /// KVM if it can run a stock guest here, else the software processor
     Auto,
     /// The processor's own virtualization

@@ -1,0 +1,103 @@
+//! `tessera host`: the daemon of one machine, and what it says of itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use host::daemon::{self, Config, DaemonError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::cli::output::{OutputOption, print};
+use crate::client::{HostOption, default_state};
+use crate::failure::{self, Failure, Result};
+
+/// Where the daemon listens for TCP if nothing is said.
+const LISTEN: &str = "127.0.0.1:7117";
+
+/// Arguments of `tessera host`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct HostArgs {
+    #[command(subcommand)]
+    command: Option<HostCommand>,
+    /// Keep the host's state in this folder [default: /var/lib/tessera, or ~/.local/state/tessera]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Listen at this loopback address (may be repeated; `none` for the socket only) [default: 127.0.0.1:7117]
+    #[arg(long, value_name = "ADDRESS:PORT|none")]
+    listen: Vec<String>,
+    /// Listen on this Unix socket, in place of host.sock in the state's folder
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum HostCommand {
+    /// Show what the machine has, and what of it is in use
+    Info {
+        #[command(flatten)]
+        output: OutputOption,
+    },
+    /// Print the description of the API: OpenAPI 3.1
+    Openapi,
+}
+
+impl HostArgs {
+    /// Serves until a signal ends it, or asks another one.
+    pub async fn execute(self, host: &HostOption) -> Result<()> {
+        match &self.command {
+            Some(HostCommand::Info { output }) => output.one(&host.client()?.get("/host", &[]).await?),
+            Some(HostCommand::Openapi) => {
+                let text = host::http::openapi().to_pretty_json();
+                print(&(text.map_err(|error| Failure::internal(error.to_string()))? + "\n"));
+                Ok(())
+            }
+            None => self.serve().await,
+        }
+    }
+
+    async fn serve(self) -> Result<()> {
+        let program =
+            std::env::current_exe().map_err(|error| Failure::internal(format!("this program: {error}")))?;
+        let config = Config {
+            state: self.state_dir.map_or_else(default_state, Ok)?,
+            listen: addresses(&self.listen)?,
+            socket: self.socket,
+            program,
+        };
+        let failed = |error: std::io::Error| Failure::internal(format!("signals: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("the daemon ends; guests go on");
+            // The daemon may have ended by itself.
+            let _ = stop.send(true);
+        });
+        daemon::run(config, stopped).await.map_err(failure_of)
+    }
+}
+
+fn addresses(list: &[String]) -> Result<Vec<SocketAddr>> {
+    let list: Vec<&str> =
+        if list.is_empty() { vec![LISTEN] } else { list.iter().map(String::as_str).collect() };
+    let parse = |text: &str| {
+        let wrong = |_| Failure::input(format!("--listen {text}: write it as 127.0.0.1:7117 or [::1]:7117"));
+        text.parse().map_err(wrong)
+    };
+    list.into_iter().filter(|text| *text != "none").map(parse).collect()
+}
+
+fn failure_of(error: DaemonError) -> Failure {
+    let line = failure::chain(&error);
+    match error {
+        DaemonError::Store(..) => Failure::internal(line),
+        DaemonError::Engine(_) => Failure::engine(line),
+        _ => Failure::input(line),
+    }
+}

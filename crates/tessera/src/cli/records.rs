@@ -1,0 +1,205 @@
+//! `tessera task …`, `tessera event …` and `tessera token …`: what goes on, what happened, and who may ask.
+
+use api::{Event, MadeToken, Name, Task, Token};
+use clap::{Subcommand, ValueEnum};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::cli::output::{Column, OutputOption, age, say};
+use crate::cli::vm::{everything, query};
+use crate::client::{HostOption, ended, segment};
+use crate::failure::{self, Failure, Result};
+
+/// What can be done with tasks.
+#[derive(Debug, Subcommand)]
+#[command(after_help = failure::HOST_STATUS_HELP)]
+pub enum TaskCommand {
+    /// Show the tasks there are, the newest first
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        output: OutputOption,
+        /// Only those that this fits: state=failed, action=vm.*, with commas between
+        #[arg(short, long, value_name = "TERMS")]
+        filter: Option<String>,
+    },
+    /// Show everything about a task
+    Show {
+        /// Its id
+        task: String,
+        #[command(flatten)]
+        output: OutputOption,
+    },
+    /// Wait until a task has ended
+    Wait {
+        /// Its id
+        task: String,
+    },
+    /// Call a task off
+    Cancel {
+        /// Its id
+        task: String,
+    },
+}
+
+const TASKS: [Column<Task>; 7] = [
+    Column::text("ACTION", |task| task.action.clone()),
+    Column::text("NAME", |task| task.name.clone()),
+    Column::text("STATE", |task| format!("{:?}", task.state).to_lowercase()),
+    Column::text("AGE", |task| age(task.created)),
+    Column::text("ACTOR", |task| task.actor.clone()),
+    Column::text("WHAT", |task| {
+        task.error.as_ref().map_or_else(|| task.step.clone(), |error| error.detail.clone())
+    }),
+    Column::text("ID", |task: &Task| task.id.to_string()).wide(),
+];
+
+impl TaskCommand {
+    /// Does it.
+    pub async fn execute(self, host: &HostOption) -> Result<()> {
+        let client = host.client()?;
+        match self {
+            TaskCommand::Ls { output, filter } => {
+                output.list(&everything(&client, "/tasks", &query(&[("filter", filter)])).await?, &TASKS)
+            }
+            TaskCommand::Show { task, output } => {
+                output.one(&client.get(&format!("/tasks/{}", segment(&task)?), &[]).await?)
+            }
+            TaskCommand::Wait { task } => {
+                let task = client.get(&format!("/tasks/{}", segment(&task)?), &[]).await?;
+                ended(client.wait(task).await?).map(drop)
+            }
+            TaskCommand::Cancel { task } => {
+                let path = format!("/tasks/{}", segment(&task)?);
+                let _: Value = client.change(Method::DELETE, &path, &[], None).await?;
+                say("the task will end");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What can be done with events.
+#[derive(Debug, Subcommand)]
+#[command(after_help = failure::HOST_STATUS_HELP)]
+pub enum EventCommand {
+    /// Show what happened, the oldest first
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        output: OutputOption,
+        /// Only those that this fits: kind=vm.*, name=web-1, with commas between
+        #[arg(short, long, value_name = "TERMS")]
+        filter: Option<String>,
+        /// Go on showing what happens
+        #[arg(short, long)]
+        watch: bool,
+    },
+}
+
+const EVENTS: [Column<Event>; 5] = [
+    Column::text("TIME", |event| event.time.strftime("%Y-%m-%d %H:%M:%S").to_string()),
+    Column::text("KIND", |event| event.kind.clone()),
+    Column::text("NAME", |event| event.name.clone()),
+    Column::text("WHAT", |event| event.message.clone()),
+    Column::text("ACTOR", |event| event.actor.clone()),
+];
+
+impl EventCommand {
+    /// Does it.
+    pub async fn execute(self, host: &HostOption) -> Result<()> {
+        let client = host.client()?;
+        let EventCommand::Ls { output, filter, watch } = self;
+        output.list(&everything(&client, "/events", &query(&[("filter", filter)])).await?, &EVENTS)?;
+        if !watch {
+            return Ok(());
+        }
+        let show = |kind: &str, data: &str| {
+            if kind == "event" {
+                let event: Value =
+                    serde_json::from_str(data).map_err(|error| Failure::internal(error.to_string()))?;
+                if output.is_table() {
+                    let event: Event = serde_json::from_value(event)
+                        .map_err(|error| Failure::internal(error.to_string()))?;
+                    say(&EVENTS.iter().map(|column| (column.cell)(&event)).collect::<Vec<_>>().join("  "));
+                } else {
+                    output.one(&event)?;
+                }
+            }
+            Ok(true)
+        };
+        client.stream("/events", show).await
+    }
+}
+
+/// A role.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RoleOption {
+    /// May look
+    Viewer,
+    /// May start, stop and use guests
+    Operator,
+    /// May do everything
+    Admin,
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+#[command(after_help = failure::HOST_STATUS_HELP)]
+pub enum TokenCommand {
+    /// Show the tokens there are, without their secrets
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        output: OutputOption,
+    },
+    /// Make a token, and print its secret: it is told this once
+    Create {
+        /// What it is for
+        name: Name,
+        /// What it may do
+        #[arg(long)]
+        role: RoleOption,
+        /// For how many days it is taken; for ever if nothing is said
+        #[arg(long, value_name = "N")]
+        days: Option<u32>,
+    },
+    /// Take tokens away
+    Delete {
+        /// Their names or ids
+        #[arg(required = true)]
+        tokens: Vec<String>,
+    },
+}
+
+const TOKENS: [Column<Token>; 4] = [
+    Column::text("NAME", |token| token.name.to_string()),
+    Column::text("ROLE", |token| token.role.word().to_owned()),
+    Column::text("AGE", |token| age(token.created)),
+    Column::text("EXPIRES", |token| token.expires.map_or_else(|| "-".to_owned(), |time| time.to_string())),
+];
+
+impl TokenCommand {
+    /// Does it.
+    pub async fn execute(self, host: &HostOption) -> Result<()> {
+        let client = host.client()?;
+        match self {
+            TokenCommand::Ls { output } => output.list(&everything(&client, "/tokens", &[]).await?, &TOKENS),
+            TokenCommand::Create { name, role, days } => {
+                let role = format!("{role:?}").to_lowercase();
+                let body = json!({ "name": name, "role": role, "days": days });
+                let made: MadeToken = client.change(Method::POST, "/tokens", &[], Some(&body)).await?;
+                say(&made.secret);
+                Ok(())
+            }
+            TokenCommand::Delete { tokens } => {
+                for token in &tokens {
+                    let path = format!("/tokens/{}", segment(token)?);
+                    let () = client.change(Method::DELETE, &path, &[], None).await?;
+                    say(&format!("{token} is not taken any more"));
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! `tessera vm …`: the guests of a host.
+
+use std::path::PathBuf;
+
+use api::{List, Task, Vm, VmDefinition};
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::cli::output::{Column, OutputOption, age, print, say, size};
+use crate::cli::vm_create::CreateArgs;
+use crate::client::{Client, HostOption, segment};
+use crate::console::terminal::RawTerminal;
+use crate::failure::{self, Failure, Result};
+
+/// What can be done with guests.
+#[derive(Debug, Subcommand)]
+#[command(after_help = failure::HOST_STATUS_HELP)]
+pub enum VmCommand {
+    /// Show the guests there are
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Show everything about a guest
+    Show {
+        /// Its name or id
+        vm: String,
+        #[command(flatten)]
+        output: OutputOption,
+    },
+    /// Make a guest
+    Create(Box<CreateArgs>),
+    /// Start guests
+    Start(VerbArgs),
+    /// Ask guests to power themselves off
+    Shutdown(CloseArgs),
+    /// Pull guests' plugs
+    Stop(VerbArgs),
+    /// Ask guests to power themselves off, and start them again
+    Reboot(CloseArgs),
+    /// Press guests' reset buttons
+    Reset(VerbArgs),
+    /// Have guests stand still
+    Pause(VerbArgs),
+    /// Have paused guests go on
+    Resume(VerbArgs),
+    /// Change what a guest should be
+    Edit(EditArgs),
+    /// Remove guests with what they have of their own
+    Delete(DeleteArgs),
+    /// Watch a guest's serial console and type into it; Ctrl-] ends that
+    Console {
+        /// Its name or id
+        vm: String,
+    },
+    /// Print the latest of what a guest has said on its console
+    Log {
+        /// Its name or id
+        vm: String,
+    },
+    /// Show what a running guest uses
+    Stats {
+        /// Its name or id
+        vm: String,
+        #[command(flatten)]
+        output: OutputOption,
+    },
+}
+
+/// Arguments of `tessera vm ls`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    output: OutputOption,
+    /// Only those that this fits: state=running, name=web*, label.KEY=VALUE, with commas between
+    #[arg(short, long, value_name = "TERMS")]
+    filter: Option<String>,
+    /// Sort by this field; - before it for the other way round
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// Go on showing changes as they happen
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// Whether to wait for a change.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct WaitOption {
+    /// Do not wait until it is done
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// Arguments of verbs.
+#[derive(Debug, Args)]
+pub struct VerbArgs {
+    /// Their names or ids
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+    #[command(flatten)]
+    wait: WaitOption,
+}
+
+/// Arguments of verbs that have a guest end.
+#[derive(Debug, Args)]
+pub struct CloseArgs {
+    #[command(flatten)]
+    verb: VerbArgs,
+    /// How many seconds they may take
+    #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    deadline: u64,
+    /// Pull the plug of those that have not by then
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `tessera vm delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[command(flatten)]
+    verb: VerbArgs,
+    /// Pull the plug of those that run
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `tessera vm edit`.
+#[derive(Debug, Args)]
+pub struct EditArgs {
+    /// Its name or id
+    vm: String,
+    /// Its new name
+    #[arg(long, value_name = "NAME")]
+    name: Option<api::Name>,
+    /// The number of processors
+    #[arg(long)]
+    cpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<api::Size>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// A label to set, or with nothing after = to take away
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// A JSON merge patch of the definition, or @FILE with one
+    #[arg(long, value_name = "JSON|@FILE")]
+    patch: Option<String>,
+    #[command(flatten)]
+    wait: WaitOption,
+}
+
+const COLUMNS: [Column<Vm>; 9] = [
+    Column::text("NAME", |vm: &Vm| vm.definition.name.to_string()),
+    Column::text("STATE", |vm: &Vm| vm.status.state.word().to_owned()),
+    Column::text("SINCE", |vm: &Vm| age(vm.status.since)),
+    Column::number("CPUS", |vm: &Vm| vm.definition.cpus.to_string()),
+    Column::number("MEMORY", |vm: &Vm| size(vm.definition.memory)),
+    Column::text("IMAGE", |vm: &Vm| {
+        vm.definition.image().map_or_else(|| "-".to_owned(), ToString::to_string)
+    }),
+    Column::text("ID", |vm: &Vm| vm.id.to_string()).wide(),
+    Column::text("PID", |vm: &Vm| vm.status.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())).wide(),
+    Column::text("LAST END", |vm: &Vm| {
+        vm.status.last_end.as_ref().map_or_else(|| "-".to_owned(), |end| end.message.clone())
+    })
+    .wide(),
+];
+
+impl VmCommand {
+    /// Does it.
+    pub async fn execute(self, host: &HostOption) -> Result<()> {
+        let client = host.client()?;
+        match self {
+            VmCommand::Ls(args) => list(&client, args).await,
+            VmCommand::Show { vm, output } => {
+                output.one(&client.get(&format!("/vms/{}", segment(&vm)?), &[]).await?)
+            }
+            VmCommand::Create(args) => args.execute(&client).await,
+            VmCommand::Start(args) => each(&client, &args, "start", "runs", None).await,
+            VmCommand::Stop(args) => each(&client, &args, "stop", "does not run", None).await,
+            VmCommand::Reset(args) => each(&client, &args, "reset", "has been reset", None).await,
+            VmCommand::Pause(args) => each(&client, &args, "pause", "stands still", None).await,
+            VmCommand::Resume(args) => each(&client, &args, "resume", "goes on", None).await,
+            VmCommand::Shutdown(args) => {
+                each(&client, &args.verb, "shutdown", "has powered itself off", Some(&args.body())).await
+            }
+            VmCommand::Reboot(args) => {
+                each(&client, &args.verb, "reboot", "has started again", Some(&args.body())).await
+            }
+            VmCommand::Edit(args) => edit(&client, args).await,
+            VmCommand::Delete(args) => delete(&client, &args).await,
+            VmCommand::Console { vm } => console(&client, &vm).await,
+            VmCommand::Log { vm } => {
+                let said = client.text(&format!("/vms/{}/console/log", segment(&vm)?)).await?;
+                print(&String::from_utf8_lossy(&said));
+                Ok(())
+            }
+            VmCommand::Stats { vm, output } => {
+                output.one(&client.get(&format!("/vms/{}/stats", segment(&vm)?), &[]).await?)
+            }
+        }
+    }
+}
+
+impl CloseArgs {
+    fn body(&self) -> Value {
+        json!({ "deadline": self.deadline, "force": self.force })
+    }
+}
+
+async fn list(client: &Client, args: ListArgs) -> Result<()> {
+    let query = query(&[("filter", args.filter), ("sort", args.sort)]);
+    let vms = everything(client, "/vms", &query).await?;
+    args.output.list(&vms, &COLUMNS)?;
+    if !args.watch {
+        return Ok(());
+    }
+    let mut ready = false;
+    let show = |kind: &str, data: &str| {
+        match kind {
+            "ready" => ready = true,
+            "put" if ready => {
+                let vm: Value =
+                    serde_json::from_str(data).map_err(|error| Failure::internal(error.to_string()))?;
+                if args.output.is_table() {
+                    let vm: Vm =
+                        serde_json::from_value(vm).map_err(|error| Failure::internal(error.to_string()))?;
+                    say(&format!("{} {}", vm.definition.name, vm.status.state.word()));
+                } else {
+                    args.output.one(&vm)?;
+                }
+            }
+            "delete" if ready => say(&format!("deleted {data}")),
+            _ => {}
+        }
+        Ok(true)
+    };
+    client.stream("/vms", show).await
+}
+
+/// A query of those parameters that are there.
+pub fn query<'a>(parameters: &[(&'a str, Option<String>)]) -> Vec<(&'a str, String)> {
+    parameters.iter().filter_map(|(name, value)| Some((*name, value.clone()?))).collect()
+}
+
+/// All items of a list, page by page.
+///
+/// # Errors
+/// If the host cannot be reached or refuses.
+pub async fn everything(client: &Client, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
+    let mut items = Vec::new();
+    let mut query = query.to_vec();
+    loop {
+        let page: List<Value> = client.get(path, &query).await?;
+        items.extend(page.items);
+        let Some(next) = page.next else { return Ok(items) };
+        query.retain(|(name, _)| *name != "cursor");
+        query.push(("cursor", next));
+    }
+}
+
+/// Begins a change, and waits for it if that is wanted.
+///
+/// # Errors
+/// If it cannot be begun, or fails.
+pub async fn change(
+    client: &Client,
+    method: Method,
+    path: &str,
+    query: &[(&str, String)],
+    body: Option<&Value>,
+    wait: WaitOption,
+) -> Result<Task> {
+    let task: Task = client.change(method, path, query, body).await?;
+    if wait.no_wait {
+        return Ok(task);
+    }
+    client.wait(task).await
+}
+
+/// What is said of a change.
+pub fn done(name: &str, what: &str, task: &Task) {
+    if task.state.is_final() {
+        say(&format!("{name} {what}"));
+    } else {
+        say(&format!("task {}", task.id));
+    }
+}
+
+async fn each(client: &Client, args: &VerbArgs, verb: &str, what: &str, body: Option<&Value>) -> Result<()> {
+    on_all(&args.vms, async |vm| {
+        let path = format!("/vms/{}/{verb}", segment(vm)?);
+        let task = change(client, Method::POST, &path, &[], body, args.wait).await?;
+        done(vm, what, &task);
+        Ok(())
+    })
+    .await
+}
+
+async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
+    on_all(&args.verb.vms, async |vm| {
+        let query = [("force", args.force.to_string())];
+        let path = format!("/vms/{}", segment(vm)?);
+        let task = change(client, Method::DELETE, &path, &query, None, args.verb.wait).await?;
+        done(vm, "has been deleted", &task);
+        Ok(())
+    })
+    .await
+}
+
+/// Does it with all of them; those that fail do not keep it from the others. Ends as the first failure.
+async fn on_all(names: &[String], each: impl AsyncFn(&str) -> Result<()>) -> Result<()> {
+    let mut first = Ok(());
+    for name in names {
+        if let Err(failure) = each(name).await {
+            if names.len() > 1 {
+                eprintln!("tessera: {name}: {failure}");
+            }
+            first = first.and(Err(failure));
+        }
+    }
+    first
+}
+
+async fn edit(client: &Client, args: EditArgs) -> Result<()> {
+    let mut patch = match &args.patch {
+        Some(text) => read_json("--patch", text)?,
+        None => json!({}),
+    };
+    let fields =
+        patch.as_object_mut().ok_or_else(|| Failure::input("--patch: it has to be a JSON object"))?;
+    let mut set = |name: &str, value: Option<Value>| value.map(|value| fields.insert(name.into(), value));
+    set("name", args.name.as_ref().map(|name| json!(name)));
+    set("cpus", args.cpus.map(|cpus| json!(cpus)));
+    set("memory", args.memory.map(|memory| json!(memory)));
+    set("description", args.description.map(|text| json!(text)));
+    if !args.labels.is_empty() {
+        let mut labels = serde_json::Map::new();
+        for label in &args.labels {
+            let (key, value) = label
+                .split_once('=')
+                .ok_or_else(|| Failure::input(format!("--label {label}: write it as KEY=VALUE")))?;
+            labels.insert(key.into(), if value.is_empty() { Value::Null } else { value.into() });
+        }
+        set("labels", Some(Value::Object(labels)));
+    }
+    let path = format!("/vms/{}", segment(&args.vm)?);
+    let task = change(client, Method::PATCH, &path, &[], Some(&patch), args.wait).await?;
+    let pending = task.result["status"]["pending_restart"] == true;
+    done(
+        &args.vm,
+        if pending { "has changed; what needs a start shows after it" } else { "has changed" },
+        &task,
+    );
+    Ok(())
+}
+
+/// JSON that a person gave, or `@FILE` with it.
+fn read_json(option: &str, text: &str) -> Result<Value> {
+    let told = |error: &dyn std::fmt::Display| Failure::input(format!("{option}: {error}"));
+    let text = match text.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(PathBuf::from(path)).map_err(|error| told(&error))?,
+        None => text.to_owned(),
+    };
+    serde_json::from_str(&text).map_err(|error| told(&error))
+}
+
+async fn console(client: &Client, vm: &str) -> Result<()> {
+    let vm = segment(vm)?;
+    eprintln!("tessera: the console of {vm}; Ctrl-] ends this, the guest goes on");
+    let terminal =
+        RawTerminal::enter().map_err(|error| Failure::internal(format!("the terminal: {error}")))?;
+    let result = client.console(vm).await;
+    drop(terminal);
+    eprintln!();
+    result
+}
+
+/// What a definition is in JSON.
+///
+/// # Errors
+/// Never: it is plain data.
+pub fn body(definition: &VmDefinition) -> Result<Value> {
+    serde_json::to_value(definition).map_err(|error| Failure::internal(error.to_string()))
+}

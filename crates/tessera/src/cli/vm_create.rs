@@ -1,0 +1,175 @@
+//! `tessera vm create`.
+
+use std::path::PathBuf;
+
+use api::{
+    Boot, CloudInit, Disk, DiskFormat, DiskSource, Engine, ImageName, Name, Network, Nic, OnEnd, PortForward,
+    Protocol, Size, User, VmDefinition,
+};
+use clap::Args;
+use reqwest::Method;
+
+use crate::cli::options::{DiskOption, NetOption};
+use crate::cli::run::EngineOption;
+use crate::cli::vm::{WaitOption, body, change, done};
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+
+/// Arguments of `tessera vm create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name
+    name: Name,
+    /// Its first disk is a copy of this image's, whose kernel it boots
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<ImageName>,
+    /// Boot this kernel of the host's
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The kernel's initial RAM disk, on the host
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT")]
+    append: Option<String>,
+    /// The number of processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+    /// Memory
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    memory: Size,
+    /// An empty disk of this size (may be repeated)
+    #[arg(long = "new-disk", value_name = "SIZE")]
+    new_disks: Vec<Size>,
+    /// A disk that is a file of the host's (may be repeated)
+    #[arg(long = "disk", value_name = "FILE[,ro][,format=raw|qcow2][,serial=TEXT]")]
+    disks: Vec<DiskOption>,
+    /// A network card (may be repeated)
+    #[arg(long = "net", value_name = "user[,forward=HOST:GUEST]…|tap=NAME|none")]
+    nets: Vec<NetOption>,
+    /// Make this account in the guest, by cloud-init
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Let this public key into it: the key, or a file that has it (may be repeated)
+    #[arg(long = "ssh-key", value_name = "KEY|FILE", requires = "user")]
+    ssh_keys: Vec<String>,
+    /// User data for cloud-init, in place of what is made from the options above
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    user_data: Option<PathBuf>,
+    /// What executes it
+    #[arg(long, default_value = "auto")]
+    engine: EngineOption,
+    /// What it is for
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    description: String,
+    /// A label (may be repeated)
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Start it with the host
+    #[arg(long)]
+    autostart: bool,
+    /// Leave it as it is when it crashes
+    #[arg(long)]
+    no_restart: bool,
+    /// Start it when it has been made
+    #[arg(long)]
+    start: bool,
+    #[command(flatten)]
+    wait: WaitOption,
+}
+
+impl CreateArgs {
+    /// Does it.
+    pub async fn execute(self, client: &Client) -> Result<()> {
+        let definition = self.definition()?;
+        let query = [("start", self.start.to_string())];
+        let task = change(client, Method::POST, "/vms", &query, Some(&body(&definition)?), self.wait).await?;
+        done(definition.name.as_str(), if self.start { "runs" } else { "has been made" }, &task);
+        Ok(())
+    }
+
+    fn definition(&self) -> Result<VmDefinition> {
+        let mut definition = VmDefinition::named(self.name.clone());
+        definition.description = self.description.clone();
+        definition.cpus = self.cpus;
+        definition.memory = self.memory;
+        definition.engine = match self.engine {
+            EngineOption::Auto => Engine::Auto,
+            EngineOption::Kvm => Engine::Kvm,
+            EngineOption::Soft => Engine::Soft,
+        };
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(|error| Failure::input(format!("{}: {error}", path.display())))
+        };
+        definition.boot = Boot {
+            kernel: self.kernel.as_ref().map(absolute).transpose()?,
+            initrd: self.initrd.as_ref().map(absolute).transpose()?,
+            command_line: self.append.clone(),
+        };
+        let own = self.image.iter().cloned().map(DiskSource::Image);
+        let own = own.chain(self.new_disks.iter().copied().map(DiskSource::Size));
+        let plain = |source| Disk { source, format: None, read_only: false, serial: String::new() };
+        definition.disks = own.map(plain).collect();
+        for option in &self.disks {
+            definition.disks.push(Disk {
+                source: DiskSource::File(absolute(&option.file)?),
+                format: option.format.map(|format| match format {
+                    disk::Format::Raw => DiskFormat::Raw,
+                    disk::Format::Qcow2 => DiskFormat::Qcow2,
+                }),
+                read_only: option.read_only,
+                serial: option.serial.clone().unwrap_or_default(),
+            });
+        }
+        definition.nics = self.nets.iter().filter_map(card).collect();
+        definition.cloud_init = self.cloud_init()?;
+        for label in &self.labels {
+            let (key, value) = label
+                .split_once('=')
+                .ok_or_else(|| Failure::input(format!("--label {label}: write it as KEY=VALUE")))?;
+            definition.labels.insert(key.into(), value.into());
+        }
+        definition.autostart.enabled = self.autostart;
+        if self.no_restart {
+            definition.on_crash = OnEnd::Stop;
+        }
+        Ok(definition)
+    }
+
+    fn cloud_init(&self) -> Result<Option<CloudInit>> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path)
+                .map_err(|error| Failure::input(format!("{}: {error}", path.display())))
+        };
+        let keys = self
+            .ssh_keys
+            .iter()
+            .map(|key| if key.split_whitespace().count() >= 2 { Ok(key.clone()) } else { read(&key.into()) });
+        let keys: Vec<String> = keys.collect::<Result<_>>()?;
+        let lines = keys.iter().flat_map(|text| text.lines()).map(str::trim);
+        let ssh_keys =
+            lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect();
+        let user = self.user.clone().map(|name| User { name, ssh_keys });
+        let user_data = self.user_data.as_ref().map(read).transpose()?;
+        if user.is_none() && user_data.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(CloudInit { user, user_data, ..CloudInit::default() }))
+    }
+}
+
+fn card(option: &NetOption) -> Option<Nic> {
+    match option {
+        NetOption::None => None,
+        NetOption::Tap { name } => Some(Nic { network: Network::Tap(name.clone()), ..Nic::default() }),
+        NetOption::User { forwards } => {
+            let forward = |forward: &crate::cli::options::PortForward| PortForward {
+                protocol: Protocol::Tcp,
+                address: Some(forward.address),
+                host: forward.host,
+                guest: forward.guest,
+            };
+            Some(Nic { forwards: forwards.iter().map(forward).collect(), ..Nic::default() })
+        }
+    }
+}
