@@ -141,7 +141,7 @@ fn open_disks(
             _ => Format::Raw,
         };
         let serial = if disk.serial.is_empty() { format!("tessera-{number}") } else { disk.serial.clone() };
-        disks.push(DiskSpec { file, format, read_only: disk.read_only, serial });
+        disks.push(DiskSpec { file, format, backing: Vec::new(), read_only: disk.read_only, serial });
     }
     Ok(disks)
 }
