@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use api::{DiskFormat, DiskSource, Id, OnEnd, VmDefinition};
 use disk::Format;
+use network::user::Passt;
 use serde_json::Value;
 use storage::images::Store as Images;
 use vmm::control::{DiskSpec, MachineSpec, OnPanic, OnReset, console};
 use vmm::engine;
 
+use super::cards;
 use crate::paths::{self, Paths};
 
 /// How much of what a guest says is remembered, bytes.
@@ -43,12 +45,17 @@ pub enum MachineError {
 
 /// The message `create` for a guest's process, and the files that go with it.
 pub struct Machine {
+    /// The message's parameters.
     pub params: Value,
+    /// The files.
     pub files: Vec<OwnedFd>,
+    /// Programs behind its network cards. They end when the process closes its end, and at once if this is dropped.
+    pub programs: Vec<Passt>,
 }
 
+/// Files that go with a message.
 #[derive(Default)]
-struct Files(Vec<OwnedFd>);
+pub struct Files(Vec<OwnedFd>);
 
 impl Files {
     /// Opens a file; gives its number in the message.
@@ -58,7 +65,8 @@ impl Files {
         Ok(self.add(opened.map_err(told)?))
     }
 
-    fn add(&mut self, file: impl Into<OwnedFd>) -> usize {
+    /// Adds a file; gives its number in the message.
+    pub fn add(&mut self, file: impl Into<OwnedFd>) -> usize {
         self.0.push(file.into());
         self.0.len() - 1
     }
@@ -77,6 +85,7 @@ pub fn open(
 ) -> Result<Machine, MachineError> {
     let mut files = Files::default();
     let boot = find_boot(images, definition)?;
+    let (nets, programs) = cards::plug_in(definition, &mut files)?;
     let spec = MachineSpec {
         processors: definition.cpus,
         memory: definition.memory.0,
@@ -88,6 +97,7 @@ pub fn open(
         console_socket: Some(files.add(listen(&paths.console_socket(id))?)),
         console_log: Some(files.add(console_log(paths, id)?)),
         disks: open_disks(paths, id, definition, &mut files)?,
+        nets,
         on_reset: match definition.on_reboot {
             OnEnd::Restart => OnReset::Restart,
             OnEnd::Stop => OnReset::End,
@@ -95,7 +105,7 @@ pub fn open(
         on_panic: OnPanic::End,
     };
     let params = serde_json::to_value(spec).map_err(|error| MachineError::Host(error.to_string()))?;
-    Ok(Machine { params, files: files.0 })
+    Ok(Machine { params, files: files.0, programs })
 }
 
 struct Boot {

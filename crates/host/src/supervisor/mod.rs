@@ -1,5 +1,6 @@
 //! Looks after guests: each has a task of its own that starts its process, follows it, and does what its policy says.
 
+mod cards;
 mod disks;
 mod guest;
 mod machine;

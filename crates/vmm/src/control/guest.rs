@@ -11,12 +11,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::protocol::{
-    Descriptor, DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, Refusal, State,
-    StateReport, Stats, code,
+    Cable, Descriptor, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, ProcessorStats, Refusal,
+    State, StateReport, Stats, code,
 };
 use crate::boot::{Kernel, Source};
 use crate::engine;
 use crate::machine::{Event, Machine, MachineConfig};
+use crate::virtio::net::{Backend, Net, Stream, Tap};
 use crate::virtio::{Device, block::Block, rng::Rng};
 
 use super::console::Console;
@@ -109,6 +110,9 @@ impl Guest {
         let mut devices: Vec<Box<dyn Device>> = Vec::new();
         for (number, disk) in spec.disks.into_iter().enumerate() {
             devices.push(Box::new(open_disk(number, disk, queues, &mut files)?));
+        }
+        for (number, net) in spec.nets.into_iter().enumerate() {
+            devices.push(Box::new(open_card(number, net, &mut files)?));
         }
         devices.push(Box::new(Rng::default()));
         let socket = spec.console_socket.map(|n| files.take("console_socket", n)).transpose()?;
@@ -302,6 +306,22 @@ fn open_disk(number: usize, spec: DiskSpec, queues: u16, files: &mut Files) -> R
     Ok(Block::new(disk, &spec.serial, queues))
 }
 
+fn open_card(number: usize, spec: NetSpec, files: &mut Files) -> Result<Net, Refusal> {
+    let field = format!("nets[{number}]");
+    let refused = |error: io::Error| Refusal::new(code::MACHINE, format!("{field}: {error}"));
+    let cable: Box<dyn Backend> = match spec.cable {
+        Cable::Tap(file) => {
+            let file = files.take(&format!("{field}.tap"), file)?;
+            Box::new(Tap::from_file(file).map_err(refused)?)
+        }
+        Cable::Stream { socket, mtu } => {
+            let socket = files.take(&format!("{field}.stream.socket"), socket)?;
+            Box::new(Stream::new(OwnedFd::from(socket).into(), mtu).map_err(refused)?)
+        }
+    };
+    Ok(Net::new(spec.mac, cable))
+}
+
 /// Where what the guest says goes: to the stream `console`, and to those that connect to `socket`, with a `log` of it.
 fn console_outputs(
     console: &Option<File>,
@@ -310,7 +330,7 @@ fn console_outputs(
 ) -> Result<(crate::chipset::serial::Output, Option<Console>), Refusal> {
     let refused =
         |field: &'static str| move |e: io::Error| Refusal::new(code::MACHINE, format!("{field}: {e}"));
-    let stream = console.as_ref().map(Stream::new).transpose().map_err(refused("console"))?;
+    let stream = console.as_ref().map(Output::new).transpose().map_err(refused("console"))?;
     if socket.is_none() && log.is_none() {
         return Ok((stream.map_or_else(|| Box::new(io::sink()) as _, |stream| Box::new(stream) as _), None));
     }
@@ -339,16 +359,16 @@ impl<F: FnMut(&[u8]) -> io::Result<usize>> Write for Both<F> {
 }
 
 /// The guest's end of a stream. A reader that does not keep up loses what it has no room for: the guest must not wait.
-struct Stream(File);
+struct Output(File);
 
-impl Stream {
+impl Output {
     fn new(file: &File) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(file, true)?;
         Ok(Self(file.try_clone()?))
     }
 }
 
-impl Write for Stream {
+impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0.write(bytes) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(bytes.len()),

@@ -18,6 +18,7 @@ mod protocol;
 mod server;
 
 pub use protocol::{
-    DiskSpec, GuestEvent, MachineSpec, OnPanic, OnReset, ProcessorStats, State, StateReport, Stats, code,
+    Cable, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, ProcessorStats, State, StateReport,
+    Stats, code,
 };
 pub use server::{ServeError, serve};

@@ -58,6 +58,9 @@ pub struct MachineSpec {
     /// Disks, in the order of their slots.
     #[serde(default)]
     pub disks: Vec<DiskSpec>,
+    /// Network cards, in the order of their slots.
+    #[serde(default)]
+    pub nets: Vec<NetSpec>,
     /// What follows when the guest resets itself.
     #[serde(default)]
     pub on_reset: OnReset,
@@ -89,6 +92,33 @@ pub struct DiskSpec {
     /// The serial number the guest sees, at most 20 bytes.
     #[serde(default)]
     pub serial: String,
+}
+
+/// A network card.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetSpec {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// What it is plugged into.
+    #[serde(flatten)]
+    pub cable: Cable,
+}
+
+/// What a network card is plugged into.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cable {
+    /// A tap device with virtio headers, attached and not blocking.
+    Tap(Descriptor),
+    /// A connected Unix stream socket that carries frames, each after its length in 4 bytes, as passt and QEMU's stream network
+    /// speak.
+    Stream {
+        /// The socket.
+        socket: Descriptor,
+        /// Largest packet it carries, bytes.
+        mtu: u16,
+    },
 }
 
 /// What follows when the guest resets itself, or faults three times over.

@@ -212,6 +212,14 @@ fn wrong_requests_are_refused_with_a_reason_and_change_nothing() {
         (json!({"memory": 16 << 20, "kernel": 0, "processors": 300}), "300 processors are not possible"),
         (json!({"memory": 4097, "kernel": 0}), "4097"),
         (json!({"memory": 16 << 20, "kernel": 0, "disks": [{"file": 1, "format": "raw"}]}), "disks[0].file"),
+        (
+            json!({"memory": 16 << 20, "kernel": 0, "nets": [{"mac": [2, 0, 0, 0, 0, 1], "tap": 4}]}),
+            "nets[0].tap",
+        ),
+        (
+            json!({"memory": 16 << 20, "kernel": 0, "nets": [{"mac": [2, 0], "tap": 0}]}),
+            "an array of length 6",
+        ),
     ] {
         let (_, message) = client.error("create", params.clone(), &[&kernel]);
         assert!(message.contains(wanted), "{params}: {message}");

@@ -2,10 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Child;
 use std::time::Duration;
 
 use api::{Problem, VmState};
+use network::user::Passt;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -70,9 +73,13 @@ impl Guest {
         let socket = self.shared.paths.control_socket(self.record.vm.id);
         let process = Process::start(&self.shared.program, &socket, &log)
             .map_err(|error| Problem::internal(format!("the guest's process does not start: {error}")))?;
-        let made = make(&process, &socket, machine).await;
+        let Machine { params, files, programs } = machine;
+        let made = make(&process, &socket, params, files).await;
         match made {
-            Ok((client, events)) => Ok(Running { client, events, process, since: Instant::now() }),
+            Ok((client, events)) => {
+                programs.into_iter().filter_map(Passt::release).for_each(reap);
+                Ok(Running { client, events, process, since: Instant::now() })
+            }
             Err(error) => {
                 process.kill();
                 process.ended().await;
@@ -143,15 +150,27 @@ impl Guest {
 async fn make(
     process: &Process,
     socket: &Path,
-    machine: Machine,
+    params: Value,
+    files: Vec<OwnedFd>,
 ) -> Result<(Client, mpsc::UnboundedReceiver<StateReport>), RpcError> {
     let (client, events) = tokio::select! {
         connected = connect_soon(socket) => connected?,
         _ = process.ended() => return Err(RpcError::Gone),
     };
-    let _: Value = client.call("create", machine.params, &machine.files).await?;
+    let _: Value = client.call("create", params, &files).await?;
     let _: Value = client.call("resume", Value::Null, &[]).await?;
     Ok((client, events))
+}
+
+/// Waits for the end of a program that ends with its guest, so that nothing of it stays.
+fn reap(program: Child) {
+    let pid = program.id() as i32;
+    tokio::spawn(async move {
+        // One that cannot be followed has ended.
+        if let Ok(process) = Process::find(pid) {
+            process.ended().await;
+        }
+    });
 }
 
 async fn connect_soon(socket: &Path) -> Result<(Client, mpsc::UnboundedReceiver<StateReport>), RpcError> {

@@ -50,6 +50,14 @@ impl Tap {
     /// # Errors
     /// If there is no such device, another uses it, or this user may not.
     pub fn open(name: &str) -> io::Result<Self> {
+        Self::from_file(Self::attach(name)?)
+    }
+
+    /// Attaches to the tap device `name`; [`from_file`](Self::from_file) takes what this gives, in another process too.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn attach(name: &str) -> io::Result<File> {
         let there = std::path::Path::new("/sys/class/net").join(name).join("tun_flags").exists();
         if !there {
             return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such tap device"));
@@ -59,7 +67,7 @@ impl Tap {
         let request = request(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)?;
         // SAFETY: the request is a whole ifreq, as TUNSETIFF reads and writes it.
         check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw const request) })?;
-        Self::from_file(file)
+        Ok(file)
     }
 
     /// An attached tap device that was opened elsewhere, with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR.

@@ -1,0 +1,67 @@
+//! What a guest's network cards are plugged into.
+
+use std::path::PathBuf;
+
+use api::{Network, Nic, PortForward, VmDefinition};
+use network::definition::{Forward, Protocol};
+use network::user::{self, Passt};
+use vmm::control::{Cable, NetSpec};
+use vmm::virtio::net::Tap;
+
+use super::machine::{Files, MachineError};
+
+/// Opens the host's end of each card, and starts the programs behind them.
+///
+/// # Errors
+/// If a tap or a port is not there to be had, or passt does not start.
+pub fn plug_in(
+    definition: &VmDefinition,
+    files: &mut Files,
+) -> Result<(Vec<NetSpec>, Vec<Passt>), MachineError> {
+    let mut programs = Vec::new();
+    let mut nets = Vec::new();
+    for (number, nic) in definition.nics.iter().enumerate() {
+        let failed = |why: String| MachineError::Host(format!("network card {number}: {why}"));
+        let mac = nic.mac_bytes().ok_or_else(|| failed("it has no hardware address".into()))?;
+        let cable = match &nic.network {
+            Network::User => {
+                let (socket, passt) = user::start(&forwards(nic)).map_err(|error| failed(told(error)))?;
+                programs.push(passt);
+                Cable::Stream { socket: files.add(socket), mtu: user::MTU }
+            }
+            Network::Tap(name) => {
+                let (what, path) = (format!("network card {number}: the tap device"), PathBuf::from(name));
+                let told = |error| MachineError::Open { what, path, error };
+                Cable::Tap(files.add(Tap::attach(name).map_err(told)?))
+            }
+            Network::Named(name) => return Err(failed(format!("there is no network {name}"))),
+        };
+        nets.push(NetSpec { mac, cable });
+    }
+    Ok((nets, programs))
+}
+
+fn told(error: network::Error) -> String {
+    match error {
+        network::Error::Definition(faults) => {
+            let told: Vec<_> =
+                faults.iter().map(|fault| format!("port {} {}", fault.value, fault.detail)).collect();
+            told.join("; ")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn forwards(nic: &Nic) -> Vec<Forward> {
+    let forward = |forward: &PortForward| Forward {
+        protocol: match forward.protocol {
+            api::Protocol::Tcp => Protocol::Tcp,
+            api::Protocol::Udp => Protocol::Udp,
+        },
+        host_address: forward.address.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
+        host_port: forward.host,
+        guest_address: None,
+        guest_port: forward.guest,
+    };
+    nic.forwards.iter().map(forward).collect()
+}
