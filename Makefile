@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench setup-build setup-image setup-host setup-test setup-deny setup-bench clean
+.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench soak setup-build setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -56,6 +56,9 @@ bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
 	@scripts/tiny-guest $(BUILD)/bench $(dir $(TESSERA))bench-guest
 	cargo run --release --package bench -- $(BENCH)
 
+soak: setup-build setup-image setup-soak build ## Work Debian guests hard for an hour or two (SOAK='day --release 13 --cpus 2', SOAK=reboots)
+	scripts/soak $(TESSERA) $(BUILD)/soak $(SOAK)
+
 # Each setup installs what is missing of one thing, and does nothing where all is there.
 setup-build:
 	@scripts/need cc:gcc ld:binutils curl:curl
@@ -69,6 +72,9 @@ setup-host:
 
 setup-test:
 	@scripts/need busybox:busybox-static cpio:cpio passt:passt ip:iproute2 qemu-img:qemu-utils nft:nftables dnsmasq:dnsmasq-base
+
+setup-soak:
+	@scripts/need python3:python3 e2fsck:e2fsprogs
 
 setup-bench:
 	@scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio
