@@ -1,4 +1,4 @@
-//! What is on one disk, onto another.
+//! What is on one disk, onto another, and onto and from memory.
 
 use std::io;
 
@@ -30,9 +30,8 @@ pub fn copy(from: &dyn Disk, to: &dyn Disk, mut told: impl FnMut(u64, u64) -> bo
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let part = &mut buffer[..STEP.min(end - at) as usize];
-            // SAFETY: the buffer is one vector's, and lives for the call.
-            unsafe { from.read(&[of(part)], at) }?;
-            write(to, part, at)?;
+            read(from, part, at)?;
+            write_data(to, part, at)?;
             at += part.len() as u64;
         }
     }
@@ -41,18 +40,33 @@ pub fn copy(from: &dyn Disk, to: &dyn Disk, mut told: impl FnMut(u64, u64) -> bo
 }
 
 /// Writes what is no zeroes.
-fn write(to: &dyn Disk, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+fn write_data(to: &dyn Disk, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut at = offset;
-    for piece in bytes.chunks_mut(PIECE) {
+    for piece in bytes.chunks(PIECE) {
         if piece.iter().any(|byte| *byte != 0) {
-            // SAFETY: as above.
-            unsafe { to.write(&[of(piece)], at) }?;
+            write(to, piece, at)?;
         }
         at += piece.len() as u64;
     }
     Ok(())
 }
 
-fn of(bytes: &mut [u8]) -> iovec {
-    iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
+/// Reads from a disk, from `offset` as many bytes as there is room for.
+///
+/// # Errors
+/// If the host cannot read, or the range lies beyond the end.
+pub fn read(from: &dyn Disk, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let buffer = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: the buffer is a mutable slice that lives for the call.
+    unsafe { from.read(&[buffer], offset) }
+}
+
+/// Writes to a disk, at `offset`.
+///
+/// # Errors
+/// If the host cannot write, or the range lies beyond the end.
+pub fn write(to: &dyn Disk, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let buffer = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: the buffer is a slice that lives for the call, and is only read from.
+    unsafe { to.write(&[buffer], offset) }
 }

@@ -191,6 +191,17 @@ pub fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     fallocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
 }
 
+/// Has the host set aside room for all of a file. Where it cannot tell, there is no promise.
+///
+/// # Errors
+/// If there is no room.
+pub fn allocate(file: &File) -> io::Result<()> {
+    match fallocate(file, 0, 0, size(file)?) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        result => result,
+    }
+}
+
 /// Makes a range read as zeroes, whatever the file system can; with `unmap` its space is given back if that works.
 pub fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
     if len == 0 || unmap && punch(file, offset, len).is_ok() {

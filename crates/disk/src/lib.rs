@@ -17,9 +17,9 @@ use std::path::Path;
 use libc::iovec;
 use serde::{Deserialize, Serialize};
 
-pub use copy::copy;
+pub use copy::{copy, read, write};
 pub use error::OpenError;
-pub use file::lock;
+pub use file::{allocate, lock};
 pub use overlay::Overlay;
 pub use qcow2::{Qcow2, files};
 pub use raw::Raw;

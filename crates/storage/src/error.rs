@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use api::{ImageName, Invalid};
+use api::{ImageName, Invalid, Name};
 use disk::OpenError;
 
 /// The result of a call.
@@ -22,6 +22,69 @@ pub enum Error {
     /// There is one already.
     #[error("an image {0} exists already: remove it, replace it or give another name")]
     ImageExists(ImageName),
+    /// There is no volume of this name.
+    #[error("there is no volume {0}")]
+    NoVolume(Name),
+    /// There is one already.
+    #[error("a volume {0} exists already")]
+    VolumeExists(Name),
+    /// No volume of this name is being uploaded.
+    #[error("no volume {0} is being uploaded")]
+    NoUpload(Name),
+    /// One of this name is being uploaded already, as something else.
+    #[error("another volume {0} is being uploaded already")]
+    UploadExists(Name),
+    /// A guest has it, or something is being done with it.
+    #[error("volume {0} is in use")]
+    InUse(Name),
+    /// Guests have it.
+    #[error("volume {name} is used by {}", by.join(", "))]
+    Used {
+        /// The volume.
+        name: Name,
+        /// The guests.
+        by: Vec<String>,
+    },
+    /// Others are based on it.
+    #[error("volume {name} must stay as it is: {} based on it", names(others))]
+    BaseOf {
+        /// The volume.
+        name: Name,
+        /// The others.
+        others: Vec<Name>,
+    },
+    /// An upload goes on elsewhere than it was left.
+    #[error("{expected} bytes are there already: go on from there, not from {got}")]
+    Offset {
+        /// How many bytes are there.
+        expected: u64,
+        /// Where it was to go on.
+        got: u64,
+    },
+    /// Bytes are not those that were announced.
+    #[error("the SHA-256 checksum is {got}, and should be {expected}")]
+    Checksum {
+        /// What was announced.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// Another host uses the folder of a pool.
+    #[error("{} is used by {host}, as a pool that is not shared", path.display())]
+    PoolTaken {
+        /// The folder.
+        path: PathBuf,
+        /// The host.
+        host: String,
+    },
+    /// Locks on files in the folder of a pool do not reach its other hosts.
+    #[error("{} cannot be shared: {host} uses it too, and its locks are not seen here", path.display())]
+    PoolUnlocked {
+        /// The folder.
+        path: PathBuf,
+        /// The host.
+        host: String,
+    },
     /// A file or folder that somebody named is not usable.
     #[error("{}: {why}", path.display())]
     Unusable {
@@ -88,9 +151,19 @@ impl Error {
     /// Whose matter it is.
     pub fn cause(&self) -> Cause {
         match self {
-            Error::Invalid(_) | Error::Unusable { .. } | Error::Disk { .. } => Cause::Asked,
-            Error::NoImage(_) => Cause::Missing,
-            Error::ImageExists(_) => Cause::State,
+            Error::Invalid(_) | Error::Unusable { .. } | Error::Disk { .. } | Error::Checksum { .. } => {
+                Cause::Asked
+            }
+            Error::NoImage(_) | Error::NoVolume(_) | Error::NoUpload(_) => Cause::Missing,
+            Error::ImageExists(_)
+            | Error::VolumeExists(_)
+            | Error::UploadExists(_)
+            | Error::InUse(_)
+            | Error::Used { .. }
+            | Error::BaseOf { .. }
+            | Error::Offset { .. }
+            | Error::PoolTaken { .. }
+            | Error::PoolUnlocked { .. } => Cause::State,
             Error::Host { .. } | Error::NoTool { .. } | Error::Tool { .. } => Cause::Host,
             Error::Cancelled => Cause::Cancelled,
         }
@@ -106,10 +179,20 @@ impl Error {
         move |error| Error::Host { path: path.to_owned(), error }
     }
 
+    /// One field is wrong.
+    pub(crate) fn invalid(pointer: &str, value: impl Into<serde_json::Value>, detail: &str) -> Error {
+        Error::Invalid(vec![Invalid::new(pointer, value, detail)])
+    }
+
     /// What to make of an error about a disk.
     pub(crate) fn disk(path: &Path) -> impl Fn(OpenError) -> Error {
         move |error| Error::Disk { path: path.to_owned(), error }
     }
+}
+
+fn names(names: &[Name]) -> String {
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.iter().map(Name::as_str).collect::<Vec<_>>().join(", "))
 }
 
 fn lines(wrong: &[Invalid]) -> String {

@@ -1,4 +1,4 @@
-//! What guests' disks are kept in: the images that they boot from.
+//! What guests' disks are kept in: the images that they boot from, and pools of volumes.
 //!
 //! All calls block. Long ones tell how far they are by a [`Progress`], and end soon after it says that they are cancelled. What
 //! they make appears only when it is whole: a process that is killed leaves what was there before, and what it had begun is
@@ -6,12 +6,21 @@
 
 #![forbid(unsafe_code)]
 
+mod definition;
 mod draft;
 mod error;
 pub mod images;
+mod pool;
 mod progress;
 pub mod sparse;
 mod tool;
+mod volumes;
 
+pub use definition::{
+    Allocation, PoolDefinition, PoolHost, PoolKind, PoolStatus, Resize, UploadDefinition, Volume,
+    VolumeDefinition, VolumeFormat, VolumeSource,
+};
 pub use error::{Cause, Error, Result};
+pub use pool::{BEAT, Host, Pool};
 pub use progress::{Progress, Silent};
+pub use volumes::{Download, OpenVolume};

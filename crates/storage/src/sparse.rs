@@ -38,7 +38,7 @@ pub fn copy(from: &File, path: &Path, mut to: &File, progress: &dyn Progress) ->
 }
 
 /// Where the next data of a file of `length` bytes begins, from `at`, and where it ends.
-fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
+pub fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
     let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
         Err(Errno::NXIO) => return Ok(None),
         // A block device has no holes.
@@ -47,6 +47,16 @@ fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>
     };
     let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data))?;
     Ok(Some((data, end)))
+}
+
+/// How much of a file of `length` bytes is data.
+pub fn data(file: &File, length: u64) -> io::Result<u64> {
+    let (mut at, mut sum) = (0, 0);
+    while let Some((data, end)) = next_data(file, at, length)? {
+        sum += end - data;
+        at = end;
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]

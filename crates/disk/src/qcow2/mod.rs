@@ -24,7 +24,7 @@ use self::container::Container;
 use crate::{Disk, OpenError, file};
 
 pub use chain::files;
-pub use create::{create, create_overlay};
+pub use create::{create, create_allocated, create_based_on, create_overlay};
 pub use header::{Backing, Header, MAGIC};
 
 /// A qcow2 image with its backing files.
@@ -80,7 +80,8 @@ impl Qcow2 {
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         file::check_size(len).map_err(invalid)?;
         let mut image = self.alone();
-        image.resize(len, PreallocateMode::None)?;
+        // Where it is longer than before, what it is based on must not show.
+        image.resize(len, PreallocateMode::Zero)?;
         image.flush()?;
         image.sync()
     }
