@@ -12,6 +12,7 @@ mod error;
 pub mod images;
 mod pool;
 mod progress;
+pub mod seed;
 pub mod sparse;
 mod tool;
 mod volumes;

@@ -31,6 +31,7 @@ const PACKAGES: &[&str] = &[
     "ca-certificates",
     "e2fsprogs",
     "openssh-server",
+    "sudo",
     "cloud-init",
     "qemu-guest-agent",
     "initramfs-tools",
