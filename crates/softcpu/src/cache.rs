@@ -173,7 +173,7 @@ pub(crate) struct CodeCache {
     tags: [u64; 2],
     generations: [u64; 2],
     context: u64,
-    base: u64,
+    place: (u64, u32),
     /// The block that wants to know its successor, and which way it left.
     link: Option<(*const Block, usize)>,
     blocks: AddressMap<Box<Block>>,
@@ -212,7 +212,7 @@ impl CodeCache {
             tags: [0; 2],
             generations: [1; 2],
             context: 0,
-            base: 0,
+            place: (0, u32::MAX),
             link: None,
             blocks: AddressMap::default(),
             pages: AddressMap::default(),
@@ -240,10 +240,10 @@ impl CodeCache {
         self.retag();
     }
 
-    /// The processor executes in another mode, at another privilege or with another code segment base.
-    pub(crate) fn context_changed(&mut self, mode: Mode, cpl: u8, base: u64) {
-        if base != self.base {
-            self.base = base;
+    /// The processor executes in another mode, at another privilege or in another place: code segment base and limit.
+    pub(crate) fn context_changed(&mut self, mode: Mode, cpl: u8, place: (u64, u32)) {
+        if place != self.place {
+            self.place = place;
             self.forget_translations(true);
         }
         self.context = u64::from(mode.bits()) << 2 | u64::from(cpl & 3);
@@ -424,7 +424,9 @@ impl Cpu {
             Some(block) => block,
             None => self.find_block_slow(rip)?,
         };
-        if let Some((from, way)) = link {
+        if let Some((from, way)) = link
+            && !self.mode.contains(Mode::LIMITED)
+        {
             // SAFETY: `link` is reset whenever blocks go, so both blocks are alive; nobody executes `from` now.
             unsafe {
                 if (*from).second.is_none()
@@ -452,6 +454,11 @@ impl Cpu {
                     found = None;
                 }
             }
+        }
+        if self.mode.contains(Mode::LIMITED) {
+            let room = self.code_room();
+            // SAFETY: just looked up.
+            found = found.filter(|&at| unsafe { u64::from((*at).bytes) <= room });
         }
         let block = match found {
             Some(block) => block,

@@ -39,6 +39,8 @@ bitflags::bitflags! {
         const STACK32 = 1 << 2;
         /// CR0.PE is clear or EFLAGS.VM set: selectors are not checked.
         const REAL = 1 << 3;
+        /// CS has a limit below 4 GiB: blocks end at it, and are not linked, for the limit may change.
+        const LIMITED = 1 << 4;
         /// Blocks of one instruction: single step, interrupt shadow, code that writes itself.
         const ALONE = 1 << 7;
     }

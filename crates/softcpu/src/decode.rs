@@ -6,7 +6,7 @@ use crate::bus::PAGE_SIZE;
 use crate::cache::{self, Block};
 use crate::cpu::{Cpu, Mode};
 use crate::exec;
-use crate::fault::{Fault, Trap};
+use crate::fault::Trap;
 use crate::liveness;
 use crate::mmu::{canonical, offset_in_page};
 use crate::op::{self, Lowered, Op, Stop, form, seg, slot};
@@ -21,6 +21,13 @@ const LONGEST: usize = 15;
 /// means nothing.
 const OPTIONS: u32 =
     DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
+
+/// What decoding gave.
+struct Run {
+    insns: Vec<Instruction>,
+    /// The last one, which is invalid, has more than 15 bytes.
+    too_long: bool,
+}
 
 impl Cpu {
     /// The linear address of an instruction at `rip`, checked as a fetch is.
@@ -55,19 +62,18 @@ impl Cpu {
         let mut bytes = [0u8; MOST * LONGEST];
         let here = wanted.min(in_page);
         self.fetch_bytes(gpa, &mut bytes[..here]);
-        let mut insns = self.decode_run(&bytes[..here], if alone { 1 } else { MOST }, here == in_page);
+        let mut run = self.decode_run(&bytes[..here], if alone { 1 } else { MOST }, here == in_page);
         let mut second = None;
-        if insns.is_empty() {
+        if run.insns.is_empty() {
             // The first instruction does not end in this page.
             let next = self.wrap_linear((la | (PAGE_SIZE - 1)).wrapping_add(1));
             let (page, _) = self.fetch_page(next)?;
             self.fetch_bytes(page, &mut bytes[here..LONGEST]);
-            insns = self.decode_run(&bytes[..LONGEST], 1, false);
+            run = self.decode_run(&bytes[..LONGEST], 1, false);
             second = Some(page);
         }
-        let length = insns.last().map_or(0, |i| i.next_ip() as usize);
-        self.check_fetch_limit(length)?;
-        Ok(self.lower_run(&insns, gpa, length as u16, second, alone))
+        self.cut_to_limit(&mut run.insns)?;
+        Ok(self.lower_run(&run, gpa, second, alone))
     }
 
     /// Announces and reads `bytes.len()` bytes of code at `gpa`, within one page. Reads from devices give zeroes.
@@ -83,8 +89,8 @@ impl Cpu {
     }
 
     /// Decodes up to `most` instructions. With `page_end`, one that does not fit ends the run; an undecodable one is
-    /// kept (as the last) and executes as #UD.
-    fn decode_run(&self, bytes: &[u8], most: usize, page_end: bool) -> Vec<Instruction> {
+    /// kept (as the last) and executes as a fault.
+    fn decode_run(&self, bytes: &[u8], most: usize, page_end: bool) -> Run {
         let bitness = if self.long_mode() {
             64
         } else if self.mode.contains(Mode::CODE32) {
@@ -93,17 +99,19 @@ impl Cpu {
             16
         };
         let mut decoder = Decoder::with_ip(bitness, bytes, 0, OPTIONS);
-        let mut run = Vec::with_capacity(8);
-        while run.len() < most && decoder.can_decode() {
+        let mut run = Run { insns: Vec::with_capacity(8), too_long: false };
+        while run.insns.len() < most && decoder.can_decode() {
             let insn = decoder.decode();
             if insn.is_invalid() {
-                if decoder.last_error() == DecoderError::NoMoreBytes && (page_end || !run.is_empty()) {
+                if decoder.last_error() == DecoderError::NoMoreBytes && (page_end || !run.insns.is_empty()) {
                     break;
                 }
-                run.push(insn);
+                // An undefined opcode that ends with the fifteenth byte is taken for one of these.
+                run.too_long = insn.len() == LONGEST;
+                run.insns.push(insn);
                 break;
             }
-            run.push(insn);
+            run.insns.push(insn);
             if ends_block(&insn) {
                 break;
             }
@@ -111,39 +119,43 @@ impl Cpu {
         run
     }
 
-    /// Outside 64-bit mode code must lie within CS's limit. A block that begins within it and ends beyond is refused
-    /// whole: at most one block early.
-    fn check_fetch_limit(&mut self, length: usize) -> Result<(), Trap> {
-        if self.long_mode() {
+    /// Outside 64-bit mode code must lie within CS's limit: what goes on beyond is left to a block of its own, which
+    /// faults if there is nothing else in it.
+    fn cut_to_limit(&mut self, insns: &mut Vec<Instruction>) -> Result<(), Trap> {
+        if !self.mode.contains(Mode::LIMITED) {
             return Ok(());
         }
-        let limit = u64::from(self.segs[usize::from(seg::CS)].limit);
-        if self.mode.contains(Mode::ALONE) && self.block_rip() + length as u64 > limit + 1 {
-            return Err(self.raise(Fault::gp(0)));
-        }
-        Ok(())
+        let room = self.code_room();
+        insns.retain(|i| i.next_ip() <= room);
+        if insns.is_empty() { Err(self.gp0()) } else { Ok(()) }
     }
 
-    fn lower_run(
-        &self,
-        insns: &[Instruction],
-        gpa: u64,
-        length: u16,
-        second: Option<u64>,
-        alone: bool,
-    ) -> Block {
+    /// How many bytes from RIP on lie within CS's limit, which RIP does.
+    pub(crate) fn code_room(&self) -> u64 {
+        (u64::from(self.segs[usize::from(seg::CS)].limit) + 1).saturating_sub(self.block_rip())
+    }
+
+    fn lower_run(&self, run: &Run, gpa: u64, second: Option<u64>, alone: bool) -> Block {
+        let insns = &run.insns;
         let dead = liveness::dead_flags(insns);
         let mut ops = Vec::with_capacity(insns.len() + 1);
         let mut ended = false;
-        let mut length = length;
+        let mut length = insns.last().map_or(0, |i| i.next_ip() as u16);
         for (i, (insn, dead)) in insns.iter().zip(dead).enumerate() {
             let mut op = operands(insn);
             if dead {
                 op.form |= form::DEAD_FLAGS;
             }
             let lowered = if insn.is_invalid() { None } else { exec::lower(insn, &mut op) };
-            let Lowered { run, ends } = lowered.unwrap_or(Lowered { run: op::leave(undefined), ends: true });
-            op.run = run;
+            let Lowered { run: handler, ends } = lowered.unwrap_or_else(|| {
+                let fault = if run.too_long && insn.is_invalid() {
+                    op::leave(too_long)
+                } else {
+                    op::leave(undefined)
+                };
+                Lowered { run: fault, ends: true }
+            });
+            op.run = handler;
             if let Some(previous) = ops.last_mut()
                 && let Some(run) = exec::fuse(&insns[i - 1], previous, insn)
             {
@@ -215,6 +227,11 @@ fn go_on(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
 /// What is no instruction of this processor.
 fn undefined(cpu: &mut Cpu, _op: &Op) -> Result<u64, Trap> {
     Err(cpu.ud())
+}
+
+/// What has more bytes than an instruction may have (Intel SDM vol. 3, 6.15, interrupt 13).
+fn too_long(cpu: &mut Cpu, _op: &Op) -> Result<u64, Trap> {
+    Err(cpu.gp0())
 }
 
 /// Whether decoding should stop after `insn` (lowering may end the block earlier).

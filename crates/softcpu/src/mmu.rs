@@ -686,13 +686,14 @@ impl Cpu {
         } else {
             mode.set(Mode::CODE32, cs.big());
             mode.set(Mode::STACK32, self.segs[usize::from(crate::op::seg::SS)].big());
+            mode.set(Mode::LIMITED, cs.limit != u32::MAX);
         }
         mode.set(Mode::REAL, virtual_8086 || self.cr0 & crate::paging::CR0_PE == 0);
         self.mode = mode;
-        let base = if mode.contains(Mode::LONG) { 0 } else { cs.base };
+        let place = if mode.contains(Mode::LONG) { (0, u32::MAX) } else { (cs.base, cs.limit) };
         let watched = self.alignment_checked() || self.breakpoints_enabled();
         self.mmu.select(if watched { 2 } else { usize::from(self.cpl == 3) });
-        self.code.context_changed(mode, self.cpl, base);
+        self.code.context_changed(mode, self.cpl, place);
         self.fp_mode_changed();
     }
 }
