@@ -6,6 +6,7 @@ use crate::apic::{Apic, Mailbox};
 use crate::bus::Bus;
 use crate::cache::{Block, CodeCache};
 use crate::fault::{Fault, Pending, Trap, vector};
+use crate::features::Features;
 use crate::flags::{self, rflags};
 use crate::mmu::Mmu;
 use crate::op::{Op, form, seg, slot};
@@ -97,6 +98,7 @@ pub struct Cpu {
     pub(crate) activity: Activity,
     pub(crate) apic: Apic,
     pub(crate) cpuid: Arc<[CpuidEntry]>,
+    pub(crate) features: Features,
     pub(crate) system: Arc<System>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) bus: Arc<dyn Bus>,

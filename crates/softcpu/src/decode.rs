@@ -146,7 +146,8 @@ impl Cpu {
             if dead {
                 op.form |= form::DEAD_FLAGS;
             }
-            let lowered = if insn.is_invalid() { None } else { exec::lower(insn, &mut op) };
+            let exists = !insn.is_invalid() && !self.features.lacks(insn);
+            let lowered = if exists { exec::lower(insn, &mut op) } else { None };
             let Lowered { run: handler, ends } = lowered.unwrap_or_else(|| {
                 let fault = if run.too_long && insn.is_invalid() {
                     op::leave(too_long)

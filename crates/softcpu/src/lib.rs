@@ -20,6 +20,7 @@ mod decode;
 mod dispatch;
 mod exec;
 mod fault;
+mod features;
 mod flags;
 mod interrupt;
 mod liveness;

@@ -142,7 +142,8 @@ impl Cpu {
             let large = level.shift != 12 && entry & LARGE != 0;
             let mut reserved = reserved_always;
             if large {
-                reserved |= if level.may_map { ((1 << level.shift) - 1) & !0x1fff } else { LARGE };
+                let may_map = level.may_map && (level.shift != 30 || self.features.giant_pages);
+                reserved |= if may_map { ((1 << level.shift) - 1) & !0x1fff } else { LARGE };
             }
             if entry & reserved != 0 {
                 return Err(self.page_fault(la, access, ERROR_PRESENT | ERROR_RESERVED));

@@ -7,6 +7,7 @@ use crate::bus::Bus;
 use crate::cache::CodeCache;
 use crate::cpu::{Cpu, Mode};
 use crate::fault::Pending;
+use crate::features::Features;
 use crate::mmu::Mmu;
 use crate::op::{seg, slot};
 use crate::segment::{CODE_RIGHTS, DATA_RIGHTS};
@@ -148,6 +149,7 @@ impl Cpu {
             watch_hits: 0,
             activity: Activity::Running,
             apic: Apic::new(Arc::clone(&mailbox), index == 0),
+            features: Features::of(&cpuid),
             cpuid,
             system,
             mailbox,
