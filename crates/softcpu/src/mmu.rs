@@ -34,6 +34,10 @@ struct Table {
     entries: Box<[Entry; ENTRIES]>,
     used: [u64; ENTRIES / 64],
     global: [u64; ENTRIES / 64],
+    /// Entries that are a piece of a larger page.
+    large: [u64; ENTRIES / 64],
+    /// log2 of each entry's page's size.
+    shifts: Box<[u8; ENTRIES]>,
 }
 
 /// A tag no address that selects entry `index` can match.
@@ -43,6 +47,13 @@ const fn no_tag(index: usize) -> u64 {
 
 const fn index_of(la: u64) -> usize {
     (la >> 12) as usize & (ENTRIES - 1)
+}
+
+/// The numbers of the bits that are set in `word`.
+fn bits(word: u64) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(word), |w| Some(w & w.wrapping_sub(1)))
+        .take_while(|w| *w != 0)
+        .map(|w| w.trailing_zeros() as usize)
 }
 
 impl Table {
@@ -55,32 +66,42 @@ impl Table {
             Ok(entries) => entries,
             Err(_) => unreachable!("the vector was made with ENTRIES elements"),
         };
-        Self { entries, used: [0; ENTRIES / 64], global: [0; ENTRIES / 64] }
+        let none = [0; ENTRIES / 64];
+        Self { entries, used: none, global: none, large: none, shifts: Box::new([12; ENTRIES]) }
     }
 
     fn drop_entry(&mut self, i: usize) {
         (self.entries[i].read, self.entries[i].write) = (no_tag(i), no_tag(i));
         self.used[i / 64] &= !(1 << (i % 64));
         self.global[i / 64] &= !(1 << (i % 64));
+        self.large[i / 64] &= !(1 << (i % 64));
+    }
+
+    /// Drops what translates the page of `la`: its entry, and all pieces of the larger page it is in.
+    fn drop_page(&mut self, la: u64) {
+        let i = index_of(la);
+        if self.entries[i].read == la & !(PAGE_SIZE - 1) {
+            self.drop_entry(i);
+        }
+        for word in 0..ENTRIES / 64 {
+            for i in bits(self.large[word]).map(|bit| word * 64 + bit) {
+                if (self.entries[i].read ^ la) >> self.shifts[i] == 0 {
+                    self.drop_entry(i);
+                }
+            }
+        }
     }
 
     fn flush(&mut self, global: bool) {
         for word in 0..ENTRIES / 64 {
-            let mut bits = if global { self.used[word] } else { self.used[word] & !self.global[word] };
-            while bits != 0 {
-                let i = word * 64 + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                self.drop_entry(i);
-            }
+            let dropped = if global { self.used[word] } else { self.used[word] & !self.global[word] };
+            bits(dropped).for_each(|bit| self.drop_entry(word * 64 + bit));
         }
     }
 
     fn for_each_used(&mut self, mut f: impl FnMut(usize, &mut Entry)) {
         for word in 0..ENTRIES / 64 {
-            let mut bits = self.used[word];
-            while bits != 0 {
-                let i = word * 64 + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
+            for i in bits(self.used[word]).map(|bit| word * 64 + bit) {
                 f(i, &mut self.entries[i]);
             }
         }
@@ -563,11 +584,12 @@ impl Cpu {
             gpa: t.gpa & !(PAGE_SIZE - 1),
         };
         table.used[i / 64] |= 1 << (i % 64);
-        if t.global {
-            table.global[i / 64] |= 1 << (i % 64);
-        } else {
-            table.global[i / 64] &= !(1 << (i % 64));
-        }
+        let set = |map: &mut [u64], value: bool| {
+            map[i / 64] = map[i / 64] & !(1 << (i % 64)) | u64::from(value) << (i % 64);
+        };
+        set(&mut table.global, t.global);
+        set(&mut table.large, t.shift > 12);
+        table.shifts[i] = t.shift as u8;
     }
 
     /// The first check of an access, for all of its bytes before any is translated.
@@ -664,14 +686,10 @@ impl Cpu {
         self.code.forget_translations(global);
     }
 
-    /// Forgets the translation of one page.
+    /// Forgets the translation of the page of `la`, however large it is (Intel SDM vol. 3, 4.10.4.1).
     pub(crate) fn flush_page(&mut self, la: u64) {
-        let page = la & !(PAGE_SIZE - 1);
-        let i = index_of(la);
         for table in &mut self.mmu.tables {
-            if table.entries[i].read == page || table.entries[i].write == page {
-                table.drop_entry(i);
-            }
+            table.drop_page(la);
         }
         self.code.forget_translations(true);
     }

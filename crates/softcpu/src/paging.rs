@@ -46,6 +46,12 @@ pub(crate) struct Translation {
     pub gpa: u64,
     /// The translation survives a change of address space.
     pub global: bool,
+    /// log2 of the page's size.
+    pub shift: u32,
+}
+
+const fn unpaged(gpa: u64) -> Translation {
+    Translation { gpa, global: false, shift: 12 }
 }
 
 /// One level of a page table's radix tree.
@@ -66,15 +72,13 @@ impl Cpu {
                 return Ok(translation);
             }
         }
-        Ok(self
-            .walk_once(la, access, false)?
-            .unwrap_or(Translation { gpa: la & self.mmu.physical_mask, global: false }))
+        Ok(self.walk_once(la, access, false)?.unwrap_or(unpaged(la & self.mmu.physical_mask)))
     }
 
     /// One attempt; `None` when an entry changed under it.
     fn walk_once(&mut self, la: u64, access: Access, mark: bool) -> Result<Option<Translation>, Fault> {
         if self.cr0 & CR0_PG == 0 {
-            return Ok(Some(Translation { gpa: la & 0xffff_ffff & self.mmu.physical_mask, global: false }));
+            return Ok(Some(unpaged(la & 0xffff_ffff & self.mmu.physical_mask)));
         }
         if self.efer & EFER_LMA != 0 {
             debug_assert!(!self.long_mode() || canonical(la), "callers check canonical form");
@@ -162,7 +166,7 @@ impl Cpu {
                 let mask = (1u64 << level.shift) - 1;
                 let gpa = entry & 0x000f_ffff_ffff_f000 & !mask | la & mask;
                 let global = entry & GLOBAL != 0 && self.cr4 & CR4_PGE != 0;
-                return Ok(Some(Translation { gpa, global }));
+                return Ok(Some(Translation { gpa, global, shift: level.shift }));
             }
             table = entry & 0x000f_ffff_ffff_f000;
         }
@@ -206,7 +210,7 @@ impl Cpu {
             self.mark_narrow(pde_cell, pde, pde_at, access.contains(Access::WRITE));
             let base = bits & 0xffc0_0000 | (bits >> 13 & 0xff) << 32;
             let global = bits & GLOBAL != 0 && self.cr4 & CR4_PGE != 0;
-            return Ok(Translation { gpa: base | la & 0x3f_ffff, global });
+            return Ok(Translation { gpa: base | la & 0x3f_ffff, global, shift: 22 });
         }
         let pte_at = (u64::from(pde) & 0xffff_f000) + (la >> 12 & 0x3ff) * 4;
         let pte_cell = self.table_entry32(pte_at);
@@ -221,7 +225,7 @@ impl Cpu {
         self.mark_narrow(pde_cell, pde, pde_at, false);
         self.mark_narrow(pte_cell, pte, pte_at, access.contains(Access::WRITE));
         let global = u64::from(pte) & GLOBAL != 0 && self.cr4 & CR4_PGE != 0;
-        Ok(Translation { gpa: u64::from(pte) & 0xffff_f000 | la & 0xfff, global })
+        Ok(Translation { gpa: u64::from(pte) & 0xffff_f000 | la & 0xfff, global, shift: 12 })
     }
 
     fn mark_narrow(&self, cell: Option<&AtomicU32>, entry: u32, at: u64, dirty: bool) {
