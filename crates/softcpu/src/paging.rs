@@ -25,6 +25,10 @@ const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
+/// Bits of an entry that software may use in long mode and that are reserved in PAE paging.
+const IGNORED_IN_LONG_MODE: u64 = 0x7ff << 52;
+/// Low bits that are reserved in PAE paging's page-directory pointers.
+const POINTER_RESERVED: u64 = 0x1e6;
 
 bitflags::bitflags! {
     /// What an access wants; the bits of a page fault's error code.
@@ -103,6 +107,17 @@ impl Cpu {
         }
     }
 
+    /// Whether PAE paging's four page-directory pointers at `cr3` may be loaded: a present one has no reserved bit set
+    /// (4.4.1).
+    pub(crate) fn good_directory_pointers(&self, cr3: u64) -> bool {
+        let reserved = !self.mmu.physical_mask | POINTER_RESERVED;
+        (0..4).all(|n| {
+            let pointer = self.table_entry64((cr3 & 0xffff_ffe0) + n * 8);
+            let pointer = pointer.map_or(0, |e| e.load(Ordering::Relaxed));
+            pointer & PRESENT == 0 || pointer & reserved == 0
+        })
+    }
+
     fn page_fault(&self, la: u64, access: Access, more: u32) -> Fault {
         let mut bits = access;
         if self.cr4 & CR4_PAE == 0 || self.efer & EFER_NXE == 0 {
@@ -133,7 +148,8 @@ impl Cpu {
         mark: bool,
     ) -> Result<Option<Translation>, Fault> {
         let reserved_always = !self.mmu.physical_mask & 0x000f_ffff_ffff_f000
-            | if self.efer & EFER_NXE == 0 { NO_EXECUTE } else { 0 };
+            | if self.efer & EFER_NXE == 0 { NO_EXECUTE } else { 0 }
+            | if self.efer & EFER_LMA == 0 { IGNORED_IN_LONG_MODE } else { 0 };
         let (mut writable, mut user, mut executable) = (true, true, true);
         let mut seen: [Option<(&AtomicU64, u64, u64)>; 4] = [None; 4];
         for (depth, level) in levels.iter().enumerate() {

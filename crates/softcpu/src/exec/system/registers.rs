@@ -87,6 +87,9 @@ impl Cpu {
         let value = value & CR0_BITS | CR0_ET;
         let changed = self.cr0 ^ value;
         if changed & CR0_PG != 0 {
+            self.check_directory_pointers(value, self.cr4, self.cr3)?;
+        }
+        if changed & CR0_PG != 0 {
             self.switch_paging(value & CR0_PG != 0)?;
         }
         self.cr0 = value;
@@ -121,18 +124,28 @@ impl Cpu {
         if self.long_active() && value & !self.mmu.physical_mask != 0 {
             return Err(self.gp0());
         }
+        self.check_directory_pointers(self.cr0, self.cr4, value)?;
         self.cr3 = value;
         self.flush_tlb(false);
         Ok(())
+    }
+
+    /// Where these control registers mean PAE paging: #GP(0) if its page-directory pointers cannot be loaded.
+    fn check_directory_pointers(&mut self, cr0: u64, cr4: u64, cr3: u64) -> Result<(), Trap> {
+        let pae = cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && self.efer & EFER_LME == 0;
+        if pae && !self.good_directory_pointers(cr3) { Err(self.gp0()) } else { Ok(()) }
     }
 
     fn set_cr4(&mut self, value: u64) -> Result<(), Trap> {
         if value & !CR4_BITS != 0 || self.long_active() && value & CR4_PAE == 0 {
             return Err(self.gp0());
         }
-        let changed = self.cr4 ^ value;
+        let paging = (self.cr4 ^ value) & (CR4_PAE | CR4_PSE | CR4_PGE) != 0;
+        if paging {
+            self.check_directory_pointers(self.cr0, value, self.cr3)?;
+        }
         self.cr4 = value;
-        if changed & (CR4_PAE | CR4_PSE | CR4_PGE) != 0 {
+        if paging {
             self.flush_tlb(true);
         }
         self.mode_changed();
