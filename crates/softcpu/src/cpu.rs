@@ -93,6 +93,8 @@ pub struct Cpu {
     /// A single-step trap follows the instruction in execution: set by the dispatcher, changed by instructions to which
     /// other rules apply.
     pub(crate) single_step: bool,
+    /// The instruction before this one loaded SS: debug exceptions wait until this one is complete.
+    pub(crate) debug_held: bool,
     /// DR6 bits of the data breakpoints that the instruction in execution has met.
     pub(crate) watch_hits: u64,
     pub(crate) activity: Activity,

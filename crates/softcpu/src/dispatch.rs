@@ -140,11 +140,14 @@ impl Cpu {
 
     /// Runs one instruction as a block of its own.
     fn run_alone(&mut self) {
-        if self.instruction_breakpoint() {
-            return;
+        let held = std::mem::take(&mut self.debug_held);
+        if !held {
+            if self.instruction_breakpoint() {
+                return;
+            }
+            self.watch_hits = 0;
         }
         self.single_step = self.rflags_rest & rflags::TF != 0;
-        self.watch_hits = 0;
         let mode = self.mode;
         self.mode |= Mode::ALONE;
         // Without fuel a branch goes no further than its target.
@@ -216,8 +219,12 @@ impl Cpu {
         }
     }
 
-    /// Delivers #DB if the instruction just completed is single-stepped or met a data or port breakpoint.
+    /// Delivers #DB if the instruction just completed is single-stepped or met a data or port breakpoint, unless it is
+    /// one after which that waits.
     fn debug_trap(&mut self) {
+        if self.debug_held {
+            return;
+        }
         let step = if std::mem::take(&mut self.single_step) { DR6_BS } else { 0 };
         let info = std::mem::take(&mut self.watch_hits) | step;
         if info != 0 && self.exit.is_none() {

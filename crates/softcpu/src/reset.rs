@@ -146,6 +146,7 @@ impl Cpu {
             nmi_blocked: false,
             nmi_pending: false,
             single_step: false,
+            debug_held: false,
             watch_hits: 0,
             activity: Activity::Running,
             apic: Apic::new(Arc::clone(&mailbox), index == 0),

@@ -65,6 +65,7 @@ impl Cpu {
         self.dr = state.dr;
         self.activity = state.activity;
         self.shadow = state.shadow;
+        (self.single_step, self.debug_held, self.watch_hits) = (false, false, 0);
         (self.nmi_blocked, self.nmi_pending) = (state.nmi_blocked, state.nmi_pending);
         self.cpl = if self.cr0 & CR0_PE == 0 {
             0

@@ -170,6 +170,8 @@ fn single<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> 
 fn repeated<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let mask = address_mask(op);
     let stepping = cpu.rflags_rest & rflags::TF != 0;
+    // A breakpoint is told of after the element that met it.
+    let bulky = O::BULK && !stepping && !cpu.breakpoints_enabled();
     let mut budget = if stepping { 1 } else { MOST };
     loop {
         let left = cpu.get::<u64>(slot::RCX) & mask;
@@ -178,7 +180,7 @@ fn repeated<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
         }
         let size = size_of::<T>() as u64;
         let mut done = 0;
-        if O::BULK && !stepping && !downwards(cpu) {
+        if bulky && !downwards(cpu) {
             done = bulk::<O, T>(cpu, op, left.min(budget.div_ceil(size)));
         }
         let cost = if done == 0 {
@@ -195,7 +197,7 @@ fn repeated<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
             return Ok(());
         }
         budget = budget.saturating_sub(cost);
-        if budget == 0 {
+        if budget == 0 || cpu.watch_hits != 0 {
             return Err(interrupted(cpu, stepping));
         }
     }
@@ -203,8 +205,13 @@ fn repeated<O: Operation, T: Element>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
 
 /// Leaves a repeated instruction between two of its elements: RIP stays at it.
 fn interrupted(cpu: &mut Cpu, stepping: bool) -> Trap {
-    if stepping {
-        return cpu.raise(Fault { info: DR6_BS, ..Fault::plain(vector::DB) });
+    if cpu.breakpoints_enabled() {
+        // An instruction breakpoint that was held off or has been told of stays so until the instruction is complete.
+        cpu.rflags_rest |= rflags::RF;
+    }
+    let info = std::mem::take(&mut cpu.watch_hits) | if stepping { DR6_BS } else { 0 };
+    if info != 0 {
+        return cpu.raise(Fault { info, ..Fault::plain(vector::DB) });
     }
     cpu.pending = Pending::Again;
     Trap

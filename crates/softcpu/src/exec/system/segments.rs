@@ -55,10 +55,12 @@ fn move_to_segment(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 impl Cpu {
-    /// After a load of SS by MOV or POP, interrupts and debug traps wait for one instruction: it will load RSP.
+    /// After a load of SS by MOV or POP, interrupts and debug exceptions wait for one instruction: it will load RSP
+    /// (Intel SDM vol. 3, 6.8.3).
     fn hold_off_interrupts(&mut self) {
         self.shadow = true;
         self.single_step = false;
+        self.debug_held = true;
     }
 }
 
