@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::cpu::{Cpu, Mode};
 use crate::fault::Trap;
+use crate::flags::rflags;
 use crate::state::{Activity, ApicState, Segment};
 
 use timer::{LVT_MASKED, Time, Timer};
@@ -352,6 +353,16 @@ impl Cpu {
     /// Sets the APIC; what was posted before is forgotten.
     pub(crate) fn apic_restore(&mut self, state: &ApicState) {
         self.apic.restore(state);
+    }
+
+    /// A return has loaded RFLAGS, which were `before`: what waited for IF, or for the end of an NMI's handler, comes in
+    /// before the next instruction.
+    #[inline]
+    pub(crate) fn let_interrupts_in(&mut self, before: u64) {
+        let opened = !before & self.rflags_rest & rflags::IF != 0;
+        if self.nmi_pending || opened && self.apic_pending_vector().is_some() {
+            self.interrupts_changed();
+        }
     }
 
     /// What the guest just did may have made an interrupt deliverable: the dispatcher shall look before it goes on.

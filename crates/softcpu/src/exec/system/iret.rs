@@ -81,10 +81,12 @@ fn finish(cpu: &mut Cpu, image: u64, keep: u64, width: Width) {
         // RF would be cleared by the next instruction without having done anything.
         value &= !rflags::RF;
     }
+    let before = cpu.rflags_rest;
     cpu.set_rflags(value);
     cpu.nmi_blocked = false;
     cpu.mode_changed();
     cpu.serialise();
+    cpu.let_interrupts_in(before);
 }
 
 /// In real mode, and in virtual-8086 mode where IOPL allows it.

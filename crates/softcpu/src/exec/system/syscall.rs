@@ -84,7 +84,9 @@ fn sysret(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
         return Err(cpu.gp0());
     }
     let image = cpu.get::<u64>(R11) & SYSRET_FLAGS | rflags::FIXED;
+    let before = cpu.rflags_rest;
     cpu.set_rflags_and_step(image, true);
+    cpu.let_interrupts_in(before);
     let base = (cpu.msrs.star >> 48) as u16;
     let cs = if long { base.wrapping_add(16) } else { base };
     cpu.enter_flat(cs, base.wrapping_add(8), 3, long);
