@@ -28,6 +28,8 @@ const LEAF1_EDX_HTT: u32 = 1 << 28;
 // With it Linux trusts an invariant TSC and does not watch it by another clock, which a busy host makes look wrong.
 const LEAF7_EBX_TSC_ADJUST: u32 = 1 << 1;
 const LEAF7_EBX_ERMS: u32 = 1 << 9;
+// The software processor does not keep the x87 unit's segment selectors; processors of today do not either.
+const LEAF7_EBX_ZERO_FCS_FDS: u32 = 1 << 13;
 /// FSRM, SPEC_CTRL, ARCH_CAPABILITIES.
 const LEAF7_EDX: u32 = 1 << 4 | 1 << 26 | 1 << 29;
 /// SYSCALL NX RDTSCP LM.
@@ -85,7 +87,7 @@ impl CpuModel {
             entry(1, SIGNATURE, (index & 0xff) << 24 | ids.min(255) << 16 | 8 << 8, ecx, edx),
             // No descriptors: leaf 4 tells of the caches.
             entry(2, 0x00ff_ff01, 0, 0, 0),
-            sub(7, 0, 0, LEAF7_EBX_TSC_ADJUST | LEAF7_EBX_ERMS, 0, LEAF7_EDX),
+            sub(7, 0, 0, LEAF7_EBX_TSC_ADJUST | LEAF7_EBX_ERMS | LEAF7_EBX_ZERO_FCS_FDS, 0, LEAF7_EDX),
             entry(0x15, 1, 1, self.tsc_khz.saturating_mul(1000), 0),
             entry(0x16, mhz, mhz, 100, 0),
         ];
