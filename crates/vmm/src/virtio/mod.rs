@@ -4,6 +4,7 @@
 //! negotiation, queues, interrupts. A device works on the machine's device thread: its queues' kicks are eventfds there.
 
 pub mod block;
+pub mod console;
 mod crew;
 pub mod net;
 pub mod rng;
@@ -95,6 +96,9 @@ pub enum QueueBroken {
     /// The driver says that there are more requests than fit.
     #[error("the ring of available buffers makes no sense")]
     Available,
+    /// The driver asks for more and more, and does not take it.
+    #[error("the driver does not take what it asks for")]
+    Flood,
     /// A ring cannot be written.
     #[error("a ring cannot be used")]
     Ring(#[from] virtio_queue::Error),
