@@ -115,6 +115,11 @@ impl Paths {
         self.run(id).join("control.sock")
     }
 
+    /// Where a guest's agent is.
+    pub fn agent_socket(&self, id: Id) -> PathBuf {
+        self.run(id).join("agent.sock")
+    }
+
     /// Where a guest's console is.
     pub fn console_socket(&self, id: Id) -> PathBuf {
         self.run(id).join("console.sock")

@@ -1,15 +1,20 @@
 //! The devices of a machine that a person runs: their files are opened here, on the host's side.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use disk::{Disk, OpenError, Overlay};
 use vmm::virtio::Device;
 use vmm::virtio::block::Block;
+use vmm::virtio::console::{Cable, Console, PortConfig};
 use vmm::virtio::net::Net;
 use vmm::virtio::rng::Rng;
 
 use crate::cli::options::DiskOption;
 use crate::failure::{Failure, Result};
+
+/// Where QEMU's guest agent looks for its host.
+const AGENT: &str = "org.qemu.guest_agent.0";
 
 /// What the first disk of an image is called where the guest asks.
 const IMAGE_SERIAL: &str = "tessera-image";
@@ -58,6 +63,15 @@ impl Devices {
     /// Adds a network card.
     pub fn add_card(&mut self, card: Net) {
         self.devices.push(Box::new(card));
+    }
+
+    /// Adds a port behind which the guest's agent is, for programs that connect to a socket.
+    pub fn add_agent(&mut self, listener: UnixListener) -> Result<()> {
+        let port = PortConfig { name: AGENT.into(), console: false, cable: Cable::Listener(listener) };
+        let ports =
+            Console::new(vec![port]).map_err(|error| Failure::internal(format!("--agent: {error}")))?;
+        self.devices.push(Box::new(ports));
+        Ok(())
     }
 
     /// Adds what every machine has, and gives all of them.

@@ -7,6 +7,7 @@ mod devices;
 mod failure;
 mod network;
 mod progress;
+mod socket;
 
 use std::process::ExitCode;
 

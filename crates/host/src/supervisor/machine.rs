@@ -11,7 +11,7 @@ use disk::Format;
 use network::user::Passt;
 use serde_json::Value;
 use storage::images::Store as Images;
-use vmm::control::{DiskSpec, MachineSpec, OnPanic, OnReset, console};
+use vmm::control::{DiskSpec, MachineSpec, OnPanic, OnReset, PortSpec, console};
 use vmm::engine;
 
 use super::cards;
@@ -19,6 +19,8 @@ use crate::paths::{self, Paths};
 
 /// How much of what a guest says is remembered, bytes.
 const CONSOLE_LOG: u64 = 1 << 18;
+/// Where QEMU's guest agent looks for its host.
+const AGENT: &str = "org.qemu.guest_agent.0";
 /// What a kernel is told if nothing is said.
 const COMMAND_LINE: &str = "console=ttyS0";
 
@@ -98,6 +100,11 @@ pub fn open(
         console_log: Some(files.add(console_log(paths, id)?)),
         disks: open_disks(paths, id, definition, &mut files)?,
         nets,
+        ports: vec![PortSpec {
+            name: AGENT.into(),
+            socket: files.add(listen(&paths.agent_socket(id))?),
+            console: false,
+        }],
         on_reset: match definition.on_reboot {
             OnEnd::Restart => OnReset::Restart,
             OnEnd::Stop => OnReset::End,
@@ -159,7 +166,7 @@ fn open_disks(
 fn listen(path: &Path) -> Result<UnixListener, MachineError> {
     // One of a process that is gone.
     let _ = std::fs::remove_file(path);
-    let told = |error| MachineError::Open { what: "the console's socket".into(), path: path.into(), error };
+    let told = |error| MachineError::Open { what: "the socket".into(), path: path.into(), error };
     UnixListener::bind(path).map_err(told)
 }
 

@@ -25,7 +25,7 @@ use crate::console::output::{ConsoleOutput, ConsoleWriter};
 use crate::console::terminal::RawTerminal;
 use crate::devices::Devices;
 use crate::failure::{self, Failure, Result, Status};
-use crate::network;
+use crate::{network, socket};
 
 /// A guest's kernel has no room to start in less.
 const LEAST_MEMORY: u64 = 32 << 20;
@@ -64,6 +64,9 @@ pub struct RunArgs {
     /// Attach a network: user[,forward=[ADDRESS:]HOST:GUEST]…, tap=NAME or none (may be repeated) [default: user]
     #[arg(long = "net", value_name = "NET")]
     nets: Vec<NetOption>,
+    /// Listen on this Unix socket for programs that talk to the guest's agent (qemu-guest-agent)
+    #[arg(long, value_name = "SOCKET")]
+    agent: Option<PathBuf>,
     /// What executes the guest
     #[arg(long, value_enum, default_value = "auto")]
     engine: EngineOption,
@@ -128,6 +131,13 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     }
     for option in &args.disks {
         devices.add_option(option)?;
+    }
+    // Dropped last: the socket's file goes with the machine.
+    let mut _agent = None;
+    if let Some(path) = &args.agent {
+        let (listener, file) = socket::listen("--agent", path)?;
+        devices.add_agent(listener)?;
+        _agent = Some(file);
     }
     let network = network::connect(&args.nets)?;
     // Dropped last.

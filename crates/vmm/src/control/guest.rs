@@ -11,12 +11,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::protocol::{
-    Cable, Descriptor, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, ProcessorStats, Refusal,
-    State, StateReport, Stats, code,
+    Cable, Descriptor, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, PortSpec,
+    ProcessorStats, Refusal, State, StateReport, Stats, code,
 };
 use crate::boot::{Kernel, Source};
 use crate::engine;
 use crate::machine::{Event, Machine, MachineConfig};
+use crate::virtio::console::{Cable as Plug, Console as Ports, PortConfig};
 use crate::virtio::net::{Backend, Net, Stream, Tap};
 use crate::virtio::{Device, block::Block, rng::Rng};
 
@@ -113,6 +114,9 @@ impl Guest {
         }
         for (number, net) in spec.nets.into_iter().enumerate() {
             devices.push(Box::new(open_card(number, net, &mut files)?));
+        }
+        if !spec.ports.is_empty() {
+            devices.push(Box::new(open_ports(spec.ports, &mut files)?));
         }
         devices.push(Box::new(Rng::default()));
         let socket = spec.console_socket.map(|n| files.take("console_socket", n)).transpose()?;
@@ -320,6 +324,16 @@ fn open_card(number: usize, spec: NetSpec, files: &mut Files) -> Result<Net, Ref
         }
     };
     Ok(Net::new(spec.mac, cable))
+}
+
+fn open_ports(specs: Vec<PortSpec>, files: &mut Files) -> Result<Ports, Refusal> {
+    let mut ports = Vec::new();
+    for (number, spec) in specs.into_iter().enumerate() {
+        let socket = files.take(&format!("ports[{number}].socket"), spec.socket)?;
+        let cable = Plug::Listener(OwnedFd::from(socket).into());
+        ports.push(PortConfig { name: spec.name, console: spec.console, cable });
+    }
+    Ports::new(ports).map_err(|error| Refusal::new(code::MACHINE, format!("ports: {error}")))
 }
 
 /// Where what the guest says goes: to the stream `console`, and to those that connect to `socket`, with a `log` of it.

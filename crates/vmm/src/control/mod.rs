@@ -18,7 +18,7 @@ mod protocol;
 mod server;
 
 pub use protocol::{
-    Cable, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, ProcessorStats, State, StateReport,
-    Stats, code,
+    Cable, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, PortSpec, ProcessorStats, State,
+    StateReport, Stats, code,
 };
 pub use server::{ServeError, serve};

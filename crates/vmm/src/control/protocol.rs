@@ -61,6 +61,9 @@ pub struct MachineSpec {
     /// Network cards, in the order of their slots.
     #[serde(default)]
     pub nets: Vec<NetSpec>,
+    /// Ports between programs of the host and of the guest.
+    #[serde(default)]
+    pub ports: Vec<PortSpec>,
     /// What follows when the guest resets itself.
     #[serde(default)]
     pub on_reset: OnReset,
@@ -119,6 +122,19 @@ pub enum Cable {
         /// Largest packet it carries, bytes.
         mtu: u16,
     },
+}
+
+/// A port between programs of the host and of the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// What the guest finds it by: `/dev/virtio-ports/NAME`, at most 64 bytes.
+    pub name: String,
+    /// A listening Unix socket: programs connect to it, one at a time.
+    pub socket: Descriptor,
+    /// Whether the guest may use it as a console.
+    #[serde(default)]
+    pub console: bool,
 }
 
 /// What follows when the guest resets itself, or faults three times over.
