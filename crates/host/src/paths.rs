@@ -95,6 +95,11 @@ impl Paths {
         self.vm(id).join(format!("disk{number}.raw"))
     }
 
+    /// What cloud-init in a guest is told.
+    pub fn seed(&self, id: Id) -> PathBuf {
+        self.vm(id).join("seed.img")
+    }
+
     /// The latest of what a guest said on its console.
     pub fn console_log(&self, id: Id) -> PathBuf {
         self.vm(id).join("console.log")

@@ -11,6 +11,7 @@ use disk::Format;
 use network::user::Passt;
 use serde_json::Value;
 use storage::images::Store as Images;
+use storage::seed::Seed;
 use vmm::control::{DiskSpec, MachineSpec, OnPanic, OnReset, PortSpec, console};
 use vmm::engine;
 
@@ -87,6 +88,8 @@ pub fn open(
 ) -> Result<Machine, MachineError> {
     let mut files = Files::default();
     let boot = find_boot(images, definition)?;
+    let mut disks = open_disks(paths, id, definition, &mut files)?;
+    disks.extend(open_seed(paths, id, definition, &mut files)?);
     let (nets, programs) = cards::plug_in(definition, &mut files)?;
     let spec = MachineSpec {
         processors: definition.cpus,
@@ -98,7 +101,7 @@ pub fn open(
         console: None,
         console_socket: Some(files.add(listen(&paths.console_socket(id))?)),
         console_log: Some(files.add(console_log(paths, id)?)),
-        disks: open_disks(paths, id, definition, &mut files)?,
+        disks,
         nets,
         ports: vec![PortSpec {
             name: AGENT.into(),
@@ -161,6 +164,23 @@ fn open_disks(
         disks.push(DiskSpec { file, format, backing: Vec::new(), read_only: disk.read_only, serial });
     }
     Ok(disks)
+}
+
+/// The disk that tells cloud-init in the guest who it is, if its definition says something of that. Written anew at each start: cloud-init
+/// does again what belongs to another instance, and the guest's id stays the same.
+fn open_seed(
+    paths: &Paths,
+    id: Id,
+    definition: &VmDefinition,
+    files: &mut Files,
+) -> Result<Option<DiskSpec>, MachineError> {
+    let Some(config) = &definition.cloud_init else { return Ok(None) };
+    let path = paths.seed(id);
+    let seed = Seed::new(config, &definition.name, &id).and_then(|seed| seed.write(&path));
+    seed.map_err(|error| MachineError::Host(error.to_string()))?;
+    let file = files.open("the disk for cloud-init", &path, false)?;
+    let serial = "tessera-cloud-init".to_owned();
+    Ok(Some(DiskSpec { file, format: Format::Raw, backing: Vec::new(), read_only: true, serial }))
 }
 
 fn listen(path: &Path) -> Result<UnixListener, MachineError> {
