@@ -1,12 +1,11 @@
 //! A machine: the parts list of a computer, and its life.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use softcpu::CpuState;
 
@@ -131,7 +130,6 @@ pub struct Machine {
     root: Arc<Root>,
     reactor: Reactor,
     vcpus: Team,
-    events: Mutex<Receiver<(u64, Event)>>,
     reporter: Arc<Reporter>,
 }
 
@@ -147,8 +145,7 @@ impl Machine {
         let ram = Arc::new(Ram::new(config.memory)?);
         let partition = engine.create(Arc::clone(&ram), config.processors as usize)?;
         let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
-        let (sender, events) = channel();
-        let reporter = Arc::new(Reporter::new(sender).map_err(MachineError::Host)?);
+        let reporter = Arc::new(Reporter::new().map_err(MachineError::Host)?);
         let told = Arc::clone(&reporter);
         let listener: Listener = Arc::new(move |request| told.report(request.into()));
 
@@ -213,7 +210,6 @@ impl Machine {
             root,
             reactor,
             vcpus,
-            events: Mutex::new(events),
             reporter,
         };
         machine.load()?;
@@ -268,16 +264,7 @@ impl Machine {
 
     /// Waits for the next event, at most `patience` long.
     pub fn wait(&self, patience: Duration) -> Option<Event> {
-        let end = Instant::now() + patience;
-        let events = lock(&self.events);
-        loop {
-            let (life, event) = events.recv_timeout(end.saturating_duration_since(Instant::now())).ok()?;
-            // Counts down what `report` has counted up.
-            let _ = self.reporter.ready.read();
-            if life == self.reporter.life() {
-                return Some(event);
-            }
-        }
+        self.reporter.wait(patience)
     }
 
     /// Starts the guest afresh from its kernel, as a reset button does.
@@ -287,7 +274,7 @@ impl Machine {
     pub fn reset(&self) -> Result<(), MachineError> {
         self.pause();
         // A guest that resets itself asks in several ways until one works: this reset answers them all.
-        self.reporter.begin_life();
+        self.reporter.forget();
         self.root.reset();
         self.serial.reset();
         self.rtc.reset();
@@ -355,34 +342,52 @@ impl Drop for Machine {
     }
 }
 
-/// Sends events to whoever waits for them. Each carries the life it belongs to (the count of resets), so that what a guest
-/// said before a reset is not taken for the next one's word.
+/// Keeps events for whoever waits for them: each once, however often the guest says it, so that a guest which says it all the
+/// time fills no memory.
 struct Reporter {
-    sender: Mutex<Sender<(u64, Event)>>,
-    life: AtomicU64,
-    /// As many as there are events in the channel.
+    waiting: Mutex<VecDeque<Event>>,
+    came: Condvar,
+    /// Readable while there are events.
     ready: EventFd,
 }
 
 impl Reporter {
-    fn new(sender: Sender<(u64, Event)>) -> std::io::Result<Self> {
-        let ready = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)?;
-        Ok(Self { sender: Mutex::new(sender), life: AtomicU64::new(0), ready })
-    }
-
-    fn life(&self) -> u64 {
-        self.life.load(Ordering::SeqCst)
-    }
-
-    /// Only while no processor runs.
-    fn begin_life(&self) {
-        self.life.fetch_add(1, Ordering::SeqCst);
+    fn new() -> std::io::Result<Self> {
+        let ready = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        Ok(Self { waiting: Mutex::default(), came: Condvar::new(), ready })
     }
 
     fn report(&self, event: Event) {
-        // If nobody listens any more the machine is being dropped.
-        let _ = lock(&self.sender).send((self.life(), event));
-        let _ = self.ready.write(1);
+        let mut waiting = lock(&self.waiting);
+        if !waiting.contains(&event) {
+            waiting.push_back(event);
+            // A counter that is full is readable, too.
+            let _ = self.ready.write(1);
+            self.came.notify_all();
+        }
+    }
+
+    fn wait(&self, patience: Duration) -> Option<Event> {
+        let waiting = lock(&self.waiting);
+        let waited = self.came.wait_timeout_while(waiting, patience, |waiting| waiting.is_empty());
+        let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let event = waiting.pop_front();
+        self.settle(&waiting);
+        event
+    }
+
+    /// What was said before a reset is not the next life's word. Only while no processor runs.
+    fn forget(&self) {
+        let mut waiting = lock(&self.waiting);
+        waiting.clear();
+        self.settle(&waiting);
+    }
+
+    fn settle(&self, waiting: &VecDeque<Event>) {
+        if waiting.is_empty() {
+            // Takes the whole count; there may be none.
+            let _ = self.ready.read();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Disk images: what is written is read back, by us and by QEMU's tools; what is no image is refused.
 
+mod damage;
 mod damaged;
 mod handed;
 mod overlay;

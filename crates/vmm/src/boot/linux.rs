@@ -43,7 +43,8 @@ pub(super) fn load(ram: &Ram, kernel: &Kernel, mut file: &File) -> Result<CpuSta
         return Err(BootError::TooLarge { what: "The kernel", size: needed - KERNEL, memory: ram.end() });
     }
     // The kernel unpacks itself to its preferred address; nothing may lie in the way.
-    let busy = loaded.kernel_end.max(header.pref_address + u64::from(header.init_size)).min(1 << 32);
+    let unpacked = { header.pref_address }.saturating_add(u64::from(header.init_size));
+    let busy = loaded.kernel_end.max(unpacked).min(1 << 32);
     let initrd = load_initrd(ram, kernel, busy, u64::from(header.initrd_addr_max))?;
     write_zero_page(ram, kernel, header, initrd.map(|r| (r.start, r.size)))?;
     write_page_tables(memory)?;

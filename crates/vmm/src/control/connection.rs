@@ -83,7 +83,7 @@ impl Connection {
     /// Sends `text`, now or when the client has room.
     ///
     /// # Errors
-    /// If the client is gone or does not read.
+    /// If the client does not read.
     pub fn send(&mut self, text: &str) -> io::Result<()> {
         self.unsent.extend(text.as_bytes());
         self.flush()?;
@@ -93,10 +93,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what there was no room for.
+    /// Sends what there was no room for. A client that has hung up gets nothing more, but what it said before is still to be
+    /// read: [`receive`](Self::receive) comes to its end.
     ///
     /// # Errors
-    /// If the client is gone.
+    /// If it cannot be sent for another reason.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
@@ -104,6 +105,9 @@ impl Connection {
                 Ok(n) => drop(self.unsent.drain(..n)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    self.unsent.clear();
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -14,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -89,6 +90,15 @@ pub struct ActiveQueue {
 
 /// A request as it lies in guest memory.
 pub type Chain = DescriptorChain<Arc<GuestMemory>>;
+
+/// The most descriptors of a request that are looked at. A driver may use as many as its queue has entries (2.7.5.3.1), which
+/// are fewer; an indirect table could have 65535, and keep a device busy for nothing.
+const MOST_PIECES: usize = 1024;
+
+/// A request's descriptors.
+pub fn pieces(chain: Chain) -> impl Iterator<Item = Descriptor> {
+    chain.take(MOST_PIECES)
+}
 
 /// Why a queue cannot be used any more.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +178,8 @@ impl Interrupt {
 #[derive(Clone)]
 pub struct Health {
     broken: Arc<AtomicBool>,
+    /// Whether the log has had a line of it: a driver may break its device again and again.
+    told: Arc<AtomicBool>,
     changed: Interrupt,
 }
 
@@ -175,10 +187,15 @@ impl Health {
     /// The driver did what no driver may (a ring that points nowhere, a request of impossible shape): the device stops,
     /// and asks to be reset (DEVICE_NEEDS_RESET, 2.1).
     pub fn give_up(&self, why: &dyn std::fmt::Display) {
-        if !self.broken.swap(true, Ordering::SeqCst) {
-            tracing::warn!("a virtio device needs a reset: {why}");
-            self.changed.signal();
+        if self.broken.swap(true, Ordering::SeqCst) {
+            return;
         }
+        if self.told.swap(true, Ordering::Relaxed) {
+            tracing::debug!("a virtio device needs a reset again: {why}");
+        } else {
+            tracing::warn!("a virtio device needs a reset: {why}");
+        }
+        self.changed.signal();
     }
 
     /// Whether the device gave up.

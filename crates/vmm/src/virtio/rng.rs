@@ -4,7 +4,7 @@ use std::io;
 
 use vm_memory::Bytes;
 
-use super::{Activation, ActiveQueue, Chain, Device, Health, QueueBroken};
+use super::{Activation, ActiveQueue, Chain, Device, Health, QueueBroken, pieces};
 use crate::memory::GuestMemory;
 use crate::reactor::Source;
 use std::sync::Arc;
@@ -77,21 +77,15 @@ fn serve_some(active: &mut ActiveQueue, memory: &Arc<GuestMemory>) -> Result<(),
 
 /// Fills a chain's buffers; gives how many bytes.
 fn fill(chain: Chain, memory: &GuestMemory) -> usize {
+    let mut bytes = [0; MOST];
     let mut written = 0;
-    for descriptor in chain.filter(|d| d.is_write_only()) {
-        let n = (descriptor.len() as usize).min(MOST - written);
-        let mut bytes = [0; MOST];
-        let filled = random(&mut bytes[..n]).is_ok();
-        if n == 0 || !filled || memory.write_slice(&bytes[..n], descriptor.addr()).is_err() {
+    for descriptor in pieces(chain).filter(|d| d.is_write_only()) {
+        let piece = &mut bytes[..(descriptor.len() as usize).min(MOST - written)];
+        // Whole, even if a signal cuts the kernel's answer short.
+        if getrandom::fill(piece).is_err() || memory.write_slice(piece, descriptor.addr()).is_err() {
             break;
         }
-        written += n;
+        written += piece.len();
     }
     written
-}
-
-fn random(bytes: &mut [u8]) -> io::Result<()> {
-    // SAFETY: the buffer is ours, of that length; up to 256 bytes come at once, more may be cut short by a signal.
-    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if n == bytes.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -75,6 +75,7 @@ pub struct Transport {
     isr: Arc<AtomicU8>,
     config_vector: Arc<AtomicU16>,
     broken: Arc<AtomicBool>,
+    told: Arc<AtomicBool>,
     /// Offset of the window capability in configuration space, and what the driver set there: BAR offset and length.
     window: usize,
     window_at: Mutex<[u8; 16]>,
@@ -124,6 +125,7 @@ pub fn plug(
         isr: Arc::default(),
         config_vector: Arc::new(AtomicU16::new(NO_VECTOR)),
         broken: Arc::default(),
+        told: Arc::default(),
         window,
         window_at: Mutex::default(),
     });
@@ -296,7 +298,7 @@ impl Transport {
 
     fn activate(&self, state: &mut State) {
         let changed = self.interrupt(&self.config_vector, ISR_CONFIG);
-        let health = Health { broken: Arc::clone(&self.broken), changed };
+        let health = Health { broken: Arc::clone(&self.broken), told: Arc::clone(&self.told), changed };
         let mut queues = Vec::new();
         for setup in &state.queues {
             let queue = if setup.enabled { self.build_queue(setup, state.driver_features) } else { None };
@@ -401,10 +403,11 @@ impl Registers for Transport {
                 *byte = fields.get(at + i).copied().unwrap_or(0);
             }
         } else {
-            let (target, len) = window_target(&fields);
-            let n = data.len().min(len);
             data.fill(0);
-            self.read(target, &mut data[..n]);
+            if let Some((target, len)) = window_target(&fields) {
+                let n = data.len().min(len);
+                self.read(target, &mut data[..n]);
+            }
         }
         true
     }
@@ -418,8 +421,9 @@ impl Registers for Transport {
             }
         } else {
             let fields = *self.window_at.lock().unwrap_or_else(PoisonError::into_inner);
-            let (target, len) = window_target(&fields);
-            self.write(target, &data[..data.len().min(len)]);
+            if let Some((target, len)) = window_target(&fields) {
+                self.write(target, &data[..data.len().min(len)]);
+            }
         }
     }
 
@@ -428,10 +432,9 @@ impl Registers for Transport {
     }
 }
 
-/// Offset in the BAR and length of an access through the window; length 0 where the fields make no sense.
-fn window_target(fields: &[u8; 16]) -> (u64, usize) {
+/// Offset in the BAR and length of an access through the window; none where the fields make no sense.
+fn window_target(fields: &[u8; 16]) -> Option<(u64, usize)> {
     let word = |n: usize| u32::from_le_bytes([fields[n], fields[n + 1], fields[n + 2], fields[n + 3]]);
-    let len = word(8);
-    let good = fields[0] == 0 && matches!(len, 1 | 2 | 4);
-    (u64::from(word(4)), if good { len as usize } else { 0 })
+    let (offset, len) = (word(4), word(8));
+    (fields[0] == 0 && matches!(len, 1 | 2 | 4)).then_some((u64::from(offset), len as usize))
 }

@@ -284,7 +284,6 @@ fn a_request_that_waits_for_the_host_holds_up_neither_others_nor_other_devices()
         Box::new(Block::new(Box::new(Gated(Arc::clone(&gate))), "slow", 1)),
         Box::new(Block::new(raw(&other, false), "quick", 1)),
     ]);
-    // The two drivers use the same guest memory, so one after the other.
     let mut slow = Driver::start(&rig, 1, ALL);
     let long = [(DATA, 256 << 10, true)];
     for n in 0..4 {
@@ -302,8 +301,6 @@ fn a_request_that_waits_for_the_host_holds_up_neither_others_nor_other_devices()
     slow.request(0, 0, IN, 8, &[(DATA, 512, true)]);
     slow.kick(0);
     rig.eventually("a read waits", || gate.waiting.load(Ordering::SeqCst) == 1);
-    // Queues of the second driver must not lie where those of the first do: the first is idle but for that read, whose
-    // descriptors have been read.
     let mut quick = Driver::start(&rig, 2, ALL);
     assert_eq!(quick.ask(IN, 0, &[(DATA, 512, true)]).0, OK);
     gate.set(true);

@@ -9,9 +9,10 @@ use vmm::virtio::feature;
 
 use crate::rig::Rig;
 
-/// Where queues lie in guest memory, and how much room each has.
-const QUEUES: u64 = 0x80_0000;
-const QUEUE_ROOM: u64 = 0x1_0000;
+/// Where queues lie in guest memory, and how much room each device and each queue has.
+pub const QUEUES: u64 = 0x80_0000;
+pub const DEVICE_ROOM: u64 = 0x10_0000;
+pub const QUEUE_ROOM: u64 = 0x1_0000;
 /// The first message's data; queue n has the n-th after it.
 const MESSAGE: u32 = 0x40;
 /// Any request is answered within this.
@@ -26,6 +27,7 @@ pub struct Driver<'a> {
     pub rig: &'a Rig,
     pub bar: u64,
     pub queues: Vec<Ring>,
+    slot: u64,
     features: u64,
 }
 
@@ -45,13 +47,13 @@ pub struct Ring {
 pub type Piece = (u64, u32, bool);
 
 impl<'a> Driver<'a> {
-    /// Starts the device in slot `slot` with those of `features` that it offers.
+    /// Starts the device in slot `slot` (1 to 7) with those of `features` that it offers.
     pub fn start(rig: &'a Rig, slot: u64, features: u64) -> Self {
         let config = map::ECAM + (slot << 15);
         // Memory space, bus master, no INTx.
         rig.write(config + 4, 0x406, 2);
         let bar = (rig.read(config + 0x10, 4) & !0xf) | rig.read(config + 0x14, 4) << 32;
-        let mut driver = Self { rig, bar, queues: Vec::new(), features: 0 };
+        let mut driver = Self { rig, bar, queues: Vec::new(), slot, features: 0 };
         driver.enable_msix(config);
         driver.negotiate(features);
         driver
@@ -92,7 +94,7 @@ impl<'a> Driver<'a> {
         for number in 0..self.read(0x12, 2) {
             self.write(0x16, number, 2);
             let size = self.read(0x18, 2) as u16;
-            let at = QUEUES + number * QUEUE_ROOM;
+            let at = QUEUES + self.slot * DEVICE_ROOM + number * QUEUE_ROOM;
             let ring = Ring::new(size, at);
             self.memory().write_slice(&[0; QUEUE_ROOM as usize], GuestAddress(at)).unwrap();
             self.write(0x1a, number + 1, 2);
@@ -146,17 +148,26 @@ impl<'a> Driver<'a> {
             ring.free = (ring.free + 1) % ring.size;
             let more = n + 1 < pieces.len();
             let flags = u16::from(more) | u16::from(writable) << 1;
-            let at = GuestAddress(ring.descriptors + 16 * u64::from(index));
-            memory.write_obj(address, at).unwrap();
-            memory.write_obj(len, GuestAddress(at.0 + 8)).unwrap();
-            memory.write_obj(flags, GuestAddress(at.0 + 12)).unwrap();
-            memory.write_obj(ring.free, GuestAddress(at.0 + 14)).unwrap();
+            let at = ring.descriptors + 16 * u64::from(index);
+            write_descriptor(memory, at, (address, len, flags, ring.free));
         }
+        self.make_available(queue, head);
+        head
+    }
+
+    /// Tells the device of the request whose first descriptor is `head`.
+    pub fn make_available(&mut self, queue: usize, head: u16) {
+        let memory = self.memory();
+        let ring = &mut self.queues[queue];
         let slot = u64::from(ring.next % ring.size);
         memory.write_obj(head, GuestAddress(ring.available + 4 + 2 * slot)).unwrap();
         ring.next = ring.next.wrapping_add(1);
         memory.write_obj(ring.next, GuestAddress(ring.available + 2)).unwrap();
-        head
+    }
+
+    /// Where the descriptors of queue `queue` are.
+    pub fn descriptors(&self, queue: usize) -> u64 {
+        self.queues[queue].descriptors
     }
 
     /// Kicks if the device wants to hear of what is new since `from`.
@@ -224,6 +235,14 @@ impl<'a> Driver<'a> {
     pub fn next(&self, queue: usize) -> u16 {
         self.queues[queue].next
     }
+}
+
+/// Writes a descriptor: address, length, flags, next (2.7.5).
+pub fn write_descriptor(memory: &GuestMemory, at: u64, (address, len, flags, next): (u64, u32, u16, u16)) {
+    memory.write_obj(address, GuestAddress(at)).unwrap();
+    memory.write_obj(len, GuestAddress(at + 8)).unwrap();
+    memory.write_obj(flags, GuestAddress(at + 12)).unwrap();
+    memory.write_obj(next, GuestAddress(at + 14)).unwrap();
 }
 
 impl Ring {

@@ -6,5 +6,6 @@ mod driver;
 #[path = "../machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;
+mod hostile;
 mod rig;
 mod rng;

@@ -58,6 +58,11 @@ impl Rig {
         self.interrupts.count(data)
     }
 
+    /// As if there had been none yet.
+    pub fn forget_messages(&self) {
+        self.interrupts.list.lock().unwrap().clear();
+    }
+
     /// Waits until there have been more than `seen` messages with this data, or until `patience` is over.
     pub fn wait_for_message(&self, data: u32, seen: usize, patience: Duration) -> bool {
         let list = self.interrupts.list.lock().unwrap();

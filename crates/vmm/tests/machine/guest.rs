@@ -21,7 +21,7 @@ fn put(image: &mut Vec<u8>, words: &[u32]) {
 }
 
 /// An ELF file of 64 bits that loads `code` and says where to start it.
-fn elf(code: &[u8]) -> Vec<u8> {
+pub fn elf(code: &[u8]) -> Vec<u8> {
     let (headers, note) = (64 + 2 * 56, 20u32);
     let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     put(&mut image, &[62 << 16 | 2, 1, ENTRY, 0, 64, 0, 0, 0, 0, 56 << 16 | 64, 2, 0]);

@@ -3,5 +3,6 @@
 mod control;
 mod exerciser;
 mod guest;
+mod hostile;
 mod lifecycle;
 mod processors;

@@ -181,16 +181,34 @@ impl RtcState {
         }
     }
 
-    /// Whether the alarm goes off in the second `seconds`.
-    fn alarm_matches(&self, seconds: i64) -> bool {
-        let of_day = seconds.rem_euclid(DAY);
-        let one = |register, value| {
+    /// The first second from `first` to `last` in the guest's eyes in which the alarm goes off.
+    fn alarm(&self, first: i64, last: i64) -> Option<i64> {
+        let matches = |register, value| {
             let wanted = self.at(register);
             wanted & ANY == ANY || wanted == value
         };
-        one(register::SECONDS_ALARM, self.shown(of_day % 60))
-            && one(register::MINUTES_ALARM, self.shown(of_day / 60 % 60))
-            && one(register::HOURS_ALARM, self.shown_hour(of_day / 3600))
+        let mut at = first;
+        while at <= last {
+            let of_day = at.rem_euclid(DAY);
+            // What does not match is left as a whole: a guest may ask all the time.
+            let left = if !matches(register::HOURS_ALARM, self.shown_hour(of_day / 3600)) {
+                3600 - of_day % 3600
+            } else if !matches(register::MINUTES_ALARM, self.shown(of_day / 60 % 60)) {
+                60 - of_day % 60
+            } else if !matches(register::SECONDS_ALARM, self.shown(of_day % 60)) {
+                1
+            } else {
+                return Some(at);
+            };
+            at = at.checked_add(left)?;
+        }
+        None
+    }
+
+    /// The same for seconds of the host's clock.
+    fn next_alarm(&self, first: i64, last: i64) -> Option<i64> {
+        let ahead = self.ahead_s;
+        self.alarm(first.saturating_add(ahead), last.saturating_add(ahead)).map(|at| at - ahead)
     }
 
     /// Notes in register C what has happened up to now.
@@ -208,7 +226,7 @@ impl RtcState {
             self.flags |= b::UPDATE_ENDED;
             // The alarm is one a day: who looks at the last day has seen all.
             let first = before.max(current - DAY) + 1;
-            if (first..=current).any(|s| self.alarm_matches(s.saturating_add(self.ahead_s))) {
+            if self.next_alarm(first, current).is_some() {
                 self.flags |= b::ALARM;
             }
         }
@@ -224,10 +242,8 @@ impl RtcState {
         let periodic = self.period().filter(|_| self.has(b::PERIODIC)).map(|p| (now.div_euclid(p) + 1) * p);
         let running = !self.has(b::SET);
         let update = (running && self.has(b::UPDATE_ENDED)).then(|| (second + 1) * SECOND);
-        let alarm = (running && self.has(b::ALARM))
-            .then(|| (second + 1..=second + DAY).find(|s| self.alarm_matches(s.saturating_add(self.ahead_s))))
-            .flatten()
-            .map(|s| s * SECOND);
+        let alarm = (running && self.has(b::ALARM)).then(|| self.next_alarm(second + 1, second + DAY));
+        let alarm = alarm.flatten().map(|s| s * SECOND);
         [periodic, update, alarm].into_iter().flatten().min()
     }
 
@@ -372,6 +388,28 @@ mod tests {
         assert_eq!(rtc.next_interrupt(NOW), None);
         rtc.advance(NOW + 1000 * DAY * SECOND);
         assert!(!rtc.interrupts());
+    }
+
+    #[test]
+    fn an_alarm_is_found_wherever_in_the_day_it_is() {
+        for (hour, minute, second) in
+            [(0, 0, 0), (23, 59, 59), (12, 5, 5), (12, 5, 7), (11, 59, 0), (0xff, 0, 0xc0)]
+        {
+            let mut rtc = RtcState::new(NOW);
+            write(&mut rtc, register::B, b::BINARY | b::HOURS_24 | b::ALARM, NOW);
+            for (register, value) in [(register::HOURS_ALARM, hour), (register::MINUTES_ALARM, minute)] {
+                write(&mut rtc, register, value, NOW);
+            }
+            write(&mut rtc, register::SECONDS_ALARM, second, NOW);
+            let now = NOW / SECOND;
+            let one = |wanted: u8, value: i64| wanted & ANY == ANY || i64::from(wanted) == value;
+            let goes_off = |s: &i64| {
+                let t = s.rem_euclid(DAY);
+                one(hour, t / 3600) && one(minute, t / 60 % 60) && one(second, t % 60)
+            };
+            let wanted = (now + 1..=now + DAY).find(goes_off).map(|s| s * SECOND);
+            assert_eq!(rtc.next_interrupt(NOW), wanted, "{hour}:{minute}:{second}");
+        }
     }
 
     #[test]

@@ -9,12 +9,10 @@ use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
 use super::{ID_BYTES, MOST_DISCARD};
 use crate::memory::{GuestMemory, TrackedPages};
-use crate::virtio::Chain;
+use crate::virtio::{Chain, MOST_PIECES};
 
 /// Bytes of the header that every request begins with.
 const HEADER: usize = 16;
-/// The most pieces of memory in a request: the driver is told of fewer.
-const MOST_PIECES: usize = 1024;
 /// Data of so many bytes takes a while.
 const LONG: u64 = 128 << 10;
 
@@ -88,12 +86,9 @@ impl<'a> Request<'a> {
     /// no header.
     pub fn parse(chain: Chain, memory: &'a GuestMemory) -> Option<Self> {
         let (mut output, mut input) = (Vec::with_capacity(4), Vec::with_capacity(4));
-        for descriptor in chain {
-            let (side, other) = match descriptor.is_write_only() {
-                true => (&mut input, output.len()),
-                false => (&mut output, input.len()),
-            };
-            if side.len() + other == MOST_PIECES {
+        for (number, descriptor) in chain.enumerate() {
+            let side = if descriptor.is_write_only() { &mut input } else { &mut output };
+            if number == MOST_PIECES {
                 return None;
             }
             if descriptor.len() > 0 {

@@ -1,14 +1,13 @@
 //! Frames between a card's two queues and its cable.
 
 use std::io;
-use std::num::Wrapping;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use virtio_queue::{DescriptorChain, QueueT};
+use virtio_queue::QueueT;
 use vm_memory::Bytes;
 
-use super::super::{ActiveQueue, Health};
+use super::super::{ActiveQueue, Chain, Health, QueueBroken, pieces};
 use super::{Backend, HEADER, LARGEST_FRAME};
 use crate::memory::GuestMemory;
 use crate::reactor::Ready;
@@ -127,9 +126,8 @@ impl Port {
         }
         let listens = !self.is_down() && (!self.waiting || self.absorb());
         self.wanted.set(Ready::READ, listens);
-        let receive = &mut self.parts.receive;
-        if used && receive.queue.needs_notification(&*self.parts.memory).unwrap_or(true) {
-            receive.interrupt.signal();
+        if used {
+            self.parts.receive.tell(&self.parts.memory);
         }
     }
 
@@ -164,45 +162,32 @@ impl Port {
     }
 
     /// Puts the frame into as many of the guest's buffers as it takes, or leaves all as it was.
-    fn deliver(&mut self) -> Result<Delivery, virtio_queue::Error> {
+    fn deliver(&mut self) -> Result<Delivery, QueueBroken> {
         let Parts { memory, receive, mergeable, .. } = &mut self.parts;
-        let queue = &mut receive.queue;
-        let before = queue.next_avail();
-        let mut chains: Vec<(DescriptorChain<Arc<GuestMemory>>, usize)> = Vec::new();
+        let before = receive.queue.next_avail();
+        let mut chains: Vec<Chain> = Vec::new();
         let mut room = 0;
         while room < self.incoming.len() {
-            let enough = !chains.is_empty() && !*mergeable;
-            let chain = if enough { None } else { queue.pop_descriptor_chain(Arc::clone(memory)) };
-            let Some(chain) = chain else {
-                if enough {
-                    // Without mergeable buffers a frame that does not fit its buffer is lost.
-                    break;
-                }
-                queue.set_next_avail(before);
-                // The driver kicks when it has added buffers; what it added meanwhile we see now.
-                let more = queue.enable_notification(&**memory)?;
-                if more
-                    && queue.avail_idx(&**memory, Ordering::Acquire)?
-                        != Wrapping(before) + Wrapping(chains.len() as u16)
-                {
-                    chains.clear();
-                    room = 0;
-                    continue;
-                }
+            if !chains.is_empty() && !*mergeable {
+                // Without mergeable buffers a frame that does not fit its buffer is lost.
+                break;
+            }
+            let Some(chain) = receive.next(memory)? else {
+                receive.queue.set_next_avail(before);
                 return Ok(Delivery::NoRoom);
             };
-            let len = chain.clone().filter(|d| d.is_write_only()).map(|d| d.len() as usize).sum::<usize>();
-            room = room.saturating_add(len);
-            chains.push((chain, len));
+            let buffers = pieces(chain.clone()).filter(|d| d.is_write_only());
+            room += buffers.map(|d| d.len() as usize).sum::<usize>();
+            chains.push(chain);
         }
         let lost = room < self.incoming.len();
         let count = chains.len() as u16;
         self.incoming[NUM_BUFFERS..HEADER].copy_from_slice(&count.to_le_bytes());
         let mut left = &self.incoming[..];
-        for (chain, _) in chains {
+        for chain in chains {
             let head = chain.head_index();
             let written = if lost { 0 } else { write_chain(chain, &mut left, memory) };
-            queue.add_used(&**memory, head, written)?;
+            receive.give_back(memory, head, written)?;
         }
         Ok(Delivery::Done)
     }
@@ -212,32 +197,30 @@ impl Port {
         if self.is_down() || !self.flush() {
             return;
         }
-        let mut used = false;
-        let mut more = true;
-        while more && !self.blocked {
-            let _ = self.parts.transmit.queue.disable_notification(&*self.parts.memory);
-            while let Some(chain) =
-                self.parts.transmit.queue.pop_descriptor_chain(Arc::clone(&self.parts.memory))
-            {
-                let head = chain.head_index();
-                let whole = self.read_chain(chain);
-                if let Err(error) = self.parts.transmit.queue.add_used(&*self.parts.memory, head, 0) {
-                    return self.parts.health.give_up(&error);
-                }
-                used = true;
-                if whole && !self.send() {
-                    break;
-                }
-            }
-            match self.parts.transmit.queue.enable_notification(&*self.parts.memory) {
-                Ok(again) => more = again,
-                Err(error) => return self.parts.health.give_up(&error),
+        let before = self.parts.transmit.queue.next_used();
+        match self.transmit_some() {
+            Ok(()) if self.parts.transmit.queue.next_used() == before => {}
+            Ok(()) => self.parts.transmit.tell(&self.parts.memory),
+            Err(error) => self.parts.health.give_up(&error),
+        }
+    }
+
+    fn transmit_some(&mut self) -> Result<(), QueueBroken> {
+        let memory = Arc::clone(&self.parts.memory);
+        self.parts.transmit.queue.disable_notification(&*memory)?;
+        for _ in 0..BUDGET {
+            let Some(chain) = self.parts.transmit.next(&memory)? else { return Ok(()) };
+            let head = chain.head_index();
+            let whole = self.read_chain(chain);
+            self.parts.transmit.give_back(&memory, head, 0)?;
+            if whole && !self.send() {
+                // There is more when the cable has room.
+                return Ok(());
             }
         }
-        let transmit = &mut self.parts.transmit;
-        if used && transmit.queue.needs_notification(&*self.parts.memory).unwrap_or(true) {
-            transmit.interrupt.signal();
-        }
+        // A guest that sends as fast as we take must not keep the device thread from others: it is called again.
+        let _ = self.parts.transmit.kick.write(1);
+        Ok(())
     }
 
     /// Sends what was left; true when there is room for more.
@@ -292,9 +275,9 @@ impl Port {
     }
 
     /// Reads a frame with its header out of guest memory; false for what is no frame.
-    fn read_chain(&mut self, chain: DescriptorChain<Arc<GuestMemory>>) -> bool {
+    fn read_chain(&mut self, chain: Chain) -> bool {
         self.outgoing.clear();
-        for d in chain.filter(|d| !d.is_write_only()) {
+        for d in pieces(chain).filter(|d| !d.is_write_only()) {
             let start = self.outgoing.len();
             let len = d.len() as usize;
             if start + len > HEADER + LARGEST_FRAME {
@@ -310,9 +293,9 @@ impl Port {
 }
 
 /// Writes as much of `left` as fits into a chain, and takes it away; gives how much.
-fn write_chain(chain: DescriptorChain<Arc<GuestMemory>>, left: &mut &[u8], memory: &GuestMemory) -> u32 {
+fn write_chain(chain: Chain, left: &mut &[u8], memory: &GuestMemory) -> u32 {
     let mut written = 0;
-    for d in chain.filter(|d| d.is_write_only()) {
+    for d in pieces(chain).filter(|d| d.is_write_only()) {
         let (now, later) = left.split_at(left.len().min(d.len() as usize));
         if memory.write_slice(now, d.addr()).is_err() {
             break;

@@ -1,0 +1,69 @@
+//! What a guest does that tries everything.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::operations;
+use super::world::{World, panicked, watch_for_panics};
+
+/// How long one case may take before it counts as a hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of a case: some 300 operations.
+const LENGTH: usize = 2000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn bytes(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..LENGTH + 64).map(|_| next()).skip(64).collect()
+}
+
+/// TESSERA_FUZZ_SEED chooses the first case, TESSERA_FUZZ_CASES how many there are.
+#[test]
+fn nothing_a_guest_does_to_its_machine_makes_it_panic_or_hang() {
+    watch_for_panics();
+    let cases = number("TESSERA_FUZZ_CASES").unwrap_or(400);
+    let first = number("TESSERA_FUZZ_SEED").unwrap_or(1);
+    let (current, finished) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut since = (0, Instant::now());
+            while finished.load(Ordering::SeqCst) == 0 {
+                std::thread::sleep(Duration::from_millis(10));
+                let now = current.load(Ordering::SeqCst);
+                if now != since.0 {
+                    since = (now, Instant::now());
+                } else if since.1.elapsed() > PATIENCE {
+                    eprintln!("hangs: TESSERA_FUZZ_SEED={now} TESSERA_FUZZ_CASES=1");
+                    std::process::abort();
+                }
+            }
+        });
+        let (mut count, start) = (0, Instant::now());
+        for seed in first..first + cases {
+            current.store(seed, Ordering::SeqCst);
+            let result = std::panic::catch_unwind(|| {
+                let world = World::new();
+                let count = operations::run(&world, &bytes(seed));
+                world.is_sound();
+                count
+            });
+            count += result.unwrap_or_else(|panic| {
+                finished.store(1, Ordering::SeqCst);
+                eprintln!("panics: TESSERA_FUZZ_SEED={seed} TESSERA_FUZZ_CASES=1");
+                std::panic::resume_unwind(panic)
+            });
+        }
+        finished.store(1, Ordering::SeqCst);
+        println!("{count} operations of {cases} cases from seed {first} in {:?}", start.elapsed());
+    });
+    panicked();
+}

@@ -1,0 +1,128 @@
+//! A machine with every device, for guests that mean no good. Shared with the fuzz target.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use disk::Raw;
+use vm_memory::{Bytes, GuestAddress};
+use vmm::memory::map;
+use vmm::virtio::block::Block;
+use vmm::virtio::net::{Net, Stream};
+use vmm::virtio::rng::Rng;
+
+use crate::driver::Driver;
+use crate::rig::Rig;
+
+/// Slots of the devices.
+pub const DISK: u64 = 1;
+pub const NET: u64 = 2;
+pub const RNG: u64 = 3;
+pub const READ_ONLY_DISK: u64 = 4;
+pub const LAST_SLOT: u64 = READ_ONLY_DISK;
+/// Bytes of each disk.
+pub const DISK_SIZE: u64 = 1 << 20;
+
+/// The machine, and what is on the other side of its devices.
+pub struct World {
+    pub rig: Rig,
+    /// The other end of the network card's cable.
+    pub cable: UnixStream,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let (near, cable) = UnixStream::pair().unwrap();
+        cable.set_nonblocking(true).unwrap();
+        let disk = |read_only| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(DISK_SIZE).unwrap();
+            Box::new(Block::new(Box::new(Raw::from_file(file, read_only).unwrap()), "hostile", 2))
+        };
+        let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Stream::new(near, 1500).unwrap()));
+        let rig = Rig::new(vec![disk(false), Box::new(net), Box::new(Rng::default()), disk(true)]);
+        Self { rig, cable }
+    }
+
+    /// Takes what has come out of the cable.
+    pub fn drain(&self) {
+        while !self.drained().is_empty() {}
+    }
+
+    /// Some of what has come out of the cable.
+    pub fn drained(&self) -> Vec<u8> {
+        let mut buffer = vec![0; 65536];
+        let len = (&self.cable).read(&mut buffer).unwrap_or(0);
+        buffer.truncate(len);
+        buffer
+    }
+
+    /// Sends into the cable, as much as there is room for.
+    pub fn send(&self, bytes: &[u8]) {
+        if let Err(e) = (&self.cable).write_all(bytes) {
+            assert!(matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::BrokenPipe), "{e}");
+        }
+    }
+
+    /// The machine pauses and goes on, and after a reset its devices are as new: each is found where it was at first, and
+    /// works.
+    pub fn is_sound(&self) {
+        self.rig.machine.pause();
+        self.rig.machine.resume();
+        while self.rig.machine.wait(Duration::ZERO).is_some() {}
+        self.rig.machine.reset().unwrap();
+        self.rig.forget_messages();
+        for slot in [RNG, DISK, READ_ONLY_DISK] {
+            self.serves(slot);
+        }
+        panicked();
+    }
+
+    /// The device in `slot` does a usual request.
+    pub fn serves(&self, slot: u64) {
+        let mut driver = Driver::start(&self.rig, slot, u64::MAX);
+        driver.memory().write_slice(&[0; 16], GuestAddress(0x10_0000)).unwrap();
+        // A frame; random bytes; the first sector.
+        let (queue, pieces, wanted) = match slot {
+            NET => (1, vec![(0x10_0000, 12, false), (0x10_1000, 60, false)], 0),
+            RNG => (0, vec![(0x10_0000, 64, true)], 64),
+            _ => (0, vec![(0x10_0000, 16, false), (0x10_1000, 512, true), (0x10_2000, 1, true)], 513),
+        };
+        driver.add(queue, &pieces);
+        driver.kick(queue);
+        let written = driver.used(queue).1;
+        assert_eq!(written, wanted, "the device in slot {slot} does not work");
+    }
+
+    /// Where the BAR of the device in `slot` is mapped, as its configuration space says.
+    pub fn bar(&self, slot: u64) -> u64 {
+        let config = map::ECAM + (slot << 15);
+        (self.rig.read(config + 0x10, 4) & !0xf) | self.rig.read(config + 0x14, 4) << 32
+    }
+}
+
+/// What a thread of a machine said when it panicked.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Has panics of devices' threads noted, which otherwise nobody would see.
+pub fn watch_for_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            if matches!(thread.name(), Some("devices" | "disk")) {
+                *PANIC.lock().unwrap() = Some(info.to_string());
+            }
+            usual(info);
+        }));
+    });
+}
+
+/// Fails if a device's thread has panicked.
+pub fn panicked() {
+    if let Some(what) = &*PANIC.lock().unwrap() {
+        panic!("a device's thread has panicked: {what}");
+    }
+}
