@@ -69,6 +69,14 @@ pub enum Error {
         /// What came.
         got: String,
     },
+    /// A file cannot be fetched.
+    #[error("{url} cannot be fetched: {why}")]
+    Fetch {
+        /// Its address.
+        url: String,
+        /// Why.
+        why: String,
+    },
     /// Another host uses the folder of a pool.
     #[error("{} is used by {host}, as a pool that is not shared", path.display())]
     PoolTaken {
@@ -151,9 +159,11 @@ impl Error {
     /// Whose matter it is.
     pub fn cause(&self) -> Cause {
         match self {
-            Error::Invalid(_) | Error::Unusable { .. } | Error::Disk { .. } | Error::Checksum { .. } => {
-                Cause::Asked
-            }
+            Error::Invalid(_)
+            | Error::Unusable { .. }
+            | Error::Disk { .. }
+            | Error::Checksum { .. }
+            | Error::Fetch { .. } => Cause::Asked,
             Error::NoImage(_) | Error::NoVolume(_) | Error::NoUpload(_) => Cause::Missing,
             Error::ImageExists(_)
             | Error::VolumeExists(_)

@@ -14,6 +14,7 @@ mod pool;
 mod progress;
 pub mod seed;
 pub mod sparse;
+mod sum;
 mod tool;
 mod volumes;
 

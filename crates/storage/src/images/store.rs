@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result, draft};
 
 /// The name of the file that describes an image.
-const ABOUT_FILE: &str = "image.json";
+pub(super) const ABOUT_FILE: &str = "image.json";
 
 /// What is known of an image beside its disk; `image.json`. Files are named relative to the image's folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,11 +121,17 @@ impl Store {
         self.find(name)?.ok_or_else(|| Error::NoImage(name.clone()))
     }
 
-    /// Starts a new image; it is in the store only when [`Draft::keep`] is called. `replace` allows the name to be taken.
-    pub(super) fn draft(&self, name: &ImageName, replace: bool) -> Result<Draft> {
+    /// Whether a new image can have a name.
+    pub(super) fn check_free(&self, name: &ImageName, replace: bool) -> Result<()> {
         if !replace && self.find(name)?.is_some() {
             return Err(Error::ImageExists(name.clone()));
         }
+        Ok(())
+    }
+
+    /// Starts a new image; it is in the store only when [`Draft::keep`] is called. `replace` allows the name to be taken.
+    pub(super) fn draft(&self, name: &ImageName, replace: bool) -> Result<Draft> {
+        self.check_free(name, replace)?;
         let folder = draft::Folder::new(&self.folder)?;
         Ok(Draft { folder, name: name.clone(), place: self.folder.join(name.as_str()), replace })
     }

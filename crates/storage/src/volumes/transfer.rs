@@ -10,11 +10,10 @@ use api::{Id, Name, Time};
 use disk::Disk;
 use disk::qcow2::Header;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::About;
 use crate::definition::{UploadDefinition, Volume, VolumeFormat};
-use crate::{Error, Pool, Progress, Result, draft};
+use crate::{Error, Pool, Progress, Result, draft, sum};
 
 /// How the names of the folders of uploads begin.
 const UPLOAD: &str = ".upload-";
@@ -112,7 +111,7 @@ impl Pool {
         if let Some(expected) = &definition.sha256 {
             progress.step("checking the checksum");
             let got =
-                checksum(&file, there, progress).map_err(Error::host(&path))?.ok_or(Error::Cancelled)?;
+                sum::sha256(&file, there, progress).map_err(Error::host(&path))?.ok_or(Error::Cancelled)?;
             if !got.eq_ignore_ascii_case(expected) {
                 return Err(Error::Checksum { expected: expected.clone(), got });
             }
@@ -260,26 +259,6 @@ fn receive(
             None => {}
         }
     }
-}
-
-/// The SHA-256 checksum of a file, in hexadecimal; nothing if it was called off.
-pub(crate) fn checksum(file: &File, length: u64, progress: &dyn Progress) -> io::Result<Option<String>> {
-    let mut sum = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < length {
-        if progress.cancelled() {
-            return Ok(None);
-        }
-        let n = file.read_at(&mut buffer, at)?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        sum.update(&buffer[..n]);
-        at += n as u64;
-        progress.amount(at, length);
-    }
-    Ok(Some(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 /// Whether an uploaded file is a qcow2 image of its own, and whole.

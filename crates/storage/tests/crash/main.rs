@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use api::Name;
 use serde_json::json;
-use storage::images::{self, Import, Store};
+use storage::images::{self, Import, Source, Store};
 use storage::{Host, Pool, PoolDefinition, PoolKind, Silent, VolumeFormat};
 
 const FOLDER: &str = "TESSERA_TEST_CRASH";
@@ -36,7 +36,9 @@ fn import(folder: &Path) {
     let (disk, kernel) = (folder.join("disk"), folder.join("kernel"));
     fs::write(&disk, CONTENTS.repeat(LENGTH / CONTENTS.len())).unwrap();
     fs::write(&kernel, "kernel").unwrap();
-    let import = Import { disk, kernel, initrd: None, cmdline: String::new() };
+    let file = |file| Source::File { file };
+    let import =
+        Import { disk: file(disk), kernel: Some(file(kernel)), initrd: None, cmdline: String::new() };
     images::import(&Store::new(folder.join("images")), &"image".parse().unwrap(), &import, false, &Silent)
         .unwrap();
 }

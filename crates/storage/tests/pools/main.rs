@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use api::Name;
 use disk::Disk;
-use storage::images::{self, Import, Store};
+use storage::images::{self, Import, Source, Store};
 use storage::{Host, Pool, PoolDefinition, PoolKind, Silent, Volume, VolumeDefinition};
 
 const MIB: u64 = 1 << 20;
@@ -40,7 +40,13 @@ impl Place {
     fn image_of(&self, name: &str, disk: &Path) {
         let kernel = self.folder.path().join("kernel");
         fs::write(&kernel, "kernel").unwrap();
-        let import = Import { disk: disk.into(), kernel, initrd: None, cmdline: String::new() };
+        let file = |file: PathBuf| Source::File { file };
+        let import = Import {
+            disk: file(disk.into()),
+            kernel: Some(file(kernel)),
+            initrd: None,
+            cmdline: String::new(),
+        };
         images::import(&self.images, &name.parse().unwrap(), &import, true, &Silent).unwrap();
     }
 

@@ -1,12 +1,13 @@
 //! `tessera image …`: the images that machines boot from.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::{ImageName, Size};
 use clap::{Args, Subcommand};
 
-use storage::images::{self, Import, Recipe, Release, Store};
+use storage::images::{self, Import, Recipe, Release, Source, Store};
 
 use crate::failure::{Failure, Result};
 use crate::progress::Bar;
@@ -16,8 +17,15 @@ use crate::progress::Bar;
 pub enum ImageCommand {
     /// Make a bootable image from Debian's packages
     Build(BuildArgs),
-    /// Take in a disk image with its kernel
+    /// Take in a disk image with its kernel, or an exported image
     Import(ImportArgs),
+    /// Write an image into one file, to carry it elsewhere
+    Export {
+        /// Its name
+        name: ImageName,
+        /// The file
+        file: PathBuf,
+    },
     /// Show the images there are
     List,
     /// Remove an image
@@ -52,11 +60,15 @@ pub struct BuildArgs {
 /// Arguments of `tessera image import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The disk: raw or qcow2
-    file: PathBuf,
-    /// The kernel to boot it with
+    /// The disk: raw or qcow2, perhaps compressed (gzip, xz, zstd), or an exported image; a file or an address
+    #[arg(value_name = "FILE|URL")]
+    disk: String,
+    /// The SHA-256 checksum of what is at the address
+    #[arg(long, value_name = "SUM")]
+    sha256: Option<String>,
+    /// The kernel to boot it with; an exported image has its own
     #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
+    kernel: Option<PathBuf>,
     /// The kernel's initial RAM disk
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
@@ -92,29 +104,59 @@ impl ImageCommand {
                 bar.watch(|told| images::build(&store, &name, &recipe, args.force, told))?;
                 println!("{name} is ready: tessera run --image {name}");
             }
-            ImageCommand::Import(args) => {
-                let name = match args.name {
-                    Some(name) => name,
-                    None => {
-                        let stem = args.file.file_stem().unwrap_or_default().to_string_lossy();
-                        stem.parse().map_err(Failure::input)?
-                    }
-                };
-                let import = Import {
-                    disk: args.file,
-                    kernel: args.kernel,
-                    initrd: args.initrd,
-                    cmdline: args.append,
-                };
-                let bar = Bar::bytes("importing");
-                bar.watch(|told| images::import(&store, &name, &import, args.force, told))?;
-                println!("{name} is ready: tessera run --image {name}");
-            }
+            ImageCommand::Import(args) => args.import(&store)?,
+            ImageCommand::Export { name, file } => export(&store, &name, &file)?,
             ImageCommand::List => list(&store)?,
             ImageCommand::Remove { name } => store.remove(&name)?,
         }
         Ok(())
     }
+}
+
+impl ImportArgs {
+    fn import(self, store: &Store) -> Result<()> {
+        let name = match self.name {
+            Some(name) => name,
+            None => {
+                let file = Path::new(&self.disk).file_stem().unwrap_or_default().to_string_lossy();
+                file.parse().map_err(Failure::input)?
+            }
+        };
+        let address = self.disk.starts_with("http://") || self.disk.starts_with("https://");
+        let disk = match (address, self.sha256) {
+            (true, Some(sha256)) => Source::Url { url: self.disk, sha256 },
+            (true, None) => {
+                return Err(Failure::input(
+                    "an address needs --sha256: the checksum that its owner publishes",
+                ));
+            }
+            (false, _) => Source::File { file: self.disk.into() },
+        };
+        let file = |file| Source::File { file };
+        let import = Import {
+            disk,
+            kernel: self.kernel.map(file),
+            initrd: self.initrd.map(file),
+            cmdline: self.append,
+        };
+        let bar = Bar::bytes("importing");
+        bar.watch(|told| images::import(store, &name, &import, self.force, told))?;
+        println!("{name} is ready: tessera run --image {name}");
+        Ok(())
+    }
+}
+
+/// Writes an image into a new file, which is gone again if that fails.
+fn export(store: &Store, name: &ImageName, path: &Path) -> Result<()> {
+    let told = |error| Failure::input(format!("{}: {error}", path.display()));
+    let mut file = File::create_new(path).map_err(told)?;
+    let bar = Bar::bytes("exporting");
+    let exported = bar.watch(|told| images::export(store, name, &mut file, told));
+    if exported.is_err() {
+        // What is left is of no use; the error says why.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(exported?)
 }
 
 /// The store of this user, under `$TESSERA_HOME` or `~/.local/share/tessera`.
