@@ -1,0 +1,170 @@
+//! `tessera host` from a person's side: the real daemon, the real command line, real guests' processes. The guests are kernels of a few
+//! instructions, so that one starts in milliseconds.
+
+mod daemon;
+#[path = "../../../vmm/tests/machine/guest.rs"]
+#[allow(dead_code)]
+mod guest;
+mod inputs;
+mod life;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use guest::Code;
+use serde_json::Value;
+
+/// More than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Registers of the machine that end a guest, and what is written there.
+const POWER_OFF: (u16, u8) = (0x600, 0x34);
+const PANIC: (u16, u8) = (0x505, 1);
+
+/// `hlt; jmp` back to it: with interrupts off, as a kernel starts, it waits for ever and takes no time.
+const WAIT: [u8; 3] = [0xf4, 0xeb, 0xfd];
+
+/// Says that it runs, and waits.
+fn waits() -> Code {
+    Code::default().print("it runs\n").bytes(&WAIT)
+}
+
+/// A daemon in a folder of its own; both go with it, and its guests, too.
+pub struct Daemon {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let mut daemon = Self { folder: tempfile::tempdir().unwrap(), child: None };
+        daemon.start_again();
+        daemon
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// Starts the daemon, and waits until it answers.
+    fn start_again(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command.args(["host", "--listen", "none", "--state-dir"]).arg(self.state());
+        self.child = Some(command.stdin(Stdio::null()).spawn().unwrap());
+        self.eventually("the daemon answers", |daemon| daemon.tessera("host info").status.success());
+    }
+
+    /// Ends it as a machine's failure would.
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Ends it as a person would; gives its exit status.
+    fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        kill(child.id(), libc::SIGTERM);
+        child.wait().unwrap().code()
+    }
+
+    /// Runs `tessera` with these words.
+    fn tessera(&self, words: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command.env("TESSERA_HOST", self.state().join("host.sock"));
+        command.args(words.split_whitespace()).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same where it must succeed; gives what it printed.
+    fn run(&self, words: &str) -> String {
+        let output = self.tessera(words);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tessera {words}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The same where it must fail; gives its status and the one line it says.
+    fn fails(&self, words: &str) -> (Option<i32>, String) {
+        let output = self.tessera(words);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "tessera {words} succeeded");
+        assert_eq!(errors.lines().count(), 1, "tessera {words}: {errors}");
+        (output.status.code(), errors)
+    }
+
+    fn json(&self, words: &str) -> Value {
+        serde_json::from_str(&self.run(&format!("{words} -o json"))).unwrap()
+    }
+
+    fn vm(&self, name: &str) -> Value {
+        self.json(&format!("vm show {name}"))
+    }
+
+    fn state_of(&self, name: &str) -> String {
+        self.vm(name)["status"]["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Puts a kernel where guests can boot it.
+    fn kernel(&self, name: &str, code: &Code) -> String {
+        let path = self.folder.path().join(name);
+        let mut image = Vec::new();
+        let mut file = guest::elf_file(code);
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.read_to_end(&mut image).unwrap();
+        std::fs::write(&path, image).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Makes and starts a guest that runs `code`.
+    fn guest(&self, name: &str, code: &Code, more: &str) {
+        let kernel = self.kernel(name, code);
+        self.run(&format!("vm create {name} --kernel {kernel} --memory 32M --engine soft --start {more}"));
+    }
+
+    fn eventually(&self, what: &str, mut happened: impl FnMut(&Daemon) -> bool) {
+        let start = Instant::now();
+        while !happened(self) {
+            assert!(start.elapsed() < PATIENCE, "not so: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What its guests' folders hold.
+    fn leftovers(&self) -> Vec<PathBuf> {
+        let list = |name: &str| std::fs::read_dir(self.state().join(name)).unwrap();
+        list("vms").chain(list("run")).map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for pid in processes_of(&self.state()) {
+            kill(pid, libc::SIGKILL);
+        }
+    }
+}
+
+fn kill(pid: u32, signal: i32) {
+    // SAFETY: only sends a signal, to a process that the test has started.
+    unsafe { libc::kill(pid as libc::pid_t, signal) };
+}
+
+/// Guests' processes whose sockets are in a folder.
+fn processes_of(state: &Path) -> Vec<u32> {
+    let ids = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let ours = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains("\0vmm\0") && line.contains(state.to_str().unwrap())
+    };
+    ids.filter(ours).collect()
+}
