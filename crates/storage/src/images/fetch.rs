@@ -64,15 +64,12 @@ pub fn fetch(url: &str, sha256: &str, folder: &Path, progress: &dyn Progress) ->
     disk::lock(&file, false)
         .map_err(|_| Error::Fetch { url: url.into(), why: "it is being fetched already".into() })?;
     progress.step("fetching");
-    let mut tries = 0;
-    while let Err(failure) = go_on(url, &file, &path, progress) {
-        tries += 1;
-        match failure {
-            Failure::Final(error) => return Err(error),
-            Failure::Passing(why) if tries >= TRIES => return Err(Error::Fetch { url: url.into(), why }),
-            Failure::Passing(_) => pause(PAUSE * tries, progress)?,
-        }
+    let fetched = try_often(url, &file, &path, progress);
+    if fetched.is_err() && file.metadata().is_ok_and(|meta| meta.len() == 0) {
+        // There is nothing to go on with.
+        let _ = fs::remove_file(&path);
     }
+    fetched?;
     progress.step("checking the checksum");
     let length = file.metadata().map_err(&failed)?.len();
     let got = sum::sha256(&file, length, progress).map_err(&failed)?.ok_or(Error::Cancelled)?;
@@ -82,6 +79,20 @@ pub fn fetch(url: &str, sha256: &str, folder: &Path, progress: &dyn Progress) ->
         return Err(Error::Checksum { expected: sha256.into(), got });
     }
     Ok(Fetched { file, path })
+}
+
+/// Goes on until all is there, or it has failed too often.
+fn try_often(url: &str, file: &File, path: &Path, progress: &dyn Progress) -> Result<()> {
+    let mut tries = 0;
+    while let Err(failure) = go_on(url, file, path, progress) {
+        tries += 1;
+        match failure {
+            Failure::Final(error) => return Err(error),
+            Failure::Passing(why) if tries >= TRIES => return Err(Error::Fetch { url: url.into(), why }),
+            Failure::Passing(_) => pause(PAUSE * tries, progress)?,
+        }
+    }
+    Ok(())
 }
 
 fn pause(time: Duration, progress: &dyn Progress) -> Result<()> {

@@ -131,6 +131,7 @@ fn what_cannot_be_fetched_is_said_at_once() {
     let server = Server::start(Vec::new(), vec![Answer::Status(404)]);
     let error = place.import(url(&server, b""), &Silent).unwrap_err();
     assert!(error.to_string().ends_with("the server answers with status 404"), "{error}");
+    assert!(place.rest().is_empty(), "{:?}", place.rest());
     for (url, sha256, pointer) in [
         ("file:///etc/passwd", "0".repeat(64), "/disk/url"),
         ("http://127.0.0.1/", "12".into(), "/disk/sha256"),
