@@ -22,8 +22,8 @@ mod leaf1_ecx {
     pub const HYPERVISOR: u32 = 1 << 31;
 }
 
-/// FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2.
-const LEAF1_EDX: u32 = 0x0783_fbff | 1 << 19;
+/// FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2.
+const LEAF1_EDX: u32 = 0x0783_fbfd | 1 << 19;
 const LEAF1_EDX_HTT: u32 = 1 << 28;
 // With it Linux trusts an invariant TSC and does not watch it by another clock, which a busy host makes look wrong.
 const LEAF7_EBX_TSC_ADJUST: u32 = 1 << 1;
