@@ -57,6 +57,12 @@ impl Bus {
         self.ranges.write().unwrap_or_else(PoisonError::into_inner).remove(&start);
     }
 
+    /// Removes all ranges: devices that know their bus, and it them, go only then.
+    pub fn clear(&self) {
+        let ranges = std::mem::take(&mut *self.ranges.write().unwrap_or_else(PoisonError::into_inner));
+        drop(ranges);
+    }
+
     fn find(&self, address: u64, len: usize) -> Option<(u64, Arc<dyn Device>)> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
         let (&start, range) = ranges.range(..=address).next_back()?;

@@ -339,6 +339,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.vcpus.stop();
+        self.root.space().0.clear();
     }
 }
 

@@ -333,6 +333,26 @@ fn a_paused_machine_does_no_requests() {
 }
 
 #[test]
+fn a_machine_that_is_no_more_lets_go_of_its_disks() {
+    for paused in [false, true] {
+        let gate = Arc::new(Gate::default());
+        let rig = rig(Box::new(Gated(Arc::clone(&gate))), 2);
+        let mut driver = Driver::start(&rig, 1, ALL);
+        assert_eq!(driver.ask(FLUSH, 0, &[]).0, OK);
+        if paused {
+            rig.machine.pause();
+        }
+        drop(rig);
+        let start = Instant::now();
+        // The last thread has it a moment longer.
+        while Arc::strong_count(&gate) > 1 {
+            assert!(start.elapsed() < Duration::from_secs(10), "somebody keeps the disk");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
 fn a_driver_that_cannot_flush_need_not() {
     let gate = Arc::new(Gate::default());
     let rig = rig(Box::new(Gated(Arc::clone(&gate))), 1);

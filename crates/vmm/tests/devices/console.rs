@@ -191,6 +191,82 @@ fn what_nobody_is_there_for_is_lost_and_a_new_start_of_the_guest_finds_the_ports
 }
 
 #[test]
+fn what_the_host_said_before_it_hung_up_is_the_guests() {
+    let ports = Ports::new();
+    let mut guest = Guest::start(&ports);
+    guest.opens_the_agents_port();
+    let mut host = ports.connect();
+    assert_eq!(guest.heard().1, 6);
+    let sent: Vec<u8> = (0..50_000u32).map(|n| (n * 7) as u8).collect();
+    host.write_all(&sent).unwrap();
+    drop(host);
+    let mut got = Vec::new();
+    while got.len() < sent.len() {
+        got.extend(guest.read(IN));
+    }
+    assert!(got == sent);
+    guest.offer(IN);
+    assert_eq!(guest.heard(), (1, 6, 0, String::new()), "and then it is gone");
+}
+
+#[test]
+fn who_has_asked_and_says_no_more_gets_the_answer() {
+    let ports = Ports::new();
+    let mut guest = Guest::start(&ports);
+    guest.opens_the_agents_port();
+    let mut host = ports.connect();
+    assert_eq!(guest.heard().1, 6);
+    host.write_all(b"question").unwrap();
+    host.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(guest.read(IN), b"question");
+    guest.offer(IN);
+    guest.write(OUT, b"answer");
+    let mut answer = [0; 6];
+    host.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer");
+    drop(host);
+    assert_eq!(guest.heard(), (1, 6, 0, String::new()));
+}
+
+#[test]
+fn buffers_of_odd_sizes_are_filled_as_long_as_there_are_bytes() {
+    let ports = Ports::new();
+    let mut guest = Guest::start(&ports);
+    guest.opens_the_agents_port();
+    let mut host = ports.connect();
+    assert_eq!(guest.heard().1, 6);
+    let sent: Vec<u8> = (0..4000u32).map(|n| (n * 7) as u8).collect();
+    host.write_all(&sent).unwrap();
+    let mut got = Vec::new();
+    while got.len() < sent.len() {
+        // All there can be, and one kick.
+        for n in 0..64 {
+            guest.0.add(IN, &[(BUFFER + 0x1_0000 + 64 * n, 3, true)]);
+        }
+        guest.0.kick(IN);
+        for n in 0..64 {
+            if got.len() >= sent.len() {
+                break;
+            }
+            let len = guest.0.used(IN).1 as usize;
+            let mut bytes = vec![0; len];
+            guest.0.memory().read_slice(&mut bytes, GuestAddress(BUFFER + 0x1_0000 + 64 * n)).unwrap();
+            got.extend(bytes);
+        }
+    }
+    assert!(got == sent);
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_does_not_hold_its_guest_up() {
+    let ports = Ports::new();
+    let mut guest = Guest::start(&ports);
+    for _ in 0..100 {
+        guest.write(1, &[b'x'; 0x8000]);
+    }
+}
+
+#[test]
 fn without_control_messages_the_first_port_is_a_plain_console() {
     let mut ports = Ports::new();
     let rig_queues = {

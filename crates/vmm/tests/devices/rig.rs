@@ -37,7 +37,8 @@ impl Rig {
         let machine = Machine::new(&engine, config).unwrap();
         machine.resume();
         let partition = engine.partition.get().unwrap();
-        let bus = Arc::clone(partition.bus.get().unwrap());
+        // Taken away: it knows the partition, and neither would ever go.
+        let bus = partition.bus.lock().unwrap().take().unwrap();
         Self { machine, bus, interrupts: Arc::clone(&partition.interrupts) }
     }
 
@@ -101,7 +102,7 @@ struct Hand {
 
 #[derive(Default)]
 struct HandPartition {
-    bus: OnceLock<Arc<dyn Bus>>,
+    bus: Mutex<Option<Arc<dyn Bus>>>,
     interrupts: Arc<Interrupts>,
 }
 
@@ -135,7 +136,7 @@ impl Partition for HandPartition {
         _: &[CpuidEntry],
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Processor>, EngineError> {
-        let _ = self.bus.set(bus);
+        *self.bus.lock().unwrap() = Some(bus);
         Ok(Box::new(HandProcessor(Arc::default())))
     }
     fn stop_clock(&self) {}

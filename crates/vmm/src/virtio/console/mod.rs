@@ -13,7 +13,7 @@ use vm_memory::Bytes;
 
 use self::control::{Event, Message};
 use self::port::{Host, Port};
-use super::{Activation, ActiveQueue, Chain, Device, Health, QueueBroken, read_slice};
+use super::{Activation, ActiveQueue, Chain, Device, Health, QueueBroken, pieces, read_slice};
 use crate::memory::GuestMemory;
 use crate::reactor::{Ready, Source};
 
@@ -114,7 +114,9 @@ impl Device for Console {
         let kicks: Vec<_> =
             queues.iter().map(|queue| queue.as_ref().map(|queue| Arc::clone(&queue.kick))).collect();
         let multiport = features & feature::MULTIPORT != 0;
-        let ports = self.hosts.iter().map(|host| Port::new(Arc::clone(host), !multiport));
+        let ports = self.hosts.iter().zip(&self.ports).map(|(host, description)| {
+            Port::new(Arc::clone(host), !multiport, description.console || !multiport)
+        });
         let board = Arc::new(Mutex::new(Board {
             memory,
             health,
@@ -184,11 +186,13 @@ struct Board {
 
 impl Board {
     fn work(&mut self, work: impl FnOnce(&mut Board) -> Result<(), QueueBroken>) {
-        if self.health.broken() {
-            return;
-        }
-        if let Err(error) = work(self) {
+        if !self.health.broken()
+            && let Err(error) = work(self)
+        {
             self.health.give_up(&error);
+        }
+        if self.health.broken() {
+            self.ports.iter().for_each(Port::rest);
         }
     }
 
@@ -212,7 +216,7 @@ impl Board {
         if let Some(connected) = one.look() {
             let known = one.ready;
             if known && self.multiport {
-                self.messages.push_back(Message::new(port, Event::PortOpen, u16::from(connected)));
+                self.tell_of(port, connected);
             }
         }
         self.carry(port)?;
@@ -234,10 +238,16 @@ impl Board {
             && one.ready
             && self.multiport
         {
-            self.messages.push_back(Message::new(port, Event::PortOpen, u16::from(connected)));
+            self.tell_of(port, connected);
             self.tell()?;
         }
         Ok(())
+    }
+
+    /// Notes that the driver is to be told whether somebody is at the host's end. What it has not heard yet is old.
+    fn tell_of(&mut self, port: usize, connected: bool) {
+        self.messages.retain(|message| message.port != port as u32 || message.event != Event::PortOpen);
+        self.messages.push_back(Message::new(port, Event::PortOpen, u16::from(connected)));
     }
 
     /// Takes what the driver says (5.3.6.2).
@@ -318,7 +328,7 @@ impl Board {
 /// Writes bytes into a chain's buffers; gives how many had room.
 fn fill(chain: Chain, memory: &GuestMemory, bytes: &[u8]) -> u32 {
     let mut left = bytes;
-    for descriptor in chain.filter(|descriptor| descriptor.is_write_only()) {
+    for descriptor in pieces(chain).filter(|descriptor| descriptor.is_write_only()) {
         let (now, later) = left.split_at(left.len().min(descriptor.len() as usize));
         if memory.write_slice(now, descriptor.addr()).is_err() {
             break;
@@ -330,7 +340,7 @@ fn fill(chain: Chain, memory: &GuestMemory, bytes: &[u8]) -> u32 {
 
 fn read_message(chain: Chain, memory: &GuestMemory) -> Option<Message> {
     let mut bytes = Vec::with_capacity(Message::LEN);
-    for descriptor in chain.filter(|descriptor| !descriptor.is_write_only()) {
+    for descriptor in pieces(chain).filter(|descriptor| !descriptor.is_write_only()) {
         let mut part = vec![0; (Message::LEN - bytes.len()).min(descriptor.len() as usize)];
         memory.read_slice(&mut part, descriptor.addr()).ok()?;
         bytes.extend(part);

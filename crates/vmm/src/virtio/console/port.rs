@@ -5,13 +5,14 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
+use rustix::net::{RecvFlags, recv};
 use virtio_queue::QueueT;
 use vm_memory::Bytes;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::{BUDGET, Cable, fill, lock};
 use crate::memory::GuestMemory;
-use crate::virtio::{ActiveQueue, Chain, QueueBroken};
+use crate::virtio::{ActiveQueue, Chain, QueueBroken, pieces};
 
 /// How much is read from the host at once.
 const CHUNK: usize = 16 << 10;
@@ -24,8 +25,12 @@ pub struct Host {
     stream: Option<UnixStream>,
     /// Readable when something has happened here that somebody waits for.
     events: Arc<Epoll>,
-    /// What is waited for at the stream.
-    interest: EventSet,
+    /// What is waited for at the stream, if it is.
+    interest: Option<EventSet>,
+    /// Whether clients are waited for.
+    invites: bool,
+    /// The program at the other end has said all that it will; it may still listen.
+    said_all: bool,
 }
 
 impl Host {
@@ -34,15 +39,19 @@ impl Host {
             listener: None,
             stream: None,
             events: Arc::new(Epoll::new()?),
-            interest: EventSet::empty(),
+            interest: None,
+            invites: false,
+            said_all: false,
         };
         match cable {
             Cable::Listener(listener) => {
                 listener.set_nonblocking(true)?;
-                host.control(ControlOperation::Add, listener.as_raw_fd(), EventSet::IN);
                 host.listener = Some(listener);
             }
-            Cable::Stream(stream) => host.connect(stream),
+            Cable::Stream(stream) => {
+                stream.set_nonblocking(true)?;
+                host.stream = Some(stream);
+            }
         }
         Ok(host)
     }
@@ -57,41 +66,74 @@ impl Host {
         }
     }
 
-    fn connect(&mut self, stream: UnixStream) {
-        if stream.set_nonblocking(true).is_err() {
-            return;
+    /// Waits for whoever is there, or else for who comes.
+    fn wake(&mut self) {
+        match self.stream {
+            Some(_) => self.wait_for(Some(EventSet::IN)),
+            None => self.invite(true),
         }
-        if let Some(listener) = &self.listener {
-            // One at a time: the others wait.
-            self.control(ControlOperation::Modify, listener.as_raw_fd(), EventSet::empty());
+    }
+
+    /// Waits for nobody.
+    pub fn rest(&mut self) {
+        self.wait_for(None);
+        self.invite(false);
+    }
+
+    /// Takes in the next client.
+    fn accept(&mut self) {
+        let Some(listener) = self.listener.as_ref().filter(|_| self.stream.is_none()) else { return };
+        match listener.accept().and_then(|(stream, _)| stream.set_nonblocking(true).map(|()| stream)) {
+            Ok(stream) => {
+                // One at a time: the others wait.
+                self.invite(false);
+                (self.stream, self.said_all) = (Some(stream), false);
+                self.wait_for(Some(EventSet::IN));
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a port takes no more clients until its guest starts anew");
+                self.invite(false);
+            }
         }
-        self.interest = EventSet::IN;
-        self.control(ControlOperation::Add, stream.as_raw_fd(), self.interest);
-        self.stream = Some(stream);
     }
 
     fn disconnect(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            self.control(ControlOperation::Delete, stream.as_raw_fd(), EventSet::empty());
-        }
-        if let Some(listener) = &self.listener {
-            self.control(ControlOperation::Modify, listener.as_raw_fd(), EventSet::IN);
-        }
+        self.wait_for(None);
+        self.stream = None;
+        self.invite(true);
     }
 
-    fn wait_for(&mut self, interest: EventSet) {
-        let Some(stream) = self.stream.as_ref().filter(|_| self.interest != interest) else { return };
-        self.control(ControlOperation::Modify, stream.as_raw_fd(), interest);
+    fn wait_for(&mut self, interest: Option<EventSet>) {
+        let Some(fd) = self.stream.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        match (self.interest, interest) {
+            (None, Some(new)) => self.control(ControlOperation::Add, fd, new),
+            (Some(old), Some(new)) if old != new => self.control(ControlOperation::Modify, fd, new),
+            (Some(_), None) => self.control(ControlOperation::Delete, fd, EventSet::empty()),
+            _ => {}
+        }
         self.interest = interest;
     }
 
-    /// Whether the other end has gone, with nothing left to be read.
-    fn hung_up(&self) -> bool {
+    fn invite(&mut self, invites: bool) {
+        let Some(fd) = self.listener.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        match (self.invites, invites) {
+            (false, true) => self.control(ControlOperation::Add, fd, EventSet::IN),
+            (true, false) => self.control(ControlOperation::Delete, fd, EventSet::empty()),
+            _ => {}
+        }
+        self.invites = invites;
+    }
+
+    /// Whether the other end has gone. What it said before may be there still, unless it has said all.
+    fn hung_up(&mut self) -> bool {
         let Some(stream) = &self.stream else { return false };
         let mut fd = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
         // SAFETY: one pollfd of ours; the call does not wait.
         unsafe { libc::poll(&raw mut fd, 1, 0) };
-        fd.revents & (libc::POLLHUP | libc::POLLERR) != 0
+        let gone = fd.revents & (libc::POLLHUP | libc::POLLERR) != 0;
+        self.said_all |= gone && !matches!(recv(stream, &mut [0u8; 1], RecvFlags::PEEK), Ok((n, _)) if n > 0);
+        gone
     }
 }
 
@@ -106,14 +148,24 @@ pub struct Port {
     incoming: Vec<u8>,
     /// Bytes of the guest that the host has had no room for.
     outgoing: Vec<u8>,
+    /// A guest's terminal: what the host has no room for is lost, because Linux waits for it with interrupts off.
+    terminal: bool,
     was_connected: bool,
 }
 
 impl Port {
     /// A port that is `open` from the start where there are no messages to say so.
-    pub fn new(host: Arc<Mutex<Host>>, open: bool) -> Self {
-        let was_connected = lock(&host).stream.is_some();
-        Self { host, ready: open, open, incoming: Vec::new(), outgoing: Vec::new(), was_connected }
+    pub fn new(host: Arc<Mutex<Host>>, open: bool, terminal: bool) -> Self {
+        let mut end = lock(&host);
+        end.wake();
+        let was_connected = end.stream.is_some();
+        drop(end);
+        Self { host, ready: open, open, incoming: Vec::new(), outgoing: Vec::new(), terminal, was_connected }
+    }
+
+    /// Nothing is done for this driver any more: nobody is waited for.
+    pub fn rest(&self) {
+        lock(&self.host).rest();
     }
 
     /// Whether a program of the host is there.
@@ -123,13 +175,7 @@ impl Port {
 
     /// Takes in who wants to connect; says so if whether somebody is connected has changed.
     pub fn look(&mut self) -> Option<bool> {
-        let mut host = lock(&self.host);
-        if host.stream.is_none()
-            && let Some(Ok((stream, _))) = host.listener.as_ref().map(UnixListener::accept)
-        {
-            host.connect(stream);
-        }
-        drop(host);
+        lock(&self.host).accept();
         self.changed()
     }
 
@@ -143,16 +189,22 @@ impl Port {
     /// Waits for what can go on; `room` says whether the guest has buffers. Says so if whether somebody is connected has changed.
     pub fn settle(&mut self, room: bool) -> Option<bool> {
         let mut host = lock(&self.host);
-        let wants_input = self.open && room && self.incoming.is_empty();
+        let hung_up = host.hung_up();
+        let wants_input = self.open && room && self.incoming.is_empty() && !host.said_all;
         let mut interest = EventSet::empty();
         interest.set(EventSet::IN, wants_input);
         interest.set(EventSet::OUT, !self.outgoing.is_empty());
-        // What it left unread when it went nobody will answer.
-        if host.hung_up() && !wants_input {
-            host.disconnect();
-            self.outgoing.clear();
+        match hung_up {
+            false => host.wait_for(Some(interest)),
+            true if wants_input => host.wait_for(Some(EventSet::IN)),
+            // It is read to its end when the guest has room; until then we would be told again and again.
+            true if self.open && !(host.said_all && self.incoming.is_empty()) => host.wait_for(None),
+            true => {
+                host.disconnect();
+                self.incoming.clear();
+                self.outgoing.clear();
+            }
         }
-        host.wait_for(interest);
         drop(host);
         self.changed()
     }
@@ -195,6 +247,9 @@ impl Port {
             match stream.write(&self.outgoing) {
                 Ok(n) => drop(self.outgoing.drain(..n)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.terminal => {
+                    self.outgoing.clear();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(_) => {
                     self.outgoing.clear();
@@ -214,10 +269,14 @@ impl Port {
     ) -> Result<bool, QueueBroken> {
         let mut used = false;
         let mut room = self.open && has_room(queue, memory)?;
-        for _ in 0..BUDGET {
-            if !room || (self.incoming.is_empty() && !self.read()) {
+        let mut budget = BUDGET;
+        while room && (!self.incoming.is_empty() || self.read()) {
+            if budget == 0 {
+                // A counter that is full wakes as well.
+                let _ = queue.kick.write(1);
                 break;
             }
+            budget -= 1;
             let Some(chain) = queue.next(memory)? else { break };
             let head = chain.head_index();
             let written = fill(chain, memory, &self.incoming);
@@ -235,10 +294,12 @@ impl Port {
     /// Reads from the host; true if there is something.
     fn read(&mut self) -> bool {
         let mut host = lock(&self.host);
-        let Some(stream) = &mut host.stream else { return false };
+        let said_all = host.said_all;
+        let Some(stream) = host.stream.as_mut().filter(|_| !said_all) else { return false };
         let mut buffer = vec![0; CHUNK];
         match stream.read(&mut buffer) {
-            Ok(0) => host.disconnect(),
+            // Whoever has asked may wait for the answer: it goes when it hangs up.
+            Ok(0) => host.said_all = true,
             Ok(n) => {
                 buffer.truncate(n);
                 self.incoming = buffer;
@@ -258,7 +319,7 @@ fn has_room(queue: &mut ActiveQueue, memory: &GuestMemory) -> Result<bool, Queue
 
 /// Appends what a request of the guest holds, as far as it is there.
 fn take(chain: Chain, memory: &GuestMemory, to: &mut Vec<u8>) {
-    for descriptor in chain.filter(|descriptor| !descriptor.is_write_only()) {
+    for descriptor in pieces(chain).filter(|descriptor| !descriptor.is_write_only()) {
         let start = to.len();
         let len = (descriptor.len() as usize).min(MOST_REQUEST.saturating_sub(start));
         to.resize(start + len, 0);

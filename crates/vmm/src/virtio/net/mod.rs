@@ -7,7 +7,7 @@ mod tap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{Activation, Device, read_slice};
 use crate::reactor::{Ready, Source};
@@ -99,7 +99,7 @@ pub struct Net {
     backend: Arc<Mutex<Box<dyn Backend>>>,
     sources: Vec<Source>,
     /// The backend's source, shared with its own callback, which changes what it waits for.
-    cable: Option<Arc<OnceLock<Source>>>,
+    cable: Option<Arc<Mutex<Option<Source>>>>,
 }
 
 impl Net {
@@ -148,7 +148,7 @@ impl Device for Net {
             return Ok(());
         };
         let descriptor = {
-            let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut backend = lock(&self.backend);
             backend.use_offloads(features & self.offloads)?;
             backend.descriptor()
         };
@@ -162,10 +162,11 @@ impl Device for Net {
             backend: Arc::clone(&self.backend),
             link: Arc::clone(&self.link),
         })));
-        let cable = Arc::new(OnceLock::new());
+        let cable = Arc::new(Mutex::new(None));
         let on_cable = worker(&port, &cable, |port, ready| port.cable_ready(ready));
-        let source = reactor.add(descriptor, Ready::READ, on_cable)?;
-        let _ = cable.set(source);
+        let mut source = lock(&cable);
+        *source = Some(reactor.add(descriptor, Ready::READ, on_cable)?);
+        drop(source);
         let [receive_kick, transmit_kick] = kicks;
         let mut on_room = worker(&port, &cable, |port, _| port.receive_all());
         self.sources.push(reactor.on_event(receive_kick, move || on_room(Ready::empty()))?);
@@ -176,26 +177,37 @@ impl Device for Net {
     }
 
     fn deactivate(&mut self) {
-        self.cable = None;
+        // Dropped without the lock, which the callback takes.
+        let cable = self.cable.take().and_then(|cable| lock(&cable).take());
+        drop(cable);
         self.sources.clear();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A callback that lets the port work, and then waits for what the port waits for.
 fn worker(
     port: &Arc<Mutex<Port>>,
-    cable: &Arc<OnceLock<Source>>,
+    cable: &Arc<Mutex<Option<Source>>>,
     work: impl Fn(&mut Port, Ready) + Send + 'static,
 ) -> impl FnMut(Ready) + Send + 'static {
-    let (port, cable): (_, Weak<OnceLock<Source>>) = (Arc::clone(port), Arc::downgrade(cable));
+    let (port, cable): (_, Weak<Mutex<Option<Source>>>) = (Arc::clone(port), Arc::downgrade(cable));
     move |ready| {
-        let mut port = port.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = lock(&port);
         work(&mut port, ready);
-        let Some(interest) = port.changed_interest() else { return };
-        let cable = cable.upgrade();
-        if let Some(source) = cable.as_ref().and_then(|c| c.get())
-            && let Err(error) = source.set_interest(interest)
-        {
+        let (Some(change), Some(cable)) = (port.changed_interest(), cable.upgrade()) else { return };
+        let mut source = lock(&cable);
+        let result = match (change, &*source) {
+            (Some(interest), Some(source)) => source.set_interest(interest),
+            _ => {
+                *source = None;
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
             tracing::error!(%error, "a network card cannot wait for its cable");
         }
     }

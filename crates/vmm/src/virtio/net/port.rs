@@ -38,8 +38,8 @@ pub(super) struct Port {
     /// A frame from the guest that the cable had no room for.
     outgoing: Vec<u8>,
     blocked: bool,
-    interest: Ready,
-    wanted: Ready,
+    interest: Option<Ready>,
+    wanted: Option<Ready>,
 }
 
 enum Delivery {
@@ -56,16 +56,26 @@ impl Port {
             waiting: false,
             outgoing: Vec::new(),
             blocked: false,
-            interest: Ready::READ,
-            wanted: Ready::READ,
+            interest: Some(Ready::READ),
+            wanted: Some(Ready::READ),
         }
     }
 
-    /// What to wait for from now on, if that has changed since this was last asked.
-    pub fn changed_interest(&mut self) -> Option<Ready> {
+    /// What to wait for from now on, if that has changed since this was last asked: nothing ever again if the cable is cut or
+    /// the driver has broken the device, or we would be told of a dead cable again and again.
+    pub fn changed_interest(&mut self) -> Option<Option<Ready>> {
+        if self.is_down() {
+            self.wanted = None;
+        }
         let changed = self.wanted != self.interest;
         self.interest = self.wanted;
         changed.then_some(self.wanted)
+    }
+
+    fn wait_for(&mut self, what: Ready, wanted: bool) {
+        if let Some(ready) = &mut self.wanted {
+            ready.set(what, wanted);
+        }
     }
 
     fn backend(&self) -> MutexGuard<'_, Box<dyn Backend>> {
@@ -87,7 +97,6 @@ impl Port {
 
     /// The other end is gone: the guest sees its link go down.
     fn cut(&mut self, why: &io::Error) {
-        self.wanted = Ready::empty();
         if self.parts.link.swap(false, Ordering::SeqCst) {
             tracing::warn!("a network card has lost its cable: {why}");
             self.parts.health.config_changed();
@@ -125,7 +134,7 @@ impl Port {
             }
         }
         let listens = !self.is_down() && (!self.waiting || self.absorb());
-        self.wanted.set(Ready::READ, listens);
+        self.wait_for(Ready::READ, listens);
         if used {
             self.parts.receive.tell(&self.parts.memory);
         }
@@ -232,7 +241,7 @@ impl Port {
         let flushed = self.backend().flush();
         match flushed {
             Ok(true) if self.outgoing.is_empty() => {
-                self.wanted.remove(Ready::WRITE);
+                self.wait_for(Ready::WRITE, false);
                 true
             }
             Ok(true) => self.send(),
@@ -249,7 +258,7 @@ impl Port {
 
     fn block(&mut self) {
         self.blocked = true;
-        self.wanted.insert(Ready::WRITE);
+        self.wait_for(Ready::WRITE, true);
     }
 
     /// Sends the frame in `outgoing`; false if the cable has no room for more.
@@ -260,7 +269,7 @@ impl Port {
         match result {
             Ok(()) => {
                 self.outgoing.clear();
-                self.wanted.remove(Ready::WRITE);
+                self.wait_for(Ready::WRITE, false);
                 true
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -2,12 +2,13 @@
 //! meanwhile on the host's side. Shared with the fuzz target. Any bytes mean something, and most of it is nonsense that
 //! comes close to sense: what is nonsense at first sight is refused at first sight.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
 use vmm::memory::map;
 
-use super::world::{LAST_SLOT, World};
+use super::world::{CONSOLE, LAST_SLOT, World, queues};
 use crate::driver::{DEVICE_ROOM, QUEUE_ROOM, QUEUES, STATUS};
 
 /// Where guest memory ends.
@@ -99,7 +100,8 @@ pub fn run(world: &World, input: &[u8]) -> usize {
 
 fn step(world: &World, input: &mut Input) -> Option<()> {
     match input.byte()? & 31 {
-        0..=2 => ecam(world, input),
+        0..=1 => ecam(world, input),
+        2 => agent(world, input),
         3 => config_ports(world, input),
         4..=6 => port(world, input),
         7..=9 => memory_mapped(world, input),
@@ -220,7 +222,8 @@ fn start(world: &World, input: &mut Input) -> Option<()> {
 
 /// The ring that [`start`] puts a queue into.
 fn ring(input: &mut Input) -> Option<u64> {
-    Some(QUEUES + DEVICE_ROOM * input.slot()? + QUEUE_ROOM * input.below(2)?)
+    let slot = input.slot()?;
+    Some(QUEUES + DEVICE_ROOM * slot + QUEUE_ROOM * input.below(queues(slot))?)
 }
 
 fn write_descriptor(world: &World, at: u64, fields: (u64, u64, u64, u64)) {
@@ -289,7 +292,8 @@ fn available(world: &World, input: &mut Input) -> Option<()> {
 }
 
 fn kick(world: &World, input: &mut Input) -> Option<()> {
-    let (slot, queue) = (input.slot()?, input.below(3)?);
+    let slot = input.slot()?;
+    let queue = input.below(queues(slot) + 1)?;
     world.rig.write(world.bar(slot).wrapping_add(0x3000 + 4 * queue), queue, 2);
     Some(())
 }
@@ -323,6 +327,31 @@ fn host(world: &World, input: &mut Input) -> Option<()> {
         2..=5 => machine.press_power_button(),
         6..=9 => drop(machine.wait(Duration::ZERO)),
         _ => drop(machine.input(&input.bytes::<20>()?)),
+    }
+    Some(())
+}
+
+/// What happens at the guest agent's port: on the host's side, or a control message of the driver.
+fn agent(world: &World, input: &mut Input) -> Option<()> {
+    match input.byte()? & 15 {
+        0..=1 => world.connect(),
+        2 => world.hang_up(),
+        3 => world.client(|client| drop(client.shutdown(std::net::Shutdown::Write))),
+        4..=6 => {
+            let bytes = vec![7; usize::from(input.word()?)];
+            world.client(|client| drop(client.write_all(&bytes)));
+        }
+        7 => world.client(|client| drop(client.read(&mut [0; 5000]))),
+        8 => drop((&world.terminal).write_all(&input.bytes::<16>()?)),
+        _ => {
+            let [port, event, value] = input.bytes()?;
+            let message = [port % 3, 0, 0, 0, event % 8, 0, value & 1, 0];
+            world.rig.machine.guest_memory().write_slice(&message, GuestAddress(DATA + 0x900)).ok()?;
+            let ring = QUEUES + DEVICE_ROOM * CONSOLE + QUEUE_ROOM * 3;
+            write_descriptor(world, ring + 16 * 63, (DATA + 0x900, 8, 0, 0));
+            add_available(world, ring, 63, 1)?;
+            world.rig.write(world.bar(CONSOLE).wrapping_add(0x300c), 3, 2);
+        }
     }
     Some(())
 }

@@ -1,14 +1,16 @@
 //! A machine with every device, for guests that mean no good. Shared with the fuzz target.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use disk::Raw;
 use vm_memory::{Bytes, GuestAddress};
 use vmm::memory::map;
+use vmm::virtio::Device;
 use vmm::virtio::block::Block;
+use vmm::virtio::console::{Cable, Console, PortConfig};
 use vmm::virtio::net::{Net, Stream};
 use vmm::virtio::rng::Rng;
 
@@ -20,7 +22,8 @@ pub const DISK: u64 = 1;
 pub const NET: u64 = 2;
 pub const RNG: u64 = 3;
 pub const READ_ONLY_DISK: u64 = 4;
-pub const LAST_SLOT: u64 = READ_ONLY_DISK;
+pub const CONSOLE: u64 = 5;
+pub const LAST_SLOT: u64 = CONSOLE;
 /// Bytes of each disk.
 pub const DISK_SIZE: u64 = 1 << 20;
 
@@ -29,20 +32,63 @@ pub struct World {
     pub rig: Rig,
     /// The other end of the network card's cable.
     pub cable: UnixStream,
+    /// The other end of the terminal.
+    pub terminal: UnixStream,
+    /// Where programs reach the guest's agent, and the one that has.
+    folder: tempfile::TempDir,
+    client: Mutex<Option<UnixStream>>,
+}
+
+/// How many queues a device has.
+pub fn queues(slot: u64) -> u64 {
+    match slot {
+        CONSOLE => 6,
+        RNG => 1,
+        _ => 2,
+    }
 }
 
 impl World {
     pub fn new() -> Self {
         let (near, cable) = UnixStream::pair().unwrap();
         cable.set_nonblocking(true).unwrap();
-        let disk = |read_only| {
+        let disk = |read_only| -> Box<dyn Device> {
             let file = tempfile::tempfile().unwrap();
             file.set_len(DISK_SIZE).unwrap();
             Box::new(Block::new(Box::new(Raw::from_file(file, read_only).unwrap()), "hostile", 2))
         };
         let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Stream::new(near, 1500).unwrap()));
-        let rig = Rig::new(vec![disk(false), Box::new(net), Box::new(Rng::default()), disk(true)]);
-        Self { rig, cable }
+        let (far, terminal) = UnixStream::pair().unwrap();
+        terminal.set_nonblocking(true).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let agent = UnixListener::bind(folder.path().join("agent")).unwrap();
+        let port = |name: &str, console, cable| PortConfig { name: name.into(), console, cable };
+        let ports = vec![port("", true, Cable::Stream(far)), port("agent", false, Cable::Listener(agent))];
+        let console = Console::new(ports).unwrap();
+        let devices: Vec<Box<dyn Device>> =
+            vec![disk(false), Box::new(net), Box::new(Rng::default()), disk(true), Box::new(console)];
+        Self { rig: Rig::new(devices), cable, terminal, folder, client: Mutex::default() }
+    }
+
+    /// A program connects to the agent's port, in place of the one that was there.
+    pub fn connect(&self) {
+        let client = UnixStream::connect(self.folder.path().join("agent")).ok();
+        if let Some(client) = &client {
+            client.set_nonblocking(true).unwrap();
+        }
+        *self.client.lock().unwrap() = client;
+    }
+
+    /// The program does something.
+    pub fn client(&self, work: impl FnOnce(&mut UnixStream)) {
+        if let Some(client) = &mut *self.client.lock().unwrap() {
+            work(client);
+        }
+    }
+
+    /// It hangs up.
+    pub fn hang_up(&self) {
+        *self.client.lock().unwrap() = None;
     }
 
     /// Takes what has come out of the cable.
@@ -73,7 +119,7 @@ impl World {
         while self.rig.machine.wait(Duration::ZERO).is_some() {}
         self.rig.machine.reset().unwrap();
         self.rig.forget_messages();
-        for slot in [RNG, DISK, READ_ONLY_DISK] {
+        for slot in [RNG, DISK, READ_ONLY_DISK, CONSOLE] {
             self.serves(slot);
         }
         panicked();
@@ -83,10 +129,11 @@ impl World {
     pub fn serves(&self, slot: u64) {
         let mut driver = Driver::start(&self.rig, slot, u64::MAX);
         driver.memory().write_slice(&[0; 16], GuestAddress(0x10_0000)).unwrap();
-        // A frame; random bytes; the first sector.
+        // A frame; random bytes; a control message; the first sector.
         let (queue, pieces, wanted) = match slot {
             NET => (1, vec![(0x10_0000, 12, false), (0x10_1000, 60, false)], 0),
             RNG => (0, vec![(0x10_0000, 64, true)], 64),
+            CONSOLE => (3, vec![(0x10_0000, 8, false)], 0),
             _ => (0, vec![(0x10_0000, 16, false), (0x10_1000, 512, true), (0x10_2000, 1, true)], 513),
         };
         driver.add(queue, &pieces);
