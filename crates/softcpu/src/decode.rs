@@ -106,8 +106,8 @@ impl Cpu {
                 if decoder.last_error() == DecoderError::NoMoreBytes && (page_end || !run.insns.is_empty()) {
                     break;
                 }
-                // An undefined opcode that ends with the fifteenth byte is taken for one of these.
-                run.too_long = insn.len() == LONGEST;
+                let from = insn.ip() as usize;
+                run.too_long = insn.len() == LONGEST && goes_on(bitness, &bytes[from..from + LONGEST]);
                 run.insns.push(insn);
                 break;
             }
@@ -223,6 +223,23 @@ unsafe fn fall_through_page(cpu: &mut Cpu, op: *const Op) -> Stop {
 /// After an instruction that was executed alone.
 fn go_on(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
     Ok(cpu.next_rip(op))
+}
+
+/// Whether the invalid instruction that begins with these [`LONGEST`] bytes has more still: the decoder stops there and does
+/// not say. So it is shown the instruction with each kind of prefix once.
+fn goes_on(bitness: u32, bytes: &[u8]) -> bool {
+    const REPEAT: [u8; 2] = [0xf2, 0xf3];
+    let other = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0);
+    let legacy = bytes.iter().take_while(|byte| other(byte) || REPEAT.contains(byte)).count();
+    let (prefixes, rest) = bytes.split_at(legacy);
+    let sizes = [0x66, 0x67].into_iter().filter(|size| prefixes.contains(size));
+    let repeat = prefixes.iter().rev().find(|byte| REPEAT.contains(byte)).copied();
+    let mut short: Vec<u8> = sizes.chain(repeat).collect();
+    let dropped = legacy - short.len();
+    short.extend(rest);
+    short.resize(2 * LONGEST, 0);
+    let insn = Decoder::new(bitness, &short, OPTIONS).decode();
+    !insn.is_invalid() && dropped + insn.len() > LONGEST
 }
 
 /// What is no instruction of this processor.

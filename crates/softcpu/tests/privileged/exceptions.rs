@@ -169,6 +169,24 @@ fn an_instruction_of_more_than_15_bytes_is_a_general_protection_fault() {
 }
 
 #[test]
+fn what_is_no_instruction_in_just_15_bytes_is_undefined() {
+    let lock_test = [0xf2, 0xf3, 0xf0, 0x46, 0xf7, 0x84, 0x16, 1, 2, 3, 4, 5, 6, 7, 8];
+    let mut sized = lock_test;
+    sized[..4].copy_from_slice(&[0x67, 0xf3, 0xf0, 0xf0]);
+    let mut ud2 = [0x66; 15];
+    ud2[13..].copy_from_slice(&[0x0f, 0x0b]);
+    let mut push_es = [0xf3; 15];
+    push_es[14] = 0x06;
+    for code in [lock_test, sized, ud2, push_es] {
+        let taken = Guest::long(&code).fault();
+        assert_eq!((taken.vector, taken.at), (vector::UD, 0), "{code:02x?}");
+    }
+    let mut longer = [0x2e; 18];
+    longer[1..16].copy_from_slice(&lock_test);
+    assert_eq!(Guest::long(&longer).fault().vector, vector::GP);
+}
+
+#[test]
 fn addresses_that_are_not_canonical_are_faults_of_their_segment() {
     // Vol. 1, 3.3.7.1: #SS for accesses by way of the stack, else #GP, both with 0.
     for (code, expected) in [
