@@ -29,6 +29,17 @@ pub struct About {
     pub cmdline: String,
 }
 
+impl About {
+    /// Reads the file of it.
+    ///
+    /// # Errors
+    /// If it cannot be read, or says something else.
+    pub fn read(path: &Path) -> Result<About> {
+        let text = fs::read(path).map_err(|error| Error::unusable(path, error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::unusable(path, error))
+    }
+}
+
 /// One image in the store.
 #[derive(Debug)]
 pub struct Image {

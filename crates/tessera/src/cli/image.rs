@@ -73,7 +73,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
     /// The kernel's command line
-    #[arg(long, value_name = "TEXT", default_value = "root=/dev/vda1 rw console=ttyS0")]
+    #[arg(long, value_name = "TEXT", default_value = crate::cli::boot::DISK_COMMAND_LINE)]
     append: String,
     /// The image's name, if it is not to be the file's
     #[arg(long, value_name = "NAME")]

@@ -1,5 +1,6 @@
 //! The verbs of the command line, one file each.
 
+mod boot;
 mod host;
 mod image;
 pub mod options;

@@ -3,20 +3,18 @@
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{ImageName, Size};
+use api::Size;
 use clap::Args;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use storage::images::Image;
-use vmm::boot::{Kernel, Source};
 use vmm::engine::{self, EngineError};
 use vmm::machine::{Event, Machine, MachineConfig, MachineError};
 
-use crate::cli::image::open_store;
+use crate::cli::boot::BootOptions;
 use crate::cli::options::{DiskOption, NetOption};
 use crate::cli::stats;
 use crate::console::escape::{self, Command};
@@ -30,28 +28,12 @@ use crate::{network, socket};
 /// A guest's kernel has no room to start in less.
 const LEAST_MEMORY: u64 = 32 << 20;
 
-/// The command line of a kernel that is given without one.
-const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
-
 /// Arguments of `tessera run`.
 #[derive(Debug, Args)]
 #[command(after_help = failure::EXIT_STATUS_HELP)]
 pub struct RunArgs {
-    /// Boot a stored image, or a disk file whose kernel --kernel gives; what the guest writes is gone with it
-    #[arg(long, value_name = "NAME|FILE")]
-    image: Option<String>,
-    /// Keep what the guest writes to its image
-    #[arg(long, requires = "image")]
-    persist: bool,
-    /// Boot this kernel: a bzImage, or an ELF file that PVH can start
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// The kernel's initial RAM disk
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// The kernel's command line, in place of the image's
-    #[arg(long, value_name = "TEXT")]
-    append: Option<String>,
+    #[command(flatten)]
+    boot: BootOptions,
     /// The number of processors
     #[arg(long, value_name = "N", default_value = "1")]
     cpus: u32,
@@ -118,7 +100,7 @@ fn memory(text: &str) -> std::result::Result<Size, String> {
 
 /// Boots the machine and stays until it ends.
 pub fn run(args: RunArgs) -> Result<ExitCode> {
-    let guest = Guest::find(&args)?;
+    let guest = args.boot.find()?;
     let engine = engine::choose(args.engine.into()).map_err(engine_failure)?;
     if let Some(why) = &engine.why {
         eprintln!("tessera: the guest runs on the software processor. {why}");
@@ -127,7 +109,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let mut devices = Devices::new(args.cpus);
     if let Some(disk) = &guest.disk {
-        devices.add_image(disk, args.persist)?;
+        devices.add_image(disk, args.boot.persist)?;
     }
     for option in &args.disks {
         devices.add_option(option)?;
@@ -192,49 +174,6 @@ fn watch(machine: &Machine, person: &Person, no_reboot: bool) -> Result<Status> 
             Some(Event::EngineFailure(why)) => return Err(Failure::internal(why)),
         }
     }
-}
-
-/// What to boot.
-struct Guest {
-    kernel: Kernel,
-    /// The image's disk.
-    disk: Option<PathBuf>,
-}
-
-impl Guest {
-    /// Finds it in the store and in the options, which go before what the image says.
-    fn find(args: &RunArgs) -> Result<Guest> {
-        let image = match &args.image {
-            Some(image) => Some(find_image(image)?),
-            None => None,
-        };
-        let from_image = |part: fn(&Image) -> Option<PathBuf>| image.as_ref().and_then(part);
-        let Some(kernel) = args.kernel.clone().or_else(|| from_image(|image| Some(image.kernel()))) else {
-            return Err(Failure::input("there is nothing to boot: give --image or --kernel"));
-        };
-        // An image's initial RAM disk fits its own kernel only.
-        let own_kernel = args.kernel.is_none();
-        let initrd = args.initrd.clone().or_else(|| from_image(Image::initrd).filter(|_| own_kernel));
-        let command_line = match (&args.append, &image) {
-            (Some(append), _) => append.clone(),
-            (None, Some(image)) => image.about.cmdline.clone(),
-            (None, None) => DEFAULT_COMMAND_LINE.into(),
-        };
-        let disk = from_image(|image| Some(image.disk()));
-        let initrd = initrd.map(|path| source("initrd", &path)).transpose()?;
-        Ok(Guest { kernel: Kernel { image: source("kernel", &kernel)?, initrd, command_line }, disk })
-    }
-}
-
-fn source(what: &str, path: &Path) -> Result<Source> {
-    Source::open(path).map_err(|error| Failure::input(format!("{what} {}: {error}", path.display())))
-}
-
-fn find_image(name: &str) -> Result<Image> {
-    let name: ImageName = name.parse().map_err(Failure::input)?;
-    open_store()?.find(&name)?.ok_or_else(|| {
-        Failure::input(format!("there is no image {name}: tessera image list shows those there are"))
-    })
 }
 
 impl From<EngineOption> for engine::Kind {

@@ -62,6 +62,7 @@ fn wrong_inputs_are_refused_in_one_clear_line() {
     refused(with(&["--net", &forward]), 2, &["cannot be forwarded", "in use"]);
     refused(tessera(&home, &["run", "--image", "../../etc/passwd"]), 2, &["../../etc/passwd"]);
     refused(tessera(&home, &["run", "--image", "nothing"]), 2, &["no image nothing"]);
+    refused(tessera(&home, &["run", "--image", &path("short")]), 2, &["no kernel beside it", "--kernel"]);
     refused(tessera(&home, &["image", "remove", "../x"]), 2, &["../x"]);
     refused(tessera(&home, &["run"]), 2, &["--kernel"]);
 

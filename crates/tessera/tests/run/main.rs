@@ -126,6 +126,12 @@ fn a_disk_keeps_what_the_guest_writes_and_says_what_it_is() {
     assert!(before.iter().all(|&b| b == 0) && rest[..1 << 20].iter().any(|&b| b != 0));
 
     let mut command = guest("do=disk");
+    command.arg("--image").arg(&raw);
+    let (_, console, _) = run(command);
+    assert!(console.contains("disk keeps what is written"), "{console}");
+    assert_eq!(std::fs::read(&raw).unwrap(), bytes, "what is written to an image is gone");
+
+    let mut command = guest("do=disk");
     command.arg("--disk").arg(format!("{},ro", raw.display()));
     let (_, console, _) = run(command);
     assert!(console.contains("disk refused a write") && console.contains("read-only 1"), "{console}");
