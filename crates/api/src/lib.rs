@@ -2,6 +2,7 @@
 //! their OpenAPI. Types and their rules only; nothing here reads a file or opens a socket.
 
 mod access;
+mod agent;
 mod event;
 mod host;
 mod id;
@@ -14,6 +15,7 @@ mod task;
 mod vm;
 
 pub use access::{MadeToken, NewToken, Role, Token};
+pub use agent::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword};
 pub use event::Event;
 pub use host::{EngineInfo, HostInfo};
 pub use id::Id;

@@ -21,7 +21,7 @@ use crate::machine;
 use crate::paths::{Paths, PathsError};
 use crate::records;
 use crate::store::{Sqlite, Store, StoreError, Transaction};
-use crate::supervisor::{Shared, Supervisor};
+use crate::supervisor::{Agents, Shared, Supervisor};
 use crate::tasks::{Tasks, Work};
 
 /// How often old events are forgotten.
@@ -150,6 +150,7 @@ impl Host {
             images: Images::new(paths.images()),
             paths: paths.clone(),
             store: Arc::clone(&store),
+            agents: Agents::default(),
             program: config.program.clone(),
             engine: if choice.engine.name() == "kvm" { engine::Kind::Kvm } else { engine::Kind::Soft },
             why: choice.why.unwrap_or_default(),

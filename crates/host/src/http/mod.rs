@@ -1,5 +1,6 @@
 //! The REST API, `/api/v1`. Handlers say what HTTP has to do with it; what is done is done elsewhere.
 
+mod agent;
 mod caller;
 mod console;
 mod error;
@@ -73,6 +74,9 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))
         .routes(routes!(vms::stats))
+        .routes(routes!(agent::get))
+        .routes(routes!(agent::exec))
+        .routes(routes!(agent::password))
         .routes(routes!(console::connect))
         .routes(routes!(console::log))
         .routes(routes!(tasks::list))

@@ -1,8 +1,10 @@
 //! Looks after guests: each has a task of its own that starts its process, follows it, and does what its policy says.
 
+mod agent;
 mod cards;
 mod disks;
 mod guest;
+mod inside;
 mod machine;
 mod process;
 mod rpc;
@@ -24,6 +26,7 @@ use crate::events::Happening;
 use crate::paths::Paths;
 use crate::records::{self, Record};
 use crate::store::{Revision, Store, StoreError};
+pub use agent::Agents;
 use disks::Made;
 pub use guest::Options;
 use guest::{Guest, Order, Orders};
@@ -37,6 +40,8 @@ pub struct Shared {
     pub images: Images,
     /// What is known.
     pub store: Arc<dyn Store>,
+    /// The connections to the agents in guests.
+    pub agents: Agents,
     /// This program: `tessera vmm` is a guest's process.
     pub program: PathBuf,
     /// What `auto` is here, and why.
@@ -112,6 +117,7 @@ impl Shared {
 
     /// Removes the sockets of a process that is gone.
     fn clear_run(&self, id: Id) -> io::Result<()> {
+        self.agents.forget(id);
         match fs::remove_dir_all(self.paths.run(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -3,6 +3,7 @@
 mod boot;
 mod host;
 mod image;
+mod inside;
 pub mod options;
 mod output;
 mod records;
@@ -66,7 +67,7 @@ impl Cli {
             Command::Run(args) => return run::run(*args),
             Command::Image(command) => command.execute()?,
             Command::Host(args) => wait_for(args.execute(&self.host))?,
-            Command::Vm(command) => wait_for(command.execute(&self.host))?,
+            Command::Vm(command) => return wait_for(command.execute(&self.host)),
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
             Command::Token(command) => wait_for(command.execute(&self.host))?,
@@ -79,7 +80,7 @@ impl Cli {
 }
 
 /// Does what waits for others: the daemon's own work, and what asks it. The guests' processes have nothing of this.
-fn wait_for(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn wait_for<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::internal(format!("threads: {error}")))?;
     let result = runtime.block_on(work);

@@ -1,17 +1,19 @@
 //! `tessera vm …`: the guests of a host.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use api::{List, Task, Vm, VmDefinition};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cli::inside;
 use crate::cli::output::{Column, OutputOption, age, print, say, size};
 use crate::cli::vm_create::CreateArgs;
 use crate::client::{Client, HostOption, segment};
 use crate::console::terminal::RawTerminal;
-use crate::failure::{self, Failure, Result};
+use crate::failure::{self, Failure, Result, Status};
 
 /// What can be done with guests.
 #[derive(Debug, Subcommand)]
@@ -56,6 +58,23 @@ pub enum VmCommand {
     Log {
         /// Its name or id
         vm: String,
+    },
+    /// Show what the agent in a running guest says of it
+    Agent {
+        /// Its name or id
+        vm: String,
+        #[command(flatten)]
+        output: OutputOption,
+    },
+    /// Run a program in a guest, by its agent; ends with the program's exit status
+    Exec(inside::ExecArgs),
+    /// Set the password of an account in a guest, by its agent; it is asked for, or read from the standard input
+    Passwd {
+        /// The guest's name or id
+        vm: String,
+        /// The account
+        #[arg(default_value = "root")]
+        user: String,
     },
     /// Show what a running guest uses
     Stats {
@@ -169,9 +188,14 @@ const COLUMNS: [Column<Vm>; 9] = [
 
 impl VmCommand {
     /// Does it.
-    pub async fn execute(self, host: &HostOption) -> Result<()> {
+    pub async fn execute(self, host: &HostOption) -> Result<ExitCode> {
         let client = host.client()?;
         match self {
+            VmCommand::Exec(args) => return args.execute(&client).await,
+            VmCommand::Agent { vm, output } => {
+                output.one(&client.get(&format!("/vms/{}/agent", segment(&vm)?), &[]).await?)
+            }
+            VmCommand::Passwd { vm, user } => inside::set_password(&client, &vm, &user).await,
             VmCommand::Ls(args) => list(&client, args).await,
             VmCommand::Show { vm, output } => {
                 output.one(&client.get(&format!("/vms/{}", segment(&vm)?), &[]).await?)
@@ -199,7 +223,8 @@ impl VmCommand {
             VmCommand::Stats { vm, output } => {
                 output.one(&client.get(&format!("/vms/{}/stats", segment(&vm)?), &[]).await?)
             }
-        }
+        }?;
+        Ok(Status::Done.into())
     }
 }
 

@@ -1,6 +1,7 @@
 //! `tessera host` from a person's side: the real daemon, the real command line, real guests' processes. The guests are kernels of a few
 //! instructions, so that one starts in milliseconds.
 
+mod agent;
 mod daemon;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]

@@ -12,6 +12,9 @@ use crate::records;
 use crate::store::Revision;
 use crate::supervisor::{rpc_problem, store_problem};
 
+/// An agent that is busy is as good as none: the button works without it.
+const AGENT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How a verb is to be done.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -178,12 +181,23 @@ impl Guest {
             return self.stay_stopped(&options.actor).await;
         }
         self.must_be(&[VmState::Running, VmState::Stopping], "only one that runs can power itself off")?;
-        self.call("power_button").await?;
+        self.ask_politely().await?;
         self.record.wanted = again;
         self.set_state(VmState::Stopping);
         let message = format!("was asked to power itself off within {} s", options.deadline.as_secs());
         let happening = self.happening("vm.stopping", message).by(&options.actor);
         self.save(Some(happening)).await
+    }
+
+    /// Asks the agent to power the guest off, or presses its button if there is none: a system need not listen to that.
+    async fn ask_politely(&self) -> Result<(), Problem> {
+        let (id, socket) = (self.record.vm.id, self.shared.paths.agent_socket(self.record.vm.id));
+        let arguments = serde_json::json!({ "mode": "powerdown" });
+        let told = self.shared.agents.tell(id, &socket, "guest-shutdown", arguments, AGENT_PATIENCE).await;
+        if told.is_err() {
+            self.call("power_button").await?;
+        }
+        Ok(())
     }
 
     /// Calls a method that answers with its state.

@@ -1,0 +1,193 @@
+//! The agent in a guest, as the host talks to it: QEMU's guest agent (QEMU, docs/interop/qemu-ga-ref), JSON a line over a port of
+//! the guest's console device. What it says is the guest's word: it is read within bounds and nothing follows from it here.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex as Lock, PoisonError};
+use std::time::Duration;
+
+use api::{Id, Time};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+/// An agent that says nothing for so long does not run. A guest on the software processor, with many beside it, takes its time.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest answer, bytes: the agent keeps 16 MiB of a program's output and sends it in base 64.
+const LONGEST: usize = 48 << 20;
+/// Tells one guest-sync-delimited from another. A daemon before this one may have left some unanswered.
+static SYNC: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(Time::now().subsec_nanosecond() as u32));
+/// What the agent sends before the answer that everything up to here was about something older (guest-sync-delimited).
+const MARK: u8 = 0xff;
+
+/// An agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Nobody answers.
+    #[error("the agent in the guest does not answer: is qemu-guest-agent installed and running there?")]
+    Silent,
+    /// It says no.
+    #[error("the guest's agent: {0}")]
+    Refused(String),
+    /// It says what nobody understands.
+    #[error("the guest's agent gave an answer that makes no sense")]
+    Nonsense,
+}
+
+impl From<std::io::Error> for AgentError {
+    fn from(_: std::io::Error) -> Self {
+        // The port is there as long as the guest runs.
+        AgentError::Silent
+    }
+}
+
+type Line = BufReader<UnixStream>;
+
+/// The connections to all agents. An agent has one at a time, which stays.
+#[derive(Default)]
+pub struct Agents {
+    lines: Lock<HashMap<Id, Arc<Mutex<Option<Line>>>>>,
+}
+
+impl Agents {
+    /// Asks the agent behind the socket at `path`, of guest `id`, and gives what it returns. One that is not there any more is
+    /// looked for again.
+    ///
+    /// # Errors
+    /// If nobody answers within `patience`, or the agent refuses.
+    pub async fn call(
+        &self,
+        id: Id,
+        path: &Path,
+        command: &str,
+        arguments: Value,
+        patience: Duration,
+    ) -> Result<Value, AgentError> {
+        let line = self.line(id);
+        let until = Instant::now() + patience;
+        let talk = async {
+            let mut line = line.lock().await;
+            // Whoever gives up in the middle leaves no line behind on which half an answer waits.
+            let mut current = match line.take() {
+                Some(current) => current,
+                None => connect(path).await?,
+            };
+            let result = converse(&mut current, command, &arguments).await;
+            if matches!(result, Ok(_) | Err(AgentError::Refused(_))) {
+                *line = Some(current);
+            }
+            result
+        };
+        timeout_at(until, talk).await.map_err(|_| AgentError::Silent)?
+    }
+
+    /// Tells the agent something that it does not answer.
+    ///
+    /// # Errors
+    /// If nobody answers within `patience` to be told.
+    pub async fn tell(
+        &self,
+        id: Id,
+        path: &Path,
+        command: &str,
+        arguments: Value,
+        patience: Duration,
+    ) -> Result<(), AgentError> {
+        self.call(id, path, "guest-ping", Value::Null, patience).await?;
+        let line = self.line(id);
+        let mut line = line.lock().await;
+        let current = line.as_mut().ok_or(AgentError::Silent)?;
+        current.get_mut().write_all(&message(command, &arguments)).await?;
+        // It may say that it refuses; that would be taken for the next answer.
+        *line = None;
+        Ok(())
+    }
+
+    /// The guest's process is gone, and its agent with it.
+    pub fn forget(&self, id: Id) {
+        self.lock().remove(&id);
+    }
+
+    fn line(&self, id: Id) -> Arc<Mutex<Option<Line>>> {
+        Arc::clone(self.lock().entry(id).or_default())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Id, Arc<Mutex<Option<Line>>>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn message(command: &str, arguments: &Value) -> Vec<u8> {
+    let mut message = json!({ "execute": command });
+    if !arguments.is_null() {
+        message["arguments"] = arguments.clone();
+    }
+    format!("{message}\n").into_bytes()
+}
+
+/// A connection on which nothing older is under way.
+async fn connect(path: &Path) -> Result<Line, AgentError> {
+    let mut line = BufReader::new(UnixStream::connect(path).await?);
+    let number = SYNC.fetch_add(1, Ordering::Relaxed);
+    // A broken message has the agent forget what it had read half of.
+    line.get_mut().write_all(&[MARK]).await?;
+    line.get_mut().write_all(&message("guest-sync-delimited", &json!({ "id": number }))).await?;
+    loop {
+        skip_to_mark(&mut line).await?;
+        if read(&mut line).await?.get("return") == Some(&number.into()) {
+            return Ok(line);
+        }
+    }
+}
+
+async fn skip_to_mark(line: &mut Line) -> Result<(), AgentError> {
+    loop {
+        let bytes = line.fill_buf().await?;
+        if bytes.is_empty() {
+            return Err(AgentError::Silent);
+        }
+        let at = bytes.iter().position(|&byte| byte == MARK);
+        let skipped = at.map_or(bytes.len(), |at| at + 1);
+        line.consume(skipped);
+        if at.is_some() {
+            return Ok(());
+        }
+    }
+}
+
+async fn converse(line: &mut Line, command: &str, arguments: &Value) -> Result<Value, AgentError> {
+    line.get_mut().write_all(&message(command, arguments)).await?;
+    let mut answer = read(line).await?;
+    if let Some(error) = answer.get("error") {
+        let text: String = error["desc"].as_str().unwrap_or("it refuses").chars().take(500).collect();
+        return Err(AgentError::Refused(text));
+    }
+    match answer.get_mut("return") {
+        Some(value) => Ok(value.take()),
+        None => Err(AgentError::Nonsense),
+    }
+}
+
+/// The next line, as JSON.
+async fn read(line: &mut (impl AsyncBufRead + Unpin)) -> Result<Value, AgentError> {
+    let mut text = Vec::new();
+    loop {
+        let bytes = line.fill_buf().await?;
+        if bytes.is_empty() {
+            return Err(AgentError::Silent);
+        }
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        let taken = end.map_or(bytes.len(), |end| end + 1);
+        if text.len() + taken > LONGEST {
+            return Err(AgentError::Nonsense);
+        }
+        text.extend_from_slice(&bytes[..taken]);
+        line.consume(taken);
+        if end.is_some() {
+            return serde_json::from_slice(&text).map_err(|_| AgentError::Nonsense);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What is done inside a guest, through its agent.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword, Id, Problem};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::agent::{AgentError, PATIENCE};
+use super::{Supervisor, store_problem};
+use crate::events::Happening;
+use crate::records;
+use crate::store::Transaction;
+
+/// How often a program's end is looked for, at first and at last.
+const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+
+/// An interface as guest-network-get-interfaces tells it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Interface {
+    name: String,
+    hardware_address: Option<String>,
+    #[serde(default)]
+    ip_addresses: Vec<Address>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Address {
+    ip_address: IpAddr,
+    prefix: u8,
+}
+
+/// A program as guest-exec-status tells it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Program {
+    exited: bool,
+    #[serde(rename = "exitcode")]
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    out_data: String,
+    err_data: String,
+    out_truncated: bool,
+    err_truncated: bool,
+}
+
+fn problem(error: AgentError) -> Problem {
+    Problem::conflict(error.to_string())
+}
+
+fn nonsense<E>(_: E) -> Problem {
+    problem(AgentError::Nonsense)
+}
+
+impl Supervisor {
+    fn agent_socket(&self, id: Id) -> PathBuf {
+        self.shared.paths.agent_socket(id)
+    }
+
+    async fn ask_agent(&self, id: Id, command: &str, arguments: Value) -> Result<Value, Problem> {
+        let socket = self.agent_socket(id);
+        self.shared.agents.call(id, &socket, command, arguments, PATIENCE).await.map_err(problem)
+    }
+
+    /// What a guest's agent says of the guest.
+    ///
+    /// # Errors
+    /// If no agent answers.
+    pub async fn agent_info(&self, id: Id) -> Result<AgentInfo, Problem> {
+        let about = self.ask_agent(id, "guest-info", Value::Null).await?;
+        let mut info =
+            AgentInfo { version: text(&about["version"]).unwrap_or_default(), ..AgentInfo::default() };
+        // What an older agent does not know is left out.
+        if let Ok(name) = self.ask_agent(id, "guest-get-host-name", Value::Null).await {
+            info.hostname = text(&name["host-name"]);
+        }
+        if let Ok(os) = self.ask_agent(id, "guest-get-osinfo", Value::Null).await {
+            (info.os, info.kernel) = (text(&os["pretty-name"]), text(&os["kernel-release"]));
+        }
+        if let Ok(interfaces) = self.ask_agent(id, "guest-network-get-interfaces", Value::Null).await {
+            let interfaces: Vec<Interface> = serde_json::from_value(interfaces).map_err(nonsense)?;
+            info.interfaces = interfaces.into_iter().map(GuestInterface::from).collect();
+        }
+        Ok(info)
+    }
+
+    /// Runs a program in a guest and waits for its end.
+    ///
+    /// # Errors
+    /// If no agent answers, the program cannot be started, or runs on after the time it was given.
+    pub async fn exec(&self, id: Id, name: &str, exec: Exec, actor: &str) -> Result<ExecResult, Problem> {
+        let until = Instant::now() + Duration::from_secs(exec.timeout.into());
+        let [program, arguments @ ..] = exec.command.as_slice() else {
+            return Err(Problem::invalid(exec.check()));
+        };
+        let input = match exec.encoding {
+            Encoding::Text => STANDARD.encode(&exec.input),
+            Encoding::Base64 => exec.input.clone(),
+        };
+        let mut order = json!({ "path": program, "arg": arguments, "capture-output": true });
+        if !exec.environment.is_empty() {
+            order["env"] = exec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        }
+        if !input.is_empty() {
+            order["input-data"] = input.into();
+        }
+        // What it is given may be a secret; that it ran is not.
+        self.note(id, name, "vm.exec", format!("was asked to run {program}"), actor).await?;
+        let started = self.ask_agent(id, "guest-exec", order).await?;
+        let pid = started["pid"].as_i64().ok_or(AgentError::Nonsense).map_err(problem)?;
+        let mut wait = LOOK[0];
+        loop {
+            let status = self.ask_agent(id, "guest-exec-status", json!({ "pid": pid })).await?;
+            let program: Program = serde_json::from_value(status).map_err(nonsense)?;
+            if program.exited {
+                return program.result(exec.encoding);
+            }
+            if Instant::now() + wait > until {
+                let detail =
+                    format!("it runs on in the guest as process {pid}: {} s have passed", exec.timeout);
+                return Err(Problem::new(504, "Not ended in time", detail));
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(LOOK[1]);
+        }
+    }
+
+    /// Sets the password of an account in a guest.
+    ///
+    /// # Errors
+    /// If no agent answers, or it refuses.
+    pub async fn set_password(
+        &self,
+        id: Id,
+        name: &str,
+        new: &GuestPassword,
+        actor: &str,
+    ) -> Result<(), Problem> {
+        let password = STANDARD.encode(&new.password);
+        let arguments = json!({ "username": new.user, "password": password, "crypted": false });
+        self.ask_agent(id, "guest-set-user-password", arguments).await?;
+        self.note(id, name, "vm.password", format!("has a new password of {}", new.user), actor).await
+    }
+
+    async fn note(
+        &self,
+        id: Id,
+        name: &str,
+        kind: &str,
+        message: String,
+        actor: &str,
+    ) -> Result<(), Problem> {
+        let happening = Happening::new(kind, message).to(records::path(id), name).by(actor);
+        let transaction = happening.add(Transaction::new()).map_err(store_problem)?;
+        self.shared.store.commit(transaction).await.map(drop).map_err(store_problem)
+    }
+}
+
+/// A guest's own words, not too many of them.
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(|text| text.chars().take(256).collect())
+}
+
+impl From<Interface> for GuestInterface {
+    fn from(interface: Interface) -> Self {
+        let address = |Address { ip_address, prefix }| format!("{ip_address}/{prefix}");
+        GuestInterface {
+            name: interface.name,
+            mac: interface.hardware_address,
+            addresses: interface.ip_addresses.into_iter().map(address).collect(),
+        }
+    }
+}
+
+impl Program {
+    fn result(self, encoding: Encoding) -> Result<ExecResult, Problem> {
+        let read = |data: String| match encoding {
+            Encoding::Base64 => Ok(data),
+            Encoding::Text => STANDARD.decode(data).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        };
+        Ok(ExecResult {
+            exit_status: self.exit_code,
+            signal: self.signal,
+            stdout: read(self.out_data).map_err(nonsense)?,
+            stderr: read(self.err_data).map_err(nonsense)?,
+            truncated: self.out_truncated || self.err_truncated,
+        })
+    }
+}
