@@ -91,10 +91,15 @@ pub fn open(
     let mut disks = open_disks(paths, id, definition, &mut files)?;
     disks.extend(open_seed(paths, id, definition, &mut files)?);
     let (nets, programs) = cards::plug_in(definition, &mut files)?;
+    let kvm = match engine {
+        engine::Kind::Soft => None,
+        _ => Some(files.open("the engine kvm", Path::new("/dev/kvm"), true)?),
+    };
     let spec = MachineSpec {
         processors: definition.cpus,
         memory: definition.memory.0,
         engine,
+        kvm,
         kernel: files.open("the kernel", &boot.kernel, false)?,
         initrd: boot.initrd.map(|path| files.open("the initial RAM disk", &path, false)).transpose()?,
         command_line: boot.command_line,

@@ -20,13 +20,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `tessera vmm` with its control socket at `socket`; what it says goes to `log`.
+    /// Starts `tessera vmm`, locked in, with its control socket at `socket`, as a `user` of its own if we may do that; what it says goes
+    /// to `log`.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start(program: &Path, socket: &Path, log: &File) -> io::Result<Process> {
+    pub fn start(program: &Path, socket: &Path, user: u32, log: &File) -> io::Result<Process> {
         let mut command = Command::new(program);
         command.arg("vmm").arg("--control").arg(socket);
+        command.arg("--sandbox").arg("--user").arg(user.to_string());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
         command.env_clear().current_dir("/");
         // In the daemon's process group it would get the signals that a terminal sends to the daemon.

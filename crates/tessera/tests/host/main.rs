@@ -8,6 +8,7 @@ mod daemon;
 mod guest;
 mod inputs;
 mod life;
+mod sandbox;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -122,7 +124,8 @@ impl Guest {
         let socket = spec.console_socket.map(|n| files.take("console_socket", n)).transpose()?;
         let log = spec.console_log.map(|n| files.take("console_log", n)).transpose()?;
         let (output, consoles) = console_outputs(&console, socket, log)?;
-        let engine = engine::choose(spec.engine).map_err(machine_refusal)?.engine;
+        let kvm = spec.kvm.map(|n| files.take("kvm", n)).transpose()?;
+        let engine = engine::choose_on(spec.engine, kvm).map_err(machine_refusal)?.engine;
         let config = MachineConfig {
             processors: spec.processors,
             memory: spec.memory,
@@ -395,9 +398,21 @@ impl Write for Output {
     }
 }
 
-/// Memory of this process that is in RAM, bytes (proc_pid_statm(5)).
+/// What the kernel says of this process's memory (proc_pid_statm(5)). Opened once: later the process may be locked in.
+static MEMORY: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/statm").ok());
+
+/// Opens and asks what this process wants to know of the host: call it before the process is locked in.
+pub fn prepare() {
+    LazyLock::force(&MEMORY);
+    // It is asked for with a system call once.
+    rustix::param::page_size();
+}
+
+/// Memory of this process that is in RAM, bytes.
 fn resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let mut text = [0; 128];
+    let length = MEMORY.as_ref()?.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }

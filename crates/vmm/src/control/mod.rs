@@ -17,6 +17,7 @@ mod guest;
 mod protocol;
 mod server;
 
+pub use guest::prepare;
 pub use protocol::{
     Cable, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, PortSpec, ProcessorStats, State,
     StateReport, Stats, code,

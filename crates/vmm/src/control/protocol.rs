@@ -37,6 +37,9 @@ pub struct MachineSpec {
     /// What executes the guest.
     #[serde(default)]
     pub engine: engine::Kind,
+    /// /dev/kvm, open for reading and writing: for a process that cannot open it.
+    #[serde(default)]
+    pub kvm: Option<Descriptor>,
     /// A bzImage, or an ELF file with a PVH note.
     pub kernel: Descriptor,
     /// An initial RAM disk.

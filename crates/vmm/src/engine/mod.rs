@@ -7,6 +7,7 @@ pub mod kvm;
 pub mod soft;
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -159,9 +160,17 @@ impl fmt::Debug for Choice {
 /// # Errors
 /// If KVM is asked for and cannot run a guest here.
 pub fn choose(kind: Kind) -> Result<Choice, EngineError> {
+    choose_on(kind, None)
+}
+
+/// The same with /dev/kvm as somebody else has opened it, for a process that may not.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_on(kind: Kind, device: Option<File>) -> Result<Choice, EngineError> {
     let soft = |why| Choice { engine: Box::new(soft::Soft), why };
     let with_kvm = || {
-        let kvm = kvm::Kvm::open()?;
+        let kvm = device.map_or_else(kvm::Kvm::open, kvm::Kvm::from_file)?;
         kvm::can_run_stock_guests(&kvm)?;
         Ok(Choice { engine: Box::new(kvm), why: None })
     };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
-use api::{Problem, VmState};
+use api::{Id, Problem, VmState};
 use network::user::Passt;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -71,7 +71,7 @@ impl Guest {
         let prepared = tokio::task::spawn_blocking(prepare).await;
         let (machine, log) = prepared.map_err(|error| Problem::internal(error.to_string()))??;
         let socket = self.shared.paths.control_socket(self.record.vm.id);
-        let process = Process::start(&self.shared.program, &socket, &log)
+        let process = Process::start(&self.shared.program, &socket, user(self.record.vm.id), &log)
             .map_err(|error| Problem::internal(format!("the guest's process does not start: {error}")))?;
         let Machine { params, files, programs } = machine;
         let made = make(&process, &socket, params, files).await;
@@ -144,6 +144,13 @@ impl Guest {
             let _ = self.start(None).await;
         }
     }
+}
+
+/// The user that a guest's process is: one that no person and no other guest is. This range is nobody's (systemd's "Users, Groups,
+/// UIDs and GIDs on systemd Systems", 1879048192 to 2147483647); the last bits of an id are random.
+fn user(guest: Id) -> u32 {
+    let [.., a, b, c, d] = *guest.bytes();
+    0x7000_0000 | u32::from_be_bytes([a, b, c, d]) & 0x0fff_ffff
 }
 
 /// Waits for the process to listen, has it make the machine, and lets that run.

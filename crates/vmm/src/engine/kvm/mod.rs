@@ -14,7 +14,9 @@ mod state;
 mod tsc;
 mod unexpected;
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
@@ -92,7 +94,7 @@ impl Kvm {
     /// # Errors
     /// If it cannot be opened or lacks something: the error says what.
     pub fn open() -> Result<Self, EngineError> {
-        let device = Device::new().map_err(|error| {
+        Self::on(Device::new().map_err(|error| {
             unusable(match error.errno() {
                 libc::ENOENT => {
                     "there is no /dev/kvm: the host has no virtualization, or its module is not loaded".into()
@@ -102,7 +104,19 @@ impl Kvm {
                 }
                 errno => format!("/dev/kvm does not open: {}", io::Error::from_raw_os_error(errno)),
             })
-        })?;
+        })?)
+    }
+
+    /// The same with /dev/kvm as somebody else has opened it, for reading and writing.
+    ///
+    /// # Errors
+    /// If it is something else, or lacks something.
+    pub fn from_file(file: File) -> Result<Self, EngineError> {
+        // SAFETY: the descriptor is moved in, and is the device's from here on.
+        Self::on(unsafe { Device::from_raw_fd(file.into_raw_fd()) })
+    }
+
+    fn on(device: Device) -> Result<Self, EngineError> {
         match device.get_api_version() {
             API_VERSION => {}
             other => return Err(unusable(format!("/dev/kvm speaks version {other}, not {API_VERSION}"))),
