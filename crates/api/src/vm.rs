@@ -1,7 +1,7 @@
 //! Guests.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -159,6 +159,27 @@ pub struct Nic {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
     pub mac: Option<String>,
+    /// Its IPv4 address on a network of this host, the only one that it may use; a free one is taken if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub address: Option<Ipv4Addr>,
+    /// Its IPv6 address there, where the network has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "ipv6")]
+    pub address6: Option<Ipv6Addr>,
+    /// The one VLAN of its network that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4094)]
+    pub vlan: Option<u16>,
+    /// Whether the guest may send as somebody else: from other hardware and IP addresses than its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_spoofing: bool,
+    /// How many bytes it may receive each second on a network of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_limit: Option<Size>,
+    /// How many bytes it may send each second there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_limit: Option<Size>,
     /// Ports of the host that lead to the guest, on a network of kind `user`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<PortForward>,
@@ -527,6 +548,18 @@ impl Nic {
         if !self.forwards.is_empty() && self.network != Network::User {
             let detail = "only a network of kind user has its forwards at the card";
             wrong.push(Invalid::new(format!("/nics/{n}/forwards"), Value::Null, detail));
+        }
+        let own = [
+            ("address", self.address.is_some()),
+            ("vlan", self.vlan.is_some()),
+            ("receive_limit", self.receive_limit.is_some()),
+            ("send_limit", self.send_limit.is_some()),
+        ];
+        for (field, _) in
+            own.into_iter().filter(|(_, given)| *given && !matches!(self.network, Network::Named(_)))
+        {
+            let detail = "only a card on a network of this host has this";
+            wrong.push(Invalid::new(format!("/nics/{n}/{field}"), Value::Null, detail));
         }
         for (m, forward) in self.forwards.iter().enumerate() {
             for (field, port) in [("host", forward.host), ("guest", forward.guest)] {

@@ -23,6 +23,7 @@ use crate::records;
 use crate::store::{Sqlite, Store, StoreError, Transaction};
 use crate::supervisor::{Agents, Shared, Supervisor};
 use crate::tasks::{Tasks, Work};
+use crate::wires::Wires;
 
 /// How often old events are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
@@ -151,6 +152,7 @@ impl Host {
             paths: paths.clone(),
             store: Arc::clone(&store),
             agents: Agents::default(),
+            wires: Wires::new(Arc::clone(&store), paths.networks()),
             program: config.program.clone(),
             engine: if choice.engine.name() == "kvm" { engine::Kind::Kvm } else { engine::Kind::Soft },
             why: choice.why.unwrap_or_default(),

@@ -11,3 +11,4 @@ pub mod records;
 pub mod store;
 pub mod supervisor;
 pub mod tasks;
+pub mod wires;

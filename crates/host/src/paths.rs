@@ -5,11 +5,13 @@
 //! STATE/images/               images, as `tessera image` keeps them
 //! STATE/vms/ID/               a guest's own disks, its console log, its process's log
 //! STATE/run/ID/               sockets of a guest that runs
+//! STATE/networks/             leases
 //! STATE/host.sock             the API for this machine
 //! ```
 
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use api::Id;
@@ -42,7 +44,7 @@ pub enum PathsError {
 }
 
 impl Paths {
-    /// Takes a folder for the daemon's state, and makes it if it is not there. Only this user can look into it.
+    /// Takes a folder for the daemon's state, and makes it if it is not there. Only this user can look into it; others can pass through.
     ///
     /// # Errors
     /// If it cannot be made, or its path is too long for sockets.
@@ -54,8 +56,11 @@ impl Paths {
             return Err(PathsError::TooLong(state));
         }
         let paths = Paths { state };
-        for folder in ["images", "vms", "run"] {
+        for folder in ["images", "vms", "run", "networks"] {
             make(&paths.state.join(folder)).map_err(told)?;
+        }
+        for folder in [paths.state.clone(), paths.networks()] {
+            fs::set_permissions(&folder, Permissions::from_mode(0o711)).map_err(told)?;
         }
         Ok(paths)
     }
@@ -68,6 +73,11 @@ impl Paths {
     /// The database.
     pub fn database(&self) -> PathBuf {
         self.state.join("host.db")
+    }
+
+    /// What the networks keep. The DHCP server, which is no root, must be able to pass through to it.
+    pub fn networks(&self) -> PathBuf {
+        self.state.join("networks")
     }
 
     /// The socket of the API.

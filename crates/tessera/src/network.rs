@@ -36,6 +36,11 @@ pub fn connect(options: &[NetOption]) -> Result<Network> {
                 network.programs.push(passt);
                 Box::new(stream)
             }
+            NetOption::Named { name, .. } => {
+                return Err(Failure::input(format!(
+                    "--net network={name}: only guests of a host are on its networks: tessera vm create"
+                )));
+            }
             NetOption::Tap { name } => {
                 let told =
                     |error: io::Error| Failure::input(format!("--net tap={name}: {}", why_no_tap(&error)));

@@ -11,6 +11,7 @@ mod images;
 mod input;
 mod lists;
 mod metrics;
+mod networks;
 mod tasks;
 mod tokens;
 mod vms;
@@ -85,6 +86,9 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(host::get))
         .routes(routes!(images::list, images::build))
         .routes(routes!(images::delete))
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::get, networks::edit, networks::delete))
+        .routes(routes!(networks::leases))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete));
     let (router, description) = OpenApiRouter::with_openapi(description)

@@ -9,6 +9,7 @@ use vmm::control::{Cable, NetSpec};
 use vmm::virtio::net::Tap;
 
 use super::machine::{Files, MachineError};
+use crate::wires::Plug;
 
 /// Opens the host's end of each card, and starts the programs behind them.
 ///
@@ -16,11 +17,14 @@ use super::machine::{Files, MachineError};
 /// If a tap or a port is not there to be had, or passt does not start.
 pub fn plug_in(
     definition: &VmDefinition,
+    plugs: Vec<Option<Plug>>,
     files: &mut Files,
 ) -> Result<(Vec<NetSpec>, Vec<Passt>), MachineError> {
     let mut programs = Vec::new();
     let mut nets = Vec::new();
+    let mut plugs = plugs.into_iter();
     for (number, nic) in definition.nics.iter().enumerate() {
+        let plug = plugs.next().flatten();
         let failed = |why: String| MachineError::Host(format!("network card {number}: {why}"));
         let mac = nic.mac_bytes().ok_or_else(|| failed("it has no hardware address".into()))?;
         let cable = match &nic.network {
@@ -34,7 +38,16 @@ pub fn plug_in(
                 let told = |error| MachineError::Open { what, path, error };
                 Cable::Tap(files.add(Tap::attach(name).map_err(told)?))
             }
-            Network::Named(name) => return Err(failed(format!("there is no network {name}"))),
+            Network::Named(name) => match plug {
+                Some(Plug::Tap(tap)) => Cable::Tap(files.add(tap)),
+                Some(Plug::User(mut leading)) => {
+                    leading.extend(forwards(nic));
+                    let (socket, passt) = user::start(&leading).map_err(|error| failed(told(error)))?;
+                    programs.push(passt);
+                    Cable::Stream { socket: files.add(socket), mtu: user::MTU }
+                }
+                None => return Err(failed(format!("there is no network {name}"))),
+            },
         };
         nets.push(NetSpec { mac, cable });
     }

@@ -17,6 +17,7 @@ use vmm::engine;
 
 use super::cards;
 use crate::paths::{self, Paths};
+use crate::wires::Plug;
 
 /// How much of what a guest says is remembered, bytes.
 const CONSOLE_LOG: u64 = 1 << 18;
@@ -75,7 +76,7 @@ impl Files {
     }
 }
 
-/// Opens what guest `id` is made of; `engine` is to execute it.
+/// Opens what guest `id` is made of; `engine` is to execute it, and `plugs` are the host's ends of its cards on networks of this host.
 ///
 /// # Errors
 /// If something that its definition names cannot be opened.
@@ -85,12 +86,13 @@ pub fn open(
     id: Id,
     definition: &VmDefinition,
     engine: engine::Kind,
+    plugs: Vec<Option<Plug>>,
 ) -> Result<Machine, MachineError> {
     let mut files = Files::default();
     let boot = find_boot(images, definition)?;
     let mut disks = open_disks(paths, id, definition, &mut files)?;
     disks.extend(open_seed(paths, id, definition, &mut files)?);
-    let (nets, programs) = cards::plug_in(definition, &mut files)?;
+    let (nets, programs) = cards::plug_in(definition, plugs, &mut files)?;
     let kvm = match engine {
         engine::Kind::Soft => None,
         _ => Some(files.open("the engine kvm", Path::new("/dev/kvm"), true)?),

@@ -26,6 +26,7 @@ use crate::events::Happening;
 use crate::paths::Paths;
 use crate::records::{self, Record};
 use crate::store::{Revision, Store, StoreError};
+use crate::wires::Wires;
 pub use agent::Agents;
 use disks::Made;
 pub use guest::Options;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub images: Images,
     /// What is known.
     pub store: Arc<dyn Store>,
+    /// The networks.
+    pub wires: Wires,
     /// The connections to the agents in guests.
     pub agents: Agents,
     /// This program: `tessera vmm` is a guest's process.
@@ -184,6 +187,7 @@ impl Supervisor {
         for (number, disk) in definition.disks.iter().enumerate() {
             wrong.extend(disks::check(&self.shared.images, number, disk));
         }
+        wrong.extend(self.shared.wires.check_cards(own, definition).await);
         if definition.boot.kernel.is_none() && definition.image().is_none() {
             let detail = "there is nothing to boot: give an image as the first disk, or a kernel";
             wrong.push(Invalid::new("/boot/kernel", serde_json::Value::Null, detail));
@@ -214,6 +218,21 @@ impl Supervisor {
     ) -> Result<Vm, Problem> {
         self.check(&definition, None).await?;
         disks::settle(&mut definition)?;
+        self.shared.wires.plug(id, &mut definition, false).await?;
+        let created = self.create_settled(id, definition, actor, progress).await;
+        if created.is_err() {
+            self.shared.wires.unplug(id).await;
+        }
+        created
+    }
+
+    async fn create_settled(
+        &self,
+        id: Id,
+        definition: VmDefinition,
+        actor: &str,
+        progress: Arc<dyn Progress + Send + Sync>,
+    ) -> Result<Vm, Problem> {
         let vm = Vm {
             id,
             definition,
@@ -308,6 +327,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The networks.
+    pub fn wires(&self) -> &Wires {
+        &self.shared.wires
+    }
+
     /// What a running guest uses.
     ///
     /// # Errors
@@ -324,6 +348,7 @@ impl Supervisor {
     pub async fn recover(self: &Arc<Self>, booted: bool) -> Result<(usize, usize), StoreError> {
         let (records, _) = records::list(&*self.shared.store).await?;
         self.sweep(&records).await;
+        self.shared.wires.recover(&records).await?;
         let mut waiting = Vec::new();
         for (record, revision) in &records {
             let orders = Guest::spawn(Arc::clone(&self.shared), record.clone(), *revision);

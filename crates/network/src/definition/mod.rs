@@ -30,6 +30,7 @@ pub struct Site {
 
 /// A network that guests are connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = NetworkDefinition)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Lower-case letters, digits and `-`, beginning with a letter; at most 40.
@@ -164,6 +165,7 @@ pub struct Forward {
 
 /// What has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = ForwardProtocol)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Streams.

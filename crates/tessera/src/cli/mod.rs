@@ -4,6 +4,7 @@ mod boot;
 mod host;
 mod image;
 mod inside;
+mod network;
 pub mod options;
 mod output;
 mod records;
@@ -43,6 +44,9 @@ enum Command {
     /// Make, start, stop, change and watch the guests of a host
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Make, change and watch the networks of a host
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// Follow the changes that a host makes
     #[command(subcommand)]
     Task(records::TaskCommand),
@@ -68,6 +72,7 @@ impl Cli {
             Command::Image(command) => command.execute()?,
             Command::Host(args) => wait_for(args.execute(&self.host))?,
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
+            Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
             Command::Token(command) => wait_for(command.execute(&self.host))?,

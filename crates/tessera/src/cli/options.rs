@@ -65,6 +65,17 @@ pub enum NetOption {
         /// TCP ports of the host that lead into the guest.
         forwards: Vec<PortForward>,
     },
+    /// A network of the host that is asked.
+    Named {
+        /// Its name.
+        name: String,
+        /// The card's hardware address.
+        mac: Option<String>,
+        /// Its IPv4 address.
+        address: Option<std::net::Ipv4Addr>,
+        /// The one VLAN that it is in.
+        vlan: Option<u16>,
+    },
     /// An existing tap device.
     Tap {
         /// Its name.
@@ -101,18 +112,35 @@ impl FromStr for NetOption {
                 }
                 NetOption::User { forwards }
             }
+            Some(("network", name)) => named(name, parts.by_ref())?,
             // IFNAMSIZ is 16 with the final NUL.
             Some(("tap", name)) if (1..16).contains(&name.len()) && !name.contains('/') => {
                 NetOption::Tap { name: name.to_owned() }
             }
             Some(("tap", name)) => return Err(format!("'{name}' cannot be the name of a tap device")),
-            _ => return Err(format!("'{kind}' is not a network: use user, tap=NAME or none")),
+            _ => return Err(format!("'{kind}' is not a network: use user, network=NAME, tap=NAME or none")),
         };
         match parts.next() {
             Some(extra) => Err(format!("'{extra}' is not an option of this network")),
             None => Ok(net),
         }
     }
+}
+
+fn named<'a>(name: &str, parts: impl Iterator<Item = &'a str>) -> Result<NetOption, String> {
+    let (mut mac, mut address, mut vlan) = (None, None, None);
+    for part in parts {
+        let wrong = |what: &str| format!("'{part}': {what}");
+        match part.split_once('=') {
+            Some(("mac", text)) => mac = Some(text.to_owned()),
+            Some(("ip", text)) => {
+                address = Some(text.parse().map_err(|_| wrong("an address is as 10.64.0.5"))?)
+            }
+            Some(("vlan", text)) => vlan = Some(text.parse().map_err(|_| wrong("a VLAN is 1 to 4094"))?),
+            _ => return Err(format!("'{part}' is not an option of a network: use mac=, ip= or vlan=")),
+        }
+    }
+    Ok(NetOption::Named { name: name.to_owned(), mac, address, vlan })
 }
 
 impl FromStr for PortForward {

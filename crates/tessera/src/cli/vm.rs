@@ -169,7 +169,7 @@ pub struct EditArgs {
     wait: WaitOption,
 }
 
-const COLUMNS: [Column<Vm>; 9] = [
+const COLUMNS: [Column<Vm>; 10] = [
     Column::text("NAME", |vm: &Vm| vm.definition.name.to_string()),
     Column::text("STATE", |vm: &Vm| vm.status.state.word().to_owned()),
     Column::text("SINCE", |vm: &Vm| age(vm.status.since)),
@@ -177,6 +177,11 @@ const COLUMNS: [Column<Vm>; 9] = [
     Column::number("MEMORY", |vm: &Vm| size(vm.definition.memory)),
     Column::text("IMAGE", |vm: &Vm| {
         vm.definition.image().map_or_else(|| "-".to_owned(), ToString::to_string)
+    }),
+    Column::text("ADDRESS", |vm: &Vm| {
+        let addresses: Vec<_> =
+            vm.definition.nics.iter().filter_map(|nic| Some(nic.address?.to_string())).collect();
+        if addresses.is_empty() { "-".to_owned() } else { addresses.join(" ") }
     }),
     Column::text("ID", |vm: &Vm| vm.id.to_string()).wide(),
     Column::text("PID", |vm: &Vm| vm.status.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())).wide(),
@@ -382,7 +387,10 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
 }
 
 /// JSON that a person gave, or `@FILE` with it.
-fn read_json(option: &str, text: &str) -> Result<Value> {
+///
+/// # Errors
+/// If it is none, or the file cannot be read.
+pub fn read_json(option: &str, text: &str) -> Result<Value> {
     let told = |error: &dyn std::fmt::Display| Failure::input(format!("{option}: {error}"));
     let text = match text.strip_prefix('@') {
         Some(path) => std::fs::read_to_string(PathBuf::from(path)).map_err(|error| told(&error))?,

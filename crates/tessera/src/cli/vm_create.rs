@@ -45,7 +45,10 @@ pub struct CreateArgs {
     #[arg(long = "disk", value_name = "FILE[,ro][,format=raw|qcow2][,serial=TEXT]")]
     disks: Vec<DiskOption>,
     /// A network card (may be repeated)
-    #[arg(long = "net", value_name = "user[,forward=HOST:GUEST]…|tap=NAME|none")]
+    #[arg(
+        long = "net",
+        value_name = "user[,forward=HOST:GUEST]…|network=NAME[,mac=…][,ip=…][,vlan=N]|tap=NAME|none"
+    )]
     nets: Vec<NetOption>,
     /// Make this account in the guest, by cloud-init
     #[arg(long, value_name = "NAME")]
@@ -121,7 +124,8 @@ impl CreateArgs {
                 serial: option.serial.clone().unwrap_or_default(),
             });
         }
-        definition.nics = self.nets.iter().filter_map(card).collect();
+        let cards = self.nets.iter().filter_map(|option| card(option).transpose());
+        definition.nics = cards.collect::<Result<_>>()?;
         definition.cloud_init = self.cloud_init()?;
         for label in &self.labels {
             let (key, value) = label
@@ -158,9 +162,15 @@ impl CreateArgs {
     }
 }
 
-fn card(option: &NetOption) -> Option<Nic> {
-    match option {
+fn card(option: &NetOption) -> Result<Option<Nic>> {
+    Ok(match option {
         NetOption::None => None,
+        NetOption::Named { name, mac, address, vlan } => {
+            let named =
+                name.parse().map_err(|error| Failure::input(format!("--net network={name}: {error}")))?;
+            let network = Network::Named(named);
+            Some(Nic { network, mac: mac.clone(), address: *address, vlan: *vlan, ..Nic::default() })
+        }
         NetOption::Tap { name } => Some(Nic { network: Network::Tap(name.clone()), ..Nic::default() }),
         NetOption::User { forwards } => {
             let forward = |forward: &crate::cli::options::PortForward| PortForward {
@@ -171,5 +181,5 @@ fn card(option: &NetOption) -> Option<Nic> {
             };
             Some(Nic { forwards: forwards.iter().map(forward).collect(), ..Nic::default() })
         }
-    }
+    })
 }

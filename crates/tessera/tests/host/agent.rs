@@ -11,7 +11,7 @@ fn tiny(name: &str) -> PathBuf {
 }
 
 /// Runs `tessera` with these words, which may have spaces, and this input.
-fn tessera(daemon: &Daemon, words: &[&str], input: &str) -> Output {
+pub fn tessera(daemon: &Daemon, words: &[&str], input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
     command.env("TESSERA_HOST", daemon.state().join("host.sock")).args(words);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -20,13 +20,13 @@ fn tessera(daemon: &Daemon, words: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn told(output: &Output) -> (Option<i32>, String, String) {
+pub fn told(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
 /// Makes and starts the tiny guest with its agent, and waits for it.
-fn start(daemon: &Daemon, name: &str) {
+pub fn start(daemon: &Daemon, name: &str, more: &[&str]) {
     let mut archive = Vec::new();
     for part in ["initramfs", "agent"] {
         let path = tiny(part);
@@ -36,9 +36,9 @@ fn start(daemon: &Daemon, name: &str) {
     std::fs::write(&initrd, archive).unwrap();
     let (kernel, initrd) = (tiny("vmlinuz"), initrd.display().to_string());
     let words = ["vm", "create", name, "--kernel", kernel.to_str().unwrap(), "--initrd", &initrd];
-    let more =
+    let rest =
         ["--append", "console=ttyS0 quiet do=agent", "--memory", "128M", "--engine", "soft", "--start"];
-    let made = tessera(daemon, &[&words[..], &more].concat(), "");
+    let made = tessera(daemon, &[&words[..], &rest, more].concat(), "");
     assert!(made.status.success(), "{made:?}");
     daemon.eventually("its agent answers", |daemon| {
         daemon.tessera(&format!("vm agent {name}")).status.success()
@@ -48,7 +48,7 @@ fn start(daemon: &Daemon, name: &str) {
 #[test]
 fn the_agent_runs_programs_sets_passwords_and_powers_its_guest_off() {
     let daemon = Daemon::start();
-    start(&daemon, "a");
+    start(&daemon, "a", &[]);
     let info = daemon.json("vm agent a");
     assert!(info["kernel"].as_str().unwrap().contains("cloud"), "{info}");
     assert_eq!(info["interfaces"][0]["name"], "lo", "{info}");

@@ -8,9 +8,11 @@ mod daemon;
 mod guest;
 mod inputs;
 mod life;
+mod networks;
 mod sandbox;
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -37,11 +39,19 @@ fn waits() -> Code {
 pub struct Daemon {
     folder: tempfile::TempDir,
     child: Option<Child>,
+    /// Whether it has a network namespace of its own.
+    apart: bool,
 }
 
 impl Daemon {
     fn start() -> Self {
-        let mut daemon = Self { folder: tempfile::tempdir().unwrap(), child: None };
+        Self::start_in(false)
+    }
+
+    /// The same in a network namespace of its own, if that is wanted.
+    fn start_in(apart: bool) -> Self {
+        let mut daemon = Self { folder: tempfile::tempdir().unwrap(), child: None, apart };
+        std::fs::set_permissions(daemon.folder.path(), PermissionsExt::from_mode(0o711)).unwrap();
         daemon.start_again();
         daemon
     }
@@ -52,7 +62,22 @@ impl Daemon {
 
     /// Starts the daemon, and waits until it answers.
     fn start_again(&mut self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        let program = env!("CARGO_BIN_EXE_tessera");
+        let mut command = Command::new(if self.apart { "unshare" } else { program });
+        if self.apart {
+            command.args(["--net", program]);
+        }
+        self.start_with(command);
+    }
+
+    /// Starts it again in the network namespace of a process.
+    fn start_in_namespace_of(&mut self, pid: u32) {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{pid}/ns/net")).arg(env!("CARGO_BIN_EXE_tessera"));
+        self.start_with(command);
+    }
+
+    fn start_with(&mut self, mut command: Command) {
         command.args(["host", "--listen", "none", "--state-dir"]).arg(self.state());
         self.child = Some(command.stdin(Stdio::null()).spawn().unwrap());
         self.eventually("the daemon answers", |daemon| daemon.tessera("host info").status.success());

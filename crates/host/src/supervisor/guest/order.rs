@@ -231,12 +231,20 @@ impl Guest {
         let runs = self.running.is_some();
         self.record.vm.status.pending_restart |= runs && needs_restart(&before.vm.definition, &definition);
         let made = self.shared.change_disks(&before.vm, &definition).await?;
+        let mut definition = definition;
+        if let Err(problem) = self.shared.wires.plug(self.record.vm.id, &mut definition, runs).await {
+            made.undo();
+            return Err(problem);
+        }
         self.record.vm.definition = definition;
         let happening = self.happening("vm.edited", "was edited").by(actor);
         let saved = self.save_renamed(&before.vm.definition.name, Some(happening)).await;
         if let Err(problem) = saved {
             self.record = before;
             made.undo();
+            let mut definition = self.record.vm.definition.clone();
+            // It was plugged in so before.
+            let _ = self.shared.wires.plug(self.record.vm.id, &mut definition, runs).await;
             return Err(problem);
         }
         made.keep();
@@ -260,6 +268,7 @@ impl Guest {
         // What cannot be removed now is swept at the daemon's next start: nobody knows of it any more.
         let id = self.record.vm.id;
         let shared = self.shared.clone();
+        shared.wires.unplug(id).await;
         let _ = tokio::task::spawn_blocking(move || shared.remove_files(id)).await;
         Ok(())
     }

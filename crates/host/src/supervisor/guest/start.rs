@@ -56,6 +56,7 @@ impl Guest {
 
     async fn launch(&self) -> Result<Running, Problem> {
         let (shared, vm) = (self.shared.clone(), self.record.vm.clone());
+        let plugs = shared.wires.connect(vm.id, &vm.definition).await?;
         let prepare = move || -> Result<(Machine, File), Problem> {
             let fresh = |error: io::Error| {
                 Problem::internal(format!("{}: {error}", shared.paths.run(vm.id).display()))
@@ -63,7 +64,7 @@ impl Guest {
             shared.clear_run(vm.id).map_err(fresh)?;
             paths::make(&shared.paths.run(vm.id)).map_err(fresh)?;
             let engine = shared.engine_kind(&vm.definition);
-            let machine = machine::open(&shared.paths, &shared.images, vm.id, &vm.definition, engine)
+            let machine = machine::open(&shared.paths, &shared.images, vm.id, &vm.definition, engine, plugs)
                 .map_err(|error| Problem::conflict(error.to_string()))?;
             let log = open_log(&shared.paths.log(vm.id));
             Ok((machine, log.map_err(|error| Problem::internal(format!("the guest's log: {error}")))?))
