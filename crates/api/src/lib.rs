@@ -27,7 +27,8 @@ pub use quantity::{Size, SizeError};
 pub use task::{NewTask, Task, TaskState};
 pub use vm::{
     Autostart, Boot, CloudInit, DEFAULT_MEMORY, Disk, DiskFormat, DiskSource, Ending, Engine, Network, Nic,
-    OnEnd, PortForward, Protocol, Stats, User, VERBS, Verb, Vm, VmDefinition, VmState, VmStatus,
+    OnEnd, PortForward, Protocol, Stats, User, VERBS, Verb, Vm, VmDefinition, VmState, VmStatus, VolumeName,
+    default_pool,
 };
 
 /// A moment: RFC 3339 in JSON.

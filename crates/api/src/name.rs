@@ -47,6 +47,13 @@ pub struct ImageName(String);
 const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 const IMAGE_PATTERN: &str = "^[a-z0-9][a-z0-9._:-]{0,63}$";
 
+impl Name {
+    /// The name of what every host has one of: `default`.
+    pub fn usual() -> Name {
+        Name("default".into())
+    }
+}
+
 fn plain(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit()
 }

@@ -116,6 +116,12 @@ pub struct Disk {
     /// written whatever it likes there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<DiskFormat>,
+    /// Whether a disk that is made from an image is a copy of all of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+    /// How large a disk that is made from an image becomes, if it is to be larger than the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grow: Option<Size>,
     /// Whether the guest may only read.
     #[serde(default)]
     pub read_only: bool,
@@ -129,13 +135,38 @@ pub struct Disk {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskSource {
-    /// A copy of an image's disk, of the guest's own: made with the guest, removed with it.
+    /// An image's disk, of the guest's own: made with the guest, removed with it. It holds only what differs from the image, unless
+    /// `full` is set.
     Image(ImageName),
     /// An empty disk of so many bytes, of the guest's own: made with the guest, removed with it.
     Size(Size),
+    /// A volume of a pool, which stays when the guest goes.
+    Volume(VolumeName),
     /// A file or a block device of the host, which stays when the guest goes.
     #[schema(value_type = String)]
     File(PathBuf),
+}
+
+/// A volume of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeName {
+    /// The pool: the one that every host has if none is named.
+    #[serde(default = "default_pool")]
+    pub pool: Name,
+    /// The volume.
+    pub name: Name,
+}
+
+/// The pool that every host has: `default`.
+pub fn default_pool() -> Name {
+    Name::usual()
+}
+
+impl std::fmt::Display for VolumeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.pool, self.name)
+    }
 }
 
 /// How a disk's bytes are laid out in a file.
@@ -518,6 +549,12 @@ impl Disk {
         if self.serial.len() > 20 || !self.serial.bytes().all(|b| b.is_ascii_graphic()) {
             let detail = "a serial number has at most 20 printable characters, without spaces";
             return Some(Invalid::new(format!("/disks/{n}/serial"), self.serial.as_str(), detail));
+        }
+        let from_image = matches!(self.source, DiskSource::Image(_));
+        if !from_image && (self.full || self.grow.is_some()) {
+            let field = if self.full { "full" } else { "grow" };
+            let detail = "only a disk that is made from an image has this";
+            return Some(Invalid::new(format!("/disks/{n}/{field}"), Value::Null, detail));
         }
         match &self.source {
             DiskSource::Size(size) if size.0 == 0 || !size.0.is_multiple_of(1 << 20) => {

@@ -19,6 +19,7 @@ use crate::events::{self, Happening};
 use crate::http::{self, Peer};
 use crate::machine;
 use crate::paths::{Paths, PathsError};
+use crate::pools::Pools;
 use crate::records;
 use crate::store::{Sqlite, Store, StoreError, Transaction};
 use crate::supervisor::{Agents, Shared, Supervisor};
@@ -147,7 +148,10 @@ impl Host {
         let told = |error| DaemonError::Store(database.clone(), error);
         let (id, booted) = introduce(&*store).await.map_err(told)?;
         let choice = engine::choose(engine::Kind::Auto)?;
+        let own = storage::Host { id, name: machine::host_name() };
+        let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
         let shared = Shared {
+            pools: Arc::new(pools),
             images: Images::new(paths.images()),
             paths: paths.clone(),
             store: Arc::clone(&store),
@@ -254,11 +258,13 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let server = axum::serve(socket, service).with_graceful_shutdown(ended(stop.clone()));
     servers.spawn(server.into_future());
     let keeper = tokio::spawn(keep_house(Arc::clone(&host)));
+    let pools = tokio::spawn(Arc::clone(host.supervisor.pools()).keep());
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
     let _ = tokio::time::timeout(FAREWELL, async { while servers.join_next().await.is_some() {} }).await;
     keeper.abort();
+    pools.abort();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);
     Ok(())

@@ -7,6 +7,7 @@ pub mod events;
 pub mod http;
 mod machine;
 pub mod paths;
+pub mod pools;
 pub mod records;
 pub mod store;
 pub mod supervisor;

@@ -12,6 +12,7 @@ mod input;
 mod lists;
 mod metrics;
 mod networks;
+mod pools;
 mod tasks;
 mod tokens;
 mod vms;
@@ -89,6 +90,14 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(networks::list, networks::create))
         .routes(routes!(networks::get, networks::edit, networks::delete))
         .routes(routes!(networks::leases))
+        .routes(routes!(pools::list, pools::create))
+        .routes(routes!(pools::get, pools::delete))
+        .routes(routes!(pools::volumes, pools::create_volume))
+        .routes(routes!(pools::get_volume, pools::delete_volume))
+        .routes(routes!(pools::resize))
+        .routes(routes!(pools::convert))
+        .routes(routes!(pools::wipe))
+        .routes(routes!(pools::upload, pools::download))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete));
     let (router, description) = OpenApiRouter::with_openapi(description)

@@ -1,53 +1,68 @@
 //! Disks that a guest has of its own.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use api::{Disk, DiskFormat, DiskSource, Id, Invalid, Problem, VmDefinition};
+use api::{Disk, DiskFormat, DiskSource, Id, Invalid, Name, Problem, VmDefinition};
 use disk::Format;
 use storage::images::Store as Images;
-use storage::{Progress, sparse};
+use storage::{Allocation, VolumeDefinition, VolumeFormat, VolumeSource};
+use storage::{Pool, Progress};
 
 use super::storage_problem;
-use crate::paths::{self, Paths};
+use crate::pools::{Pools, own_volume};
 
 /// Disks that have been made and that nobody knows of yet, and those that nobody will know of.
 #[must_use]
 pub struct Made {
-    new: Vec<PathBuf>,
-    old: Vec<PathBuf>,
-    folder: Option<PathBuf>,
+    pool: Option<Arc<Pool>>,
+    new: Vec<Name>,
+    old: Vec<Name>,
 }
 
 impl Made {
     /// They belong to the guest now; those that it had before and has no more go.
     pub fn keep(self) {
-        remove(&self.old);
+        self.remove(&self.old);
     }
 
     /// It does not get them.
     pub fn undo(self) {
-        remove(&self.new);
-        if let Some(folder) = self.folder {
-            // Where a console's log lies already it stays, and is swept with the guest.
-            let _ = fs::remove_dir(folder);
+        self.remove(&self.new);
+    }
+
+    fn remove(&self, volumes: &[Name]) {
+        let Some(pool) = &self.pool else { return };
+        for volume in volumes {
+            remove(pool, volume);
         }
     }
 }
 
-fn remove(files: &[PathBuf]) {
-    for file in files {
-        if let Err(error) = fs::remove_file(file)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("{} stays behind: {error}", file.display());
+fn remove(pool: &Pool, volume: &Name) {
+    match pool.delete(volume, &[]) {
+        Ok(()) | Err(storage::Error::NoVolume(_)) => {}
+        Err(error) => tracing::warn!("the disk {volume} stays behind: {error}"),
+    }
+}
+
+/// Removes the disks that a guest has of its own.
+pub fn remove_all(pools: &Pools, id: Id, disks: &[Disk]) {
+    let Ok(pool) = pools.usual() else { return };
+    for (number, _) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+        if let Ok(volume) = own_volume(id, number) {
+            remove(&pool, &volume);
         }
     }
+}
+
+fn is_own(disk: &Disk) -> bool {
+    matches!(disk.source, DiskSource::Image(_) | DiskSource::Size(_))
 }
 
 /// What is wrong with disk `number` of a guest, as far as that can be told from what there is.
-pub fn check(images: &Images, number: usize, disk: &Disk) -> Option<Invalid> {
+pub fn check(images: &Images, pools: &Pools, number: usize, disk: &Disk) -> Option<Invalid> {
     match &disk.source {
         DiskSource::Image(name) => match images.find(name) {
             Ok(Some(_)) => None,
@@ -67,6 +82,13 @@ pub fn check(images: &Images, number: usize, disk: &Disk) -> Option<Invalid> {
                 path.to_string_lossy().as_ref(),
                 why.to_string(),
             ))
+        }
+        DiskSource::Volume(volume) => {
+            let there = pools
+                .get(volume.pool.as_str())
+                .and_then(|pool| pool.get(&volume.name, Vec::new()).map_err(storage_problem).map(drop));
+            let why = there.err()?;
+            Some(Invalid::new(format!("/disks/{number}/volume"), volume.to_string(), why.detail))
         }
         DiskSource::Size(_) => None,
     }
@@ -109,54 +131,75 @@ fn new_mac() -> Result<String, Problem> {
 /// # Errors
 /// If one of them cannot be made; none of them is there then.
 pub fn make(
-    paths: &Paths,
+    pools: &Pools,
     images: &Images,
     id: Id,
     before: &[Disk],
     after: &[Disk],
     progress: &dyn Progress,
 ) -> Result<Made, Problem> {
-    let folder = paths.vm(id);
-    let fresh = !folder.exists();
-    paths::make(&folder).map_err(|error| Problem::internal(format!("{}: {error}", folder.display())))?;
-    let own = |disk: &Disk| !matches!(disk.source, DiskSource::File(_));
+    let mut made = Made { pool: None, new: Vec::new(), old: Vec::new() };
     let same = |number: usize| {
         before.get(number).zip(after.get(number)).is_some_and(|(before, after)| before.source == after.source)
     };
-    let mut made = Made { new: Vec::new(), old: Vec::new(), folder: fresh.then_some(folder) };
-    for (number, _) in before.iter().enumerate().filter(|(number, disk)| own(disk) && !same(*number)) {
+    let new: Vec<_> =
+        after.iter().enumerate().filter(|(number, disk)| is_own(disk) && !same(*number)).collect();
+    let old: Vec<_> =
+        before.iter().enumerate().filter(|(number, disk)| is_own(disk) && !same(*number)).collect();
+    if new.is_empty() && old.is_empty() {
+        return Ok(made);
+    }
+    let pool = pools.usual()?;
+    made.pool = Some(Arc::clone(&pool));
+    for (number, _) in old {
         // It keeps its name: a new one of this number has to wait until it is gone.
-        if after.get(number).is_some_and(own) {
-            made.undo();
+        if after.get(number).is_some_and(is_own) {
             let detail = format!("disk {number} is the guest's own: take it away first, then add another");
             return Err(Problem::conflict(detail));
         }
-        made.old.push(paths.disk(id, number));
+        made.old.push(own_volume(id, number)?);
     }
-    for (number, disk) in after.iter().enumerate().filter(|(number, disk)| own(disk) && !same(*number)) {
-        let path = paths.disk(id, number);
-        made.new.push(path.clone());
-        if let Err(problem) = make_one(images, disk, &path, progress) {
+    for (number, disk) in new {
+        let name = own_volume(id, number)?;
+        // Nobody knows of one that is there already: a daemon was killed before anybody did.
+        remove(&pool, &name);
+        let result = pool.create(&volume(name.clone(), disk), images, progress);
+        if let Err(error) = result {
             made.undo();
-            return Err(problem);
+            return Err(place(storage_problem(error), number));
         }
+        made.new.push(name);
     }
     Ok(made)
 }
 
-fn make_one(images: &Images, disk: &Disk, path: &PathBuf, progress: &dyn Progress) -> Result<(), Problem> {
-    let told = |error: io::Error| Problem::internal(format!("{}: {error}", path.display()));
-    // Nobody knows of one that is there already: a daemon was killed while it made it.
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(path).map_err(told)?;
-    match &disk.source {
-        DiskSource::Image(name) => {
-            progress.step(&format!("copies the disk of {name}"));
-            let image = images.get(name).map_err(storage_problem)?;
-            let from = File::open(image.disk()).map_err(told)?;
-            sparse::copy(&from, &image.disk(), &file, progress).map_err(storage_problem)?;
-        }
-        DiskSource::Size(size) => file.set_len(size.0).map_err(told)?,
-        DiskSource::File(_) => {}
+/// The volume that is a guest's own disk.
+fn volume(name: Name, disk: &Disk) -> VolumeDefinition {
+    let (source, size) = match &disk.source {
+        DiskSource::Image(image) => (Some(VolumeSource::Image(image.clone())), disk.grow),
+        DiskSource::Size(size) => (None, Some(*size)),
+        _ => (None, None),
+    };
+    let linked = source.is_some() && !disk.full;
+    VolumeDefinition {
+        name,
+        description: String::new(),
+        // What has nothing under it is quickest as it is.
+        format: if linked { VolumeFormat::Qcow2 } else { VolumeFormat::Raw },
+        size,
+        allocation: Allocation::Thin,
+        source,
+        linked,
     }
-    file.sync_all().map_err(told)
+}
+
+/// What is wrong with a volume is wrong with the disk that it is for.
+fn place(mut problem: Problem, number: usize) -> Problem {
+    for wrong in &mut problem.errors {
+        wrong.pointer = match wrong.pointer.as_str() {
+            "/size" => format!("/disks/{number}/grow"),
+            _ => format!("/disks/{number}"),
+        };
+    }
+    problem
 }

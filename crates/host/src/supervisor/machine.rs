@@ -17,6 +17,7 @@ use vmm::engine;
 
 use super::cards;
 use crate::paths::{self, Paths};
+use crate::pools::{Pools, own_volume};
 use crate::wires::Plug;
 
 /// How much of what a guest says is remembered, bytes.
@@ -83,6 +84,7 @@ impl Files {
 pub fn open(
     paths: &Paths,
     images: &Images,
+    pools: &Pools,
     id: Id,
     definition: &VmDefinition,
     engine: engine::Kind,
@@ -90,7 +92,7 @@ pub fn open(
 ) -> Result<Machine, MachineError> {
     let mut files = Files::default();
     let boot = find_boot(images, definition)?;
-    let mut disks = open_disks(paths, id, definition, &mut files)?;
+    let mut disks = open_disks(pools, id, definition, &mut files)?;
     disks.extend(open_seed(paths, id, definition, &mut files)?);
     let (nets, programs) = cards::plug_in(definition, plugs, &mut files)?;
     let kvm = match engine {
@@ -150,25 +152,41 @@ fn find_boot(images: &Images, definition: &VmDefinition) -> Result<Boot, Machine
 }
 
 fn open_disks(
-    paths: &Paths,
+    pools: &Pools,
     id: Id,
     definition: &VmDefinition,
     files: &mut Files,
 ) -> Result<Vec<DiskSpec>, MachineError> {
     let mut disks = Vec::new();
     for (number, disk) in definition.disks.iter().enumerate() {
-        let what = format!("disk {number}");
-        let (path, own) = match &disk.source {
-            DiskSource::Image(_) | DiskSource::Size(_) => (paths.disk(id, number), true),
-            DiskSource::File(path) => (path.clone(), false),
-        };
-        let file = files.open(&what, &path, !disk.read_only)?;
-        let format = match disk.format {
-            Some(DiskFormat::Qcow2) if !own => Format::Qcow2,
-            _ => Format::Raw,
-        };
+        let told = |problem: api::Problem| MachineError::Host(format!("disk {number}: {}", problem.detail));
         let serial = if disk.serial.is_empty() { format!("tessera-{number}") } else { disk.serial.clone() };
-        disks.push(DiskSpec { file, format, backing: Vec::new(), read_only: disk.read_only, serial });
+        let (pool, name) = match &disk.source {
+            DiskSource::Image(_) | DiskSource::Size(_) => {
+                (pools.usual().map_err(told)?, own_volume(id, number).map_err(told)?)
+            }
+            DiskSource::Volume(volume) => {
+                (pools.get(volume.pool.as_str()).map_err(told)?, volume.name.clone())
+            }
+            DiskSource::File(path) => {
+                let file = files.open(&format!("disk {number}"), path, !disk.read_only)?;
+                let format = match disk.format {
+                    Some(DiskFormat::Qcow2) => Format::Qcow2,
+                    _ => Format::Raw,
+                };
+                disks.push(DiskSpec { file, format, backing: Vec::new(), read_only: disk.read_only, serial });
+                continue;
+            }
+        };
+        let opened = pool.open_volume(&name, disk.read_only);
+        let opened = opened.map_err(|error| MachineError::Host(format!("disk {number}: {error}")))?;
+        disks.push(DiskSpec {
+            format: opened.format.into(),
+            file: files.add(opened.file),
+            backing: opened.backing.into_iter().map(|file| files.add(file)).collect(),
+            read_only: disk.read_only,
+            serial,
+        });
     }
     Ok(disks)
 }

@@ -24,6 +24,7 @@ use vmm::engine;
 
 use crate::events::Happening;
 use crate::paths::Paths;
+use crate::pools::Pools;
 use crate::records::{self, Record};
 use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub images: Images,
     /// What is known.
     pub store: Arc<dyn Store>,
+    /// The storage pools.
+    pub pools: Arc<Pools>,
     /// The networks.
     pub wires: Wires,
     /// The connections to the agents in guests.
@@ -128,7 +131,8 @@ impl Shared {
     }
 
     /// Removes what a guest had of its own.
-    fn remove_files(&self, id: Id) {
+    fn remove_files(&self, id: Id, disks: &[api::Disk]) {
+        disks::remove_all(&self.pools, id, disks);
         for folder in [self.paths.run(id), self.paths.vm(id)] {
             if let Err(error) = fs::remove_dir_all(&folder)
                 && error.kind() != io::ErrorKind::NotFound
@@ -140,9 +144,9 @@ impl Shared {
 
     /// Makes the disks that a changed definition has and the one before had not.
     async fn change_disks(&self, before: &Vm, after: &VmDefinition) -> Result<Made, Problem> {
-        let (paths, images) = (self.paths.clone(), Images::new(self.paths.images()));
+        let (pools, images) = (Arc::clone(&self.pools), Images::new(self.paths.images()));
         let (id, before, after) = (before.id, before.definition.disks.clone(), after.disks.clone());
-        let make = move || disks::make(&paths, &images, id, &before, &after, &Silent);
+        let make = move || disks::make(&pools, &images, id, &before, &after, &Silent);
         let made = tokio::task::spawn_blocking(make).await;
         made.map_err(|error| Problem::internal(error.to_string()))?
     }
@@ -185,7 +189,7 @@ impl Supervisor {
     pub async fn check(&self, definition: &VmDefinition, own: Option<Id>) -> Result<(), Problem> {
         let mut wrong = definition.check();
         for (number, disk) in definition.disks.iter().enumerate() {
-            wrong.extend(disks::check(&self.shared.images, number, disk));
+            wrong.extend(disks::check(&self.shared.images, &self.shared.pools, number, disk));
         }
         wrong.extend(self.shared.wires.check_cards(own, definition).await);
         if definition.boot.kernel.is_none() && definition.image().is_none() {
@@ -248,7 +252,7 @@ impl Supervisor {
             },
         };
         let (shared, disks) = (Arc::clone(&self.shared), vm.definition.disks.clone());
-        let make = move || disks::make(&shared.paths, &shared.images, id, &[], &disks, &*progress);
+        let make = move || disks::make(&shared.pools, &shared.images, id, &[], &disks, &*progress);
         let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|error| Problem::internal(error.to_string()))??;
         let record = Record { vm, wanted: false };
@@ -327,6 +331,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The storage pools.
+    pub fn pools(&self) -> &Arc<Pools> {
+        &self.shared.pools
+    }
+
     /// The networks.
     pub fn wires(&self) -> &Wires {
         &self.shared.wires
@@ -388,6 +397,7 @@ impl Supervisor {
     /// Removes files and processes of guests that nobody knows of: they were being made or deleted when a daemon was killed.
     async fn sweep(&self, known: &[records::Versioned]) {
         let known: Vec<_> = known.iter().map(|(record, _)| record.vm.id).collect();
+        let (pools, ids) = (Arc::clone(&self.shared.pools), known.clone());
         let folders = [self.shared.paths.vms(), self.shared.paths.state().join("run")];
         let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
         for entry in entries {
@@ -397,11 +407,13 @@ impl Supervisor {
                 // It ends with its answer, or has already.
                 let _ = client.call::<serde_json::Value>("stop", serde_json::Value::Null, &[]).await;
             }
-            self.shared.remove_files(id);
+            self.shared.remove_files(id, &[]);
             tracing::info!(
                 "removed what was left of guest {id}, which had not been made or had been deleted"
             );
         }
+        // Their processes are gone by now, and so are the locks on their disks.
+        let _ = tokio::task::spawn_blocking(move || pools.sweep(&ids)).await;
     }
 }
 

@@ -11,6 +11,7 @@ mod records;
 mod run;
 mod shell;
 mod stats;
+mod storage;
 mod vm;
 mod vm_create;
 mod vmm;
@@ -47,6 +48,12 @@ enum Command {
     /// Make, change and watch the networks of a host
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    /// Show, take in and leave the storage pools of a host
+    #[command(subcommand)]
+    Pool(storage::PoolCommand),
+    /// Make, change, upload, download and remove the volumes of a host
+    #[command(subcommand)]
+    Volume(storage::VolumeCommand),
     /// Follow the changes that a host makes
     #[command(subcommand)]
     Task(records::TaskCommand),
@@ -73,6 +80,8 @@ impl Cli {
             Command::Host(args) => wait_for(args.execute(&self.host))?,
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
             Command::Network(command) => wait_for(command.execute(&self.host))?,
+            Command::Pool(command) => wait_for(command.execute(&self.host))?,
+            Command::Volume(command) => wait_for(command.execute(&self.host))?,
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
             Command::Token(command) => wait_for(command.execute(&self.host))?,

@@ -46,6 +46,31 @@ impl FromStr for DiskOption {
     }
 }
 
+/// `--volume [POOL/]NAME[,ro]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeOption {
+    /// The volume.
+    pub volume: api::VolumeName,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
+impl FromStr for VolumeOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<VolumeOption, String> {
+        let (path, read_only) = match text.split_once(',') {
+            None => (text, false),
+            Some((path, "ro")) => (path, true),
+            Some((_, more)) => return Err(format!("'{more}' is not an option of a volume: use ro")),
+        };
+        let (pool, volume) = path.split_once('/').unwrap_or(("default", path));
+        let name = |text: &str| text.parse().map_err(|error: api::NameError| error.to_string());
+        let volume = api::VolumeName { pool: name(pool)?, name: name(volume)? };
+        Ok(VolumeOption { volume, read_only })
+    }
+}
+
 /// Virtio hands a serial number over in 20 bytes (virtio 1.2, 5.2.6.1).
 fn checked_serial(serial: &str) -> Result<String, String> {
     let printable = serial.bytes().all(|byte| byte.is_ascii_graphic());

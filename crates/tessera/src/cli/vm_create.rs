@@ -9,7 +9,7 @@ use api::{
 use clap::Args;
 use reqwest::Method;
 
-use crate::cli::options::{DiskOption, NetOption};
+use crate::cli::options::{DiskOption, NetOption, VolumeOption};
 use crate::cli::run::EngineOption;
 use crate::cli::vm::{WaitOption, body, change, done};
 use crate::client::Client;
@@ -41,6 +41,15 @@ pub struct CreateArgs {
     /// An empty disk of this size (may be repeated)
     #[arg(long = "new-disk", value_name = "SIZE")]
     new_disks: Vec<Size>,
+    /// Copy the image's disk rather than keep only what differs from it
+    #[arg(long, requires = "image")]
+    full: bool,
+    /// Make the image's disk this large
+    #[arg(long, value_name = "SIZE", requires = "image")]
+    grow: Option<Size>,
+    /// A volume (may be repeated)
+    #[arg(long = "volume", value_name = "[POOL/]NAME[,ro]")]
+    volumes: Vec<VolumeOption>,
     /// A disk that is a file of the host's (may be repeated)
     #[arg(long = "disk", value_name = "FILE[,ro][,format=raw|qcow2][,serial=TEXT]")]
     disks: Vec<DiskOption>,
@@ -111,10 +120,18 @@ impl CreateArgs {
         };
         let own = self.image.iter().cloned().map(DiskSource::Image);
         let own = own.chain(self.new_disks.iter().copied().map(DiskSource::Size));
-        let plain = |source| Disk { source, format: None, read_only: false, serial: String::new() };
         definition.disks = own.map(plain).collect();
+        if let (Some(_), Some(disk)) = (&self.image, definition.disks.first_mut()) {
+            (disk.full, disk.grow) = (self.full, self.grow);
+        }
+        for option in &self.volumes {
+            let source = DiskSource::Volume(option.volume.clone());
+            definition.disks.push(Disk { read_only: option.read_only, ..plain(source) });
+        }
         for option in &self.disks {
             definition.disks.push(Disk {
+                full: false,
+                grow: None,
                 source: DiskSource::File(absolute(&option.file)?),
                 format: option.format.map(|format| match format {
                     disk::Format::Raw => DiskFormat::Raw,
@@ -160,6 +177,11 @@ impl CreateArgs {
         }
         Ok(Some(CloudInit { user, user_data, ..CloudInit::default() }))
     }
+}
+
+/// A disk of which nothing else is said.
+fn plain(source: DiskSource) -> Disk {
+    Disk { source, format: None, full: false, grow: None, read_only: false, serial: String::new() }
 }
 
 fn card(option: &NetOption) -> Result<Option<Nic>> {

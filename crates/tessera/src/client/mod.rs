@@ -1,5 +1,6 @@
 //! The command line's side of the API: finds a host, asks it, and makes errors of its problems.
 
+mod bytes;
 mod console;
 mod follow;
 

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::{Daemon, waits};
 
-fn tiny(name: &str) -> PathBuf {
+pub fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/tiny").join(name)
 }
 

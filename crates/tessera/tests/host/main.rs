@@ -10,6 +10,7 @@ mod inputs;
 mod life;
 mod networks;
 mod sandbox;
+mod storage;
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;

@@ -267,9 +267,9 @@ impl Guest {
         self.shared.store.commit(transaction).await.map_err(store_problem)?;
         // What cannot be removed now is swept at the daemon's next start: nobody knows of it any more.
         let id = self.record.vm.id;
-        let shared = self.shared.clone();
+        let (shared, disks) = (self.shared.clone(), self.record.vm.definition.disks.clone());
         shared.wires.unplug(id).await;
-        let _ = tokio::task::spawn_blocking(move || shared.remove_files(id)).await;
+        let _ = tokio::task::spawn_blocking(move || shared.remove_files(id, &disks)).await;
         Ok(())
     }
 }

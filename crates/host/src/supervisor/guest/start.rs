@@ -64,8 +64,16 @@ impl Guest {
             shared.clear_run(vm.id).map_err(fresh)?;
             paths::make(&shared.paths.run(vm.id)).map_err(fresh)?;
             let engine = shared.engine_kind(&vm.definition);
-            let machine = machine::open(&shared.paths, &shared.images, vm.id, &vm.definition, engine, plugs)
-                .map_err(|error| Problem::conflict(error.to_string()))?;
+            let machine = machine::open(
+                &shared.paths,
+                &shared.images,
+                &shared.pools,
+                vm.id,
+                &vm.definition,
+                engine,
+                plugs,
+            )
+            .map_err(|error| Problem::conflict(error.to_string()))?;
             let log = open_log(&shared.paths.log(vm.id));
             Ok((machine, log.map_err(|error| Problem::internal(format!("the guest's log: {error}")))?))
         };

@@ -1,0 +1,292 @@
+//! The storage pools of this host, and which guests have which volumes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use api::{DiskSource, Id, Invalid, Name, Problem, VmDefinition, VolumeName};
+use serde::{Deserialize, Serialize};
+use storage::{BEAT, Host, Pool, Silent};
+use storage::{PoolDefinition, PoolKind, PoolStatus, Volume};
+use utoipa::ToSchema;
+
+use crate::events::Happening;
+use crate::paths::Paths;
+use crate::records;
+use crate::store::{Store, StoreError, Transaction};
+use crate::supervisor::{storage_problem, store_problem};
+
+/// Where pools are in the store.
+const PREFIX: &str = "pool/";
+/// How long an upload may say nothing before it is given up.
+const UPLOADS: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// A storage pool.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PoolInfo {
+    /// What it should be.
+    #[serde(flatten)]
+    pub definition: PoolDefinition,
+    /// What it is now, if it can be used.
+    pub status: Option<PoolStatus>,
+    /// Why it cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+struct Known {
+    definition: PoolDefinition,
+    pool: Result<Arc<Pool>, String>,
+}
+
+/// Keeps the pools.
+pub struct Pools {
+    store: Arc<dyn Store>,
+    host: Host,
+    known: RwLock<BTreeMap<Name, Known>>,
+}
+
+/// The volume that is disk `number` of a guest, one of its own.
+pub fn own_volume(id: Id, number: usize) -> Result<Name, Problem> {
+    format!("vm-{id}-{number}").parse().map_err(|error: api::NameError| Problem::internal(error.to_string()))
+}
+
+/// The guest whose own a volume is, by its name.
+pub fn owner(volume: &Name) -> Option<Id> {
+    volume.as_str().strip_prefix("vm-")?.rsplit_once('-')?.0.parse().ok()
+}
+
+fn no_pool(name: &str) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    Problem::not_found(format!("there is no pool {shown}"))
+}
+
+fn key(name: &Name) -> String {
+    format!("{PREFIX}{name}")
+}
+
+/// Where the API has a pool.
+pub fn path(name: &Name) -> String {
+    format!("/api/v1/pools/{name}")
+}
+
+/// Opens a pool on a thread that may wait: it listens for other hosts.
+async fn open(definition: &PoolDefinition, host: &Host) -> Result<Arc<Pool>, Problem> {
+    let (definition, host) = (definition.clone(), host.clone());
+    let opened = tokio::task::spawn_blocking(move || Pool::open(&definition, &host)).await;
+    let opened = opened.map_err(|error| Problem::internal(error.to_string()))?;
+    opened.map(Arc::new).map_err(storage_problem)
+}
+
+impl Pools {
+    /// Opens the pool that every host has, and those that are in the store. One that cannot be used is known as such.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn open(store: Arc<dyn Store>, paths: &Paths, host: Host) -> Result<Self, StoreError> {
+        let usual = PoolDefinition {
+            name: api::default_pool(),
+            description: "guests' own disks".into(),
+            kind: PoolKind::Directory,
+            path: paths.state().join("pools/default"),
+        };
+        let (entries, _) = store.list(PREFIX).await?;
+        let mut definitions = vec![usual];
+        for entry in entries {
+            definitions.push(serde_json::from_slice(&entry.value)?);
+        }
+        let mut known = BTreeMap::new();
+        for definition in definitions {
+            let pool = open(&definition, &host).await.map_err(|problem| problem.detail);
+            if let Err(why) = &pool {
+                tracing::error!("the pool {} cannot be used: {why}", definition.name);
+            }
+            known.insert(definition.name.clone(), Known { definition, pool });
+        }
+        Ok(Self { store, host, known: RwLock::new(known) })
+    }
+
+    /// The pool of this name.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be used.
+    pub fn get(&self, name: &str) -> Result<Arc<Pool>, Problem> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            name.parse::<Name>().ok().and_then(|name| known.get(&name).map(|known| known.pool.clone()));
+        known
+            .ok_or_else(|| no_pool(name))?
+            .map_err(|why| Problem::conflict(format!("the pool {name}: {why}")))
+    }
+
+    /// The pool of guests' own disks.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn usual(&self) -> Result<Arc<Pool>, Problem> {
+        self.get(api::default_pool().as_str())
+    }
+
+    fn all(&self) -> Vec<Arc<Pool>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter_map(|known| known.pool.clone().ok()).collect()
+    }
+
+    /// All pools, by name.
+    pub fn list(&self) -> Vec<PoolInfo> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(info).collect()
+    }
+
+    /// What there is to know of one.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn info(&self, name: &str) -> Result<PoolInfo, Problem> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let found = name.parse::<Name>().ok().and_then(|name| known.get(&name).map(info));
+        found.ok_or_else(|| no_pool(name))
+    }
+
+    /// Takes a pool in, and makes its folder if it is not there.
+    ///
+    /// # Errors
+    /// If there is one of this name, or it cannot be used.
+    pub async fn create(&self, definition: PoolDefinition, actor: &str) -> Result<PoolInfo, Problem> {
+        let name = definition.name.clone();
+        if self.info(name.as_str()).is_ok() {
+            let detail = format!("there is a pool called {name} already: give it another name");
+            let mut problem = Problem::conflict(&detail);
+            problem.errors.push(Invalid::new("/name", name.as_str(), detail));
+            return Err(problem);
+        }
+        let pool = open(&definition, &self.host).await?;
+        let happening =
+            Happening::new("pool.created", "was taken in").to(path(&name), name.as_str()).by(actor);
+        let transaction = Transaction::new().expect_none(key(&name)).put(key(&name), &definition);
+        let transaction = transaction.and_then(|all| happening.add(all)).map_err(store_problem)?;
+        self.store.commit(transaction).await.map_err(store_problem)?;
+        let known = Known { definition, pool: Ok(pool) };
+        let told = info(&known);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(name, known);
+        Ok(told)
+    }
+
+    /// Uses a pool no more. What is in it stays.
+    ///
+    /// # Errors
+    /// If guests have volumes in it, or it is the one that every host has.
+    pub async fn delete(&self, name: &str, actor: &str) -> Result<(), Problem> {
+        let name = self.info(name)?.definition.name;
+        if name == api::default_pool() {
+            return Err(Problem::conflict("guests' own disks are in the pool default: it stays"));
+        }
+        let users = self.users(&name).await?;
+        if let Some((volume, vms)) = users.iter().next() {
+            let detail = format!("{} has the volume {volume} in {name}: take it off first", vms.join(", "));
+            return Err(Problem::conflict(detail));
+        }
+        let happening = Happening::new("pool.deleted", "is not used any more").to(path(&name), name.as_str());
+        let transaction =
+            happening.by(actor).add(Transaction::new().delete(key(&name))).map_err(store_problem)?;
+        self.store.commit(transaction).await.map_err(store_problem)?;
+        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        Ok(())
+    }
+
+    /// The guests that have volumes in a pool, by volume.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn users(&self, pool: &Name) -> Result<BTreeMap<Name, Vec<String>>, Problem> {
+        let (records, _) = records::list(&*self.store).await.map_err(store_problem)?;
+        let mut users: BTreeMap<Name, Vec<String>> = BTreeMap::new();
+        for (record, _) in &records {
+            let vm = &record.vm;
+            for volume in volumes_of(vm.id, &vm.definition)? {
+                if volume.pool == *pool {
+                    users.entry(volume.name).or_default().push(vm.definition.name.to_string());
+                }
+            }
+        }
+        Ok(users)
+    }
+
+    /// The volumes of a pool, with the guests that have them.
+    ///
+    /// # Errors
+    /// If the pool cannot be read.
+    pub async fn volumes(&self, pool: &str) -> Result<Vec<Volume>, Problem> {
+        let (name, opened) = (self.info(pool)?.definition.name, self.get(pool)?);
+        let users = self.users(&name).await?;
+        let list = move || opened.list(|name| users.get(name).cloned().unwrap_or_default());
+        let listed = tokio::task::spawn_blocking(list).await;
+        listed.map_err(|error| Problem::internal(error.to_string()))?.map_err(storage_problem)
+    }
+
+    /// Removes guests' own disks whose guests are not among `known`: they were being made or removed when a daemon was killed.
+    pub fn sweep(&self, known: &[Id]) {
+        let Ok(pool) = self.usual() else { return };
+        let volumes = pool.list(|_| Vec::new()).unwrap_or_default();
+        for volume in
+            volumes.iter().filter(|volume| owner(&volume.name).is_some_and(|id| !known.contains(&id)))
+        {
+            match pool.delete(&volume.name, &[]) {
+                Ok(()) => tracing::info!("removed the disk {} of no guest", volume.name),
+                Err(error) => tracing::warn!("the disk {} of no guest stays: {error}", volume.name),
+            }
+        }
+    }
+
+    /// Tells other hosts that this one is there, and finishes what earlier daemons began. Never returns.
+    pub async fn keep(self: Arc<Self>) {
+        let finishing = Arc::clone(&self);
+        tokio::task::spawn_blocking(move || {
+            for pool in finishing.all() {
+                let finished = pool.finish_wipes(&Silent).and_then(|()| pool.expire_uploads(UPLOADS));
+                if let Err(error) = finished {
+                    tracing::warn!("{}: {error}", pool.folder().display());
+                }
+            }
+        });
+        loop {
+            tokio::time::sleep(BEAT).await;
+            let beating = Arc::clone(&self);
+            let beat = move || {
+                for pool in beating.all() {
+                    if let Err(error) = pool.beat() {
+                        tracing::warn!("{}: {error}", pool.folder().display());
+                    }
+                }
+            };
+            // It is tried again.
+            let _ = tokio::task::spawn_blocking(beat).await;
+        }
+    }
+}
+
+fn info(known: &Known) -> PoolInfo {
+    let status = match &known.pool {
+        Ok(pool) => pool.status().map_err(|error| error.to_string()),
+        Err(why) => Err(why.clone()),
+    };
+    let (status, problem) = match status {
+        Ok(status) => (Some(status), None),
+        Err(why) => (None, Some(why)),
+    };
+    PoolInfo { definition: known.definition.clone(), status, problem }
+}
+
+/// The volumes that a guest has.
+fn volumes_of(id: Id, definition: &VmDefinition) -> Result<Vec<VolumeName>, Problem> {
+    let mut volumes = Vec::new();
+    for (number, disk) in definition.disks.iter().enumerate() {
+        volumes.extend(match &disk.source {
+            DiskSource::Image(_) | DiskSource::Size(_) => {
+                Some(VolumeName { pool: api::default_pool(), name: own_volume(id, number)? })
+            }
+            DiskSource::Volume(volume) => Some(volume.clone()),
+            DiskSource::File(_) => None,
+        });
+    }
+    Ok(volumes)
+}

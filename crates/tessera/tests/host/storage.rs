@@ -1,0 +1,200 @@
+//! Volumes and the guests that have them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::agent::{tessera, tiny};
+use crate::{Daemon, processes_of, waits};
+
+impl Daemon {
+    /// Takes the tiny guest in as the image `tiny`, with a disk of 8 MiB that begins with `words`.
+    fn image(&self, words: &str) {
+        let disk = self.state().join("disk");
+        let mut bytes = words.as_bytes().to_vec();
+        bytes.resize(8 << 20, 0);
+        std::fs::write(&disk, bytes).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command
+            .env("TESSERA_HOME", self.state())
+            .args(["image", "import"])
+            .arg(disk)
+            .args(["--name", "tiny"]);
+        command.arg("--kernel").arg(tiny("vmlinuz")).arg("--initrd").arg(tiny("initramfs"));
+        let output = command.args(["--append", "console=ttyS0 quiet do=disk"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn volume(&self, name: &str) -> Value {
+        self.json(&format!("volume show {name}"))
+    }
+
+    /// The names of the guests' own disks.
+    fn own_disks(&self) -> Vec<String> {
+        let volumes = self.json("volume ls -f name=vm-*");
+        volumes.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap().into()).collect()
+    }
+
+    /// What is on a volume.
+    fn contents(&self, name: &str) -> Vec<u8> {
+        let file = self.folder.path().join("downloaded");
+        let _ = std::fs::remove_file(&file);
+        self.run(&format!("volume download {name} {}", file.display()));
+        std::fs::read(file).unwrap()
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+#[test]
+fn a_guest_made_from_an_image_keeps_only_what_differs_and_leaves_nothing() {
+    let daemon = Daemon::start();
+    daemon.image("what the image has");
+    daemon.run("vm create a --image tiny --grow 16M --memory 128M --engine soft --start --no-restart");
+    daemon.eventually("it has written and powered off", |daemon| daemon.state_of("a") == "stopped");
+    let said = daemon.run("vm log a");
+    assert!(said.contains("disk keeps what is written"), "{said}");
+    assert!(said.contains(&format!("sectors {}", (16 << 20) / 512)), "{said}");
+    let disks = daemon.own_disks();
+    assert_eq!(disks.len(), 1);
+    let disk = daemon.volume(&disks[0]);
+    assert_eq!(disk["based_on"], json!({ "image": "tiny" }));
+    assert_eq!((&disk["size"], &disk["used_by"]), (&json!(16 << 20), &json!(["a"])));
+    let (contents, begin) = (daemon.contents(&disks[0]), b"what the image has");
+    assert!(contents.starts_with(begin) && contents[1 << 20..2 << 20].iter().any(|&byte| byte != 0));
+    let (status, line) = daemon.fails(&format!("volume delete {}", disks[0]));
+    assert!(status == Some(5) && line.contains("is used by a"), "{line}");
+
+    // Another one begins with what the image has; one with a copy has nothing under it.
+    daemon.run("vm create b --image tiny --full --memory 128M");
+    let full = daemon.own_disks().into_iter().find(|name| *name != disks[0]).unwrap();
+    assert!(daemon.volume(&full)["based_on"].is_null());
+    assert!(daemon.contents(&full)[1 << 20..2 << 20].iter().all(|&byte| byte == 0));
+    daemon.run("vm delete a b");
+    assert_eq!(daemon.own_disks(), Vec::<String>::new());
+    assert_eq!(daemon.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_is_uploaded_a_guest_reads_and_what_it_writes_is_downloaded() {
+    let daemon = Daemon::start();
+    daemon.image("");
+    let bytes: Vec<u8> = (0..4 << 20).map(|n: u32| (n / 4096) as u8).collect();
+    let file = daemon.file("upload", &bytes);
+    daemon.run(&format!("volume upload {} data", file.display()));
+    assert_eq!(daemon.contents("data"), bytes);
+    daemon.run("volume resize data 8M");
+    let (status, line) = daemon.fails("volume resize data 4M");
+    assert!(status == Some(2) && line.contains("shrink"), "{line}");
+
+    // The guest's init writes to the first disk it has: that is the volume.
+    let kernel = format!("--kernel {} --initrd {}", tiny("vmlinuz").display(), tiny("initramfs").display());
+    let rest = ["--append", "console=ttyS0 quiet do=disk", "--memory", "128M", "--engine", "soft", "--start"];
+    let words: Vec<&str> =
+        "vm create a --volume data --no-restart".split(' ').chain(kernel.split(' ')).collect();
+    let made = tessera(&daemon, &[&words[..], &rest].concat(), "");
+    assert!(made.status.success(), "{made:?}");
+    let (status, line) = daemon.fails("volume resize data 9M");
+    assert!(status == Some(5) && line.contains("data"), "while it runs: {line}");
+    daemon.eventually("it has written and powered off", |daemon| daemon.state_of("a") == "stopped");
+    let after = daemon.contents("data");
+    assert_eq!(after.len(), 8 << 20);
+    assert_eq!(after[..1 << 20], bytes[..1 << 20]);
+    assert_ne!(after[1 << 20..2 << 20], bytes[1 << 20..2 << 20]);
+
+    daemon.run("volume convert data qcow2");
+    assert_eq!(daemon.contents("data"), after);
+    assert_eq!(daemon.volume("data")["used_by"], json!(["a"]));
+    assert_eq!(daemon.fails("volume delete data").0, Some(5));
+    daemon.run("vm delete a");
+    daemon.run("volume wipe data");
+    assert!(daemon.contents("data").iter().all(|&byte| byte == 0));
+    daemon.run("volume delete data");
+    assert_eq!(daemon.json("volume ls"), json!([]));
+}
+
+#[test]
+fn two_guests_do_not_write_to_one_volume() {
+    let daemon = Daemon::start();
+    daemon.run("volume create shared --size 10M");
+    daemon.guest("a", &waits(), "--volume shared");
+    let kernel = daemon.kernel("b", &waits());
+    daemon.run(&format!("vm create b --kernel {kernel} --memory 32M --engine soft --volume shared"));
+    let (status, line) = daemon.fails("vm start b");
+    assert!(status == Some(5) && line.contains("shared"), "{line}");
+    daemon.run("vm stop a");
+    daemon.run("vm start b");
+    // A guest that is killed lets go of it.
+    for pid in processes_of(&daemon.state()) {
+        crate::kill(pid, libc::SIGKILL);
+    }
+    daemon.eventually("it starts again", |daemon| {
+        daemon.vm("b")["status"]["restarts"] != 0 && daemon.state_of("b") == "running"
+    });
+    daemon.run("vm stop b");
+}
+
+#[test]
+fn the_disk_of_a_guest_that_never_came_to_be_is_removed_at_the_next_start() {
+    let mut daemon = Daemon::start();
+    daemon.run("volume create kept --size 1M");
+    daemon.run("volume create half --size 1M");
+    daemon.kill();
+    let pool = daemon.state().join("pools/default");
+    let lost = pool.join("vm-01a20a60-80d3-7485-87ee-99ad29dfe0b9-0");
+    std::fs::rename(pool.join("half"), &lost).unwrap();
+    daemon.start_again();
+    assert!(!lost.exists());
+    assert_eq!(daemon.json("volume ls").as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn pools_are_taken_in_and_left_with_what_is_in_them() {
+    let mut daemon = Daemon::start();
+    let folder = daemon.folder.path().join("pool");
+    daemon.run(&format!("pool create fast {}", folder.display()));
+    daemon.run("volume create v --pool fast --size 5M --format raw --preallocate");
+    assert_eq!(daemon.json("pool show fast")["status"]["volumes"], 1);
+    daemon.guest("a", &waits(), "--volume fast/v,ro");
+    let (status, line) = daemon.fails("pool delete fast");
+    assert!(status == Some(5) && line.contains("a has the volume v"), "{line}");
+    daemon.kill();
+    daemon.start_again();
+    assert_eq!(daemon.json("volume ls --pool fast")[0]["used_by"], json!(["a"]));
+    daemon.run("vm delete a --force");
+    daemon.run("pool delete fast");
+    assert!(folder.join("v").exists(), "what is in it stays");
+    daemon.run(&format!("pool create again {}", folder.display()));
+    assert_eq!(daemon.json("volume ls --pool again")[0]["name"], "v");
+    assert_eq!(daemon.fails("pool delete default").0, Some(5));
+}
+
+#[test]
+fn wrong_volumes_are_refused_and_leave_nothing() {
+    let daemon = Daemon::start();
+    let refused = |words: &str, status: i32, part: &str| {
+        let (got, line) = daemon.fails(words);
+        assert!(got == Some(status) && line.contains(part), "{words}: {got:?} {line}");
+    };
+    refused("volume create ../x --size 1M", 2, "cannot be a name");
+    refused("volume create v", 2, "/size");
+    refused("volume create v --size 1", 2, "/size");
+    refused("volume create v --image nothing", 2, "nothing");
+    refused("volume create v --volume nothing", 2, "nothing");
+    refused("volume create v --size 1M --pool nowhere", 4, "nowhere");
+    refused("volume show v", 4, "there is no volume");
+    refused("pool create p relative/../x", 2, "/path");
+    refused("pool create default /tmp/x", 5, "already");
+    let broken = daemon.file("broken", b"QFI\xfbthis is no image");
+    refused(&format!("volume upload {} v", broken.display()), 2, "");
+    let kernel = daemon.kernel("k", &waits());
+    let make = format!("vm create a --kernel {kernel} --memory 32M");
+    refused(&format!("{make} --volume v"), 2, "/disks/0/volume");
+    refused(&format!("{make} --volume nowhere/v"), 2, "/disks/0/volume");
+    assert_eq!(daemon.json("volume ls"), json!([]));
+}
