@@ -6,7 +6,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 BUILD    := $(CURDIR)/build
 TESSERA  := $(or $(CARGO_TARGET_DIR),target)/release/tessera
-GUEST    ?= debian:12
+GUEST    ?= debian:13
 MEMORY   ?= 1G
 CPUS     ?= 2
 
@@ -18,12 +18,8 @@ DEMO_HOME := $(BUILD)/demo
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: setup-build setup-image build ## Boot Debian to its login (GUEST=debian:13, CPUS=, MEMORY=; ONCE=1 powers it off by itself)
-	@export TESSERA_HOME="$(DEMO_HOME)"; \
-	$(TESSERA) image list | grep -q '^$(GUEST) ' || $(TESSERA) image build $(GUEST); \
-	run=($(TESSERA) run --image $(GUEST) --cpus $(CPUS) --memory $(MEMORY)); \
-	if [ -n "$(ONCE)" ]; then scripts/demo-once "$${run[@]}"; \
-	else echo "The guest's login is root, its password tessera."; exec "$${run[@]}"; fi
+demo: setup-build setup-image build ## Start a host and a Debian guest on it, to its console (GUEST=debian:12, CPUS=, MEMORY=; ONCE=1 powers it off by itself)
+	@ONCE=$(ONCE) scripts/demo $(TESSERA) $(DEMO_HOME) $(GUEST) --cpus $(CPUS) --memory $(MEMORY) --net user
 
 test: setup-build setup-test guests ## Run all tests
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi

@@ -91,6 +91,9 @@ pub fn open(
     plugs: Vec<Option<Plug>>,
 ) -> Result<Machine, MachineError> {
     let mut files = Files::default();
+    let folder = paths.vm(id);
+    let told = |error| MachineError::Open { what: "the guest's folder".into(), path: folder.clone(), error };
+    paths::make(&folder).map_err(told)?;
     let boot = find_boot(images, definition)?;
     let mut disks = open_disks(pools, id, definition, &mut files)?;
     disks.extend(open_seed(paths, id, definition, &mut files)?);
@@ -218,6 +221,5 @@ fn listen(path: &Path) -> Result<UnixListener, MachineError> {
 fn console_log(paths: &Paths, id: Id) -> Result<File, MachineError> {
     let path = paths.console_log(id);
     let told = |error| MachineError::Open { what: "the console's log".into(), path: path.clone(), error };
-    paths::make(&paths.vm(id)).map_err(told)?;
     console::create(&path, CONSOLE_LOG).map_err(told)
 }

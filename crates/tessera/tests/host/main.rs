@@ -3,6 +3,7 @@
 
 mod agent;
 mod daemon;
+mod demo;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;

@@ -2,7 +2,6 @@
 //!
 //! The guest is the tiny one, which `make guests` puts into build/tiny: it does what its command line says and powers off.
 
-mod demo;
 mod inputs;
 mod networks;
 mod vmm;
