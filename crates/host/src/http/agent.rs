@@ -25,7 +25,7 @@ async fn running(host: &Host, vm: &str) -> Result<Vm> {
 }
 
 /// What a running guest's agent says of it.
-#[utoipa::path(get, path = "/vms/{vm}/agent", tag = "vms",
+#[utoipa::path(get, path = "/vms/{vm}/agent", tag = "vms", security(("token" = ["viewer"])),
     params(("vm" = String, Path, description = "Its name or id")), responses(
     (status = 200, description = "What it says", body = AgentInfo),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -39,7 +39,7 @@ pub async fn get(
 }
 
 /// Runs a program in a guest and answers when it has ended. It runs with all rights there.
-#[utoipa::path(post, path = "/vms/{vm}/agent/exec", tag = "vms",
+#[utoipa::path(post, path = "/vms/{vm}/agent/exec", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "Its name or id")), request_body = Exec, responses(
     (status = 200, description = "It has ended", body = ExecResult),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -59,7 +59,7 @@ pub async fn exec(
 }
 
 /// Sets the password of an account in a guest.
-#[utoipa::path(post, path = "/vms/{vm}/agent/password", tag = "vms",
+#[utoipa::path(post, path = "/vms/{vm}/agent/password", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "Its name or id")), request_body = GuestPassword, responses(
     (status = 204, description = "It is set"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]

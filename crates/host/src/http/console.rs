@@ -19,7 +19,7 @@ use crate::daemon::Host;
 const CHUNK: usize = 16 << 10;
 
 /// A WebSocket to a guest's serial line: what it said lately and says comes as binary messages; messages of either kind are typed.
-#[utoipa::path(get, path = "/vms/{vm}/console", tag = "vms",
+#[utoipa::path(get, path = "/vms/{vm}/console", tag = "vms", security(("token" = ["operator"])),
     params(("vm" = String, Path, description = "Its name or id")), responses(
     (status = 101, description = "The serial line"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -70,7 +70,7 @@ async fn carry(mut socket: WebSocket, mut console: UnixStream) {
 }
 
 /// The latest of what a guest has said on its serial line, whether or not it runs.
-#[utoipa::path(get, path = "/vms/{vm}/console/log", tag = "vms",
+#[utoipa::path(get, path = "/vms/{vm}/console/log", tag = "vms", security(("token" = ["viewer"])),
     params(("vm" = String, Path, description = "Its name or id")), responses(
     (status = 200, description = "What it said", body = String, content_type = "text/plain"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]

@@ -39,7 +39,7 @@ pub fn last_seen(headers: &HeaderMap) -> Option<Revision> {
 
 /// What happened, the oldest first; as a stream (`Accept: text/event-stream`) also what happens from now on, after `Last-Event-ID`
 /// if that is given.
-#[utoipa::path(get, path = "/events", tag = "events", params(ListQuery), responses(
+#[utoipa::path(get, path = "/events", tag = "events", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of events, or a stream of them", body = List<api::Event>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(

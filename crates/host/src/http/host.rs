@@ -11,7 +11,7 @@ use super::error::Result;
 use crate::daemon::Host;
 
 /// What the machine has, and what of it is in use.
-#[utoipa::path(get, path = "/host", tag = "host", responses(
+#[utoipa::path(get, path = "/host", tag = "host", security(("token" = ["viewer"])), responses(
     (status = 200, description = "The machine", body = HostInfo),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(host): State<Arc<Host>>, _: Viewer) -> Result<axum::Json<HostInfo>> {

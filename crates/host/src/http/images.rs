@@ -29,7 +29,7 @@ fn described(image: &Image) -> ImageInfo {
 }
 
 /// All images, by name.
-#[utoipa::path(get, path = "/images", tag = "images", params(ListQuery), responses(
+#[utoipa::path(get, path = "/images", tag = "images", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of images", body = List<ImageInfo>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
@@ -44,7 +44,7 @@ pub async fn list(
 }
 
 /// Makes an image from Debian's packages.
-#[utoipa::path(post, path = "/images", tag = "images", params(Wait), request_body = NewImage, responses(
+#[utoipa::path(post, path = "/images", tag = "images", security(("token" = ["admin"])), params(Wait), request_body = NewImage, responses(
     (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn build(
@@ -100,7 +100,7 @@ fn recipe(new: NewImage) -> std::result::Result<(ImageName, Recipe), Problem> {
 }
 
 /// Removes an image that no guest boots from.
-#[utoipa::path(delete, path = "/images/{image}", tag = "images",
+#[utoipa::path(delete, path = "/images/{image}", tag = "images", security(("token" = ["admin"])),
     params(("image" = String, Path, description = "Its name"), Wait), responses(
     (status = 202, description = "It is being removed", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]

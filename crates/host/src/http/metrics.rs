@@ -14,7 +14,7 @@ use crate::daemon::Host;
 use crate::records;
 
 /// What can be measured of the host and its guests, as OpenMetrics text.
-#[utoipa::path(get, path = "/metrics", tag = "host", responses(
+#[utoipa::path(get, path = "/metrics", tag = "host", security(("token" = ["viewer"])), responses(
     (status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(host): State<Arc<Host>>, _: Viewer) -> Result<Response> {

@@ -39,7 +39,7 @@ async fn result(host: &Host, id: Id) -> std::result::Result<Value, Problem> {
 }
 
 /// All networks of this host, the oldest first.
-#[utoipa::path(get, path = "/networks", tag = "networks", params(ListQuery), responses(
+#[utoipa::path(get, path = "/networks", tag = "networks", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of networks", body = List<NetworkInfo>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
@@ -54,7 +54,7 @@ pub async fn list(
 
 /// Makes a network. One of kind `nat` or `routed` that names no addresses gets a subnet that nobody has. The task's result is the
 /// network.
-#[utoipa::path(post, path = "/networks", tag = "networks", params(Wait), request_body = Network, responses(
+#[utoipa::path(post, path = "/networks", tag = "networks", security(("token" = ["admin"])), params(Wait), request_body = Network, responses(
     (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
@@ -78,7 +78,7 @@ pub async fn create(
 }
 
 /// One network.
-#[utoipa::path(get, path = "/networks/{network}", tag = "networks",
+#[utoipa::path(get, path = "/networks/{network}", tag = "networks", security(("token" = ["viewer"])),
     params(("network" = String, Path, description = "Its name or id")), responses(
     (status = 200, description = "The network", body = NetworkInfo, headers(("ETag" = String, description = "What it is a version of"))),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -92,7 +92,7 @@ pub async fn get(State(host): State<Arc<Host>>, _: Viewer, Path(network): Path<S
 }
 
 /// Changes a network, at once for the guests on it: a JSON merge patch (RFC 7396) of its definition. Its name stays.
-#[utoipa::path(patch, path = "/networks/{network}", tag = "networks",
+#[utoipa::path(patch, path = "/networks/{network}", tag = "networks", security(("token" = ["admin"])),
     params(("network" = String, Path, description = "Its name or id"),
         ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), Wait),
     request_body(content = Object, content_type = "application/merge-patch+json"), responses(
@@ -132,7 +132,7 @@ pub async fn edit(
 }
 
 /// Removes a network that no guest uses.
-#[utoipa::path(delete, path = "/networks/{network}", tag = "networks",
+#[utoipa::path(delete, path = "/networks/{network}", tag = "networks", security(("token" = ["admin"])),
     params(("network" = String, Path, description = "Its name or id"), Wait), responses(
     (status = 202, description = "It is being removed", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -155,7 +155,7 @@ pub async fn delete(
 }
 
 /// The addresses that guests have taken on a network.
-#[utoipa::path(get, path = "/networks/{network}/leases", tag = "networks",
+#[utoipa::path(get, path = "/networks/{network}/leases", tag = "networks", security(("token" = ["viewer"])),
     params(("network" = String, Path, description = "Its name or id"), ListQuery), responses(
     (status = 200, description = "A page of leases", body = List<Lease>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]

@@ -51,7 +51,7 @@ fn json<T: serde::Serialize>(value: T) -> std::result::Result<Value, Problem> {
 }
 
 /// All storage pools, by name.
-#[utoipa::path(get, path = "/pools", tag = "storage", params(ListQuery), responses(
+#[utoipa::path(get, path = "/pools", tag = "storage", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of pools", body = List<PoolInfo>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
@@ -64,7 +64,7 @@ pub async fn list(
 }
 
 /// Takes a folder in as a storage pool, or makes one.
-#[utoipa::path(post, path = "/pools", tag = "storage", request_body = PoolDefinition, responses(
+#[utoipa::path(post, path = "/pools", tag = "storage", security(("token" = ["admin"])), request_body = PoolDefinition, responses(
     (status = 201, description = "The pool", body = PoolInfo),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
@@ -77,7 +77,7 @@ pub async fn create(
 }
 
 /// One pool.
-#[utoipa::path(get, path = "/pools/{pool}", tag = "storage",
+#[utoipa::path(get, path = "/pools/{pool}", tag = "storage", security(("token" = ["viewer"])),
     params(("pool" = String, Path, description = "Its name")), responses(
     (status = 200, description = "The pool", body = PoolInfo),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -90,7 +90,7 @@ pub async fn get(
 }
 
 /// Uses a pool no more. What is in it stays where it is.
-#[utoipa::path(delete, path = "/pools/{pool}", tag = "storage",
+#[utoipa::path(delete, path = "/pools/{pool}", tag = "storage", security(("token" = ["admin"])),
     params(("pool" = String, Path, description = "Its name")), responses(
     (status = 204, description = "It is not used any more"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -104,7 +104,7 @@ pub async fn delete(
 }
 
 /// The volumes of a pool, by name.
-#[utoipa::path(get, path = "/pools/{pool}/volumes", tag = "storage",
+#[utoipa::path(get, path = "/pools/{pool}/volumes", tag = "storage", security(("token" = ["viewer"])),
     params(("pool" = String, Path, description = "The pool's name"), ListQuery), responses(
     (status = 200, description = "A page of volumes", body = List<Volume>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -153,7 +153,7 @@ async fn change<T: serde::Serialize + Send + 'static>(
 }
 
 /// Makes a volume: empty, of an image or of another volume. The task's result is the volume.
-#[utoipa::path(post, path = "/pools/{pool}/volumes", tag = "storage",
+#[utoipa::path(post, path = "/pools/{pool}/volumes", tag = "storage", security(("token" = ["admin"])),
     params(("pool" = String, Path, description = "The pool's name"), Wait), request_body = VolumeDefinition, responses(
     (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -188,7 +188,7 @@ fn not_a_guests(name: &Name) -> std::result::Result<(), Problem> {
 }
 
 /// One volume.
-#[utoipa::path(get, path = "/pools/{pool}/volumes/{volume}", tag = "storage",
+#[utoipa::path(get, path = "/pools/{pool}/volumes/{volume}", tag = "storage", security(("token" = ["viewer"])),
     params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "Its name")), responses(
     (status = 200, description = "The volume", body = Volume),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -205,7 +205,7 @@ pub async fn get_volume(
 }
 
 /// Makes a volume longer, or shorter if that is said. No guest may run with it.
-#[utoipa::path(post, path = "/pools/{pool}/volumes/{volume}/resize", tag = "storage",
+#[utoipa::path(post, path = "/pools/{pool}/volumes/{volume}/resize", tag = "storage", security(("token" = ["admin"])),
     params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "Its name"), Wait),
     request_body = Resize, responses(
     (status = 202, description = "It is being resized", body = Task), (status = 200, description = "The task has ended", body = Task),
@@ -233,7 +233,7 @@ pub struct Convert {
 }
 
 /// Lays a volume's file out otherwise. One that is based on another becomes one of its own.
-#[utoipa::path(post, path = "/pools/{pool}/volumes/{volume}/convert", tag = "storage",
+#[utoipa::path(post, path = "/pools/{pool}/volumes/{volume}/convert", tag = "storage", security(("token" = ["admin"])),
     params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "Its name"), Wait),
     request_body = Convert, responses(
     (status = 202, description = "It is being converted", body = Task), (status = 200, description = "The task has ended", body = Task),
@@ -253,7 +253,7 @@ pub async fn convert(
 }
 
 /// Makes a volume read as zeroes, and overwrites what was on it.
-#[utoipa::path(post, path = "/pools/{pool}/volumes/{volume}/wipe", tag = "storage",
+#[utoipa::path(post, path = "/pools/{pool}/volumes/{volume}/wipe", tag = "storage", security(("token" = ["admin"])),
     params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "Its name"), Wait), responses(
     (status = 202, description = "It is being wiped", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -271,7 +271,7 @@ pub async fn wipe(
 }
 
 /// Removes a volume that no guest has and nothing is based on.
-#[utoipa::path(delete, path = "/pools/{pool}/volumes/{volume}", tag = "storage",
+#[utoipa::path(delete, path = "/pools/{pool}/volumes/{volume}", tag = "storage", security(("token" = ["admin"])),
     params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "Its name"), Wait), responses(
     (status = 202, description = "It is being removed", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -317,7 +317,7 @@ pub struct Uploaded {
 }
 
 /// Uploads a new volume, in one request or in parts: each begins where the one before ended. An upload that broke off is gone on with.
-#[utoipa::path(put, path = "/pools/{pool}/volumes/{volume}/data", tag = "storage",
+#[utoipa::path(put, path = "/pools/{pool}/volumes/{volume}/data", tag = "storage", security(("token" = ["admin"])),
     params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "Its name"), Upload),
     request_body(content = String, content_type = "application/octet-stream"), responses(
     (status = 200, description = "It is there, or that much of it", body = Uploaded),
@@ -374,7 +374,7 @@ fn raw() -> VolumeFormat {
 }
 
 /// What is on a volume. Nobody can write to it meanwhile.
-#[utoipa::path(get, path = "/pools/{pool}/volumes/{volume}/data", tag = "storage",
+#[utoipa::path(get, path = "/pools/{pool}/volumes/{volume}/data", tag = "storage", security(("token" = ["operator"])),
     params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "Its name"), As), responses(
     (status = 200, description = "Its bytes", content_type = "application/octet-stream"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]

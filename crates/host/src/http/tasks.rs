@@ -54,7 +54,7 @@ pub fn check(wait: &Wait) -> Result<()> {
 }
 
 /// All tasks, the newest first.
-#[utoipa::path(get, path = "/tasks", tag = "tasks", params(ListQuery), responses(
+#[utoipa::path(get, path = "/tasks", tag = "tasks", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of tasks", body = List<Task>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
@@ -72,7 +72,7 @@ fn missing() -> Error {
 }
 
 /// One task; with `wait` when it has ended.
-#[utoipa::path(get, path = "/tasks/{task}", tag = "tasks",
+#[utoipa::path(get, path = "/tasks/{task}", tag = "tasks", security(("token" = ["viewer"])),
     params(("task" = String, Path, description = "Its id"), Wait), responses(
     (status = 200, description = "The task", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -91,7 +91,7 @@ pub async fn get(
 }
 
 /// Calls a task off. It ends when it can; what it had begun is undone.
-#[utoipa::path(delete, path = "/tasks/{task}", tag = "tasks",
+#[utoipa::path(delete, path = "/tasks/{task}", tag = "tasks", security(("token" = ["operator"])),
     params(("task" = String, Path, description = "Its id")), responses(
     (status = 202, description = "It will end", body = Task),
     (status = 409, description = "It has ended", body = Problem, content_type = "application/problem+json"),

@@ -14,7 +14,7 @@ use super::lists;
 use crate::daemon::Host;
 
 /// All tokens, without their secrets.
-#[utoipa::path(get, path = "/tokens", tag = "access", params(ListQuery), responses(
+#[utoipa::path(get, path = "/tokens", tag = "access", security(("token" = ["admin"])), params(ListQuery), responses(
     (status = 200, description = "A page of tokens", body = List<Token>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
@@ -28,7 +28,7 @@ pub async fn list(
 }
 
 /// Makes a token. Its secret is told this once.
-#[utoipa::path(post, path = "/tokens", tag = "access", request_body = NewToken, responses(
+#[utoipa::path(post, path = "/tokens", tag = "access", security(("token" = ["admin"])), request_body = NewToken, responses(
     (status = 201, description = "The token and its secret", body = MadeToken),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
@@ -44,7 +44,7 @@ pub async fn create(
 }
 
 /// Takes a token away.
-#[utoipa::path(delete, path = "/tokens/{token}", tag = "access",
+#[utoipa::path(delete, path = "/tokens/{token}", tag = "access", security(("token" = ["admin"])),
     params(("token" = String, Path, description = "Its name or id")), responses(
     (status = 204, description = "It is not taken any more"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]

@@ -35,7 +35,7 @@ fn with_tag(vm: &Vm, revision: u64) -> Response {
 
 /// All guests, the oldest first; as a stream (`Accept: text/event-stream`) first all of them, each as an event `put`, then `ready`, then every change:
 /// `put` with the guest, `delete` with its id.
-#[utoipa::path(get, path = "/vms", tag = "vms", params(ListQuery), responses(
+#[utoipa::path(get, path = "/vms", tag = "vms", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of guests", body = List<Vm>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
@@ -77,7 +77,7 @@ pub struct CreateQuery {
 }
 
 /// Makes a guest. The task's result is the guest.
-#[utoipa::path(post, path = "/vms", tag = "vms", params(CreateQuery), request_body = VmDefinition, responses(
+#[utoipa::path(post, path = "/vms", tag = "vms", security(("token" = ["admin"])), params(CreateQuery), request_body = VmDefinition, responses(
     (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
@@ -114,7 +114,7 @@ fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> Ne
 }
 
 /// One guest.
-#[utoipa::path(get, path = "/vms/{vm}", tag = "vms",
+#[utoipa::path(get, path = "/vms/{vm}", tag = "vms", security(("token" = ["viewer"])),
     params(("vm" = String, Path, description = "Its name or id")), responses(
     (status = 200, description = "The guest", body = Vm, headers(("ETag" = String, description = "What it is a version of"))),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -124,7 +124,7 @@ pub async fn get(State(host): State<Arc<Host>>, _: Viewer, Path(vm): Path<String
 }
 
 /// Changes a guest: a JSON merge patch (RFC 7396) of its definition. What shows only after a start is marked in its status.
-#[utoipa::path(patch, path = "/vms/{vm}", tag = "vms",
+#[utoipa::path(patch, path = "/vms/{vm}", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "Its name or id"),
         ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), Wait),
     request_body(content = Object, content_type = "application/merge-patch+json"), responses(
@@ -179,7 +179,7 @@ pub struct DeleteQuery {
 }
 
 /// Removes a guest with what it has of its own.
-#[utoipa::path(delete, path = "/vms/{vm}", tag = "vms",
+#[utoipa::path(delete, path = "/vms/{vm}", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "Its name or id"),
         ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), DeleteQuery), responses(
     (status = 202, description = "It is being removed", body = Task), (status = 200, description = "The task has ended", body = Task),
@@ -249,7 +249,7 @@ async fn do_verb(
 macro_rules! verbs {
     ($($(#[doc = $doc:literal])+ $name:ident, $path:literal, $verb:ident;)*) => {$(
         $(#[doc = $doc])+
-        #[utoipa::path(post, path = $path, tag = "vms",
+        #[utoipa::path(post, path = $path, tag = "vms", security(("token" = ["operator"])),
             params(("vm" = String, Path, description = "Its name or id"), Wait), responses(
             (status = 202, description = "It is being done", body = Task),
             (status = 200, description = "The task has ended", body = Task),
@@ -269,7 +269,7 @@ macro_rules! verbs {
 macro_rules! closing_verbs {
     ($($(#[doc = $doc:literal])+ $name:ident, $path:literal, $verb:ident;)*) => {$(
         $(#[doc = $doc])+
-        #[utoipa::path(post, path = $path, tag = "vms",
+        #[utoipa::path(post, path = $path, tag = "vms", security(("token" = ["operator"])),
             params(("vm" = String, Path, description = "Its name or id"), Wait), request_body = Close, responses(
             (status = 202, description = "It is being done", body = Task),
             (status = 200, description = "The task has ended", body = Task),
@@ -307,7 +307,7 @@ closing_verbs! {
 }
 
 /// What a running guest uses.
-#[utoipa::path(get, path = "/vms/{vm}/stats", tag = "vms",
+#[utoipa::path(get, path = "/vms/{vm}/stats", tag = "vms", security(("token" = ["viewer"])),
     params(("vm" = String, Path, description = "Its name or id")), responses(
     (status = 200, description = "What it uses", body = Stats),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]

@@ -10,6 +10,7 @@ mod guest;
 mod inputs;
 mod life;
 mod networks;
+mod privileges;
 mod sandbox;
 mod storage;
 

@@ -1,0 +1,80 @@
+//! Every method of the API names the role that it needs, and lets nobody do it who has a lesser one.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::Daemon;
+
+/// The roles, the least first.
+const ROLES: [&str; 3] = ["viewer", "operator", "admin"];
+
+fn description() -> (String, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tessera")).args(["host", "openapi"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value = serde_json::from_str(&text).unwrap();
+    (text, value)
+}
+
+#[test]
+fn the_description_of_the_api_is_the_one_that_was_reviewed() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    let reviewed = std::fs::read_to_string(&golden).unwrap_or_default();
+    let (now, _) = description();
+    assert!(
+        reviewed == now,
+        "the API has changed; if that is meant: tessera host openapi >docs/openapi.json"
+    );
+}
+
+/// The status with which the host answers.
+fn ask(daemon: &Daemon, method: &str, path: &str, secret: &str) -> u16 {
+    let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
+    let body = if method == "GET" { "" } else { "{}" };
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap()
+}
+
+#[test]
+fn nobody_does_what_their_role_does_not_allow() {
+    let daemon = Daemon::start();
+    let secret = |role: &str| daemon.run(&format!("token create {role} --role {role}")).trim().to_owned();
+    let secrets = ROLES.map(secret);
+    let (_, description) = description();
+    let mut walked = 0;
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let role = operation["security"][0]["token"][0].as_str();
+            let role = role.unwrap_or_else(|| panic!("{method} {path} names no role"));
+            let needed = ROLES.iter().position(|known| *known == role).unwrap();
+            // No such thing is there, so that what is allowed does nothing.
+            let real: String = path
+                .split('/')
+                .map(|part| if part.starts_with('{') { "none" } else { part })
+                .collect::<Vec<_>>()
+                .join("/");
+            let method = method.to_uppercase();
+            assert_eq!(ask(&daemon, &method, &real, "tessera_wrong"), 401, "{method} {path}");
+            for (have, secret) in secrets.iter().enumerate() {
+                let status = ask(&daemon, &method, &real, secret);
+                let told = format!("{method} {path} as {}: {status}", ROLES[have]);
+                assert_eq!(status == 403, have < needed, "{told}");
+                assert!(status != 401 && status < 500, "{told}");
+            }
+            walked += 1;
+        }
+    }
+    assert!(walked > 40, "{walked}");
+    assert_eq!(daemon.json("vm ls").as_array().unwrap().len(), 0);
+}
