@@ -68,6 +68,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
     let v1 = OpenApiRouter::new()
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::get, vms::edit, vms::delete))
+        .routes(routes!(vms::clone))
         .routes(routes!(vms::start))
         .routes(routes!(vms::shutdown))
         .routes(routes!(vms::stop))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Id, List, ListQuery, NewTask, Problem, Stats, Task, Verb, Vm, VmDefinition};
+use api::{Id, List, ListQuery, Name, NewTask, Problem, Stats, Task, Verb, Vm, VmDefinition};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -111,6 +111,41 @@ pub async fn create(
 
 fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> NewTask {
     NewTask { action, target: records::path(id), name: name.into(), actor: identity.actor.clone() }
+}
+
+/// What a clone is to be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneAs {
+    /// Its name.
+    pub name: Name,
+}
+
+/// Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own. The task's result is
+/// the new guest.
+#[utoipa::path(post, path = "/vms/{vm}/clone", tag = "vms", security(("token" = ["admin"])),
+    params(("vm" = String, Path, description = "The name or id of the guest to clone"), Wait), request_body = CloneAs, responses(
+    (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn clone(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path(vm): Path<String>,
+    Query(wait): Query<Wait>,
+    Body(wanted): Body<CloneAs>,
+) -> Result<Response> {
+    check(&wait)?;
+    let (source, _) = host.supervisor.find(&vm).await?;
+    let id = Id::new();
+    let new = new_task("vm.clone", id, wanted.name.as_str(), &identity);
+    let doing = Arc::clone(&host);
+    let work = move |work| async move {
+        let progress = Arc::new(crate::daemon::TaskProgress::new(work));
+        let vm = doing.supervisor.clone_guest(&source, id, wanted.name, &identity.actor, progress).await?;
+        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+    };
+    let task = host.tasks.begin(new, work).await?;
+    accepted(&host, task, &wait).await
 }
 
 /// One guest.

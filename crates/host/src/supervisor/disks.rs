@@ -173,6 +173,52 @@ pub fn make(
     Ok(made)
 }
 
+/// Makes copies of the own disks that guest `from` has for guest `to`.
+///
+/// # Errors
+/// If one of them cannot be made; none of them is there then.
+pub fn copy(
+    pools: &Pools,
+    images: &Images,
+    from: Id,
+    to: Id,
+    disks: &[Disk],
+    progress: &dyn Progress,
+) -> Result<Made, Problem> {
+    let pool = pools.usual()?;
+    let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
+    for (number, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+        let wanted = VolumeDefinition {
+            source: Some(VolumeSource::Volume(own_volume(from, number)?)),
+            size: None,
+            linked: false,
+            ..volume(own_volume(to, number)?, disk)
+        };
+        if let Err(error) = pool.create(&wanted, images, progress) {
+            made.undo();
+            return Err(storage_problem(error));
+        }
+        made.new.push(wanted.name);
+    }
+    Ok(made)
+}
+
+/// A problem if a guest has disks that another one cannot have as well.
+pub fn check_shared(definition: &VmDefinition) -> Result<(), Problem> {
+    for (number, disk) in
+        definition.disks.iter().enumerate().filter(|(_, disk)| !is_own(disk) && !disk.read_only)
+    {
+        let what = match &disk.source {
+            DiskSource::Volume(volume) => format!("the volume {volume}"),
+            DiskSource::File(path) => format!("the file {}", path.display()),
+            _ => continue,
+        };
+        let detail = format!("disk {number} is {what}, which only one guest can write to: take it off first");
+        return Err(Problem::conflict(detail));
+    }
+    Ok(())
+}
+
 /// The volume that is a guest's own disk.
 fn volume(name: Name, disk: &Disk) -> VolumeDefinition {
     let (source, size) = match &disk.source {

@@ -16,7 +16,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use api::{Engine, EngineInfo, Id, Invalid, Problem, Stats, Time, Verb, Vm, VmDefinition, VmState, VmStatus};
+use api::{
+    Engine, EngineInfo, Id, Invalid, Name, Problem, Stats, Time, Verb, Vm, VmDefinition, VmState, VmStatus,
+};
 use storage::images::Store as Images;
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
@@ -216,6 +218,18 @@ impl Supervisor {
     pub async fn create(
         &self,
         id: Id,
+        definition: VmDefinition,
+        actor: &str,
+        progress: Arc<dyn Progress + Send + Sync>,
+    ) -> Result<Vm, Problem> {
+        self.create_of(id, None, definition, actor, progress).await
+    }
+
+    /// Makes a guest whose own disks are copies of those of guest `source`, if there is one.
+    async fn create_of(
+        &self,
+        id: Id,
+        source: Option<Id>,
         mut definition: VmDefinition,
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
@@ -223,7 +237,7 @@ impl Supervisor {
         self.check(&definition, None).await?;
         disks::settle(&mut definition)?;
         self.shared.wires.plug(id, &mut definition, false).await?;
-        let created = self.create_settled(id, definition, actor, progress).await;
+        let created = self.create_settled(id, source, definition, actor, progress).await;
         if created.is_err() {
             self.shared.wires.unplug(id).await;
         }
@@ -233,6 +247,7 @@ impl Supervisor {
     async fn create_settled(
         &self,
         id: Id,
+        source: Option<Id>,
         definition: VmDefinition,
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
@@ -252,7 +267,10 @@ impl Supervisor {
             },
         };
         let (shared, disks) = (Arc::clone(&self.shared), vm.definition.disks.clone());
-        let make = move || disks::make(&shared.pools, &shared.images, id, &[], &disks, &*progress);
+        let make = move || match source {
+            Some(source) => disks::copy(&shared.pools, &shared.images, source, id, &disks, &*progress),
+            None => disks::make(&shared.pools, &shared.images, id, &[], &disks, &*progress),
+        };
         let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|error| Problem::internal(error.to_string()))??;
         let record = Record { vm, wanted: false };
@@ -274,6 +292,33 @@ impl Supervisor {
                 Err(store_problem(error))
             }
         }
+    }
+
+    /// Makes a guest that is as another one that does not run: with copies of its own disks, and with hardware and IP addresses of its
+    /// own.
+    ///
+    /// # Errors
+    /// If the other one runs, has a volume that only one guest can write to, or the new name is taken.
+    pub async fn clone_guest(
+        &self,
+        source: &Vm,
+        id: Id,
+        name: Name,
+        actor: &str,
+        progress: Arc<dyn Progress + Send + Sync>,
+    ) -> Result<Vm, Problem> {
+        if source.status.state.is_alive() {
+            let (name, state) = (&source.definition.name, source.status.state.word());
+            return Err(Problem::conflict(format!(
+                "{name} is {state}: only one that does not run can be cloned"
+            )));
+        }
+        let mut definition = VmDefinition { name, ..source.definition.clone() };
+        for nic in &mut definition.nics {
+            (nic.mac, nic.address, nic.address6) = (None, None, None);
+        }
+        disks::check_shared(&definition)?;
+        self.create_of(id, Some(source.id), definition, actor, progress).await
     }
 
     /// Asks a guest for something, and waits until it is done.

@@ -31,6 +31,15 @@ pub enum VmCommand {
     },
     /// Make a guest
     Create(Box<CreateArgs>),
+    /// Make a guest as one that does not run, with copies of its disks
+    Clone {
+        /// The guest to clone
+        vm: String,
+        /// The new one's name
+        name: api::Name,
+        #[command(flatten)]
+        wait: WaitOption,
+    },
     /// Start guests
     Start(VerbArgs),
     /// Ask guests to power themselves off
@@ -206,6 +215,7 @@ impl VmCommand {
                 output.one(&client.get(&format!("/vms/{}", segment(&vm)?), &[]).await?)
             }
             VmCommand::Create(args) => args.execute(&client).await,
+            VmCommand::Clone { vm, name, wait } => clone(&client, &vm, &name, wait).await,
             VmCommand::Start(args) => each(&client, &args, "start", "runs", None).await,
             VmCommand::Stop(args) => each(&client, &args, "stop", "does not run", None).await,
             VmCommand::Reset(args) => each(&client, &args, "reset", "has been reset", None).await,
@@ -326,6 +336,13 @@ async fn each(client: &Client, args: &VerbArgs, verb: &str, what: &str, body: Op
         Ok(())
     })
     .await
+}
+
+async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) -> Result<()> {
+    let path = format!("/vms/{}/clone", segment(vm)?);
+    let task = change(client, Method::POST, &path, &[], Some(&json!({ "name": name })), wait).await?;
+    done(name.as_str(), "has been made", &task);
+    Ok(())
 }
 
 async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {

@@ -2,6 +2,7 @@
 //! instructions, so that one starts in milliseconds.
 
 mod agent;
+mod crash;
 mod daemon;
 mod demo;
 #[path = "../../../vmm/tests/machine/guest.rs"]

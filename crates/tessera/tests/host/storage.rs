@@ -81,6 +81,37 @@ fn a_guest_made_from_an_image_keeps_only_what_differs_and_leaves_nothing() {
 }
 
 #[test]
+fn a_clone_has_what_the_other_had_and_goes_its_own_way() {
+    let daemon = Daemon::start();
+    daemon.image("first");
+    daemon.run(
+        "vm create a --image tiny --new-disk 1M --memory 128M --engine soft --net user --start --no-restart",
+    );
+    let (status, line) = daemon.fails("vm clone a b");
+    assert!(status == Some(5) && line.contains("only one that does not run"), "{line}");
+    daemon.eventually("it has written and powered off", |daemon| daemon.state_of("a") == "stopped");
+    let before = daemon.own_disks();
+    daemon.run("vm clone a b");
+    let new: Vec<_> = daemon.own_disks().into_iter().filter(|name| !before.contains(name)).collect();
+    assert_eq!((before.len(), new.len()), (2, 2));
+    assert_eq!(daemon.contents(&new[0]), daemon.contents(&before[0]));
+    let (a, b) = (daemon.vm("a"), daemon.vm("b"));
+    assert_ne!(a["nics"][0]["mac"], b["nics"][0]["mac"]);
+    daemon.run("vm start b");
+    daemon.eventually("it runs, too", |daemon| daemon.state_of("b") == "stopped");
+    assert_ne!(daemon.contents(&new[0]), daemon.contents(&before[0]), "each writes what comes to its mind");
+    assert_eq!(daemon.fails("vm clone a b").0, Some(5), "the name is taken");
+    assert_eq!(daemon.own_disks().len(), 4);
+    daemon.run("volume create data --size 1M");
+    let kernel = daemon.kernel("k", &waits());
+    daemon.run(&format!("vm create c --kernel {kernel} --memory 32M --volume data"));
+    let (status, line) = daemon.fails("vm clone c d");
+    assert!(status == Some(5) && line.contains("only one guest can write"), "{line}");
+    daemon.run("vm delete a b c");
+    assert_eq!(daemon.own_disks(), Vec::<String>::new());
+}
+
+#[test]
 fn what_is_uploaded_a_guest_reads_and_what_it_writes_is_downloaded() {
     let daemon = Daemon::start();
     daemon.image("");
