@@ -12,6 +12,7 @@ mod name;
 mod problem;
 mod quantity;
 mod task;
+mod template;
 mod vm;
 
 pub use access::{MadeToken, NewToken, Role, Token};
@@ -25,6 +26,7 @@ pub use name::{ImageName, Name, NameError};
 pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
 pub use task::{NewTask, Task, TaskState};
+pub use template::{NewTemplate, Template};
 pub use vm::{
     Autostart, Boot, CloudInit, DEFAULT_MEMORY, Disk, DiskFormat, DiskSource, Ending, Engine, Network, Nic,
     OnEnd, PortForward, Protocol, Stats, User, VERBS, Verb, Vm, VmDefinition, VmState, VmStatus, VolumeName,

@@ -31,6 +31,9 @@ pub struct VmDefinition {
     /// Words to find it by.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The template that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Name>,
     /// How many processors it has.
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 254)]
@@ -476,6 +479,7 @@ impl VmDefinition {
             name,
             description: String::new(),
             labels: BTreeMap::new(),
+            template: None,
             cpus: one(),
             memory: DEFAULT_MEMORY,
             engine: Engine::default(),

@@ -14,6 +14,7 @@ mod metrics;
 mod networks;
 mod pools;
 mod tasks;
+mod templates;
 mod tokens;
 mod vms;
 
@@ -99,6 +100,8 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(pools::convert))
         .routes(routes!(pools::wipe))
         .routes(routes!(pools::upload, pools::download))
+        .routes(routes!(templates::list, templates::create))
+        .routes(routes!(templates::get, templates::delete))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete));
     let (router, description) = OpenApiRouter::with_openapi(description)

@@ -72,6 +72,8 @@ pub struct CreateQuery {
     /// Start it when it has been made.
     #[serde(default)]
     pub start: bool,
+    /// The template that says what the request does not: the request is a JSON merge patch (RFC 7396) of the template's definition.
+    pub template: Option<String>,
     /// Wait so long at most until the task has ended: `30s`.
     pub wait: Option<String>,
 }
@@ -84,10 +86,20 @@ pub async fn create(
     State(host): State<Arc<Host>>,
     Admin(identity): Admin,
     Query(query): Query<CreateQuery>,
-    Body(definition): Body<VmDefinition>,
+    Body(body): Body<Value>,
 ) -> Result<Response> {
     let wait = Wait { wait: query.wait };
     check(&wait)?;
+    let definition: VmDefinition = match &query.template {
+        None => read(&body)?,
+        Some(template) => {
+            let template = super::templates::find(&*host.store, template).await?.template;
+            let mut whole = Value::Object(template.definition);
+            merge(&mut whole, body);
+            whole["template"] = json!(template.name);
+            read(&whole)?
+        }
+    };
     host.supervisor.check(&definition, None).await?;
     let id = Id::new();
     let new = new_task("vm.create", id, definition.name.as_str(), &identity);

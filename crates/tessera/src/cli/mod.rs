@@ -12,6 +12,7 @@ mod run;
 mod shell;
 mod stats;
 mod storage;
+mod template;
 mod vm;
 mod vm_create;
 mod vmm;
@@ -54,6 +55,9 @@ enum Command {
     /// Make, change, upload, download and remove the volumes of a host
     #[command(subcommand)]
     Volume(storage::VolumeCommand),
+    /// Make, show and remove templates, which guests are made from
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
     /// Follow the changes that a host makes
     #[command(subcommand)]
     Task(records::TaskCommand),
@@ -82,6 +86,7 @@ impl Cli {
             Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Pool(command) => wait_for(command.execute(&self.host))?,
             Command::Volume(command) => wait_for(command.execute(&self.host))?,
+            Command::Template(command) => wait_for(command.execute(&self.host))?,
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
             Command::Token(command) => wait_for(command.execute(&self.host))?,

@@ -8,6 +8,7 @@ use api::{
 };
 use clap::Args;
 use reqwest::Method;
+use serde_json::Value;
 
 use crate::cli::options::{DiskOption, NetOption, VolumeOption};
 use crate::cli::run::EngineOption;
@@ -20,6 +21,9 @@ use crate::failure::{Failure, Result};
 pub struct CreateArgs {
     /// Its name
     name: Name,
+    /// Begin with what this template says; options change it
+    #[arg(long, value_name = "NAME")]
+    template: Option<Name>,
     /// Its first disk is a copy of this image's, whose kernel it boots
     #[arg(long, value_name = "IMAGE")]
     image: Option<ImageName>,
@@ -32,12 +36,12 @@ pub struct CreateArgs {
     /// The kernel's command line
     #[arg(long, value_name = "TEXT")]
     append: Option<String>,
-    /// The number of processors
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    cpus: u32,
-    /// Memory
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
-    memory: Size,
+    /// The number of processors [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Memory [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
     /// An empty disk of this size (may be repeated)
     #[arg(long = "new-disk", value_name = "SIZE")]
     new_disks: Vec<Size>,
@@ -94,17 +98,36 @@ impl CreateArgs {
     /// Does it.
     pub async fn execute(self, client: &Client) -> Result<()> {
         let definition = self.definition()?;
-        let query = [("start", self.start.to_string())];
-        let task = change(client, Method::POST, "/vms", &query, Some(&body(&definition)?), self.wait).await?;
+        let mut query = vec![("start", self.start.to_string())];
+        let mut body = body(&definition)?;
+        if let Some(template) = &self.template {
+            query.push(("template", template.to_string()));
+            self.leave_holes(&mut body)?;
+        }
+        let task = change(client, Method::POST, "/vms", &query, Some(&body), self.wait).await?;
         done(definition.name.as_str(), if self.start { "runs" } else { "has been made" }, &task);
+        Ok(())
+    }
+
+    /// Takes out what nobody has said: the template says it.
+    fn leave_holes(&self, said: &mut Value) -> Result<()> {
+        let usual = body(&VmDefinition::named(self.name.clone()))?;
+        if let (Value::Object(said), Value::Object(usual)) = (said, usual) {
+            said.retain(|field, value| match field.as_str() {
+                "name" => true,
+                "cpus" => self.cpus.is_some(),
+                "memory" => self.memory.is_some(),
+                _ => usual.get(field) != Some(value),
+            });
+        }
         Ok(())
     }
 
     fn definition(&self) -> Result<VmDefinition> {
         let mut definition = VmDefinition::named(self.name.clone());
         definition.description = self.description.clone();
-        definition.cpus = self.cpus;
-        definition.memory = self.memory;
+        definition.cpus = self.cpus.unwrap_or(definition.cpus);
+        definition.memory = self.memory.unwrap_or(definition.memory);
         definition.engine = match self.engine {
             EngineOption::Auto => Engine::Auto,
             EngineOption::Kvm => Engine::Kvm,

@@ -14,6 +14,7 @@ mod networks;
 mod privileges;
 mod sandbox;
 mod storage;
+mod templates;
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
