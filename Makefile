@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench soak setup-build setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
+.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,6 +51,9 @@ bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
 	cargo rustc --release --package bench --bin bench-guest -- -C target-feature=+crt-static
 	@scripts/tiny-guest $(BUILD)/bench $(dir $(TESSERA))bench-guest
 	cargo run --release --package bench -- $(BENCH)
+
+bench-host: setup-build setup-soak build ## Measure the daemon with a thousand guests (GUESTS=)
+	bench/host $(TESSERA) $(GUESTS)
 
 soak: setup-build setup-image setup-soak build ## Work Debian guests hard for an hour or two (SOAK='day --release 13 --cpus 2', SOAK=reboots)
 	scripts/soak $(TESSERA) $(BUILD)/soak $(SOAK)
