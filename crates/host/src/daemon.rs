@@ -16,7 +16,8 @@ use vmm::engine;
 
 use crate::access::Access;
 use crate::events::{self, Happening};
-use crate::http::{self, Peer};
+use crate::http;
+use crate::http::serve::{Door, Room, serve};
 use crate::machine;
 use crate::paths::{Paths, PathsError};
 use crate::pools::Pools;
@@ -241,22 +242,20 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     for address in &config.listen {
         tcp.push(TcpListener::bind(address).await.map_err(|error| DaemonError::Listen(*address, error))?);
     }
+    more_files();
     let host = Host::open(&config).await?;
     let path = config.socket.clone().unwrap_or_else(|| host.paths.socket());
     let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
-    let service = http::router(Arc::clone(&host)).into_make_service_with_connect_info::<Peer>();
+    let (router, room) = (http::router(Arc::clone(&host)), Arc::new(Room::default()));
     let mut servers = tokio::task::JoinSet::new();
     for listener in tcp {
         if let Ok(address) = listener.local_addr() {
             tracing::info!("listens at http://{address}");
         }
-        let ended = ended(stop.clone());
-        let server = axum::serve(listener, service.clone()).with_graceful_shutdown(ended);
-        servers.spawn(server.into_future());
+        servers.spawn(serve(Door::Tcp(listener), router.clone(), Arc::clone(&room), stop.clone()));
     }
     tracing::info!("listens at {}", path.display());
-    let server = axum::serve(socket, service).with_graceful_shutdown(ended(stop.clone()));
-    servers.spawn(server.into_future());
+    servers.spawn(serve(Door::Unix(socket), router, room, stop.clone()));
     let keeper = tokio::spawn(keep_house(Arc::clone(&host)));
     let pools = tokio::spawn(Arc::clone(host.supervisor.pools()).keep());
     // A sender that is gone says stop as well.
@@ -270,9 +269,13 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     Ok(())
 }
 
-async fn ended(mut stop: watch::Receiver<bool>) {
-    // As above.
-    let _ = stop.wait_for(|stop| *stop).await;
+/// Lets the daemon have as many files open as the system allows: guests and connections take some each.
+fn more_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::warn!("the limit of open files stays: {error}");
+    }
 }
 
 async fn keep_house(host: Arc<Host>) {

@@ -1,15 +1,11 @@
 //! Who a request is from. A handler names the role that it needs by the type of its argument.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::{Problem, Role};
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::header;
 use axum::http::request::Parts;
-use axum::serve::IncomingStream;
-use tokio::net::{TcpListener, UnixListener};
 
 use super::error::Error;
 use crate::access::{Identity, Origin};
@@ -18,20 +14,6 @@ use crate::daemon::Host;
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub Option<Origin>);
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Peer(stream.io().peer_cred().ok().map(|peer| Origin::Local(peer.uid())))
-    }
-}
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        let addresses: Option<(SocketAddr, SocketAddr)> =
-            stream.io().peer_addr().ok().zip(stream.io().local_addr().ok());
-        Peer(addresses.map(|(peer, own)| Origin::Network { peer, own }))
-    }
-}
 
 /// Somebody who may look.
 pub struct Viewer;

@@ -13,6 +13,7 @@ mod lists;
 mod metrics;
 mod networks;
 mod pools;
+pub mod serve;
 mod tasks;
 mod templates;
 mod tokens;
@@ -27,17 +28,20 @@ use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::daemon::Host;
-pub use caller::Peer;
 use error::Error;
 
 /// The longest that a request may wait for a task.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the next part of a body may take.
+const SLOWEST_BODY: Duration = Duration::from_secs(30);
 
 /// The longest body of a request, bytes.
 const LONGEST_BODY: usize = 1 << 20;
@@ -128,6 +132,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(RequestBodyTimeoutLayer::new(SLOWEST_BODY))
         .layer(axum::middleware::from_fn(guard::check))
         .layer(CompressionLayer::new().compress_when(
             // A stream must not wait until a block of the compression is full.

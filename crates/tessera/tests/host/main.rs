@@ -8,6 +8,7 @@ mod demo;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;
+mod hostile;
 mod inputs;
 mod life;
 mod networks;
