@@ -16,6 +16,7 @@ use vmm::engine;
 
 use crate::access::Access;
 use crate::events::{self, Happening};
+use crate::groups::Groups;
 use crate::http;
 use crate::http::serve::{Door, Room, serve};
 use crate::machine;
@@ -152,6 +153,7 @@ impl Host {
         let own = storage::Host { id, name: machine::host_name() };
         let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
         let shared = Shared {
+            groups: Groups::open(id),
             pools: Arc::new(pools),
             images: Images::new(paths.images()),
             paths: paths.clone(),
@@ -264,6 +266,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let _ = tokio::time::timeout(FAREWELL, async { while servers.join_next().await.is_some() {} }).await;
     keeper.abort();
     pools.abort();
+    host.supervisor.close();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);
     Ok(())

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod daemon;
 pub mod events;
+mod groups;
 pub mod http;
 mod machine;
 pub mod paths;

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use vmm::engine;
 
 use crate::events::Happening;
+use crate::groups::Groups;
 use crate::paths::Paths;
 use crate::pools::Pools;
 use crate::records::{self, Record};
@@ -44,6 +45,8 @@ pub struct Shared {
     pub images: Images,
     /// What is known.
     pub store: Arc<dyn Store>,
+    /// The control groups.
+    pub groups: Groups,
     /// The storage pools.
     pub pools: Arc<Pools>,
     /// The networks.
@@ -126,6 +129,7 @@ impl Shared {
     /// Removes the sockets of a process that is gone.
     fn clear_run(&self, id: Id) -> io::Result<()> {
         self.agents.forget(id);
+        self.groups.remove(id);
         match fs::remove_dir_all(self.paths.run(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -376,6 +380,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Leaves nothing of a host without guests that run.
+    pub fn close(&self) {
+        self.shared.groups.close();
+    }
+
     /// The storage pools.
     pub fn pools(&self) -> &Arc<Pools> {
         &self.shared.pools
@@ -442,6 +451,7 @@ impl Supervisor {
     /// Removes files and processes of guests that nobody knows of: they were being made or deleted when a daemon was killed.
     async fn sweep(&self, known: &[records::Versioned]) {
         let known: Vec<_> = known.iter().map(|(record, _)| record.vm.id).collect();
+        self.shared.groups.sweep(&known);
         let (pools, ids) = (Arc::clone(&self.shared.pools), known.clone());
         let folders = [self.shared.paths.vms(), self.shared.paths.state().join("run")];
         let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();

@@ -14,6 +14,23 @@ fn namespace(pid: u64, kind: &str) -> u64 {
     fs::metadata(format!("/proc/{pid}/ns/{kind}")).unwrap().ino()
 }
 
+/// Whether this machine lets us make control groups at all.
+fn groups_can_be_made() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().any(|line| line.contains(" - cgroup") && line.split(' ').nth(5).unwrap().starts_with("rw"))
+}
+
+/// The folders of a control group that are there.
+fn groups_of(group: &str) -> Vec<std::path::PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let places =
+        mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    places
+        .map(|place| std::path::PathBuf::from(format!("{place}{group}")))
+        .filter(|path| path.exists())
+        .collect()
+}
+
 #[test]
 fn a_guests_process_is_locked_in_and_each_is_a_user_of_its_own() {
     let daemon = Daemon::start();
@@ -34,8 +51,14 @@ fn a_guests_process_is_locked_in_and_each_is_a_user_of_its_own() {
         assert_ne!(namespace(a, kind), namespace(b, kind), "{kind}");
     }
     assert_eq!(fs::read_dir(format!("/proc/{a}/root")).unwrap().count(), 0, "an empty folder");
+    let groups = fs::read_to_string(format!("/proc/{a}/cgroup")).unwrap();
+    let (id, host) =
+        (daemon.vm("a")["id"].as_str().unwrap().to_owned(), daemon.json("host info")["id"].clone());
+    let group = format!("/tessera-{}/{id}", host.as_str().unwrap());
+    assert!(groups.contains(&group) || !groups_can_be_made(), "{groups}");
     let user = |pid| status(pid).lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned();
     assert_ne!(user(a), user(b));
     assert!(!user(a).contains("\t0"), "{}", user(a));
     daemon.run("vm stop a b");
+    assert!(groups_of(&group).is_empty(), "{:?}", groups_of(&group));
 }

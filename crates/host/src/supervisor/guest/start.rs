@@ -82,6 +82,7 @@ impl Guest {
         let socket = self.shared.paths.control_socket(self.record.vm.id);
         let process = Process::start(&self.shared.program, &socket, user(self.record.vm.id), &log)
             .map_err(|error| Problem::internal(format!("the guest's process does not start: {error}")))?;
+        self.shared.groups.place(self.record.vm.id, process.pid());
         let Machine { params, files, programs } = machine;
         let made = make(&process, &socket, params, files).await;
         match made {

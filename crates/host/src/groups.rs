@@ -1,0 +1,167 @@
+//! Control groups: each guest's process and its threads in one of their own (cgroups(7)), in version 2 and in every hierarchy of
+//! version 1 that can account for or limit them. What a guest uses is told apart by that, and can be limited.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use api::Id;
+
+/// Controllers of version 1 whose groups need nothing set before a process can be in them.
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "freezer"];
+
+/// The groups of a host's guests.
+#[derive(Debug)]
+pub struct Groups {
+    /// The folder of this host's groups in each hierarchy.
+    folders: Vec<PathBuf>,
+}
+
+/// A hierarchy as it is mounted (proc_pid_mountinfo(5)).
+struct Mount {
+    /// Which part of it is mounted.
+    root: String,
+    place: PathBuf,
+    /// The controllers of a hierarchy of version 1; none is version 2.
+    controllers: Vec<String>,
+}
+
+fn mounts(text: &str) -> Vec<Mount> {
+    let read = |line: &str| {
+        let (first, last) = line.split_once(" - ")?;
+        let mut fields = first.split(' ');
+        let (root, place) = (fields.nth(3)?, fields.next()?);
+        let mut kind = last.split(' ');
+        let controllers = match (kind.next()?, kind.nth(1)?) {
+            ("cgroup2", _) => Vec::new(),
+            ("cgroup", options) => {
+                let known = options.split(',').filter(|option| CONTROLLERS.contains(option));
+                let known: Vec<_> = known.map(str::to_owned).collect();
+                (!known.is_empty()).then_some(known)?
+            }
+            _ => return None,
+        };
+        Some(Mount { root: root.into(), place: place.into(), controllers })
+    };
+    text.lines().filter_map(read).collect()
+}
+
+/// Where this process is in the hierarchy with these controllers (proc_pid_cgroup(5)).
+fn own(text: &str, controllers: &[String]) -> Option<String> {
+    text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (names, path) = (fields.next()?, fields.next()?);
+        let fits = match controllers.first() {
+            None => names.is_empty(),
+            Some(first) => names.split(',').any(|name| name == first),
+        };
+        fits.then(|| path.to_owned())
+    })
+}
+
+/// The folders in which groups of this process's own can be, one for each hierarchy.
+fn places(mounts: &[Mount], cgroup: &str) -> Vec<PathBuf> {
+    let place = |mount: &Mount| {
+        let own = own(cgroup, &mount.controllers)?;
+        let within = Path::new(&own).strip_prefix(&mount.root).ok()?;
+        Some(mount.place.join(within))
+    };
+    let mut places: Vec<_> = mounts.iter().filter_map(place).collect();
+    places.dedup();
+    places
+}
+
+impl Groups {
+    /// The groups of host `host`'s guests, below the group that the daemon is in. Where groups cannot be made, guests have none, and the
+    /// log says why.
+    pub fn open(host: Id) -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let mounts = mounts(&read("/proc/self/mountinfo"));
+        let mut folders = Vec::new();
+        for place in places(&mounts, &read("/proc/self/cgroup")) {
+            let folder = place.join(format!("tessera-{host}"));
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    tracing::info!("guests have no control group in {}: {error}", place.display());
+                }
+                _ => folders.push(folder),
+            }
+        }
+        Self { folders }
+    }
+
+    /// Puts a guest's process into groups of the guest's own.
+    pub fn place(&self, guest: Id, pid: u32) {
+        for folder in &self.folders {
+            let group = folder.join(guest.to_string());
+            let made = match fs::create_dir(&group) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => fs::write(group.join("cgroup.procs"), pid.to_string()),
+            };
+            if let Err(error) = made {
+                tracing::warn!("guest {guest} is not in the control group {}: {error}", group.display());
+            }
+        }
+    }
+
+    /// Removes the groups of a guest whose process is gone.
+    pub fn remove(&self, guest: Id) {
+        for folder in &self.folders {
+            let group = folder.join(guest.to_string());
+            if let Err(error) = fs::remove_dir(&group)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!("the control group {} stays: {error}", group.display());
+            }
+        }
+    }
+
+    /// Removes the host's own groups, if it has no guests that run: they are found again otherwise.
+    pub fn close(&self) {
+        for folder in &self.folders {
+            // It is not empty then.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+
+    /// Removes the groups of guests that are not among `known`.
+    pub fn sweep(&self, known: &[Id]) {
+        for entry in self.folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
+            if let Some(id) = id.filter(|id| !known.contains(id)) {
+                self.remove(id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_2_alone_is_found() {
+        let mounts = mounts("30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
+        let places = places(&mounts, "0::/system.slice/tessera.service\n");
+        assert_eq!(places, [PathBuf::from("/sys/fs/cgroup/system.slice/tessera.service")]);
+    }
+
+    #[test]
+    fn hierarchies_of_version_1_are_found_where_they_are_mounted() {
+        let text = "31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+                    32 30 0:28 /jail /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                    33 30 0:29 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n\
+                    34 30 0:30 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                    35 30 0:31 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                    36 30 0:32 / /proc rw - proc proc rw\n";
+        let own = "5:cpuset:/x\n4:memory:/jail/b\n3:cpu,cpuacct:/a\n1:name=systemd:/s\n0::/\n";
+        let wanted = ["/sys/fs/cgroup/cpu/a", "/sys/fs/cgroup/memory/b", "/sys/fs/cgroup/unified"];
+        assert_eq!(places(&mounts(text), own), wanted.map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_part_that_is_mounted_elsewhere_is_left_alone() {
+        let mounts = mounts("32 30 0:28 /other /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
+        assert!(places(&mounts, "4:memory:/jail\n").is_empty());
+    }
+}
