@@ -3,6 +3,7 @@
 
 mod access;
 mod agent;
+mod device;
 mod event;
 mod host;
 mod id;
@@ -17,6 +18,9 @@ mod vm;
 
 pub use access::{MadeToken, NewToken, Role, Token};
 pub use agent::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword};
+pub use device::{
+    Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
+};
 pub use event::Event;
 pub use host::{EngineInfo, HostInfo};
 pub use id::Id;
@@ -28,9 +32,8 @@ pub use quantity::{Size, SizeError};
 pub use task::{NewTask, Task, TaskState};
 pub use template::{NewTemplate, Template};
 pub use vm::{
-    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Disk, DiskFormat, DiskSource, Ending, Engine, Network, Nic,
-    OnEnd, PortForward, Protocol, Stats, User, VERBS, Verb, Vm, VmDefinition, VmState, VmStatus, VolumeName,
-    default_pool,
+    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Ending, Engine, OnEnd, Stats, User, VERBS, Verb, Vm,
+    VmDefinition, VmState, VmStatus,
 };
 
 /// A moment: RFC 3339 in JSON.
