@@ -33,6 +33,9 @@ pub struct HostInfo {
     pub storage: Size,
     /// Room on it that is free.
     pub storage_available: Size,
+    /// Where the page and the API are for other programs than those of this machine's socket.
+    #[serde(default)]
+    pub pages: Vec<String>,
     /// What executes guests here, and why.
     pub engine: EngineInfo,
     /// Guests there are.

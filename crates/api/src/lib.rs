@@ -16,7 +16,10 @@ mod task;
 mod template;
 mod vm;
 
-pub use access::{MadeToken, NewToken, Role, Token};
+pub use access::{
+    Account, AccountChange, AuditEntry, Bound, Login, LoginLink, MadeToken, NewAccount, NewToken,
+    PasswordChange, Role, Session, Token,
+};
 pub use agent::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword};
 pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,

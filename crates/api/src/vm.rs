@@ -340,7 +340,7 @@ impl VmDefinition {
 
     /// What is wrong with it, as far as it can be told without looking at the host.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong = Vec::new();
+        let mut wrong = crate::access::check_labels("/labels", &self.labels);
         let mut say = |pointer: String, value: Value, detail: &str| {
             wrong.push(Invalid::new(pointer, value, detail));
         };
@@ -359,14 +359,6 @@ impl VmDefinition {
         }
         if self.description.len() > 4096 {
             say("/description".into(), Value::Null, "a description has at most 4096 bytes");
-        }
-        for (key, value) in &self.labels {
-            let short = (1..=63).contains(&key.len()) && value.len() <= 255;
-            if !short || !key.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
-                let detail =
-                    "a label's key has 1 to 63 letters, digits and . _ -, its value at most 255 bytes";
-                say("/labels".into(), key.chars().take(80).collect::<String>().into(), detail);
-            }
         }
         if self.boot.command_line.as_ref().is_some_and(|line| line.len() > 2047 || line.contains('\0')) {
             say("/boot/command_line".into(), Value::Null, "at most 2047 bytes, none of them zero");

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::{HostInfo, Id, Size, Time, VmState};
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use vmm::engine;
 
 use crate::access::Access;
+use crate::audit::Audit;
 use crate::events::{self, Happening};
 use crate::groups::Groups;
 use crate::http;
@@ -26,6 +27,7 @@ use crate::records;
 use crate::store::{Sqlite, Store, StoreError, Transaction};
 use crate::supervisor::{Agents, Shared, Supervisor};
 use crate::tasks::{Tasks, Work};
+use crate::tls::{Certificates, Given, TlsError};
 use crate::wires::Wires;
 
 /// How often old events are forgotten.
@@ -41,12 +43,16 @@ const SELF: &str = "host";
 pub struct Config {
     /// Where it keeps things.
     pub state: PathBuf,
-    /// Where it listens for TCP: loopback addresses.
+    /// Where it listens for TCP; other addresses than loopback ones with TLS.
     pub listen: Vec<SocketAddr>,
     /// Where its Unix socket is, if not in its folder.
     pub socket: Option<PathBuf>,
     /// The program whose `vmm` is a guest's process.
     pub program: PathBuf,
+    /// What those are shown who connect from elsewhere, in place of a certificate of the host's own authority.
+    pub certificate: Option<Given>,
+    /// Is told where the page is, once it can be opened.
+    pub announce: fn(&[String]),
 }
 
 /// The daemon cannot start or go on.
@@ -61,12 +67,15 @@ pub enum DaemonError {
     /// Another daemon has the folder.
     #[error("{0}: another daemon uses this folder; give this one a folder of its own with --state-dir")]
     InUse(PathBuf),
+    /// Its audit log.
+    #[error("{0}: the audit log cannot be written: {1}")]
+    Audit(PathBuf, io::Error),
     /// It cannot listen there.
     #[error("--listen {0}: {1}")]
     Listen(SocketAddr, io::Error),
-    /// It may not listen there.
-    #[error("--listen {0}: only loopback addresses can be served so far: there is no TLS yet")]
-    NotLoopback(SocketAddr),
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Its socket.
     #[error("--socket {0}: {1}")]
     Socket(PathBuf, io::Error),
@@ -99,6 +108,12 @@ pub struct Host {
     pub supervisor: Arc<Supervisor>,
     /// Who may do what.
     pub access: Access,
+    /// Where the page is.
+    pages: OnceLock<Vec<String>>,
+    /// Who did what.
+    pub(crate) audit: Audit,
+    /// What shows that this is the host.
+    pub certificates: Arc<Certificates>,
 }
 
 /// A task that tells its progress as the storage does.
@@ -149,6 +164,9 @@ impl Host {
         let store: Arc<dyn Store> = Arc::new(opened?);
         let told = |error| DaemonError::Store(database.clone(), error);
         let (id, booted) = introduce(&*store).await.map_err(told)?;
+        let audit = Audit::open(&paths.audit()).map_err(|error| DaemonError::Audit(paths.audit(), error))?;
+        let certificates =
+            Certificates::open(&paths.tls(), id, &machine::host_name(), config.certificate.clone())?;
         let choice = engine::choose(engine::Kind::Auto)?;
         let own = storage::Host { id, name: machine::host_name() };
         let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
@@ -171,6 +189,9 @@ impl Host {
             tasks: Tasks::new(Arc::clone(&store)),
             supervisor: Arc::new(Supervisor::new(shared)),
             access: Access::new(Arc::clone(&store)),
+            pages: OnceLock::new(),
+            audit,
+            certificates: Arc::new(certificates),
             store,
         };
         host.recover(booted).await.map_err(told)?;
@@ -212,6 +233,7 @@ impl Host {
             memory_available,
             storage,
             storage_available,
+            pages: self.pages.get().cloned().unwrap_or_default(),
             engine: self.supervisor.engine(),
             vms: records.len() as u32,
             vms_running: running.iter().filter(|vm| vm.status.state == VmState::Running).count() as u32,
@@ -237,9 +259,6 @@ async fn introduce(store: &dyn Store) -> Result<(Id, bool), StoreError> {
 /// # Errors
 /// If the daemon cannot start.
 pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
-    if let Some(address) = config.listen.iter().find(|address| !address.ip().is_loopback()) {
-        return Err(DaemonError::NotLoopback(*address));
-    }
     let mut tcp = Vec::new();
     for address in &config.listen {
         tcp.push(TcpListener::bind(address).await.map_err(|error| DaemonError::Listen(*address, error))?);
@@ -250,12 +269,22 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
     let (router, room) = (http::router(Arc::clone(&host)), Arc::new(Room::default()));
     let mut servers = tokio::task::JoinSet::new();
+    let mut pages = Vec::new();
     for listener in tcp {
-        if let Ok(address) = listener.local_addr() {
-            tracing::info!("listens at http://{address}");
-        }
-        servers.spawn(serve(Door::Tcp(listener), router.clone(), Arc::clone(&room), stop.clone()));
+        let address = listener.local_addr().map_err(|error| DaemonError::Socket(path.clone(), error))?;
+        let loopback = address.ip().is_loopback();
+        let certificates = || Arc::clone(&host.certificates);
+        let door = if loopback { Door::Tcp(listener) } else { Door::Tls(listener, certificates()) };
+        let place = match address.ip().is_unspecified() {
+            true => format!("{}:{}", machine::host_name(), address.port()),
+            false => address.to_string(),
+        };
+        pages.push(format!("{}://{place}/", if loopback { "http" } else { "https" }));
+        servers.spawn(serve(door, router.clone(), Arc::clone(&room), stop.clone()));
     }
+    (config.announce)(&pages);
+    // Nobody has set them before.
+    let _ = host.pages.set(pages);
     tracing::info!("listens at {}", path.display());
     servers.spawn(serve(Door::Unix(socket), router, room, stop.clone()));
     let keeper = tokio::spawn(keep_house(Arc::clone(&host)));
@@ -286,6 +315,9 @@ async fn keep_house(host: Arc<Host>) {
         tokio::time::sleep(HOUSEKEEPING).await;
         if let Err(error) = events::trim(&*host.store).await {
             tracing::warn!("old events cannot be forgotten: {error}");
+        }
+        if let Err(problem) = host.access.forget_old_sessions().await {
+            tracing::warn!("old sessions cannot be forgotten: {}", problem.detail);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! it.
 
 pub mod access;
+mod audit;
 pub mod daemon;
 pub mod events;
 mod groups;
@@ -13,4 +14,5 @@ pub mod records;
 pub mod store;
 pub mod supervisor;
 pub mod tasks;
+pub mod tls;
 pub mod wires;

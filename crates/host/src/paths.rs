@@ -6,6 +6,8 @@
 //! STATE/vms/ID/               a guest's own disks, its console log, its process's log
 //! STATE/run/ID/               sockets of a guest that runs
 //! STATE/networks/             leases
+//! STATE/audit/               who did what from where
+//! STATE/tls/                 the host's own certificate authority
 //! STATE/host.sock             the API for this machine
 //! ```
 
@@ -56,7 +58,7 @@ impl Paths {
             return Err(PathsError::TooLong(state));
         }
         let paths = Paths { state };
-        for folder in ["images", "vms", "run", "networks"] {
+        for folder in ["images", "vms", "run", "networks", "audit", "tls"] {
             make(&paths.state.join(folder)).map_err(told)?;
         }
         for folder in [paths.state.clone(), paths.networks()] {
@@ -73,6 +75,16 @@ impl Paths {
     /// The database.
     pub fn database(&self) -> PathBuf {
         self.state.join("host.db")
+    }
+
+    /// The record of who did what from where.
+    pub fn audit(&self) -> PathBuf {
+        self.state.join("audit")
+    }
+
+    /// The certificate authority.
+    pub fn tls(&self) -> PathBuf {
+        self.state.join("tls")
     }
 
     /// What the networks keep. The DHCP server, which is no root, must be able to pass through to it.

@@ -17,9 +17,10 @@ use super::caller::Viewer;
 use super::error::Result;
 use super::input::Query;
 use super::lists;
+use super::scope::Theirs;
 use crate::daemon::Host;
-use crate::events;
 use crate::store::{Revision, Update};
+use crate::{events, records};
 
 /// How often something is sent to a watcher to whom nothing happens, so that both notice when the other is gone.
 const PULSE: Duration = Duration::from_secs(15);
@@ -44,23 +45,32 @@ pub fn last_seen(headers: &HeaderMap) -> Option<Revision> {
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
     State(host): State<Arc<Host>>,
-    _: Viewer,
+    Viewer(identity): Viewer,
     headers: HeaderMap,
     Query(query): Query<ListQuery>,
 ) -> Result<Response> {
+    let theirs = Theirs::of(&host, &identity).await?;
     if wants_stream(&headers) {
         let snapshot = match last_seen(&headers) {
             Some(after) => events::since(&*host.store, after).await?,
             None => (Vec::new(), host.store.list("revision-only/").await?.1),
         };
-        let first = snapshot.0.iter().filter_map(|event| sent("event", event.number, event)).collect();
-        let show = |update: &Update| {
+        let seen = snapshot.0.iter().filter(|event| theirs.has(&event.target));
+        let first = seen.filter_map(|event| sent("event", event.number, event)).collect();
+        let show = move |update: &Update| {
+            if update.key.starts_with(records::PREFIX) {
+                theirs.change(update);
+            }
+            if !update.key.starts_with(events::PREFIX) {
+                return None;
+            }
             let event = events::read(update.revision, update.value.as_deref()?).ok()?;
-            sent("event", update.revision, &event)
+            theirs.has(&event.target).then(|| sent("event", update.revision, &event))?
         };
-        return stream(&host, first, snapshot.1, events::PREFIX, show).await;
+        return stream(&host, first, snapshot.1, show).await;
     }
-    let (events, revision) = events::since(&*host.store, 0).await?;
+    let (mut events, revision) = events::since(&*host.store, 0).await?;
+    events.retain(|event| theirs.has(&event.target));
     Ok(axum::Json(lists::page(events, &query, revision)?).into_response())
 }
 
@@ -69,8 +79,8 @@ pub fn sent(kind: &str, revision: Revision, data: &impl serde::Serialize) -> Opt
     Sent::default().event(kind).id(revision.to_string()).json_data(data).ok()
 }
 
-/// A stream that begins with `first`, which is everything up to revision `after`, and goes on with what `show` makes of each change under
-/// `prefix`. One that cannot keep up is ended: it begins anew and misses nothing.
+/// A stream that begins with `first`, which is everything up to revision `after`, and goes on with what `show` makes of each change. One
+/// that cannot keep up is ended: it begins anew and misses nothing.
 ///
 /// # Errors
 /// If the store does not remember what happened after that revision.
@@ -78,13 +88,12 @@ pub async fn stream(
     host: &Host,
     first: Vec<Sent>,
     after: Revision,
-    prefix: &'static str,
     show: impl Fn(&Update) -> Option<Sent> + Send + Sync + 'static,
 ) -> Result<Response> {
     let mut watch = host.store.watch(after).await?;
     let (out, stream) = mpsc::channel::<std::result::Result<Sent, Infallible>>(WAITING);
     tokio::spawn(async move {
-        let missed = watch.missed.iter().filter(|update| update.key.starts_with(prefix)).filter_map(&show);
+        let missed = watch.missed.iter().filter_map(&show);
         let ready = Sent::default().event("ready").id(after.to_string()).data("{}");
         for event in first.into_iter().chain(missed.collect::<Vec<_>>()).chain([ready]) {
             if out.send(Ok(event)).await.is_err() {
@@ -100,7 +109,7 @@ pub async fn stream(
                 Ok(commit) => commit,
                 Err(broadcast::error::RecvError::Lagged(_) | broadcast::error::RecvError::Closed) => return,
             };
-            for update in commit.iter().filter(|update| update.key.starts_with(prefix)) {
+            for update in commit.iter() {
                 if let Some(event) = show(update)
                     && out.send(Ok(event)).await.is_err()
                 {

@@ -2,17 +2,20 @@
 
 use api::Problem;
 use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::caller::peer;
 use super::error::Error;
 
 /// Refuses requests of pages that are not this host's own (by `Origin` and `Sec-Fetch-Site`), and names that somebody else's
-/// name server gives to a loopback address (by `Host`).
+/// name server gives to a loopback address (by `Host`). Over TLS, which is not for loopback addresses, a name has to be in the certificate.
 pub async fn check(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    if foreign(headers) {
+    let secure = peer(request.extensions()).is_some_and(|peer| peer.secure);
+    let shows = *request.method() == Method::GET && !request.uri().path().starts_with("/api/");
+    // Anybody may lead people to the page; what it then asks for comes from this host.
+    if !shows && foreign(request.headers(), secure) {
         let detail = "the request comes from a page that is not this host's";
         return Error(Problem::new(403, "Not allowed", detail)).into_response();
     }
@@ -23,7 +26,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str
     headers.get(name)?.to_str().ok()
 }
 
-fn foreign(headers: &HeaderMap) -> bool {
+fn foreign(headers: &HeaderMap, secure: bool) -> bool {
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     if matches!(site, Some("cross-site" | "same-site")) {
         return true;
@@ -33,9 +36,9 @@ fn foreign(headers: &HeaderMap) -> bool {
         // Only a browser says where its page is from; what it says has to be where it asks.
         Some(origin) => {
             let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-            own != Some(host) || !literal(host)
+            own != Some(host) || !(secure || literal(host))
         }
-        None => site.is_some() && !literal(host),
+        None => site.is_some() && !(secure || literal(host)),
     }
 }
 
@@ -68,7 +71,7 @@ mod tests {
             &[("host", "[::1]:7443"), ("origin", "https://[::1]:7443")],
             &[("host", "localhost:7443"), ("sec-fetch-site", "none")],
         ] {
-            assert!(!foreign(&headers(good)), "{good:?}");
+            assert!(!foreign(&headers(good), false), "{good:?}");
         }
         for bad in [
             &[("host", "localhost:7443"), ("origin", "http://evil.example")][..],
@@ -77,7 +80,7 @@ mod tests {
             &[("host", "evil.example:7443"), ("origin", "http://evil.example:7443")],
             &[("host", "evil.example:7443"), ("sec-fetch-site", "same-origin")],
         ] {
-            assert!(foreign(&headers(bad)), "{bad:?}");
+            assert!(foreign(&headers(bad), false), "{bad:?}");
         }
     }
 }

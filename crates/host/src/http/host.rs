@@ -25,3 +25,10 @@ pub async fn ready(host: Arc<Host>) -> (StatusCode, &'static str) {
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store cannot be read\n"),
     }
 }
+
+/// The certificate of the host's authority. Whoever trusts it trusts this host: it is good for something only where it came by a way that
+/// is trusted.
+pub async fn authority(State(host): State<Arc<Host>>) -> impl axum::response::IntoResponse {
+    let kind = [(axum::http::header::CONTENT_TYPE, "application/x-pem-file")];
+    (kind, host.certificates.authority().to_owned())
+}

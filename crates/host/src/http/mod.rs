@@ -1,6 +1,7 @@
 //! The REST API, `/api/v1`. Handlers say what HTTP has to do with it; what is done is done elsewhere.
 
 mod agent;
+mod audit;
 mod caller;
 mod console;
 mod error;
@@ -13,10 +14,13 @@ mod lists;
 mod metrics;
 mod networks;
 mod pools;
+mod scope;
 pub mod serve;
+mod session;
 mod tasks;
 mod templates;
 mod tokens;
+mod users;
 mod vms;
 
 use std::sync::Arc;
@@ -63,7 +67,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
     let mut description = Description::openapi();
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("A token of this host. On its Unix socket and loopback address, root needs none."))
+        .description(Some("A token of this host. On its Unix socket and loopback address, root needs none. A browser shows the cookie of POST /session in its place."))
         .build();
     description
         .components
@@ -107,7 +111,13 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(tokens::list, tokens::create))
-        .routes(routes!(tokens::delete));
+        .routes(routes!(tokens::delete))
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::get, users::edit, users::delete))
+        .routes(routes!(session::get, session::log_in, session::log_out))
+        .routes(routes!(session::password))
+        .routes(routes!(session::link))
+        .routes(routes!(audit::list));
     let (router, description) = OpenApiRouter::with_openapi(description)
         .nest("/api/v1", v1)
         .routes(routes!(metrics::get))
@@ -127,12 +137,16 @@ pub fn router(host: Arc<Host>) -> Router {
     let ready = Arc::clone(&host);
     router
         .route("/api/v1/openapi.json", get(move || async move { axum::Json((*description).clone()) }))
+        .route(crate::access::LINK_PATH, get(session::open))
+        .route("/ca.pem", get(host::authority))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(move || host::ready(ready)))
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(LONGEST_BODY))
         .layer(RequestBodyTimeoutLayer::new(SLOWEST_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), audit::record))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), caller::identify))
         .layer(axum::middleware::from_fn(guard::check))
         .layer(CompressionLayer::new().compress_when(
             // A stream must not wait until a block of the compression is full.

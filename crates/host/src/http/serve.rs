@@ -17,13 +17,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tower::ServiceExt;
 
 use super::caller::Peer;
 use crate::access::Origin;
+use crate::tls::Certificates;
 
 /// How long the head of a request may take, and how long a connection may stay without another one.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,7 +44,7 @@ enum Whose {
 }
 
 fn whose(peer: Peer) -> Whose {
-    match peer.0 {
+    match peer.origin {
         Some(Origin::Local(user)) => Whose::User(user),
         Some(Origin::Network { peer, .. }) => Whose::Address(peer.ip()),
         None => Whose::Nobody,
@@ -120,8 +121,10 @@ impl Drop for Leaving {
 pub enum Door {
     /// On this machine.
     Unix(UnixListener),
-    /// From the network.
+    /// On this machine, at a loopback address.
     Tcp(TcpListener),
+    /// From the network, encrypted.
+    Tls(TcpListener, Arc<Certificates>),
 }
 
 /// A connection, wherever it comes from.
@@ -132,18 +135,50 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
+/// A connection as it comes in.
+enum Accepted {
+    Plain(Stream),
+    Tls(TcpStream, Arc<Certificates>),
+}
+
+impl Accepted {
+    /// The connection when it can be talked over; nothing if they never get so far.
+    async fn ready(self) -> Option<Stream> {
+        let (stream, certificates) = match self {
+            Accepted::Plain(stream) => return Some(stream),
+            Accepted::Tls(stream, certificates) => (stream, certificates),
+        };
+        let acceptor = certificates.acceptor(stream.local_addr().ok()?.ip());
+        let acceptor = acceptor.inspect_err(|error| tracing::warn!("a connection: {error}")).ok()?;
+        match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => Some(Box::new(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!("a connection: {error}");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
 impl Door {
-    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Door::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let origin = stream.peer_cred().ok().map(|peer| Origin::Local(peer.uid()));
-                Ok((Box::new(stream), Peer(origin)))
+                Ok((Accepted::Plain(Box::new(stream)), Peer { origin, secure: false }))
             }
             Door::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 let origin = stream.local_addr().ok().map(|own| Origin::Network { peer, own });
-                Ok((Box::new(stream), Peer(origin)))
+                Ok((Accepted::Plain(Box::new(stream)), Peer { origin, secure: false }))
+            }
+            Door::Tls(listener, certificates) => {
+                let (stream, peer) = listener.accept().await?;
+                let own = stream.local_addr().ok();
+                let origin = own.map(|own| Origin::Network { peer, own });
+                Ok((Accepted::Tls(stream, Arc::clone(certificates)), Peer { origin, secure: true }))
             }
         }
     }
@@ -159,7 +194,7 @@ pub async fn serve(door: Door, router: Router, room: Arc<Room>, mut stop: watch:
             accepted = door.accept() => accepted,
         };
         while connections.try_join_next().is_some() {}
-        let (stream, peer) = match accepted {
+        let (accepted, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("a connection cannot be taken in: {error}");
@@ -174,7 +209,7 @@ pub async fn serve(door: Door, router: Router, room: Arc<Room>, mut stop: watch:
         let id = room.next.fetch_add(1, Ordering::Relaxed);
         let asked = Arc::new(AtomicBool::new(false));
         let leaving = Leaving { room: Arc::clone(&room), whose, id };
-        let serving = connection(stream, peer, router.clone(), Arc::clone(&asked), stop.clone());
+        let serving = connection(accepted, peer, router.clone(), Arc::clone(&asked), stop.clone());
         // It cannot leave before it is in.
         let mut guests = room.lock();
         let task = connections.spawn(async move {
@@ -188,12 +223,13 @@ pub async fn serve(door: Door, router: Router, room: Arc<Room>, mut stop: watch:
 
 /// Serves one connection to its end.
 async fn connection(
-    stream: Stream,
+    accepted: Accepted,
     peer: Peer,
     router: Router,
     asked: Arc<AtomicBool>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let Some(stream) = accepted.ready().await else { return };
     let service = service_fn(move |mut request: Request<Incoming>| {
         asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(peer));

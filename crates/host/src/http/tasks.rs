@@ -13,6 +13,7 @@ use utoipa::IntoParams;
 use super::caller::{Operator, Viewer};
 use super::error::{Error, Result};
 use super::input::{Query, duration};
+use super::scope::Theirs;
 use super::{LONGEST_WAIT, lists};
 use crate::daemon::Host;
 
@@ -59,10 +60,12 @@ pub fn check(wait: &Wait) -> Result<()> {
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
     State(host): State<Arc<Host>>,
-    _: Viewer,
+    Viewer(identity): Viewer,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<List<Value>>> {
+    let theirs = Theirs::of(&host, &identity).await?;
     let (mut tasks, revision) = host.tasks.list().await?;
+    tasks.retain(|task| theirs.has(&task.target));
     tasks.reverse();
     Ok(axum::Json(lists::page(tasks, &query, revision)?))
 }

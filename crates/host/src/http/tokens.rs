@@ -36,11 +36,11 @@ pub async fn create(
     _: Admin,
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, axum::Json<MadeToken>)> {
-    if new.days.is_some_and(|days| !(1..=36500).contains(&days)) {
-        let wrong = api::Invalid::new("/days", new.days, "1 to 36500 days");
-        return Err(Problem::invalid(vec![wrong]).into());
+    let wrong = new.check();
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong).into());
     }
-    Ok((StatusCode::CREATED, axum::Json(host.access.make(new).await?)))
+    Ok((StatusCode::CREATED, axum::Json(host.access.make_token(new).await?)))
 }
 
 /// Takes a token away.
@@ -53,6 +53,6 @@ pub async fn delete(
     _: Admin,
     Path(token): Path<String>,
 ) -> Result<StatusCode> {
-    host.access.remove(&token).await?;
+    host.access.remove_token(&token).await?;
     Ok(StatusCode::NO_CONTENT)
 }

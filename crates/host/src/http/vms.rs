@@ -14,11 +14,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
 use super::input::{Body, Query, if_match, merge, read};
+use super::scope::{Seen, Theirs, claim};
 use super::tasks::{Wait, accepted, check};
 use super::{events, lists};
 use crate::access::Identity;
 use crate::daemon::Host;
-use crate::records::{self, Record};
+use crate::records;
 use crate::store::Update;
 use crate::supervisor::Options;
 
@@ -40,28 +41,32 @@ fn with_tag(vm: &Vm, revision: u64) -> Response {
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
     State(host): State<Arc<Host>>,
-    _: Viewer,
+    Viewer(identity): Viewer,
     headers: HeaderMap,
     Query(query): Query<ListQuery>,
 ) -> Result<Response> {
-    let (records, revision) = records::list(&*host.store).await?;
+    let theirs = Theirs::of(&host, &identity).await?;
+    let (mut records, revision) = records::list(&*host.store).await?;
+    records.retain(|(record, _)| identity.sees(&record.vm));
     if events::wants_stream(&headers) {
         let first =
             records.iter().filter_map(|(record, revision)| events::sent("put", *revision, &record.vm));
-        return events::stream(&host, first.collect(), revision, records::PREFIX, change).await;
+        let show = move |update: &Update| change(&theirs, update);
+        return events::stream(&host, first.collect(), revision, show).await;
     }
     let vms: Vec<_> = records.into_iter().map(|(record, _)| record.vm).collect();
     Ok(axum::Json(lists::page(vms, &query, revision)?).into_response())
 }
 
 /// A change of a guest as a watcher hears of it.
-fn change(update: &Update) -> Option<axum::response::sse::Event> {
-    match &update.value {
-        Some(value) => {
-            let record: Record = serde_json::from_slice(value).ok()?;
-            events::sent("put", update.revision, &record.vm)
-        }
-        None => events::sent("delete", update.revision, &events::gone(&update.key)),
+fn change(theirs: &Theirs, update: &Update) -> Option<axum::response::sse::Event> {
+    if !update.key.starts_with(records::PREFIX) {
+        return None;
+    }
+    match theirs.change(update) {
+        Seen::Put(record) => events::sent("put", update.revision, &record.vm),
+        Seen::Gone => events::sent("delete", update.revision, &events::gone(&update.key)),
+        Seen::Nothing => None,
     }
 }
 
@@ -90,16 +95,19 @@ pub async fn create(
 ) -> Result<Response> {
     let wait = Wait { wait: query.wait };
     check(&wait)?;
-    let definition: VmDefinition = match &query.template {
-        None => read(&body)?,
+    let (mut definition, given): (VmDefinition, Option<VmDefinition>) = match &query.template {
+        None => (read(&body)?, None),
         Some(template) => {
             let template = super::templates::find(&*host.store, template).await?.template;
             let mut whole = Value::Object(template.definition);
+            let mut given = whole.clone();
+            given["name"] = json!(template.name);
             merge(&mut whole, body);
             whole["template"] = json!(template.name);
-            read(&whole)?
+            (read(&whole)?, Some(read(&given)?))
         }
     };
+    claim(&identity, &mut definition, given.as_ref(), true)?;
     host.supervisor.check(&definition, None).await?;
     let id = Id::new();
     let new = new_task("vm.create", id, definition.name.as_str(), &identity);
@@ -200,7 +208,8 @@ pub async fn edit(
         serde_json::to_value(&vm.definition).map_err(|error| Problem::internal(error.to_string()))?;
     let mut after = before;
     merge(&mut after, patch);
-    let definition: VmDefinition = read(&after)?;
+    let mut definition: VmDefinition = read(&after)?;
+    claim(&identity, &mut definition, Some(&vm.definition), false)?;
     host.supervisor.check(&definition, Some(vm.id)).await?;
     let new = new_task("vm.edit", vm.id, vm.definition.name.as_str(), &identity);
     let (doing, actor) = (Arc::clone(&host), identity.actor);

@@ -108,7 +108,8 @@ pub fn storage_problem(error: storage::Error) -> Problem {
     }
 }
 
-fn no_guest(name: &str) -> Problem {
+/// There is no such guest, or none that may be seen.
+pub fn no_guest(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::not_found(format!("there is no guest {shown}"))
 }

@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use api::{HostInfo, LoginLink};
 use clap::{Args, Subcommand};
 use host::daemon::{self, Config, DaemonError};
+use host::tls::Given;
+use reqwest::Method;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::output::{OutputOption, print};
 use crate::client::{HostOption, default_state};
-use crate::failure::{self, Failure, Result};
+use crate::failure::{self, Failure, Result, Status};
 
 /// Where the daemon listens for TCP if nothing is said.
 const LISTEN: &str = "127.0.0.1:7117";
@@ -24,12 +27,18 @@ pub struct HostArgs {
     /// Keep the host's state in this folder [default: /var/lib/tessera, or ~/.local/state/tessera]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Listen at this loopback address (may be repeated; `none` for the socket only) [default: 127.0.0.1:7117]
+    /// Listen at this address, with TLS if it is no loopback one (may be repeated; `none` for the socket only) [default: 127.0.0.1:7117]
     #[arg(long, value_name = "ADDRESS:PORT|none")]
     listen: Vec<String>,
     /// Listen on this Unix socket, in place of host.sock in the state's folder
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,6 +50,8 @@ enum HostCommand {
     },
     /// Print the description of the API: OpenAPI 3.1
     Openapi,
+    /// Print an address that logs in whoever opens it first, within ten minutes: for a browser
+    Link,
 }
 
 impl HostArgs {
@@ -53,6 +64,7 @@ impl HostArgs {
                 print(&(text.map_err(|error| Failure::internal(error.to_string()))? + "\n"));
                 Ok(())
             }
+            Some(HostCommand::Link) => link(host).await,
             None => self.serve().await,
         }
     }
@@ -65,6 +77,8 @@ impl HostArgs {
             listen: addresses(&self.listen)?,
             socket: self.socket,
             program,
+            certificate: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| Given { certificate, key }),
+            announce,
         };
         let failed = |error: std::io::Error| Failure::internal(format!("signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -81,6 +95,27 @@ impl HostArgs {
         });
         daemon::run(config, stopped).await.map_err(failure_of)
     }
+}
+
+/// Says where the page is.
+fn announce(pages: &[String]) {
+    for page in pages {
+        eprintln!("tessera: the page is at {page}");
+    }
+    if !pages.is_empty() {
+        eprintln!("tessera: root's browser needs no login there; for another one: tessera host link");
+    }
+}
+
+async fn link(host: &HostOption) -> Result<()> {
+    let client = host.client()?;
+    let link: LoginLink = client.change(Method::POST, "/session/links", &[], None).await?;
+    let page: HostInfo = client.get("/host", &[]).await?;
+    let Some(page) = page.pages.first() else {
+        return Err(Failure::new(Status::NotNow, "the host serves no page: it listens on its socket only"));
+    };
+    print(&format!("{}{}\n", page.trim_end_matches('/'), link.path));
+    Ok(())
 }
 
 fn addresses(list: &[String]) -> Result<Vec<SocketAddr>> {

@@ -1,5 +1,6 @@
 //! The verbs of the command line, one file each.
 
+mod access;
 mod boot;
 mod host;
 mod image;
@@ -66,7 +67,13 @@ enum Command {
     Event(records::EventCommand),
     /// Make the tokens that programs show a host
     #[command(subcommand)]
-    Token(records::TokenCommand),
+    Token(access::TokenCommand),
+    /// Make and change the users of a host, who log in with passwords
+    #[command(subcommand)]
+    User(access::UserCommand),
+    /// Show who did what from where on a host
+    #[command(subcommand)]
+    Audit(access::AuditCommand),
     /// Run one machine that another program drives over a socket: JSON-RPC 2.0, a message a line
     Vmm(vmm::VmmArgs),
     /// Print the completions of a shell
@@ -90,6 +97,8 @@ impl Cli {
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
             Command::Token(command) => wait_for(command.execute(&self.host))?,
+            Command::User(command) => wait_for(command.execute(&self.host))?,
+            Command::Audit(command) => wait_for(command.execute(&self.host))?,
             Command::Vmm(args) => args.execute()?,
             Command::Completions(args) => args.execute(),
             Command::Man(args) => args.execute()?,

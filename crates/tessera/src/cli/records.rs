@@ -1,9 +1,9 @@
-//! `tessera task …`, `tessera event …` and `tessera token …`: what goes on, what happened, and who may ask.
+//! `tessera task …` and `tessera event …`: what goes on, and what happened.
 
-use api::{Event, MadeToken, Name, Task, Token};
-use clap::{Subcommand, ValueEnum};
+use api::{Event, Task};
+use clap::Subcommand;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cli::output::{Column, OutputOption, age, say};
 use crate::cli::vm::{everything, query};
@@ -129,77 +129,5 @@ impl EventCommand {
             Ok(true)
         };
         client.stream("/events", show).await
-    }
-}
-
-/// A role.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum RoleOption {
-    /// May look
-    Viewer,
-    /// May start, stop and use guests
-    Operator,
-    /// May do everything
-    Admin,
-}
-
-/// What can be done with tokens.
-#[derive(Debug, Subcommand)]
-#[command(after_help = failure::HOST_STATUS_HELP)]
-pub enum TokenCommand {
-    /// Show the tokens there are, without their secrets
-    #[command(visible_alias = "list")]
-    Ls {
-        #[command(flatten)]
-        output: OutputOption,
-    },
-    /// Make a token, and print its secret: it is told this once
-    Create {
-        /// What it is for
-        name: Name,
-        /// What it may do
-        #[arg(long)]
-        role: RoleOption,
-        /// For how many days it is taken; for ever if nothing is said
-        #[arg(long, value_name = "N")]
-        days: Option<u32>,
-    },
-    /// Take tokens away
-    Delete {
-        /// Their names or ids
-        #[arg(required = true)]
-        tokens: Vec<String>,
-    },
-}
-
-const TOKENS: [Column<Token>; 4] = [
-    Column::text("NAME", |token| token.name.to_string()),
-    Column::text("ROLE", |token| token.role.word().to_owned()),
-    Column::text("AGE", |token| age(token.created)),
-    Column::text("EXPIRES", |token| token.expires.map_or_else(|| "-".to_owned(), |time| time.to_string())),
-];
-
-impl TokenCommand {
-    /// Does it.
-    pub async fn execute(self, host: &HostOption) -> Result<()> {
-        let client = host.client()?;
-        match self {
-            TokenCommand::Ls { output } => output.list(&everything(&client, "/tokens", &[]).await?, &TOKENS),
-            TokenCommand::Create { name, role, days } => {
-                let role = format!("{role:?}").to_lowercase();
-                let body = json!({ "name": name, "role": role, "days": days });
-                let made: MadeToken = client.change(Method::POST, "/tokens", &[], Some(&body)).await?;
-                say(&made.secret);
-                Ok(())
-            }
-            TokenCommand::Delete { tokens } => {
-                for token in &tokens {
-                    let path = format!("/tokens/{}", segment(token)?);
-                    let () = client.change(Method::DELETE, &path, &[], None).await?;
-                    say(&format!("{token} is not taken any more"));
-                }
-                Ok(())
-            }
-        }
     }
 }

@@ -1,8 +1,12 @@
 //! A guest's console over the API.
 
+use std::sync::Arc;
+
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -26,8 +30,17 @@ impl Client {
                 carry(self.upgrade(stream, "localhost", &path).await?).await
             }
             Place::Url(url) => {
-                let address = url.trim_start_matches("http://");
-                let stream = TcpStream::connect(address).await.map_err(|error| self.unreachable(&error))?;
+                let address = url.trim_start_matches("https://").trim_start_matches("http://");
+                let stream = TcpStream::connect(with_port(address, self.tls.is_some()))
+                    .await
+                    .map_err(|error| self.unreachable(&error))?;
+                let Some(config) = &self.tls else {
+                    return carry(self.upgrade(stream, address, &path).await?).await;
+                };
+                let name = host_of(address).to_owned();
+                let name = ServerName::try_from(name).map_err(|error| self.unreachable(&error))?;
+                let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+                let stream = stream.map_err(|error| self.unreachable(&error))?;
                 carry(self.upgrade(stream, address, &path).await?).await
             }
         }
@@ -58,6 +71,20 @@ impl Client {
             Err(error) => Err(broken(&error)),
         }
     }
+}
+
+/// The host in `HOST:PORT` or `[HOST]:PORT`.
+fn host_of(address: &str) -> &str {
+    if let Some((host, _)) = address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return host;
+    }
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
+}
+
+/// The address with the port that it means if it says none.
+fn with_port(address: &str, encrypted: bool) -> String {
+    let said = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if said { address.to_owned() } else { format!("{address}:{}", if encrypted { 443 } else { 80 }) }
 }
 
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(socket: WebSocketStream<S>) -> Result<()> {

@@ -3,21 +3,24 @@
 mod bytes;
 mod console;
 mod follow;
+mod tls;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use api::{Problem, Task, TaskState};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::failure::{self, Failure, Result, Status};
 
 /// Which host is asked.
 #[derive(Debug, Clone, Args)]
 pub struct HostOption {
-    /// The host to ask: http://ADDRESS:PORT, or the path of its socket
+    /// The host to ask: https://ADDRESS:PORT, http:// for a loopback address, or the path of its socket
     #[arg(long, global = true, value_name = "URL", env = "TESSERA_HOST", help_heading = "Host")]
     host: Option<String>,
     /// The token to show, for a host that does not know this user
@@ -30,6 +33,9 @@ pub struct HostOption {
         help_heading = "Host"
     )]
     token: Option<String>,
+    /// The certificate of the authority that the host's own comes from (PEM), in place of those that this machine trusts
+    #[arg(long, global = true, value_name = "FILE", env = "TESSERA_CA", help_heading = "Host")]
+    ca: Option<PathBuf>,
 }
 
 /// Where a host listens.
@@ -44,6 +50,8 @@ pub struct Client {
     http: reqwest::Client,
     place: Place,
     token: Option<String>,
+    /// How connections to it are encrypted, if they are.
+    tls: Option<Arc<ClientConfig>>,
 }
 
 /// The folder of a daemon that is told nothing else: the machine's for root, one's own for others.
@@ -65,11 +73,13 @@ impl HostOption {
     /// If there is no such host to be found.
     pub fn client(&self) -> Result<Client> {
         let place = match self.host.as_deref() {
-            Some(url) if url.starts_with("http://") => Place::Url(url.trim_end_matches('/').to_owned()),
+            Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+                Place::Url(url.trim_end_matches('/').to_owned())
+            }
             Some(path) if path.starts_with(['/', '.']) => Place::Socket(path.into()),
             Some(path) if path.starts_with("unix:") => Place::Socket(path[5..].into()),
             Some(other) => {
-                let detail = "write it as http://ADDRESS:PORT, or as the path of a socket";
+                let detail = "write it as https://ADDRESS:PORT, or as the path of a socket";
                 return Err(Failure::input(format!("--host {other}: {detail}")));
             }
             None => Place::Socket(default_state()?.join("host.sock")),
@@ -78,8 +88,12 @@ impl HostOption {
         if let Place::Socket(path) = &place {
             builder = builder.unix_socket(path.clone());
         }
+        let encrypted = matches!(&place, Place::Url(url) if url.starts_with("https://"));
+        let config = if encrypted { tls::config(self.ca.as_deref())? } else { tls::unused()? };
+        builder = builder.tls_backend_preconfigured(config.clone());
+        let tls = encrypted.then(|| Arc::new(config));
         let http = builder.build().map_err(|error| Failure::internal(failure::chain(&error)))?;
-        Ok(Client { http, place, token: self.token.clone() })
+        Ok(Client { http, place, token: self.token.clone(), tls })
     }
 }
 

@@ -28,7 +28,7 @@ fn wrong_input_gets_one_clear_line_and_changes_nothing() {
         ("vm resume a", 5, "only one that is paused"),
         ("vm ls -f nonsense", 2, "state=running"),
         ("task show 12", 4, "there is no such task"),
-        ("--host ftp://x vm ls", 2, "http://ADDRESS:PORT"),
+        ("--host ftp://x vm ls", 2, "https://ADDRESS:PORT"),
         ("--host /does/not/exist vm ls", 7, "no host answers"),
         ("--token wrong vm ls", 6, "not one of this host's"),
     ] {

@@ -1,6 +1,7 @@
 //! `tessera host` from a person's side: the real daemon, the real command line, real guests' processes. The guests are kernels of a few
 //! instructions, so that one starts in milliseconds.
 
+mod access;
 mod agent;
 mod crash;
 mod daemon;
@@ -47,6 +48,8 @@ pub struct Daemon {
     child: Option<Child>,
     /// Whether it has a network namespace of its own.
     apart: bool,
+    /// Where it listens besides its socket.
+    listen: String,
 }
 
 impl Daemon {
@@ -56,7 +59,13 @@ impl Daemon {
 
     /// The same in a network namespace of its own, if that is wanted.
     fn start_in(apart: bool) -> Self {
-        let mut daemon = Self { folder: tempfile::tempdir().unwrap(), child: None, apart };
+        Self::start_at(apart, "none")
+    }
+
+    /// The same, listening at an address.
+    fn start_at(apart: bool, listen: &str) -> Self {
+        let listen = listen.to_owned();
+        let mut daemon = Self { folder: tempfile::tempdir().unwrap(), child: None, apart, listen };
         std::fs::set_permissions(daemon.folder.path(), PermissionsExt::from_mode(0o711)).unwrap();
         daemon.start_again();
         daemon
@@ -84,7 +93,7 @@ impl Daemon {
     }
 
     fn start_with(&mut self, mut command: Command) {
-        command.args(["host", "--listen", "none", "--state-dir"]).arg(self.state());
+        command.args(["host", "--listen", &self.listen, "--state-dir"]).arg(self.state());
         self.child = Some(command.stdin(Stdio::null()).spawn().unwrap());
         self.eventually("the daemon answers", |daemon| daemon.tessera("host info").status.success());
     }

@@ -55,6 +55,11 @@ fn nobody_does_what_their_role_does_not_allow() {
     let mut walked = 0;
     for (path, methods) in description["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
+            if (path.as_str(), method.as_str()) == ("/api/v1/session", "post") {
+                // Who logs in is nobody yet.
+                assert_eq!(operation["security"], serde_json::json!([{}]));
+                continue;
+            }
             let role = operation["security"][0]["token"][0].as_str();
             let role = role.unwrap_or_else(|| panic!("{method} {path} names no role"));
             let needed = ROLES.iter().position(|known| *known == role).unwrap();

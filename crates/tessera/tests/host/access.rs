@@ -1,0 +1,257 @@
+//! Who is let in, what they see, and what is written down of it: over a TCP connection of a user whom the host does not know by where they are.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::{Daemon, waits};
+
+/// An answer: its status, its cookie and its body.
+struct Answer {
+    status: u16,
+    cookie: Option<String>,
+    body: Value,
+}
+
+/// Asks with these headers.
+fn ask(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &Value) -> Answer {
+    let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let length = body.len();
+    write!(
+        stream,
+        "{method} /api/v1{path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).map(str::to_owned);
+    Answer {
+        status: head[9..12].parse().unwrap(),
+        cookie,
+        body: serde_json::from_str(body).unwrap_or_default(),
+    }
+}
+
+/// Makes a user with this password, read from a file.
+fn make_user(daemon: &Daemon, name: &str, more: &str, password: &str) {
+    let file = daemon.folder.path().join("password");
+    std::fs::write(&file, format!("{password}\n")).unwrap();
+    daemon.run(&format!("user create {name} {more} --password-file {}", file.display()));
+}
+
+fn log_in(daemon: &Daemon, user: &str, password: &str) -> Answer {
+    ask(daemon, "POST", "/session", "", &json!({ "user": user, "password": password }))
+}
+
+/// The header that shows a session.
+fn shown(answer: &Answer) -> String {
+    let cookie = answer.cookie.as_deref().expect("a cookie");
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    format!("Cookie: theme=dark; {}\r\n", cookie.split(';').next().unwrap())
+}
+
+#[test]
+fn a_user_logs_in_changes_their_password_and_is_kept_out() {
+    let daemon = Daemon::start();
+    make_user(&daemon, "ann", "--role operator", "correct horse");
+    assert_eq!(log_in(&daemon, "ann", "wrong horse").status, 401);
+    let session = log_in(&daemon, "ann", "correct horse");
+    assert_eq!((session.status, &session.body["role"]), (200, &json!("operator")));
+    let header = shown(&session);
+    let who = ask(&daemon, "GET", "/session", &header, &Value::Null);
+    assert_eq!(who.body["actor"], "ann");
+    assert_eq!(ask(&daemon, "GET", "/users", &header, &Value::Null).status, 403);
+    let change = |old: &str, new: &str| {
+        ask(&daemon, "POST", "/session/password", &header, &json!({ "old": old, "new": new })).status
+    };
+    assert_eq!(change("wrong horse", "battery staple"), 401);
+    assert_eq!(change("correct horse", "short"), 422);
+    assert_eq!(change("correct horse", "battery staple"), 204);
+    // The cookie is of no use any more; this user of the machine is known without one.
+    assert_ne!(ask(&daemon, "GET", "/session", &header, &Value::Null).body["actor"], "ann");
+    let header = shown(&log_in(&daemon, "ann", "battery staple"));
+    assert_eq!(ask(&daemon, "GET", "/session", &header, &Value::Null).body["actor"], "ann");
+    daemon.run("user edit ann --disable");
+    assert_ne!(ask(&daemon, "GET", "/session", &header, &Value::Null).body["actor"], "ann");
+    assert_eq!(log_in(&daemon, "ann", "battery staple").status, 401);
+    daemon.run("user delete ann");
+    let (status, told) = daemon.fails("user edit ann --enable");
+    assert!(status == Some(4) || told.contains("there is no user ann"), "{told}");
+}
+
+#[test]
+fn passwords_cannot_be_guessed_by_trying() {
+    let daemon = Daemon::start();
+    make_user(&daemon, "ann", "--role viewer", "correct horse");
+    let tries = (0..8).map(|n| log_in(&daemon, "ann", &format!("guess number {n}")).status);
+    assert!(tries.collect::<Vec<_>>().contains(&429));
+}
+
+#[test]
+fn who_is_bound_to_labels_sees_and_uses_guests_that_carry_them_only() {
+    let daemon = Daemon::start();
+    daemon.guest("mine", &waits(), "--label team=a");
+    daemon.guest("other", &waits(), "--label team=b");
+    let secret = |role: &str| daemon.run(&format!("token create {role} --role {role} --label team=a"));
+    let header = |role: &str| format!("Authorization: Bearer {}\r\n", secret(role).trim());
+    let (admin, operator) = (header("admin"), header("operator"));
+    let get = |path: &str| ask(&daemon, "GET", path, &operator, &Value::Null);
+    let names = |list: &Value, key: &str| -> Vec<String> {
+        let mut names: Vec<String> = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|item| item[key].as_str())
+            .map(str::to_owned)
+            .collect();
+        names.dedup();
+        names
+    };
+    assert_eq!(names(&get("/vms").body, "name"), ["mine"]);
+    assert_eq!(names(&get("/events").body, "name"), ["mine"]);
+    assert_eq!(names(&get("/tasks").body, "name"), ["mine"]);
+    let other = daemon.vm("other")["id"].as_str().unwrap().to_owned();
+    for path in
+        ["/vms/other", "/vms/none", &format!("/vms/{other}"), "/vms/other/stats", "/vms/other/console"]
+    {
+        let answer = get(path);
+        assert_eq!((answer.status, answer.body["title"].as_str()), (404, Some("Not found")), "{path}");
+    }
+    for path in ["/users", "/tokens", "/audit", "/pools/default/volumes"] {
+        assert_eq!(ask(&daemon, "GET", path, &admin, &Value::Null).status, 403, "{path}");
+    }
+    let do_it =
+        |header: &str, method: &str, path: &str, body: Value| ask(&daemon, method, path, header, &body);
+    assert_eq!(do_it(&operator, "POST", "/vms/other/stop", json!({})).status, 404);
+    assert_eq!(do_it(&operator, "POST", "/vms/mine/pause?wait=20s", json!({})).status, 200);
+    // What is theirs they may change, but not give away, and not take what is the host's.
+    assert_eq!(do_it(&admin, "PATCH", "/vms/mine?wait=20s", json!({"description": "x"})).status, 200);
+    assert_eq!(do_it(&admin, "PATCH", "/vms/mine", json!({"labels": {"team": "b"}})).status, 403);
+    let shadow = json!({"name": "thief", "disks": [{"file": "/etc/shadow"}]});
+    assert_eq!(do_it(&admin, "POST", "/vms", shadow).status, 403);
+    assert_eq!(do_it(&admin, "PATCH", "/vms/mine", json!({"boot": {"kernel": "/etc/shadow"}})).status, 403);
+    assert_eq!(do_it(&admin, "POST", "/vms", json!({"name": "thief", "labels": {"team": "b"}})).status, 403);
+    daemon.run("template create small --from mine");
+    let new = json!({"name": "new", "labels": {"team": null}, "disks": [{"size": "1MiB"}]});
+    assert_eq!(do_it(&admin, "POST", "/vms?template=small&wait=20s", new).status, 200);
+    assert_eq!(daemon.vm("new")["labels"]["team"], "a", "it carries the label");
+}
+
+#[test]
+fn a_watcher_who_is_bound_hears_of_no_others() {
+    let daemon = Daemon::start();
+    daemon.guest("mine", &waits(), "--label team=a");
+    let secret = daemon.run("token create watcher --role viewer --label team=a");
+    let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
+    write!(
+        stream,
+        "GET /api/v1/vms HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nAccept: text/event-stream\r\n\r\n",
+        secret.trim()
+    )
+    .unwrap();
+    daemon.guest("other", &waits(), "--label team=b");
+    daemon.run("vm delete --force other");
+    daemon.run("vm edit mine --label team=b");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut text = String::new();
+    while !text.contains("event: delete") {
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).unwrap();
+        text += &String::from_utf8_lossy(&bytes[..count]);
+    }
+    assert!(text.contains("\"name\":\"mine\""), "{text}");
+    assert!(!text.contains("other"), "{text}");
+}
+
+#[test]
+fn what_is_done_and_refused_is_written_down() {
+    let daemon = Daemon::start();
+    daemon.guest("web", &waits(), "");
+    make_user(&daemon, "ann", "--role viewer", "correct horse");
+    let header = shown(&log_in(&daemon, "ann", "correct horse"));
+    ask(&daemon, "DELETE", "/vms/web?secret=1", &header, &Value::Null);
+    let entries = daemon.json("audit ls");
+    let told: Vec<_> = entries
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| {
+            format!(
+                "{} {} {} {}",
+                e["actor"].as_str().unwrap_or("-"),
+                e["method"].as_str().unwrap(),
+                e["path"].as_str().unwrap(),
+                e["status"]
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "ann DELETE /api/v1/vms/web 403",
+            "ann POST /api/v1/session 200",
+            "root POST /api/v1/users 201",
+            "root POST /api/v1/vms 202"
+        ]
+    );
+    assert!(!entries.to_string().contains("secret") && !entries.to_string().contains("horse"));
+    assert_eq!(entries[0]["from"], "local user 0");
+}
+
+#[test]
+fn a_link_logs_in_once() {
+    let daemon = Daemon::start_at(true, "127.0.0.1:7117");
+    let link = daemon.run("host link");
+    let path = link.trim().strip_prefix("http://127.0.0.1:7117").unwrap().to_owned();
+    let open = || {
+        let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    let first = open();
+    assert!(first.starts_with("HTTP/1.1 303") && first.contains("set-cookie: tessera-session-"), "{first}");
+    assert!(open().starts_with("HTTP/1.1 401"));
+}
+
+#[test]
+fn elsewhere_the_host_is_reached_encrypted_and_with_a_token_only() {
+    // An address of a namespace of its own that is no loopback one.
+    let mut daemon = Daemon::start_at(true, "0.0.0.0:7443");
+    let pid = daemon.child.as_ref().unwrap().id();
+    let inside = |words: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{pid}/ns/net")).args(words).stdin(Stdio::null());
+        command.output().unwrap()
+    };
+    for words in
+        ["link set lo up", "link add d0 type bridge", "addr add 192.0.2.9/24 dev d0", "link set d0 up"]
+    {
+        let words: Vec<_> = std::iter::once("ip").chain(words.split(' ')).collect();
+        assert!(inside(&words).status.success(), "{words:?}");
+    }
+    daemon.guest("web", &waits(), "");
+    let (program, ca) = (env!("CARGO_BIN_EXE_tessera"), daemon.state().join("tls/ca.pem"));
+    let secret = daemon.run("token create far --role operator").trim().to_owned();
+    let ask = |words: &str| {
+        // A console goes on until somebody ends it.
+        let mut all = vec!["timeout", "5", program, "--host", "https://192.0.2.9:7443"];
+        all.extend(words.split_whitespace());
+        let output = inside(&all);
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let ca = ca.display();
+    assert!(ask(&format!("--ca {ca} --token {secret} vm ls")).contains("web"));
+    assert!(ask(&format!("--ca {ca} --token {secret} vm console web")).contains("it runs"));
+    let refused = ask(&format!("--ca {ca} vm ls"));
+    assert!(refused.contains("show a token"), "{refused}");
+    let unknown = ask(&format!("--token {secret} vm ls"));
+    assert!(unknown.contains("no host answers") && !unknown.contains("web"), "{unknown}");
+    daemon.terminate();
+}
