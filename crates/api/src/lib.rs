@@ -12,6 +12,7 @@ mod list;
 mod name;
 mod problem;
 mod quantity;
+mod stats;
 mod task;
 mod template;
 mod vm;
@@ -32,11 +33,12 @@ pub use list::{List, ListQuery};
 pub use name::{ImageName, Name, NameError};
 pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
+pub use stats::{DiskStats, HostStats, NicStats, ProcessorStats, Stats, VmStats};
 pub use task::{NewTask, Task, TaskState};
 pub use template::{NewTemplate, Template};
 pub use vm::{
-    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Ending, Engine, OnEnd, Stats, User, VERBS, Verb, Vm,
-    VmDefinition, VmState, VmStatus,
+    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Ending, Engine, OnEnd, User, VERBS, Verb, Vm, VmDefinition,
+    VmState, VmStatus,
 };
 
 /// A moment: RFC 3339 in JSON.

@@ -260,19 +260,6 @@ pub struct Ending {
     pub log: Vec<String>,
 }
 
-/// What a running guest uses.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Stats {
-    /// How long it has run by its own clock, ns.
-    pub guest_time_ns: u64,
-    /// Host processor time of each of its processors, ns.
-    pub cpu_time_ns: Vec<u64>,
-    /// Memory it has.
-    pub memory: Size,
-    /// Memory that its process takes on the host.
-    pub resident: Size,
-}
-
 /// What can be done with a guest that is no change of its definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -36,6 +36,29 @@ pub fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| count.get() as u32)
 }
 
+/// What all processors together have done since the machine started, ns (proc_stat(5)).
+pub struct Times {
+    /// They ran something.
+    pub busy: u64,
+    /// They had nothing to do.
+    pub idle: u64,
+    /// A machine below this one gave the time to others.
+    pub stolen: u64,
+}
+
+/// What they have done by now.
+pub fn times() -> Times {
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    let text = text("/proc/stat");
+    let first = text.lines().next().unwrap_or_default();
+    let fields: Vec<u64> =
+        first.split_whitespace().skip(1).map(|field| field.parse::<u64>().unwrap_or(0) * tick).collect();
+    let field = |number: usize| fields.get(number).copied().unwrap_or(0);
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user and nice already.
+    let busy = [0, 1, 2, 5, 6].map(field).iter().sum();
+    Times { busy, idle: field(3) + field(4), stolen: field(7) }
+}
+
 /// NUMA nodes.
 pub fn nodes() -> u32 {
     let list = fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();

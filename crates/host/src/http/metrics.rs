@@ -3,13 +3,14 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use api::{Problem, Vm, VmState};
+use api::{HostStats, Problem, Vm, VmState, VmStats};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::caller::Viewer;
 use super::error::Result;
+use super::stats;
 use crate::daemon::Host;
 use crate::records;
 
@@ -17,31 +18,54 @@ use crate::records;
 #[utoipa::path(get, path = "/metrics", tag = "host", security(("token" = ["viewer"])), responses(
     (status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
-pub async fn get(State(host): State<Arc<Host>>, _: Viewer) -> Result<Response> {
+pub async fn get(State(host): State<Arc<Host>>, Viewer(identity): Viewer) -> Result<Response> {
     let (records, _) = records::list(&*host.store).await?;
-    let vms: Vec<_> = records.into_iter().map(|(record, _)| record.vm).collect();
-    let mut all = Vec::with_capacity(vms.len());
-    for vm in vms {
-        let alive = vm.status.state.is_alive();
-        let stats = if alive { host.supervisor.stats(vm.id).await.ok() } else { None };
-        all.push((vm, stats));
-    }
+    let vms: Vec<_> =
+        records.into_iter().map(|(record, _)| record.vm).filter(|vm| identity.sees(vm)).collect();
+    let stats = stats::all(&host, &vms).await;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text(&all)).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], text(&vms, &stats)).into_response())
 }
 
-/// The text. Names are labels: they hold nothing that would have to be escaped.
-fn text(vms: &[(Vm, Option<api::Stats>)]) -> String {
-    let mut text = String::new();
-    let mut family = |name: &str, kind: &str, unit: &str, help: &str, lines: Vec<String>| {
+/// The text as it grows.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    /// A family of metrics begins: its kind, its unit, which its name ends with, and what it is.
+    fn family(&mut self, name: &str, kind: &str, unit: &str, help: &str) {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "# TYPE {name} {kind}");
+        let _ = writeln!(self.0, "# TYPE {name} {kind}");
         if !unit.is_empty() {
-            let _ = writeln!(text, "# UNIT {name} {unit}");
+            let _ = writeln!(self.0, "# UNIT {name} {unit}");
         }
-        let _ = writeln!(text, "# HELP {name} {help}");
-        lines.into_iter().for_each(|line| text += &line);
-    };
+        let _ = writeln!(self.0, "# HELP {name} {help}");
+    }
+
+    /// One value. Names and what else is in `labels` hold nothing that would have to be escaped.
+    fn value(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = match labels {
+            "" => writeln!(self.0, "{name} {value}"),
+            _ => writeln!(self.0, "{name}{{{labels}}} {value}"),
+        };
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn text(vms: &[Vm], stats: &HostStats) -> String {
+    let mut text = Text::default();
+    host(&mut text, vms, stats);
+    processors(&mut text, &stats.vms);
+    memory(&mut text, &stats.vms);
+    disks(&mut text, &stats.vms);
+    cards(&mut text, &stats.vms);
+    text.0 + "# EOF\n"
+}
+
+fn host(text: &mut Text, vms: &[Vm], stats: &HostStats) {
     let states = [
         VmState::Stopped,
         VmState::Starting,
@@ -50,42 +74,110 @@ fn text(vms: &[(Vm, Option<api::Stats>)]) -> String {
         VmState::Stopping,
         VmState::Crashed,
     ];
-    let count = |state: VmState| vms.iter().filter(|(vm, _)| vm.status.state == state).count();
-    let lines = states.map(|state| format!("tessera_vms{{state=\"{}\"}} {}\n", state.word(), count(state)));
-    family("tessera_vms", "gauge", "", "Guests by state", lines.into());
-    let each = |make: &dyn Fn(&Vm, &api::Stats) -> String| -> Vec<String> {
-        vms.iter().filter_map(|(vm, stats)| Some(make(vm, stats.as_ref()?))).collect()
-    };
-    let lines = each(&|vm, stats| {
-        let mut lines = String::new();
-        for (number, ns) in stats.cpu_time_ns.iter().enumerate() {
-            let name = &vm.definition.name;
-            let seconds = *ns as f64 / 1e9;
-            let _ =
-                writeln!(lines, "tessera_vm_cpu_seconds_total{{vm=\"{name}\",cpu=\"{number}\"}} {seconds}");
+    text.family("tessera_vms", "gauge", "", "Guests by state");
+    for state in states {
+        let count = vms.iter().filter(|vm| vm.status.state == state).count();
+        text.value("tessera_vms", &format!("state=\"{}\"", state.word()), count);
+    }
+    let name = "tessera_host_cpu_seconds";
+    text.family(name, "counter", "seconds", "What the host's processors have done, all together");
+    for (mode, ns) in [("busy", stats.busy_ns), ("idle", stats.idle_ns), ("stolen", stats.stolen_ns)] {
+        text.value("tessera_host_cpu_seconds_total", &format!("mode=\"{mode}\""), seconds(ns));
+    }
+    text.family("tessera_host_cpus", "gauge", "", "Processors of the host");
+    text.value("tessera_host_cpus", "", stats.cpus);
+    for (name, help, value) in [
+        ("tessera_host_memory_bytes", "Memory of the host", stats.memory),
+        ("tessera_host_memory_available_bytes", "Memory that could be given out", stats.memory_available),
+        ("tessera_host_storage_bytes", "Room on the file system of the host's folder", stats.storage),
+        ("tessera_host_storage_available_bytes", "What of it is free", stats.storage_available),
+    ] {
+        text.family(name, "gauge", "bytes", help);
+        text.value(name, "", value.0);
+    }
+}
+
+fn processors(text: &mut Text, vms: &[VmStats]) {
+    let name = "tessera_vm_cpu_seconds";
+    let help = "Where a guest's processor has spent its time: it ran, was ready and waited for the host, or had nothing to do";
+    text.family(name, "counter", "seconds", help);
+    for vm in vms {
+        for (number, times) in vm.stats.processors.iter().enumerate() {
+            let modes =
+                [("run", Some(times.run_ns)), ("ready", times.ready_ns), ("wait", Some(times.wait_ns))];
+            for (mode, ns) in modes {
+                let Some(ns) = ns else { continue };
+                let labels = format!("vm=\"{}\",cpu=\"{number}\",mode=\"{mode}\"", vm.name);
+                text.value("tessera_vm_cpu_seconds_total", &labels, seconds(ns));
+            }
         }
-        lines
-    });
-    family(
-        "tessera_vm_cpu_seconds",
-        "counter",
-        "seconds",
-        "Host processor time a guest's processor has used",
-        lines,
-    );
-    let lines = each(&|vm, stats| {
-        format!("tessera_vm_memory_bytes{{vm=\"{}\"}} {}\n", vm.definition.name, stats.memory.0)
-    });
-    family("tessera_vm_memory_bytes", "gauge", "bytes", "Memory a guest has", lines);
-    let lines = each(&|vm, stats| {
-        format!("tessera_vm_resident_bytes{{vm=\"{}\"}} {}\n", vm.definition.name, stats.resident.0)
-    });
-    family(
-        "tessera_vm_resident_bytes",
-        "gauge",
-        "bytes",
-        "Memory a guest's process takes on the host",
-        lines,
-    );
-    text + "# EOF\n"
+    }
+    let name = "tessera_vm_process_seconds";
+    text.family(name, "counter", "seconds", "Host processor time of a guest's whole process");
+    for vm in vms {
+        let labels = format!("vm=\"{}\"", vm.name);
+        text.value("tessera_vm_process_seconds_total", &labels, seconds(vm.stats.process_time_ns));
+    }
+}
+
+fn memory(text: &mut Text, vms: &[VmStats]) {
+    text.family("tessera_vm_memory_bytes", "gauge", "bytes", "Memory a guest has");
+    for vm in vms {
+        text.value("tessera_vm_memory_bytes", &format!("vm=\"{}\"", vm.name), vm.stats.memory.0);
+    }
+    let help = "Memory a guest's process takes on the host";
+    text.family("tessera_vm_resident_bytes", "gauge", "bytes", help);
+    for vm in vms {
+        text.value("tessera_vm_resident_bytes", &format!("vm=\"{}\"", vm.name), vm.stats.resident.0);
+    }
+}
+
+/// Counters of things that a guest has several of: `pick` gives the number and the value of each.
+fn counters(
+    text: &mut Text,
+    vms: &[VmStats],
+    (name, unit, help): (&str, &str, &str),
+    label: &str,
+    pick: impl Fn(&VmStats) -> Vec<f64>,
+) {
+    text.family(name, "counter", unit, help);
+    let total = format!("{name}_total");
+    for vm in vms {
+        for (number, value) in pick(vm).into_iter().enumerate() {
+            text.value(&total, &format!("vm=\"{}\",{label}=\"{number}\"", vm.name), value);
+        }
+    }
+}
+
+/// A counter: its name, its unit, what it is, and where it is found.
+type Counter<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
+
+fn disks(text: &mut Text, vms: &[VmStats]) {
+    let all: [Counter<api::DiskStats>; 6] = [
+        ("tessera_vm_disk_reads", "", "Reads of a guest's disk", |disk| disk.reads as f64),
+        ("tessera_vm_disk_read_bytes", "bytes", "Bytes read from it", |disk| disk.read_bytes as f64),
+        ("tessera_vm_disk_writes", "", "Writes to it", |disk| disk.writes as f64),
+        ("tessera_vm_disk_written_bytes", "bytes", "Bytes written to it", |disk| disk.written_bytes as f64),
+        ("tessera_vm_disk_failures", "", "Requests that came to nothing", |disk| disk.failed as f64),
+        ("tessera_vm_disk_busy_seconds", "seconds", "The time that all requests took together", |disk| {
+            seconds(disk.busy_ns)
+        }),
+    ];
+    for (name, unit, help, of) in all {
+        counters(text, vms, (name, unit, help), "disk", |vm| vm.stats.disks.iter().map(of).collect());
+    }
+}
+
+fn cards(text: &mut Text, vms: &[VmStats]) {
+    let all: [Counter<api::NicStats>; 4] = [
+        ("tessera_vm_net_received_frames", "", "Frames that came to a guest's card", |nic| {
+            nic.received as f64
+        }),
+        ("tessera_vm_net_received_bytes", "bytes", "Bytes of them", |nic| nic.received_bytes as f64),
+        ("tessera_vm_net_sent_frames", "", "Frames that the guest sent", |nic| nic.sent as f64),
+        ("tessera_vm_net_sent_bytes", "bytes", "Bytes of them", |nic| nic.sent_bytes as f64),
+    ];
+    for (name, unit, help, of) in all {
+        counters(text, vms, (name, unit, help), "nic", |vm| vm.stats.nics.iter().map(of).collect());
+    }
 }

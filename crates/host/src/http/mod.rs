@@ -17,6 +17,7 @@ mod pools;
 mod scope;
 pub mod serve;
 mod session;
+mod stats;
 mod tasks;
 mod templates;
 mod tokens;
@@ -95,6 +96,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(tasks::get, tasks::cancel))
         .routes(routes!(events::list))
         .routes(routes!(host::get))
+        .routes(routes!(stats::get))
         .routes(routes!(images::list, images::build))
         .routes(routes!(images::delete))
         .routes(routes!(networks::list, networks::create))

@@ -17,13 +17,14 @@ use crate::store::Update;
 use crate::supervisor::no_guest;
 
 /// What else they may ask for. Lists of guests, events and tasks hold only theirs: their handlers see to that.
-const OPEN: [(&str, &[Method]); 13] = [
+const OPEN: [(&str, &[Method]); 14] = [
     ("/api/v1/vms", &[Method::GET, Method::POST]),
     ("/api/v1/events", &[Method::GET]),
     ("/api/v1/tasks", &[Method::GET]),
     ("/api/v1/session", &[Method::GET, Method::DELETE]),
     ("/api/v1/session/password", &[Method::POST]),
     ("/api/v1/host", &[Method::GET]),
+    ("/api/v1/stats", &[Method::GET]),
     ("/api/v1/images", &[Method::GET]),
     ("/api/v1/templates", &[Method::GET]),
     ("/api/v1/templates/{template}", &[Method::GET]),

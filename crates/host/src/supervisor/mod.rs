@@ -8,6 +8,7 @@ mod inside;
 mod machine;
 mod process;
 mod rpc;
+mod usage;
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,9 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use api::{
-    Engine, EngineInfo, Id, Invalid, Name, Problem, Stats, Time, Verb, Vm, VmDefinition, VmState, VmStatus,
-};
+use api::{Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Verb, Vm, VmDefinition, VmState, VmStatus};
 use storage::images::Store as Images;
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
@@ -394,14 +393,6 @@ impl Supervisor {
     /// The networks.
     pub fn wires(&self) -> &Wires {
         &self.shared.wires
-    }
-
-    /// What a running guest uses.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub async fn stats(&self, id: Id) -> Result<Stats, Problem> {
-        self.ask(id, Order::Stats).await
     }
 
     /// Finds the guests again that a daemon before this one left, and removes what it had half made. `booted` says that the machine has

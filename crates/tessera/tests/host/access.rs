@@ -6,36 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::http::{Answer, ask};
 use crate::{Daemon, waits};
-
-/// An answer: its status, its cookie and its body.
-struct Answer {
-    status: u16,
-    cookie: Option<String>,
-    body: Value,
-}
-
-/// Asks with these headers.
-fn ask(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &Value) -> Answer {
-    let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let length = body.len();
-    write!(
-        stream,
-        "{method} /api/v1{path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).map(str::to_owned);
-    Answer {
-        status: head[9..12].parse().unwrap(),
-        cookie,
-        body: serde_json::from_str(body).unwrap_or_default(),
-    }
-}
 
 /// Makes a user with this password, read from a file.
 fn make_user(daemon: &Daemon, name: &str, more: &str, password: &str) {

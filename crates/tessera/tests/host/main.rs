@@ -10,11 +10,13 @@ mod demo;
 #[allow(dead_code)]
 mod guest;
 mod hostile;
+mod http;
 mod inputs;
 mod life;
 mod networks;
 mod privileges;
 mod sandbox;
+mod stats;
 mod storage;
 mod templates;
 

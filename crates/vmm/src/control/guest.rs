@@ -4,17 +4,15 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::protocol::{
-    Cable, Descriptor, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, PortSpec,
-    ProcessorStats, Refusal, State, StateReport, Stats, code,
+    Cable, Descriptor, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, PortSpec, Refusal,
+    State, StateReport, Stats, code,
 };
 use crate::boot::{Kernel, Source};
 use crate::engine;
@@ -24,6 +22,7 @@ use crate::virtio::net::{Backend, Net, Stream, Tap};
 use crate::virtio::{Device, block::Block, rng::Rng};
 
 use super::console::Console;
+use super::usage::Meters;
 
 /// More queues than these do not make a disk faster.
 const MOST_QUEUES: u32 = 4;
@@ -33,6 +32,7 @@ const TYPED_AHEAD: usize = 4096;
 /// A machine, once there is one, and what has happened to it.
 pub(super) struct Guest {
     machine: Option<Machine>,
+    meters: Meters,
     state: State,
     last: Option<GuestEvent>,
     on_reset: OnReset,
@@ -46,6 +46,7 @@ impl Guest {
     pub fn none() -> Self {
         Self {
             machine: None,
+            meters: Meters::default(),
             state: State::Empty,
             last: None,
             on_reset: OnReset::default(),
@@ -111,11 +112,18 @@ impl Guest {
         let console = spec.console.map(|n| files.take("console", n)).transpose()?;
         let queues = spec.processors.clamp(1, MOST_QUEUES) as u16;
         let mut devices: Vec<Box<dyn Device>> = Vec::new();
-        for (number, disk) in spec.disks.into_iter().enumerate() {
-            devices.push(Box::new(open_disk(number, disk, queues, &mut files)?));
+        let mut meters = Meters::default();
+        for (number, spec) in spec.disks.into_iter().enumerate() {
+            let serial = spec.serial.clone();
+            let disk = open_disk(number, spec, queues, &mut files)?;
+            meters.disk(&serial, &disk);
+            devices.push(Box::new(disk));
         }
-        for (number, net) in spec.nets.into_iter().enumerate() {
-            devices.push(Box::new(open_card(number, net, &mut files)?));
+        for (number, spec) in spec.nets.into_iter().enumerate() {
+            let mac = spec.mac;
+            let card = open_card(number, spec, &mut files)?;
+            meters.card(mac, &card);
+            devices.push(Box::new(card));
         }
         if !spec.ports.is_empty() {
             devices.push(Box::new(open_ports(spec.ports, &mut files)?));
@@ -134,6 +142,7 @@ impl Guest {
             devices,
         };
         self.machine = Some(Machine::new(&*engine, config).map_err(machine_refusal)?);
+        self.meters = meters;
         (self.on_reset, self.on_panic) = (spec.on_reset, spec.on_panic);
         (self.console, self.consoles) = (console, consoles);
         self.state = State::Paused;
@@ -170,14 +179,7 @@ impl Guest {
     }
 
     fn stats(&self) -> Result<Stats, Refusal> {
-        let machine = self.machine()?;
-        let processors = machine.cpu_times_ns().into_iter().map(|cpu_time_ns| ProcessorStats { cpu_time_ns });
-        Ok(Stats {
-            guest_time_ns: machine.clock_ns(),
-            processors: processors.collect(),
-            memory: machine.memory(),
-            resident: resident().unwrap_or(0),
-        })
+        Ok(self.meters.read(self.machine()?))
     }
 
     /// Readable when something has happened in the guest.
@@ -396,23 +398,4 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// What the kernel says of this process's memory (proc_pid_statm(5)). Opened once: later the process may be locked in.
-static MEMORY: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/statm").ok());
-
-/// Opens and asks what this process wants to know of the host: call it before the process is locked in.
-pub fn prepare() {
-    LazyLock::force(&MEMORY);
-    // It is asked for with a system call once.
-    rustix::param::page_size();
-}
-
-/// Memory of this process that is in RAM, bytes.
-fn resident() -> Option<u64> {
-    let mut text = [0; 128];
-    let length = MEMORY.as_ref()?.read_at(&mut text, 0).ok()?;
-    let text = std::str::from_utf8(&text[..length]).ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }

@@ -16,10 +16,11 @@ pub mod console;
 mod guest;
 mod protocol;
 mod server;
+mod usage;
 
-pub use guest::prepare;
 pub use protocol::{
-    Cable, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, PortSpec, ProcessorStats, State,
-    StateReport, Stats, code,
+    Cable, DiskSpec, DiskStats, GuestEvent, MachineSpec, NetSpec, NetStats, OnPanic, OnReset, PortSpec,
+    ProcessorStats, State, StateReport, Stats, code,
 };
 pub use server::{ServeError, serve};
+pub use usage::prepare;

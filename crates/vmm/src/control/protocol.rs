@@ -216,6 +216,49 @@ pub struct Stats {
     pub memory: u64,
     /// Memory the process takes on the host, bytes.
     pub resident: u64,
+    /// Host processor time of the whole process, nanoseconds: the processors' and that of its devices.
+    #[serde(default)]
+    pub process_time_ns: u64,
+    /// One a disk, in the order of their slots.
+    #[serde(default)]
+    pub disks: Vec<DiskStats>,
+    /// One a card, in the order of their slots.
+    #[serde(default)]
+    pub nets: Vec<NetStats>,
+}
+
+/// What a disk has done since the machine was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStats {
+    /// The serial number the guest sees.
+    pub serial: String,
+    /// Reads that were done.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Writes that were done.
+    pub writes: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+    /// Requests that came to nothing.
+    pub failed: u64,
+    /// The time that all requests have taken together, nanoseconds: two at a time count twice.
+    pub busy_ns: u64,
+}
+
+/// What a card has carried since the machine was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetStats {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Frames that came.
+    pub received: u64,
+    /// Bytes of them.
+    pub received_bytes: u64,
+    /// Frames that the guest sent.
+    pub sent: u64,
+    /// Bytes of them.
+    pub sent_bytes: u64,
 }
 
 /// What one processor has used.

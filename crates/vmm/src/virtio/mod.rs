@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod console;
+mod counter;
 mod crew;
 pub mod net;
 pub mod rng;
@@ -22,6 +23,7 @@ use crate::memory::GuestMemory;
 use crate::pci::Msix;
 use crate::reactor::Handle;
 
+pub use counter::Counter;
 pub use transport::{Transport, plug};
 
 /// Feature bits all devices share (section 6).

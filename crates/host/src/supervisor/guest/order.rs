@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Closing, Guest, Reply};
 use crate::records;
 use crate::store::Revision;
-use crate::supervisor::{rpc_problem, store_problem};
+use crate::supervisor::{rpc_problem, store_problem, usage};
 
 /// An agent that is busy is as good as none: the button works without it.
 const AGENT_PATIENCE: Duration = Duration::from_secs(1);
@@ -208,14 +208,10 @@ impl Guest {
     }
 
     async fn stats(&self) -> Result<Stats, Problem> {
-        let stats: vmm::control::Stats = serde_json::from_value(self.call("stats").await?)
+        let stats = serde_json::from_value(self.call("stats").await?)
             .map_err(|error| Problem::internal(error.to_string()))?;
-        Ok(Stats {
-            guest_time_ns: stats.guest_time_ns,
-            cpu_time_ns: stats.processors.iter().map(|processor| processor.cpu_time_ns).collect(),
-            memory: api::Size(stats.memory),
-            resident: api::Size(stats.resident),
-        })
+        let pid = self.running.as_ref().map(|running| running.process.pid());
+        Ok(usage::told(stats, pid.map(usage::ready).unwrap_or_default()))
     }
 
     async fn edit(

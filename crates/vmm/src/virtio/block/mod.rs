@@ -14,7 +14,7 @@ use disk::{Disk, SECTOR};
 
 use self::request::{Request, Target};
 use super::crew::{Calls, Crew, Work};
-use super::{Activation, ActiveQueue, Device, Health, QueueBroken, read_slice};
+use super::{Activation, ActiveQueue, Counter, Device, Health, QueueBroken, read_slice};
 use crate::memory::GuestMemory;
 
 const QUEUE_SIZE: u16 = 256;
@@ -44,6 +44,23 @@ mod feature {
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
+/// What a disk has done.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Reads that were done.
+    pub reads: Counter,
+    /// Bytes of them.
+    pub read_bytes: Counter,
+    /// Writes that were done.
+    pub writes: Counter,
+    /// Bytes of them.
+    pub written_bytes: Counter,
+    /// Requests that came to nothing, whatever the reason.
+    pub failed: Counter,
+    /// The time that all requests have taken together, nanoseconds: two at a time count twice.
+    pub busy_ns: Counter,
+}
+
 /// A disk for the guest.
 pub struct Block {
     target: Arc<Target>,
@@ -58,8 +75,13 @@ impl Block {
         for (to, from) in id.iter_mut().zip(serial.bytes()) {
             *to = from;
         }
-        let target = Arc::new(Target { disk, id });
+        let target = Arc::new(Target { disk, id, meter: Arc::default() });
         Self { target, queues: queues.max(1), crew: None }
+    }
+
+    /// What it has done, for who wants to know.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.target.meter)
     }
 
     /// The configuration structure (5.2.4).
@@ -187,7 +209,9 @@ impl Server {
             }
             let started = Instant::now();
             let written = request.map_or(0, |request| request.answer(&self.target, self.write_through));
-            self.waited.store(started.elapsed() > WAITED, Ordering::Relaxed);
+            let taken = started.elapsed();
+            self.target.meter.busy_ns.add(taken.as_nanos() as u64);
+            self.waited.store(taken > WAITED, Ordering::Relaxed);
             done = Some((head, written));
         }
     }

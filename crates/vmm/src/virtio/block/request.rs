@@ -1,13 +1,14 @@
 //! One request of the block device (section 5.2.6): taken out of guest memory, done, answered.
 
 use std::io;
+use std::sync::Arc;
 
 use disk::{Disk, SECTOR};
 use libc::iovec;
 use vm_memory::bitmap::{Bitmap, RefSlice};
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
-use super::{ID_BYTES, MOST_DISCARD};
+use super::{ID_BYTES, MOST_DISCARD, Meter};
 use crate::memory::{GuestMemory, TrackedPages};
 use crate::virtio::{Chain, MOST_PIECES};
 
@@ -37,6 +38,8 @@ pub struct Target {
     pub disk: Box<dyn Disk>,
     /// The serial number.
     pub id: [u8; ID_BYTES],
+    /// What has been done.
+    pub meter: Arc<Meter>,
 }
 
 /// A request. How its bytes are spread over descriptors is the driver's choice (2.7.4.1).
@@ -122,9 +125,13 @@ impl<'a> Request<'a> {
             _ => Ok(written),
         });
         let (status, written) = match done {
-            Ok(written) => (STATUS_OK, written),
+            Ok(written) => {
+                self.count(&target.meter);
+                (STATUS_OK, written)
+            }
             Err(error) if error.kind() == io::ErrorKind::Unsupported => (STATUS_UNSUPPORTED, 0),
             Err(error) => {
+                target.meter.failed.add(1);
                 tracing::debug!(
                     "a disk request of kind {} at sector {} failed: {error}",
                     self.kind,
@@ -135,6 +142,20 @@ impl<'a> Request<'a> {
         };
         self.status.copy_from(&[status]);
         written + 1
+    }
+
+    fn count(&self, meter: &Meter) {
+        match self.kind {
+            kind::IN => {
+                meter.reads.add(1);
+                meter.read_bytes.add(bytes(&self.input));
+            }
+            kind::OUT => {
+                meter.writes.add(1);
+                meter.written_bytes.add(bytes(&self.output));
+            }
+            _ => {}
+        }
     }
 
     fn execute(&self, target: &Target) -> io::Result<u32> {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Activation, Device, read_slice};
+use super::{Activation, Counter, Device, read_slice};
 use crate::reactor::{Ready, Source};
 use port::Port;
 
@@ -90,6 +90,19 @@ pub trait Backend: Send {
     }
 }
 
+/// What a card has carried, as the guest sees it: headers of virtio do not count.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Frames that came and had room.
+    pub received: Counter,
+    /// Bytes of them.
+    pub received_bytes: Counter,
+    /// Frames that the guest sent.
+    pub sent: Counter,
+    /// Bytes of them.
+    pub sent_bytes: Counter,
+}
+
 /// A network card.
 pub struct Net {
     mac: [u8; 6],
@@ -97,6 +110,7 @@ pub struct Net {
     offloads: u64,
     link: Arc<AtomicBool>,
     backend: Arc<Mutex<Box<dyn Backend>>>,
+    meter: Arc<Meter>,
     sources: Vec<Source>,
     /// The backend's source, shared with its own callback, which changes what it waits for.
     cable: Option<Arc<Mutex<Option<Source>>>>,
@@ -111,9 +125,15 @@ impl Net {
             offloads: backend.offloads(),
             link: Arc::new(AtomicBool::new(true)),
             backend: Arc::new(Mutex::new(backend)),
+            meter: Arc::default(),
             sources: Vec::new(),
             cable: None,
         }
+    }
+
+    /// What it has carried, for who wants to know.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 }
 
@@ -160,6 +180,7 @@ impl Device for Net {
             transmit,
             mergeable: features & feature::MRG_RXBUF != 0,
             backend: Arc::clone(&self.backend),
+            meter: Arc::clone(&self.meter),
             link: Arc::clone(&self.link),
         })));
         let cable = Arc::new(Mutex::new(None));

@@ -8,7 +8,7 @@ use virtio_queue::QueueT;
 use vm_memory::Bytes;
 
 use super::super::{ActiveQueue, Chain, Health, QueueBroken, pieces};
-use super::{Backend, HEADER, LARGEST_FRAME};
+use super::{Backend, HEADER, LARGEST_FRAME, Meter};
 use crate::memory::GuestMemory;
 use crate::reactor::Ready;
 
@@ -26,6 +26,7 @@ pub(super) struct Parts {
     /// Whether a frame may take several buffers.
     pub mergeable: bool,
     pub backend: Arc<Mutex<Box<dyn Backend>>>,
+    pub meter: Arc<Meter>,
     pub link: Arc<AtomicBool>,
 }
 
@@ -172,7 +173,7 @@ impl Port {
 
     /// Puts the frame into as many of the guest's buffers as it takes, or leaves all as it was.
     fn deliver(&mut self) -> Result<Delivery, QueueBroken> {
-        let Parts { memory, receive, mergeable, .. } = &mut self.parts;
+        let Parts { memory, receive, mergeable, meter, .. } = &mut self.parts;
         let before = receive.queue.next_avail();
         let mut chains: Vec<Chain> = Vec::new();
         let mut room = 0;
@@ -190,6 +191,10 @@ impl Port {
             chains.push(chain);
         }
         let lost = room < self.incoming.len();
+        if !lost {
+            meter.received.add(1);
+            meter.received_bytes.add(self.incoming.len().saturating_sub(HEADER) as u64);
+        }
         let count = chains.len() as u16;
         self.incoming[NUM_BUFFERS..HEADER].copy_from_slice(&count.to_le_bytes());
         let mut left = &self.incoming[..];
@@ -222,6 +227,10 @@ impl Port {
             let head = chain.head_index();
             let whole = self.read_chain(chain);
             self.parts.transmit.give_back(&memory, head, 0)?;
+            if whole {
+                self.parts.meter.sent.add(1);
+                self.parts.meter.sent_bytes.add((self.outgoing.len() - HEADER) as u64);
+            }
             if whole && !self.send() {
                 // There is more when the cable has room.
                 return Ok(());

@@ -1,0 +1,113 @@
+//! What guests and their host use, as counters that only grow: two looks give what was used in between.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Id, Name, Size, Time, VmState};
+
+/// What a running guest uses, and what its devices have done since it was started.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// When this was looked at.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Time,
+    /// How long it has run by its own clock, ns: this stands still while the guest is paused.
+    pub guest_time_ns: u64,
+    /// Its processors.
+    pub processors: Vec<ProcessorStats>,
+    /// Host processor time of its whole process, ns: its processors' and that of its devices.
+    pub process_time_ns: u64,
+    /// Memory it has.
+    pub memory: Size,
+    /// Memory that its process takes on the host.
+    pub resident: Size,
+    /// Its disks, in their order.
+    pub disks: Vec<DiskStats>,
+    /// Its cards, in their order.
+    pub nics: Vec<NicStats>,
+}
+
+/// Where a guest's processor has spent its time. The three together are the guest's time.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ProcessorStats {
+    /// It ran on a processor of the host, ns.
+    pub run_ns: u64,
+    /// It had work and waited for a processor of the host, ns. Kernels that do not say so give none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_ns: Option<u64>,
+    /// It had nothing to do, ns.
+    pub wait_ns: u64,
+}
+
+/// What a disk has done.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DiskStats {
+    /// The serial number that the guest sees.
+    pub serial: String,
+    /// Reads.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+    /// Requests that came to nothing.
+    pub failed: u64,
+    /// The time that all requests took together, ns: two at a time count twice.
+    pub busy_ns: u64,
+}
+
+/// What a card has carried.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NicStats {
+    /// Its hardware address.
+    pub mac: String,
+    /// Frames that came.
+    pub received: u64,
+    /// Bytes of them.
+    pub received_bytes: u64,
+    /// Frames that the guest sent.
+    pub sent: u64,
+    /// Bytes of them.
+    pub sent_bytes: u64,
+}
+
+/// What the host and all guests that run use.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostStats {
+    /// When this was looked at.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Time,
+    /// Processors of the host.
+    pub cpus: u32,
+    /// Time that they were busy, all together, ns.
+    pub busy_ns: u64,
+    /// Time that they had nothing to do, all together, ns.
+    pub idle_ns: u64,
+    /// Time that a machine below this one gave to others, all together, ns.
+    pub stolen_ns: u64,
+    /// Memory of the host.
+    pub memory: Size,
+    /// Memory that could be given out.
+    pub memory_available: Size,
+    /// Room on the file system of the host's folder.
+    pub storage: Size,
+    /// What of it is free.
+    pub storage_available: Size,
+    /// The guests that run, and answered in time.
+    pub vms: Vec<VmStats>,
+}
+
+/// What one guest uses.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct VmStats {
+    /// Its id.
+    pub id: Id,
+    /// Its name.
+    pub name: Name,
+    /// Its state.
+    pub state: VmState,
+    /// What it uses.
+    pub stats: Stats,
+}

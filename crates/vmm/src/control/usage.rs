@@ -1,0 +1,87 @@
+//! What a machine uses of the host, and what its devices have done.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, LazyLock};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::protocol::{DiskStats, NetStats, ProcessorStats, Stats};
+use crate::machine::Machine;
+use crate::virtio::block::Block;
+use crate::virtio::net::Net;
+use crate::virtio::{block, net};
+
+/// The counters of a machine's devices.
+#[derive(Default)]
+pub(super) struct Meters {
+    disks: Vec<(String, Arc<block::Meter>)>,
+    cards: Vec<([u8; 6], Arc<net::Meter>)>,
+}
+
+impl Meters {
+    /// A disk that the guest knows by this serial number.
+    pub fn disk(&mut self, serial: &str, disk: &Block) {
+        self.disks.push((serial.into(), disk.meter()));
+    }
+
+    /// A card with this hardware address.
+    pub fn card(&mut self, mac: [u8; 6], card: &Net) {
+        self.cards.push((mac, card.meter()));
+    }
+
+    /// What `machine`, whose devices these are, uses and has done.
+    pub fn read(&self, machine: &Machine) -> Stats {
+        let processors = machine.cpu_times_ns().into_iter().map(|cpu_time_ns| ProcessorStats { cpu_time_ns });
+        let disks = self.disks.iter().map(|(serial, meter)| DiskStats {
+            serial: serial.clone(),
+            reads: meter.reads.get(),
+            read_bytes: meter.read_bytes.get(),
+            writes: meter.writes.get(),
+            written_bytes: meter.written_bytes.get(),
+            failed: meter.failed.get(),
+            busy_ns: meter.busy_ns.get(),
+        });
+        let nets = self.cards.iter().map(|(mac, meter)| NetStats {
+            mac: *mac,
+            received: meter.received.get(),
+            received_bytes: meter.received_bytes.get(),
+            sent: meter.sent.get(),
+            sent_bytes: meter.sent_bytes.get(),
+        });
+        Stats {
+            guest_time_ns: machine.clock_ns(),
+            processors: processors.collect(),
+            memory: machine.memory(),
+            resident: resident().unwrap_or(0),
+            process_time_ns: process_time_ns(),
+            disks: disks.collect(),
+            nets: nets.collect(),
+        }
+    }
+}
+
+/// Host processor time of this process, threads that have ended included, nanoseconds.
+fn process_time_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What the kernel says of this process's memory (proc_pid_statm(5)). Opened once: later the process may be locked in.
+static MEMORY: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/statm").ok());
+
+/// Opens and asks what this process wants to know of the host: call it before the process is locked in.
+pub fn prepare() {
+    LazyLock::force(&MEMORY);
+    // It is asked for with a system call once.
+    rustix::param::page_size();
+}
+
+/// Memory of this process that is in RAM, bytes.
+fn resident() -> Option<u64> {
+    let mut text = [0; 128];
+    let length = MEMORY.as_ref()?.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
