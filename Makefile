@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test build guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
+.PHONY: help demo test build web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,11 +21,24 @@ help: ## Show this list
 demo: setup-build setup-image build ## Start a host and a Debian guest on it, to its console (GUEST=debian:12, CPUS=, MEMORY=; ONCE=1 powers it off by itself)
 	@ONCE=$(ONCE) scripts/demo $(TESSERA) $(DEMO_HOME) $(GUEST) --cpus $(CPUS) --memory $(MEMORY) --net user
 
-test: setup-build setup-test guests ## Run all tests
+test: setup-build setup-test web guests ## Run all tests
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
 
-build: ## Build the release binary
+build: web ## Build the release binary with its page
 	cargo build --release --package tessera
+
+web: web/dist/index.html ## Build the page that the binary serves
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json | setup-web
+	cd web && npm ci --no-fund --no-audit
+	@touch $@
+
+web/dist/index.html: web/node_modules/.package-lock.json web/index.html web/vite.config.ts $(shell find web/src web/public -type f)
+	cd web && npm run build
+
+check-web: web/node_modules/.package-lock.json ## Check the page: types, lint, unit tests, and that its API types are current
+	cd web && npx tsc --noEmit && npm run lint && npm test
+	cd web && npx openapi-typescript ../docs/openapi.json --check -o src/api/schema.d.ts
 
 guests: ## Make the tiny guest that tests and benchmarks boot
 	@scripts/tiny-guest $(BUILD)/tiny
@@ -45,7 +58,7 @@ deny: setup-deny ## Check the licences and sources of what we depend on
 doc: ## Build the documentation of the code, and check its links
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
 
-check: fmt-check clippy deny test ## Everything that CI checks
+check: fmt-check clippy deny check-web test ## Everything that CI checks
 
 bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
 	cargo rustc --release --package bench --bin bench-guest -- -C target-feature=+crt-static
@@ -62,6 +75,9 @@ soak: setup-build setup-image setup-soak build ## Work Debian guests hard for an
 setup-build:
 	@scripts/need cc:gcc ld:binutils curl:curl
 	@scripts/need-rust
+
+setup-web:
+	@scripts/need node:nodejs npm:npm
 
 setup-image:
 	@scripts/need mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs passt:passt

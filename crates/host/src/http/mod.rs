@@ -13,6 +13,7 @@ mod input;
 mod lists;
 mod metrics;
 mod networks;
+mod page;
 mod pools;
 mod scope;
 pub mod serve;
@@ -143,7 +144,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/ca.pem", get(host::authority))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(move || host::ready(ready)))
-        .fallback(nothing)
+        .fallback(page::get)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(LONGEST_BODY))
         .layer(RequestBodyTimeoutLayer::new(SLOWEST_BODY))
