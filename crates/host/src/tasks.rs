@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::{Id, NewTask, Problem, Task, TaskState, Time};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::events::Happening;
 use crate::store::{Entry, Store, StoreError, Transaction};
@@ -16,6 +16,8 @@ use crate::store::{Entry, Store, StoreError, Transaction};
 pub const PREFIX: &str = "task/";
 /// How many ended ones are kept.
 const KEPT: usize = 5_000;
+/// How many reports of progress may wait for one who follows them.
+const FOLLOWED: usize = 256;
 
 fn key(id: Id) -> String {
     format!("{PREFIX}{id}")
@@ -26,6 +28,7 @@ fn key(id: Id) -> String {
 pub struct Tasks {
     store: Arc<dyn Store>,
     running: Arc<Mutex<HashMap<Id, Running>>>,
+    progress: broadcast::Sender<Task>,
 }
 
 struct Running {
@@ -54,6 +57,8 @@ impl Work {
                 task.progress = part.map(|part| part.clamp(0.0, 1.0));
                 task.step = step.into();
             });
+            // Nobody may follow.
+            let _ = self.tasks.progress.send(running.task.borrow().clone());
         }
     }
 
@@ -66,7 +71,7 @@ impl Work {
 impl Tasks {
     /// The tasks in a store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, running: Arc::default() }
+        Self { store, running: Arc::default(), progress: broadcast::Sender::new(FOLLOWED) }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Running>> {
@@ -166,6 +171,11 @@ impl Tasks {
             let _ = tokio::time::timeout(patience, task.wait_for(|task| task.state.is_final())).await;
         }
         self.get(id).await
+    }
+
+    /// Tasks as they tell how far they are. What is kept of them, their beginnings and ends, a watch of the store tells.
+    pub fn follow(&self) -> broadcast::Receiver<Task> {
+        self.progress.subscribe()
     }
 
     /// Calls a task off. It ends when it can, as if it had failed.

@@ -344,6 +344,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/stats": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What the host and all guests that run use, at once. A guest that does not answer within half a second is left out. */
+        get: operations["get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/tasks": {
         parameters: {
             query?: never;
@@ -768,6 +785,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/watch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What changes on the host, as a stream (`Accept: text/event-stream`): first all guests, each as an event `vm`, the latest tasks and events as
+         *     `task` and `event`, then `ready`, then every change: `vm` with a guest, `vm-gone` with its id, `task` with a task, also where only its
+         *     progress is new, `event` with what happened, and `stats`.
+         */
+        get: operations["watch"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/metrics": {
         parameters: {
             query?: never;
@@ -949,6 +987,41 @@ export interface components {
         } | {
             /** @description A file or a block device of the host, which stays when the guest goes. */
             file: string;
+        };
+        /** @description What a disk has done. */
+        DiskStats: {
+            /**
+             * Format: int64
+             * @description The time that all requests took together, ns: two at a time count twice.
+             */
+            busy_ns: number;
+            /**
+             * Format: int64
+             * @description Requests that came to nothing.
+             */
+            failed: number;
+            /**
+             * Format: int64
+             * @description Bytes of them.
+             */
+            read_bytes: number;
+            /**
+             * Format: int64
+             * @description Reads.
+             */
+            reads: number;
+            /** @description The serial number that the guest sees. */
+            serial: string;
+            /**
+             * Format: int64
+             * @description Writes.
+             */
+            writes: number;
+            /**
+             * Format: int64
+             * @description Bytes of them.
+             */
+            written_bytes: number;
         };
         /** @description Names of a network's guests, and of the rest of the world, from the host. */
         Dns: {
@@ -1163,6 +1236,44 @@ export interface components {
              * @description Guests that run.
              */
             vms_running: number;
+        };
+        /** @description What the host and all guests that run use. */
+        HostStats: {
+            /**
+             * Format: int64
+             * @description Time that they were busy, all together, ns.
+             */
+            busy_ns: number;
+            /**
+             * Format: int32
+             * @description Processors of the host.
+             */
+            cpus: number;
+            /**
+             * Format: int64
+             * @description Time that they had nothing to do, all together, ns.
+             */
+            idle_ns: number;
+            /** @description Memory of the host. */
+            memory: components["schemas"]["Size"];
+            /** @description Memory that could be given out. */
+            memory_available: components["schemas"]["Size"];
+            /**
+             * Format: int64
+             * @description Time that a machine below this one gave to others, all together, ns.
+             */
+            stolen_ns: number;
+            /** @description Room on the file system of the host's folder. */
+            storage: components["schemas"]["Size"];
+            /** @description What of it is free. */
+            storage_available: components["schemas"]["Size"];
+            /**
+             * Format: date-time
+             * @description When this was looked at.
+             */
+            time: string;
+            /** @description The guests that run, and answered in time. */
+            vms: components["schemas"]["VmStats"][];
         };
         /**
          * Format: uuid
@@ -1759,6 +1870,31 @@ export interface components {
              */
             vlan?: number | null;
         };
+        /** @description What a card has carried. */
+        NicStats: {
+            /** @description Its hardware address. */
+            mac: string;
+            /**
+             * Format: int64
+             * @description Frames that came.
+             */
+            received: number;
+            /**
+             * Format: int64
+             * @description Bytes of them.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description Frames that the guest sent.
+             */
+            sent: number;
+            /**
+             * Format: int64
+             * @description Bytes of them.
+             */
+            sent_bytes: number;
+        };
         /**
          * @description What follows when a guest ends by itself.
          * @enum {string}
@@ -1883,6 +2019,24 @@ export interface components {
             /** @description The kind of problem: `about:blank` says no more than `status` does. */
             type?: string;
         };
+        /** @description Where a guest's processor has spent its time. The three together are the guest's time. */
+        ProcessorStats: {
+            /**
+             * Format: int64
+             * @description It had work and waited for a processor of the host, ns. Kernels that do not say so give none.
+             */
+            ready_ns?: number | null;
+            /**
+             * Format: int64
+             * @description It ran on a processor of the host, ns.
+             */
+            run_ns: number;
+            /**
+             * Format: int64
+             * @description It had nothing to do, ns.
+             */
+            wait_ns: number;
+        };
         /**
          * @description A protocol with ports.
          * @enum {string}
@@ -1917,19 +2071,33 @@ export interface components {
         };
         /** @description A number of bytes, or text such as "512MiB"; answers have the number. */
         Size: number | string;
-        /** @description What a running guest uses. */
+        /** @description What a running guest uses, and what its devices have done since it was started. */
         Stats: {
-            /** @description Host processor time of each of its processors, ns. */
-            cpu_time_ns: number[];
+            /** @description Its disks, in their order. */
+            disks: components["schemas"]["DiskStats"][];
             /**
              * Format: int64
-             * @description How long it has run by its own clock, ns.
+             * @description How long it has run by its own clock, ns: this stands still while the guest is paused.
              */
             guest_time_ns: number;
             /** @description Memory it has. */
             memory: components["schemas"]["Size"];
+            /** @description Its cards, in their order. */
+            nics: components["schemas"]["NicStats"][];
+            /**
+             * Format: int64
+             * @description Host processor time of its whole process, ns: its processors' and that of its devices.
+             */
+            process_time_ns: number;
+            /** @description Its processors. */
+            processors: components["schemas"]["ProcessorStats"][];
             /** @description Memory that its process takes on the host. */
             resident: components["schemas"]["Size"];
+            /**
+             * Format: date-time
+             * @description When this was looked at.
+             */
+            time: string;
         };
         /** @description A change that somebody asked for. */
         Task: {
@@ -2064,6 +2232,17 @@ export interface components {
          * @enum {string}
          */
         VmState: "stopped" | "starting" | "running" | "paused" | "stopping" | "crashed";
+        /** @description What one guest uses. */
+        VmStats: {
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description Its state. */
+            state: components["schemas"]["VmState"];
+            /** @description What it uses. */
+            stats: components["schemas"]["Stats"];
+        };
         /** @description What a guest is at the moment. */
         VmStatus: {
             engine?: components["schemas"]["Engine"] | null;
@@ -3334,6 +3513,35 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What they use */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HostStats"];
+                };
             };
             /** @description A problem */
             default: {
@@ -4641,6 +4849,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    watch: {
+        parameters: {
+            query?: {
+                /** @description Also what the host and its guests use, each so many seconds: 1 to 60. */
+                stats?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A stream of changes */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
                 };
             };
             /** @description A problem */

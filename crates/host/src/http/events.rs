@@ -23,9 +23,9 @@ use crate::store::{Revision, Update};
 use crate::{events, records};
 
 /// How often something is sent to a watcher to whom nothing happens, so that both notice when the other is gone.
-const PULSE: Duration = Duration::from_secs(15);
+pub const PULSE: Duration = Duration::from_secs(15);
 /// How many events may wait for one watcher.
-const WAITING: usize = 256;
+pub const WAITING: usize = 256;
 
 /// Whether a request wants a stream.
 pub fn wants_stream(headers: &HeaderMap) -> bool {

@@ -24,6 +24,7 @@ mod templates;
 mod tokens;
 mod users;
 mod vms;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +97,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get, tasks::cancel))
         .routes(routes!(events::list))
+        .routes(routes!(watch::watch))
         .routes(routes!(host::get))
         .routes(routes!(stats::get))
         .routes(routes!(images::list, images::build))

@@ -17,10 +17,11 @@ use crate::store::Update;
 use crate::supervisor::no_guest;
 
 /// What else they may ask for. Lists of guests, events and tasks hold only theirs: their handlers see to that.
-const OPEN: [(&str, &[Method]); 14] = [
+const OPEN: [(&str, &[Method]); 15] = [
     ("/api/v1/vms", &[Method::GET, Method::POST]),
     ("/api/v1/events", &[Method::GET]),
     ("/api/v1/tasks", &[Method::GET]),
+    ("/api/v1/watch", &[Method::GET]),
     ("/api/v1/session", &[Method::GET, Method::DELETE]),
     ("/api/v1/session/password", &[Method::POST]),
     ("/api/v1/host", &[Method::GET]),

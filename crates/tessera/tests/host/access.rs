@@ -114,15 +114,15 @@ fn who_is_bound_to_labels_sees_and_uses_guests_that_carry_them_only() {
     assert_eq!(daemon.vm("new")["labels"]["team"], "a", "it carries the label");
 }
 
-#[test]
-fn a_watcher_who_is_bound_hears_of_no_others() {
+/// What a watcher of `path` who is bound to team a hears until `end`, while guests of others come and go, and their own leaves them.
+fn heard(path: &str, end: &str) -> String {
     let daemon = Daemon::start();
     daemon.guest("mine", &waits(), "--label team=a");
     let secret = daemon.run("token create watcher --role viewer --label team=a");
     let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
     write!(
         stream,
-        "GET /api/v1/vms HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nAccept: text/event-stream\r\n\r\n",
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nAccept: text/event-stream\r\n\r\n",
         secret.trim()
     )
     .unwrap();
@@ -131,13 +131,33 @@ fn a_watcher_who_is_bound_hears_of_no_others() {
     daemon.run("vm edit mine --label team=b");
     stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
     let mut text = String::new();
-    while !text.contains("event: delete") {
+    while !text.contains(end) {
         let mut bytes = [0; 4096];
         let count = stream.read(&mut bytes).unwrap();
         text += &String::from_utf8_lossy(&bytes[..count]);
     }
     assert!(text.contains("\"name\":\"mine\""), "{text}");
     assert!(!text.contains("other"), "{text}");
+    text
+}
+
+#[test]
+fn a_watcher_who_is_bound_hears_of_no_others() {
+    heard("/api/v1/vms", "event: delete");
+}
+
+#[test]
+fn a_watcher_of_everything_hears_of_guests_tasks_and_events_of_their_own() {
+    let text = heard("/api/v1/watch?stats=1", "event: vm-gone");
+    for kind in ["vm", "task", "event", "ready", "stats"] {
+        assert!(text.contains(&format!("event: {kind}\n")), "{kind}: {text}");
+    }
+    let daemon = Daemon::start();
+    assert_eq!(
+        ask(&daemon, "GET", "/watch?stats=0", "Accept: text/event-stream\r\n", &Value::Null).status,
+        422
+    );
+    assert_eq!(ask(&daemon, "GET", "/watch", "", &Value::Null).status, 406);
 }
 
 #[test]
