@@ -24,6 +24,7 @@ use crate::machine;
 use crate::paths::{Paths, PathsError};
 use crate::pools::Pools;
 use crate::records;
+use crate::repeats::Repeats;
 use crate::store::{Sqlite, Store, StoreError, Transaction};
 use crate::supervisor::{Agents, Shared, Supervisor};
 use crate::tasks::{Tasks, Work};
@@ -108,6 +109,8 @@ pub struct Host {
     pub supervisor: Arc<Supervisor>,
     /// Who may do what.
     pub access: Access,
+    /// Requests that may come twice.
+    pub(crate) repeats: Repeats,
     /// Where the page is.
     pages: OnceLock<Vec<String>>,
     /// Who did what.
@@ -189,6 +192,7 @@ impl Host {
             tasks: Tasks::new(Arc::clone(&store)),
             supervisor: Arc::new(Supervisor::new(shared)),
             access: Access::new(Arc::clone(&store)),
+            repeats: Repeats::new(Arc::clone(&store)),
             pages: OnceLock::new(),
             audit,
             certificates: Arc::new(certificates),
@@ -315,6 +319,9 @@ async fn keep_house(host: Arc<Host>) {
         tokio::time::sleep(HOUSEKEEPING).await;
         if let Err(error) = events::trim(&*host.store).await {
             tracing::warn!("old events cannot be forgotten: {error}");
+        }
+        if let Err(error) = host.repeats.trim().await {
+            tracing::warn!("old answers cannot be forgotten: {error}");
         }
         if let Err(problem) = host.access.forget_old_sessions().await {
             tracing::warn!("old sessions cannot be forgotten: {}", problem.detail);

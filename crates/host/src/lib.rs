@@ -11,6 +11,7 @@ mod machine;
 pub mod paths;
 pub mod pools;
 pub mod records;
+mod repeats;
 pub mod store;
 pub mod supervisor;
 pub mod tasks;

@@ -15,6 +15,7 @@ mod metrics;
 mod networks;
 mod page;
 mod pools;
+mod repeats;
 mod scope;
 pub mod serve;
 mod session;
@@ -123,10 +124,11 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(session::password))
         .routes(routes!(session::link))
         .routes(routes!(audit::list));
-    let (router, description) = OpenApiRouter::with_openapi(description)
+    let (router, mut description) = OpenApiRouter::with_openapi(description)
         .nest("/api/v1", v1)
         .routes(routes!(metrics::get))
         .split_for_parts();
+    repeats::describe(&mut description);
     (router, description)
 }
 
@@ -149,6 +151,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .fallback(page::get)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), repeats::once))
         .layer(RequestBodyTimeoutLayer::new(SLOWEST_BODY))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), audit::record))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), caller::identify))

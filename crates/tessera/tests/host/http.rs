@@ -10,6 +10,8 @@ use crate::Daemon;
 /// An answer.
 pub struct Answer {
     pub status: u16,
+    /// The lines before the body, in small letters.
+    pub head: String,
     /// What it sets as a cookie.
     pub cookie: Option<String>,
     pub text: String,
@@ -17,23 +19,24 @@ pub struct Answer {
     pub body: Value,
 }
 
-/// Asks for `path`, of the API unless it is `/metrics`, with these headers.
+/// Asks for `path`, in `/api/v1` if it does not say so itself, with these headers.
 pub fn ask(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &Value) -> Answer {
-    let root = if path == "/metrics" { "" } else { "/api/v1" };
+    let root = if path == "/metrics" || path.starts_with("/api/") { "" } else { "/api/v1" };
     let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let length = body.len();
-    write!(
-        stream,
+    // In one piece: the host may answer and close before the last of several.
+    let request = format!(
         "{method} {root}{path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
+    );
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, text) = answer.split_once("\r\n\r\n").unwrap();
     Answer {
         status: head[9..12].parse().unwrap(),
+        head: head.to_lowercase(),
         cookie: head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).map(str::to_owned),
         body: serde_json::from_str(text).unwrap_or_default(),
         text: text.into(),

@@ -15,6 +15,7 @@ mod inputs;
 mod life;
 mod networks;
 mod privileges;
+mod repeats;
 mod sandbox;
 mod stats;
 mod storage;

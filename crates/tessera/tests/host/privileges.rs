@@ -1,13 +1,11 @@
 //! Every method of the API names the role that it needs, and lets nobody do it who has a lesser one.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::Daemon;
+use crate::{Daemon, http};
 
 /// The roles, the least first.
 const ROLES: [&str; 3] = ["viewer", "operator", "admin"];
@@ -32,18 +30,8 @@ fn the_description_of_the_api_is_the_one_that_was_reviewed() {
 
 /// The status with which the host answers.
 fn ask(daemon: &Daemon, method: &str, path: &str, secret: &str) -> u16 {
-    let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
-    let body = if method == "GET" { "" } else { "{}" };
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).unwrap();
-    std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap()
+    let body = if method == "GET" { Value::Null } else { serde_json::json!({}) };
+    http::ask(daemon, method, path, &format!("Authorization: Bearer {secret}\r\n"), &body).status
 }
 
 #[test]
