@@ -16,6 +16,7 @@ use vmm::engine;
 
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::backup;
 use crate::events::{self, Happening};
 use crate::groups::Groups;
 use crate::http;
@@ -68,6 +69,9 @@ pub enum DaemonError {
     /// Another daemon has the folder.
     #[error("{0}: another daemon uses this folder; give this one a folder of its own with --state-dir")]
     InUse(PathBuf),
+    /// What a backup brought back.
+    #[error("{0}: what was restored cannot be put in its place: {1}")]
+    Restore(PathBuf, io::Error),
     /// Its audit log.
     #[error("{0}: the audit log cannot be written: {1}")]
     Audit(PathBuf, io::Error),
@@ -156,15 +160,13 @@ impl Host {
     async fn open(config: &Config) -> Result<Arc<Host>, DaemonError> {
         let paths = Paths::new(&config.state)?;
         let database = paths.database();
-        let opened = Sqlite::open(&database).map_err(|error| match error {
-            StoreError::Database(rusqlite::Error::SqliteFailure(why, _))
-                if why.code == rusqlite::ErrorCode::DatabaseBusy =>
-            {
-                DaemonError::InUse(config.state.clone())
-            }
-            other => DaemonError::Store(database.clone(), other),
+        backup::finish(paths.state()).map_err(|error| DaemonError::Restore(config.state.clone(), error))?;
+        let opened = Sqlite::open(&database).map_err(|error| match error.is_busy() {
+            true => DaemonError::InUse(config.state.clone()),
+            false => DaemonError::Store(database.clone(), error),
         });
         let store: Arc<dyn Store> = Arc::new(opened?);
+        backup::sweep(&paths);
         let told = |error| DaemonError::Store(database.clone(), error);
         let (id, booted) = introduce(&*store).await.map_err(told)?;
         let audit = Audit::open(&paths.audit()).map_err(|error| DaemonError::Audit(paths.audit(), error))?;
@@ -256,6 +258,17 @@ async fn introduce(store: &dyn Store) -> Result<(Id, bool), StoreError> {
     let own = Own { id: known.map_or_else(Id::new, |own| own.id), boot };
     store.commit(Transaction::new().put(SELF, &own)?).await?;
     Ok((own.id, booted))
+}
+
+/// The id of the daemon whose store this is, if one has had it.
+pub(crate) async fn id(store: &dyn Store) -> Result<Option<Id>, StoreError> {
+    let known = store.get(SELF).await?;
+    Ok(known.map(|entry| serde_json::from_slice::<Own>(&entry.value)).transpose()?.map(|own| own.id))
+}
+
+/// Has the next start of the daemon `id` take the machine for one that has started since: its guests have ended.
+pub(crate) fn forget_boot(id: Id, transaction: Transaction) -> Result<Transaction, StoreError> {
+    transaction.put(SELF, &Own { id, boot: String::new() })
 }
 
 /// Serves until `stop` says so. Guests go on.

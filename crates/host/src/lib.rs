@@ -3,6 +3,7 @@
 
 pub mod access;
 mod audit;
+pub mod backup;
 pub mod daemon;
 pub mod events;
 mod groups;

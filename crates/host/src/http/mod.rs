@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod backup;
 mod caller;
 mod console;
 mod error;
@@ -100,6 +101,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(events::list))
         .routes(routes!(watch::watch))
         .routes(routes!(host::get))
+        .routes(routes!(backup::make))
         .routes(routes!(stats::get))
         .routes(routes!(images::list, images::build))
         .routes(routes!(images::delete))

@@ -23,15 +23,18 @@ const KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The longest key, bytes.
 const LONGEST_KEY: usize = 255;
-/// Who logs in is nobody yet, and each session is one of its own.
-const WITHOUT: &str = "/api/v1/session";
+/// Who logs in is nobody yet, and each session is one of its own. What the host tells of itself is too long to keep, and changes nothing.
+const WITHOUT: [&str; 2] = ["/api/v1/session", "/api/v1/host/"];
 /// Whose answers tell a secret.
 const SECRET: &str = "/api/v1/tokens";
 
 /// The key of a request, if it has one that counts.
 fn key(request: &Request) -> Result<Option<String>, Error> {
     let path = request.uri().path();
-    if *request.method() != Method::POST || !path.starts_with("/api/") || path.starts_with(WITHOUT) {
+    if *request.method() != Method::POST
+        || !path.starts_with("/api/")
+        || WITHOUT.iter().any(|without| path.starts_with(without))
+    {
         return Ok(None);
     }
     let Some(value) = request.headers().get(KEY) else { return Ok(None) };
@@ -124,7 +127,7 @@ fn replay(answer: Answer) -> Response {
 /// Says in the description of each method that takes a key that it does.
 pub fn describe(description: &mut utoipa::openapi::OpenApi) {
     for (path, item) in &mut description.paths.paths {
-        if path.starts_with(WITHOUT) {
+        if WITHOUT.iter().any(|without| path.starts_with(without)) {
             continue;
         }
         if let Some(operation) = &mut item.post {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-pub use sqlite::Sqlite;
+pub use sqlite::{Seized, Sqlite};
 
 /// The number of a commit; the first one has 1.
 pub type Revision = u64;
@@ -105,6 +105,9 @@ pub enum StoreError {
     /// The database failed.
     #[error("the database of the host")]
     Database(#[from] rusqlite::Error),
+    /// Its file cannot be made ours.
+    #[error("the database's file: {0}")]
+    File(#[source] std::io::Error),
     /// The database is from a newer version.
     #[error(
         "the database has version {found}, this program knows up to {known}: use the program that wrote it"
@@ -121,6 +124,14 @@ pub enum StoreError {
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether another process has the database.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, StoreError::Database(error)
+            if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy))
+    }
 }
 
 /// Changes as they are committed.

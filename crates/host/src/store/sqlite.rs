@@ -4,6 +4,9 @@
 //! cost one flush. Reading never touches the database: all entries are in memory, as of the last durable commit.
 
 use std::collections::BTreeMap;
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::thread::JoinHandle;
@@ -58,11 +61,9 @@ impl Sqlite {
     /// # Errors
     /// If the file is no database, is in use, is from a newer version, or cannot be written.
     pub fn open(path: &Path) -> Result<Sqlite, StoreError> {
-        let mut database = Connection::open(path)?;
-        // Another daemon does not let go soon.
-        database.busy_timeout(Duration::from_millis(200))?;
+        for_us_alone(path).map_err(StoreError::File)?;
         // Nobody else may write: what is in memory would not be so any more.
-        database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        let mut database = exclusive(path)?;
         database.pragma_update(None, "journal_mode", "WAL")?;
         database.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut database)?;
@@ -93,6 +94,39 @@ impl Drop for Sqlite {
             // One that panicked has nothing more to write.
             let _ = writer.join();
         }
+    }
+}
+
+/// Makes the file at `path`, if it is not there, one that only this user can read; what SQLite puts beside it becomes like it.
+fn for_us_alone(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.create(true).append(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
+}
+
+fn exclusive(path: &Path) -> rusqlite::Result<Connection> {
+    let database = Connection::open(path)?;
+    // Another daemon does not let go soon.
+    database.busy_timeout(Duration::from_millis(200))?;
+    database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    Ok(database)
+}
+
+/// A database that no store can be opened on as long as this is there. It is one file then, without a log beside it.
+pub struct Seized {
+    _database: Connection,
+}
+
+impl Seized {
+    /// Takes the database in `path`.
+    ///
+    /// # Errors
+    /// If it is in use, or none.
+    pub fn new(path: &Path) -> Result<Self, StoreError> {
+        let database = exclusive(path)?;
+        database.pragma_update(None, "journal_mode", "DELETE")?;
+        database.execute_batch("BEGIN EXCLUSIVE")?;
+        Ok(Self { _database: database })
     }
 }
 
@@ -390,6 +424,18 @@ mod tests {
         assert!(store.backup(&copy).await.is_err());
         store.commit(put("a", 2)).await.unwrap();
         assert_eq!(value(&Sqlite::open(&copy).unwrap(), "a").await, Some(1));
+    }
+
+    #[test]
+    fn nobody_else_can_read_the_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("host.db");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let _store = Sqlite::open(&path).unwrap();
+        for entry in folder.path().read_dir().unwrap().flatten() {
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+        }
     }
 
     #[test]

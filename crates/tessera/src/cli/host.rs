@@ -11,6 +11,7 @@ use reqwest::Method;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::cli::backup::{BackupArgs, RestoreArgs};
 use crate::cli::output::{OutputOption, print};
 use crate::client::{HostOption, default_state};
 use crate::failure::{self, Failure, Result, Status};
@@ -48,6 +49,11 @@ enum HostCommand {
         #[command(flatten)]
         output: OutputOption,
     },
+    /// Write what a host knows into one file: guests' definitions, networks, pools, templates, users, tokens, its
+    /// certificate authority; not disks, images and the audit log. Whoever has the file can be this host
+    Backup(BackupArgs),
+    /// Make a host what it was when a backup was made
+    Restore(RestoreArgs),
     /// Print the description of the API: OpenAPI 3.1
     Openapi,
     /// Print an address that logs in whoever opens it first, within ten minutes: for a browser
@@ -57,13 +63,15 @@ enum HostCommand {
 impl HostArgs {
     /// Serves until a signal ends it, or asks another one.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
-        match &self.command {
-            Some(HostCommand::Info { output }) => output.one(&host.client()?.get("/host", &[]).await?),
+        match self.command {
+            Some(HostCommand::Info { ref output }) => output.one(&host.client()?.get("/host", &[]).await?),
             Some(HostCommand::Openapi) => {
                 let text = host::http::openapi().to_pretty_json();
                 print(&(text.map_err(|error| Failure::internal(error.to_string()))? + "\n"));
                 Ok(())
             }
+            Some(HostCommand::Backup(args)) => args.execute(host).await,
+            Some(HostCommand::Restore(args)) => args.execute().await,
             Some(HostCommand::Link) => link(host).await,
             None => self.serve().await,
         }

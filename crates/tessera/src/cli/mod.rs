@@ -1,6 +1,7 @@
 //! The verbs of the command line, one file each.
 
 mod access;
+mod backup;
 mod boot;
 mod host;
 mod image;

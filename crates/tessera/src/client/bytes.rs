@@ -48,8 +48,22 @@ impl Client {
     ///
     /// # Errors
     /// If the host cannot be reached or refuses, the bytes end too early, or the file cannot be written.
-    pub async fn download(&self, path: &str, query: &[(&str, String)], mut file: File) -> Result<()> {
-        let request = self.request(Method::GET, &format!("/api/v1{path}{}", encoded(query)));
+    pub async fn download(&self, path: &str, query: &[(&str, String)], file: File) -> Result<()> {
+        self.fetch(Method::GET, path, query, file).await
+    }
+
+    /// Writes what a method makes of a path into a file.
+    ///
+    /// # Errors
+    /// As [`Client::download`].
+    pub async fn fetch(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        mut file: File,
+    ) -> Result<()> {
+        let request = self.request(method, &format!("/api/v1{path}{}", encoded(query)));
         let mut response = self.send(request).await?;
         let bar = bar(response.content_length().unwrap_or_default());
         let broken = |error: &dyn std::error::Error| Failure::internal(failure::chain(error));

@@ -67,6 +67,19 @@ pub fn default_state() -> Result<PathBuf> {
 }
 
 impl HostOption {
+    /// Whether somebody has said which host.
+    pub fn is_given(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// The host of this folder, in place of any other.
+    ///
+    /// # Errors
+    /// If connections cannot be made at all.
+    pub fn client_of(&self, state: &std::path::Path) -> Result<Client> {
+        self.connect(Place::Socket(state.join("host.sock")))
+    }
+
     /// Who is asked.
     ///
     /// # Errors
@@ -84,6 +97,10 @@ impl HostOption {
             }
             None => Place::Socket(default_state()?.join("host.sock")),
         };
+        self.connect(place)
+    }
+
+    fn connect(&self, place: Place) -> Result<Client> {
         let mut builder = reqwest::Client::builder().no_proxy();
         if let Place::Socket(path) = &place {
             builder = builder.unix_socket(path.clone());

@@ -31,8 +31,10 @@ pub fn ask(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &Valu
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    // Not all answers are text.
+    let answer = String::from_utf8_lossy(&answer);
     let (head, text) = answer.split_once("\r\n\r\n").unwrap();
     Answer {
         status: head[9..12].parse().unwrap(),
