@@ -1,51 +1,118 @@
-// One guest: what it is, what can be done to it, its console and its definition.
+// One guest: what it is, what can be done to it, and all about it in tabs.
 
-import { useParams } from "@tanstack/react-router";
-import { lazy, Suspense, useEffect, useState } from "react";
+import { Link, useNavigate, useParams } from "@tanstack/react-router";
+import { lazy, Suspense, useState } from "react";
 
-import { text, type Vm } from "../api/client";
-import { useGuests } from "../api/guests";
-import { bytes, t } from "../text";
-import { Verbs } from "../verbs";
+import type { Vm } from "../api/client";
+import { selectLink, selectVms, useLive } from "../api/live";
+import { usePowers } from "../api/session";
+import { Code, Empty, Loading, Screen, State, When } from "../parts/basics";
+import { Dialog } from "../parts/dialog";
+import { Icon, type IconName } from "../parts/icon";
+import { Verbs } from "../parts/verbs";
+import { type Key, t } from "../text";
+import { CloneDialog, EditDialog, TemplateDialog } from "./guest-dialogs";
+import { GuestEvents } from "./guest-events";
+import { Hardware } from "./guest-hardware";
+import { Summary } from "./guest-summary";
 
-const Console = lazy(() => import("../console"));
+const Terminal = lazy(() => import("../parts/terminal"));
+const LastWords = lazy(() => import("./last-words"));
+const Definition = lazy(() => import("./definition"));
+
+const TABS: readonly { name: string; text: Key; icon: IconName }[] = [
+  { name: "summary", text: "tab.summary", icon: "overview" },
+  { name: "console", text: "tab.console", icon: "console" },
+  { name: "hardware", text: "tab.hardware", icon: "disk" },
+  { name: "snapshots", text: "tab.snapshots", icon: "camera" },
+  { name: "share", text: "tab.share", icon: "share" },
+  { name: "events", text: "tab.events", icon: "events" },
+  { name: "definition", text: "tab.definition", icon: "edit" },
+];
+
+type Asked = "edit" | "clone" | "template" | "command";
 
 export function Guest() {
-  const { name } = useParams({ strict: false });
-  const { list, link } = useGuests();
-  const vm = list.find((vm) => vm.name === name || vm.id === name);
-  if (!vm) return <p className="empty">{t(link === "live" ? "absent" : "connecting")}</p>;
-  const { status } = vm;
-  const definition = Object.fromEntries(Object.entries(vm).filter(([key]) => !["id", "created", "status"].includes(key)));
-  const runs = status.state === "running" || status.state === "paused";
+  const { name = "", tab = "summary" } = useParams({ strict: false });
+  const vms = useLive(selectVms);
+  const link = useLive(selectLink);
+  const { manage, own } = usePowers();
+  const [asked, setAsked] = useState<Asked>();
+  const navigate = useNavigate();
+  const vm = vms.find((one) => one.name === name) ?? vms.find((one) => one.id === name);
+  if (!vm) {
+    if (link === "connecting") return <Screen title={<bdi>{name}</bdi>} name={name}><Loading /></Screen>;
+    return <Screen title={<bdi>{name}</bdi>} name={name}><Empty icon="guests" title={t("guest.absent")}><p><Link to="/guests">{t("guests.all")}</Link></p></Empty></Screen>;
+  }
+  const more = [
+    ...(manage ? [{ text: t("edit"), icon: "edit" as const, do: () => setAsked("edit") }, { text: t("clone"), icon: "clone" as const, do: () => setAsked("clone") }] : []),
+    ...(own ? [{ text: t("template.save"), icon: "images" as const, do: () => setAsked("template") }] : []),
+    { text: t("command.show"), icon: "console" as const, do: () => setAsked("command") },
+  ];
+  const close = () => setAsked(undefined);
   return (
-    <section className="screen guest">
-      <div className="tools">
-        <h1><bdi>{vm.name}</bdi></h1>
-        <span className={`state ${status.state}`}>{t(status.state)}</span>
-        <Verbs guests={[vm]} />
-      </div>
-      <dl>
-        <div><dt>{t("cpus")}</dt><dd>{vm.cpus}</dd></div>
-        <div><dt>{t("memory")}</dt><dd>{bytes(Number(vm.memory))}</dd></div>
-        <div><dt>{t("since")}</dt><dd>{new Date(status.since).toLocaleString()}</dd></div>
-        {vm.description && <div><dt>{t("description")}</dt><dd><bdi>{vm.description}</bdi></dd></div>}
-        {status.pending_restart && <div><dt>{t("definition")}</dt><dd>{t("restart")}</dd></div>}
-      </dl>
-      <h2>{t("console")}</h2>
-      {runs ? <Suspense fallback={<p>{t("connecting")}</p>}><Console key={vm.id} id={vm.id} name={vm.name} /></Suspense> : <LastWords vm={vm} />}
-      <details><summary>{t("definition")}</summary><pre tabIndex={0}>{JSON.stringify(definition, null, 2)}</pre></details>
-    </section>
+    <Screen
+      name={vm.name} title={<bdi>{vm.name}</bdi>} actions={<Verbs vms={[vm]} more={more} />} full={tab === "console"}
+      under={<><State state={vm.status.state} /> <span>{t("since")} <When time={vm.status.since} /></span>{vm.description && <bdi>{vm.description}</bdi>}</>}
+    >
+      <Notices vm={vm} />
+      <nav className="tabs" aria-label={t("tabs")}>
+        {TABS.map((one) => (
+          <Link key={one.name} to="/guests/$name/$tab" params={{ name: vm.name, tab: one.name }} {...(tab === one.name && { "aria-current": "page" as const, className: "on" })}>
+            <Icon name={one.icon} />{t(one.text)}
+          </Link>
+        ))}
+      </nav>
+      <Tab vm={vm} tab={tab} />
+      {asked === "edit" && <EditDialog vm={vm} onClose={close} onRenamed={(to) => void navigate({ to: "/guests/$name", params: { name: to }, replace: true })} />}
+      {asked === "clone" && <CloneDialog vm={vm} onClose={close} />}
+      {asked === "template" && <TemplateDialog vm={vm} onClose={close} />}
+      {asked === "command" && <Commands vm={vm} onClose={close} />}
+    </Screen>
   );
 }
 
-/** What a guest that does not run said last, as text. */
-function LastWords({ vm }: { vm: Vm }) {
-  const [said, setSaid] = useState("");
-  useEffect(() => {
-    let here = true;
-    text(`/vms/${vm.id}/console/log`).then((log) => { if (here) setSaid(log.slice(-20000)); }, (error: Error) => { if (here) setSaid(error.message); });
-    return () => { here = false; };
-  }, [vm.id, vm.status.state]);
-  return <><p className="hint">{t("off")}</p><pre tabIndex={0} className="log">{said}</pre></>;
+function Notices({ vm }: { vm: Vm }) {
+  const { state, pending_restart: pending, last_end: end } = vm.status;
+  return (
+    <>
+      {pending && <div className="notice"><Icon name="info" /><p>{t("pending.words")}</p></div>}
+      {state === "crashed" && end && <div className="notice risk" role="alert"><Icon name="warning" /><p>{t("crashed.words")} <bdi>{end.message}</bdi></p></div>}
+    </>
+  );
+}
+
+function Tab({ vm, tab }: { vm: Vm; tab: string }) {
+  switch (tab) {
+    case "console": return <ConsoleTab vm={vm} />;
+    case "hardware": return <Hardware vm={vm} />;
+    case "snapshots": return <Empty icon="camera" title={t("snapshots.not-yet")}><p>{t("snapshots.words")}</p></Empty>;
+    case "share": return <Empty icon="share" title={t("share.not-yet")}><p>{t("share.words")}</p></Empty>;
+    case "events": return <GuestEvents vm={vm} />;
+    case "definition": return <Suspense fallback={<Loading />}><Definition key={vm.id} vm={vm} /></Suspense>;
+    default: return <Summary vm={vm} />;
+  }
+}
+
+function ConsoleTab({ vm }: { vm: Vm }) {
+  const { operate } = usePowers();
+  const alive = vm.status.state !== "stopped" && vm.status.state !== "crashed";
+  return (
+    <Suspense fallback={<Loading />}>
+      {alive && operate ? <Terminal key={vm.id} id={vm.id} name={vm.name} /> : <LastWords vm={vm} why={t(alive ? "console.look" : "console.off")} />}
+    </Suspense>
+  );
+}
+
+function Commands({ vm, onClose }: { vm: Vm; onClose: () => void }) {
+  const base = `${location.origin}/api/v1/vms/${vm.name}`;
+  const header = "-H \"Authorization: Bearer $TOKEN\"";
+  return (
+    <Dialog title={t("command.show")} onClose={onClose} wide>
+      <Code label={t("command.see")} text={`tessera vm show ${vm.name}`} />
+      <Code label={t("console")} text={`tessera vm console ${vm.name}`} />
+      <Code label={t("deed.start")} text={`tessera vm start ${vm.name}\ncurl -X POST ${header} ${base}/start`} />
+      <Code label={t("deed.shutdown")} text={`tessera vm shutdown ${vm.name}\ncurl -X POST ${header} --json '{}' ${base}/shutdown`} />
+    </Dialog>
+  );
 }

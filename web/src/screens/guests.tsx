@@ -1,79 +1,253 @@
 // The list of guests: ten thousand of them as quick as ten, since only the rows in sight exist.
 
-import { Link } from "@tanstack/react-router";
+import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, type ReactNode, useEffect, useId, useMemo, useRef, useState } from "react";
 
-import { useGuests } from "../api/guests";
-import { matcher } from "../filter";
-import { bytes, t } from "../text";
-import { Verbs } from "../verbs";
+import type { Vm, VmState } from "../api/client";
+import { selectLink, selectLoads, selectVms, useLive } from "../api/live";
+import { usePowers } from "../api/session";
+import { Code, Empty, Loading, Screen } from "../parts/basics";
+import { matcher, withWord, wordOf } from "../parts/filter";
+import { Icon } from "../parts/icon";
+import { Menu } from "../parts/menu";
+import { Verbs } from "../parts/verbs";
+import { number, t } from "../text";
+import { CELLS, type Cells, COLUMNS, type ColumnName, kept, keep, sorted } from "./guest-columns";
 
-const ROW = 36;
+const ROW = 40;
+const STATES: readonly VmState[] = ["running", "stopped", "paused", "crashed"];
 
 export function GuestList() {
-  const { list, link } = useGuests();
-  const [search, setSearch] = useState("");
-  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
-  const scroller = useRef<HTMLDivElement>(null);
-  const shown = useMemo(
-    () => list.filter(matcher(search)).sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true })),
-    [list, search],
-  );
-  // What the search hides is not acted on.
-  const selected = shown.filter((vm) => chosen.has(vm.id));
-  const rows = useVirtualizer({ count: shown.length, getScrollElement: () => scroller.current, estimateSize: () => ROW, overscan: 12 });
-
-  const toggle = (id: string) => {
-    const next = new Set(chosen);
-    if (!next.delete(id)) next.add(id);
-    setChosen(next);
-  };
-  const all = selected.length > 0 && selected.length === shown.length;
+  const vms = useLive(selectVms);
+  const link = useLive(selectLink);
+  const { manage } = usePowers();
+  const { search = "" } = useSearch({ strict: false });
+  const navigate = useNavigate();
+  const setSearch = (next: string) => void navigate({ to: "/guests", search: next ? { search: next } : {}, replace: true });
+  const create = manage && <Link to="/create" className="button primary"><Icon name="add" />{t("create.title")}</Link>;
 
   return (
-    <section className="screen">
-      <div className="tools">
-        <h1>{t("guests")}</h1>
-        <input type="search" value={search} placeholder={t("search")} aria-label={t("search")} onChange={(e) => setSearch(e.target.value)} />
-        <span className="count">{selected.length > 0 ? t("selected", { n: selected.length }) : t("shown", { n: shown.length, all: list.length })}</span>
-        {selected.length > 0 && <Verbs guests={selected} />}
-      </div>
-      {list.length === 0 && link === "live" && (
-        <div className="empty"><h2>{t("none")}</h2><p>{t("teach")}</p><pre>tessera vm create web --image debian:13 --net user --start</pre></div>
+    <Screen title={t("guests")} name={t("guests")} actions={create} full>
+      {vms.length === 0 && link === "connecting" && <Loading />}
+      {vms.length === 0 && link !== "connecting" && (
+        <Empty icon="guests" title={t("guests.none")}>
+          <p>{t(manage ? "guests.none.teach" : "guests.none.wait")}</p>
+          {manage && <><p>{create}</p><Code label={t("command")} text="tessera vm create web --image debian:13 --net user --start" /></>}
+        </Empty>
       )}
-      {list.length > 0 && shown.length === 0 && <p className="empty">{t("nothing")}</p>}
-      {shown.length > 0 && (
-        <div className="table" role="table" aria-label={t("guests")} aria-rowcount={shown.length + 1}>
-          <div role="rowgroup">
-            <div className="row head" role="row" aria-rowindex={1}>
-              <span role="columnheader"><input type="checkbox" aria-label={t("all")} checked={all} onChange={() => setChosen(all ? new Set() : new Set(shown.map((vm) => vm.id)))} /></span>
-              <span role="columnheader">{t("name")}</span>
-              <span role="columnheader">{t("state")}</span>
-              <span role="columnheader" className="number">{t("cpus")}</span>
-              <span role="columnheader" className="number">{t("memory")}</span>
-              <span role="columnheader" className="labels">{t("labels")}</span>
-            </div>
-          </div>
-          <div className="scroller" ref={scroller} role="rowgroup" tabIndex={0} aria-label={t("guests")}>
-            <div style={{ height: rows.getTotalSize(), position: "relative" }} role="presentation">
-              {rows.getVirtualItems().map((item) => {
-                const vm = shown[item.index];
-                return vm && (
-                  <div key={vm.id} className="row" role="row" aria-rowindex={item.index + 2} style={{ transform: `translateY(${String(item.start)}px)` }}>
-                    <span role="cell"><input type="checkbox" aria-label={t("select", { name: vm.name })} checked={chosen.has(vm.id)} onChange={() => toggle(vm.id)} /></span>
-                    <span role="cell"><Link to="/guests/$name" params={{ name: vm.name }}><bdi>{vm.name}</bdi></Link></span>
-                    <span role="cell" className={`state ${vm.status.state}`}>{t(vm.status.state)}</span>
-                    <span role="cell" className="number">{vm.cpus}</span>
-                    <span role="cell" className="number">{bytes(Number(vm.memory))}</span>
-                    <span role="cell" className="labels"><bdi>{Object.entries(vm.labels ?? {}).map(([k, v]) => (v ? `${k}=${v}` : k)).join(" ")}</bdi></span>
-                  </div>
-                );
-              })}
-            </div>
-          </div>
-        </div>
-      )}
-    </section>
+      {vms.length > 0 && <List vms={vms} search={search} setSearch={setSearch} />}
+    </Screen>
   );
 }
+
+function List({ vms, search, setSearch }: { vms: readonly Vm[]; search: string; setSearch: (search: string) => void }) {
+  const loads = useLive(selectLoads);
+  const [columns, setColumns] = useState<readonly ColumnName[]>(kept);
+  const [order, setOrder] = useState<{ by: ColumnName | "name"; down: boolean }>({ by: "name", down: false });
+  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
+  const field = useRef<HTMLInputElement>(null);
+
+  const found = useMemo(() => vms.filter(matcher(search)), [vms, search]);
+  // Who is not sorted by what changes all the time need not be sorted all the time.
+  const moving = order.by === "cpu" || order.by === "used" ? loads : undefined;
+  const shown = useMemo(() => sorted(found, order.by, order.down, moving ?? new Map()), [found, order, moving]);
+  // What the search hides is not acted on.
+  const selected = useMemo(() => (chosen.size === 0 ? [] : shown.filter((vm) => chosen.has(vm.id))), [shown, chosen]);
+
+  useEffect(() => {
+    const slash = (event: globalThis.KeyboardEvent) => {
+      if (event.key !== "/" || event.target instanceof HTMLInputElement || event.target instanceof HTMLTextAreaElement) return;
+      event.preventDefault();
+      field.current?.focus();
+    };
+    window.addEventListener("keydown", slash);
+    return () => window.removeEventListener("keydown", slash);
+  }, []);
+
+  const toggleColumn = (name: ColumnName) => {
+    const next = columns.includes(name) ? columns.filter((one) => one !== name) : COLUMNS.filter((one) => one === name || columns.includes(one));
+    setColumns(next);
+    keep(next);
+  };
+  const cells: Cells = { columns, loads };
+  return (
+    <>
+      <div className="tools">
+        <div className="search-field">
+          <Icon name="search" />
+          <input ref={field} type="search" value={search} placeholder={t("guests.search")} aria-label={t("guests.search")} onChange={(e) => setSearch(e.target.value)} />
+        </div>
+        <States vms={vms} search={search} setSearch={setSearch} />
+        <LabelFilter vms={vms} search={search} setSearch={setSearch} />
+        <Menu label={t("columns")} items={COLUMNS.map((name) => ({ text: t(`column.${name}`), ...(columns.includes(name) && { icon: "check" as const }), do: () => toggleColumn(name) }))}>
+          <Icon name="columns" />{t("columns")}
+        </Menu>
+      </div>
+      <Bulk shown={shown.length} all={vms.length} selected={selected} clear={() => setChosen(new Set())} />
+      {shown.length === 0
+        ? <Empty icon="search" title={t("guests.no-match")}><p><button type="button" onClick={() => setSearch("")}>{t("search.clear")}</button></p></Empty>
+        : <Grid shown={shown} cells={cells} order={order} setOrder={setOrder} chosen={chosen} setChosen={setChosen} allChosen={selected.length === shown.length} />}
+    </>
+  );
+}
+
+function States({ vms, search, setSearch }: { vms: readonly Vm[]; search: string; setSearch: (search: string) => void }) {
+  const counts = useMemo(() => {
+    const all = new Map<VmState, number>();
+    for (const vm of vms) all.set(vm.status.state, (all.get(vm.status.state) ?? 0) + 1);
+    return all;
+  }, [vms]);
+  const now = wordOf(search, "state:");
+  return (
+    <div className="segments" role="group" aria-label={t("state")}>
+      <button type="button" aria-pressed={now === ""} onClick={() => setSearch(withWord(search, "state:", ""))}>{t("all")}</button>
+      {STATES.filter((state) => counts.has(state) || state === now).map((state) => (
+        <button key={state} type="button" aria-pressed={now === state} onClick={() => setSearch(withWord(search, "state:", state))}>
+          {t(`state.${state}`)} <span className="count">{number(counts.get(state) ?? 0)}</span>
+        </button>
+      ))}
+    </div>
+  );
+}
+
+function LabelFilter({ vms, search, setSearch }: { vms: readonly Vm[]; search: string; setSearch: (search: string) => void }) {
+  const labels = useMemo(() => {
+    const all = new Set<string>();
+    for (const vm of vms) for (const [key, value] of Object.entries(vm.labels ?? {})) all.add(value ? `${key}=${value}` : key);
+    return [...all].sort().slice(0, 100);
+  }, [vms]);
+  const now = wordOf(search, "label:");
+  if (labels.length === 0) return null;
+  return (
+    <select className="label-filter" aria-label={t("labels")} value={labels.find((one) => one.toLowerCase() === now.toLowerCase()) ?? ""} onChange={(e) => setSearch(withWord(search, "label:", e.target.value))}>
+      <option value="">{t("labels.any")}</option>
+      {labels.map((one) => <option key={one} value={one}>{one}</option>)}
+    </select>
+  );
+}
+
+function Bulk({ shown, all, selected, clear }: { shown: number; all: number; selected: readonly Vm[]; clear: () => void }) {
+  const navigate = useNavigate();
+  const { operate } = usePowers();
+  const running = selected.filter((vm) => vm.status.state === "running");
+  const more = operate && running.length > 0 && running.length <= 6
+    ? [{ text: t("consoles.open", { n: running.length }), icon: "console" as const, do: () => void navigate({ to: "/consoles", search: { of: running.map((vm) => vm.name).join(",") } }) }]
+    : [];
+  return (
+    <div className={selected.length > 0 ? "bulk active" : "bulk"}>
+      <span className="hint" role="status">{selected.length > 0 ? t("guests.selected", { n: selected.length }) : t("guests.shown", { n: shown, all })}</span>
+      {selected.length > 0 && <><Verbs vms={selected} more={more} all /><button type="button" className="plain" onClick={clear}>{t("select.none")}</button></>}
+    </div>
+  );
+}
+
+interface GridProps {
+  shown: readonly Vm[];
+  cells: Cells;
+  order: { by: ColumnName | "name"; down: boolean };
+  setOrder: (order: { by: ColumnName | "name"; down: boolean }) => void;
+  chosen: ReadonlySet<string>;
+  setChosen: (chosen: ReadonlySet<string>) => void;
+  allChosen: boolean;
+}
+
+function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: GridProps) {
+  const scroller = useRef<HTMLDivElement>(null);
+  const navigate = useNavigate();
+  const [active, setActive] = useState(-1);
+  const from = useRef(-1);
+  const grid = useId();
+  const rows = useVirtualizer({ count: shown.length, getScrollElement: () => scroller.current, estimateSize: () => ROW, overscan: 8 });
+
+  const toggle = (n: number, through: boolean) => {
+    const next = new Set(chosen);
+    const id = shown[n]?.id ?? "";
+    const on = !next.has(id);
+    const [low, high] = through && from.current >= 0 ? [Math.min(n, from.current), Math.max(n, from.current)] : [n, n];
+    for (const vm of shown.slice(low, high + 1)) {
+      if (on) next.add(vm.id);
+      else next.delete(vm.id);
+    }
+    from.current = n;
+    setChosen(next);
+  };
+  const move = (n: number) => {
+    const to = Math.max(0, Math.min(shown.length - 1, n));
+    setActive(to);
+    rows.scrollToIndex(to);
+  };
+  const keys = (event: KeyboardEvent) => {
+    if (event.target !== event.currentTarget) return;
+    const page = Math.floor((scroller.current?.clientHeight ?? 400) / ROW) - 1;
+    const to = { ArrowDown: active + 1, ArrowUp: active - 1, PageDown: active + page, PageUp: active - page, Home: 0, End: shown.length - 1 }[event.key];
+    const vm = shown[active];
+    if (to !== undefined) move(to);
+    else if (event.key === " " && vm) toggle(active, event.shiftKey);
+    else if (event.key === "Enter" && vm) void navigate({ to: "/guests/$name", params: { name: vm.name } });
+    else if (event.key === "a" && (event.ctrlKey || event.metaKey)) setChosen(new Set(shown.map((one) => one.id)));
+    else if (event.key === "Escape") setChosen(new Set());
+    else return;
+    event.preventDefault();
+  };
+  const template = `40px minmax(150px, 2fr) 120px ${cells.columns.map((name) => (name === "labels" || name === "description" ? "minmax(110px, 2fr)" : "minmax(84px, 1fr)")).join(" ")}`;
+  const heading = (by: ColumnName | "name", text: string, kind = "") => (
+    <span role="columnheader" className={kind} aria-sort={order.by === by ? (order.down ? "descending" : "ascending") : "none"}>
+      <button type="button" className="plain sort" onClick={() => setOrder({ by, down: order.by === by && !order.down })}>
+        {text}{order.by === by && <Icon name={order.down ? "down" : "up"} size={10} />}
+      </button>
+    </span>
+  );
+  return (
+    <div
+      className="grid" role="grid" tabIndex={0} aria-label={t("guests")} aria-rowcount={shown.length + 1} aria-multiselectable="true" onKeyDown={keys}
+      aria-activedescendant={active >= 0 ? `${grid}-${String(active)}` : undefined} onFocus={(e) => { if (e.target === e.currentTarget && active < 0) setActive(0); }}
+    >
+      <div role="rowgroup">
+        <div className="row head" role="row" aria-rowindex={1} style={{ gridTemplateColumns: template }}>
+          <span role="columnheader"><input type="checkbox" aria-label={t("select.all")} checked={allChosen} onChange={() => setChosen(allChosen ? new Set() : new Set(shown.map((vm) => vm.id)))} /></span>
+          {heading("name", t("name"))}
+          <span role="columnheader">{t("state")}</span>
+          {cells.columns.map((name) => <HeadCell key={name} name={name} heading={heading} />)}
+        </div>
+      </div>
+      <div className="scroller" ref={scroller} role="presentation">
+        <div role="rowgroup" style={{ height: rows.getTotalSize(), position: "relative" }}>
+          {rows.getVirtualItems().map((item) => {
+            const vm = shown[item.index];
+            if (!vm) return null;
+            const on = chosen.has(vm.id);
+            return (
+              <div
+                key={vm.id} id={`${grid}-${String(item.index)}`} className={["row", on ? "on" : "", item.index === active ? "active" : ""].join(" ")} role="row"
+                aria-rowindex={item.index + 2} aria-selected={on} style={{ gridTemplateColumns: template, transform: `translateY(${String(item.start)}px)` }}
+              >
+                <span role="gridcell"><input type="checkbox" tabIndex={-1} aria-label={t("select", { name: vm.name })} checked={on} onChange={(e) => toggle(item.index, (e.nativeEvent as MouseEvent).shiftKey)} /></span>
+                <Row vm={vm} cells={cells} />
+              </div>
+            );
+          })}
+        </div>
+      </div>
+    </div>
+  );
+}
+
+function HeadCell({ name, heading }: { name: ColumnName; heading: (by: ColumnName, text: string, kind?: string) => ReactNode }) {
+  return heading(name, t(`column.${name}`), `cell-${name}`);
+}
+
+function Row({ vm, cells }: { vm: Vm; cells: Cells }) {
+  return (
+    <>
+      <span role="gridcell" className="cell-name"><Link to="/guests/$name" params={{ name: vm.name }} tabIndex={-1}><bdi>{vm.name}</bdi></Link></span>
+      <span role="gridcell"><span className={`state ${vm.status.state}`}>{t(`state.${vm.status.state}`)}</span>{vm.status.pending_restart && <span className="pending" title={t("pending")}><Icon name="info" size={12} /></span>}</span>
+      {cells.columns.map((name) => <Cell key={name} name={name} vm={vm} cells={cells} />)}
+    </>
+  );
+}
+
+function Cell({ name, vm, cells }: { name: ColumnName; vm: Vm; cells: Cells }) {
+  return <span role="gridcell" className={`cell-${name}`}>{CELLS[name](vm, cells.loads.get(vm.id))}</span>;
+}
+

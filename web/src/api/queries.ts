@@ -1,0 +1,106 @@
+// Lists that the stream does not carry. An event that says that one has changed has it read again: nothing polls.
+
+import { QueryClient, useQuery } from "@tanstack/react-query";
+
+import { at, get, Refusal, type Schemas } from "./client";
+import { onEvent, onTaskEnd } from "./live";
+
+export const queries = new QueryClient({
+  defaultOptions: {
+    queries: {
+      staleTime: 30_000,
+      refetchOnWindowFocus: false,
+      retry: (count, error) => count < 2 && !(error instanceof Refusal && error.status >= 400 && error.status < 500),
+    },
+  },
+});
+
+/** Lists by the first word of the events and tasks that concern them. */
+const CONCERNED: Record<string, readonly string[]> = {
+  vm: ["host", "networks", "leases", "volumes"],
+  image: ["images", "host"],
+  template: ["templates"],
+  network: ["networks", "leases"],
+  pool: ["pools", "volumes"],
+  volume: ["pools", "volumes"],
+  user: ["users"],
+  token: ["tokens"],
+};
+
+function concern(kind: string): void {
+  for (const list of CONCERNED[kind.split(".")[0] ?? ""] ?? []) void queries.invalidateQueries({ queryKey: [list] });
+}
+
+export function invalidateByEvents(): void {
+  onEvent((event) => concern(event.kind));
+  onTaskEnd((task) => concern(task.action));
+}
+
+interface List<T> {
+  items: T[];
+  next?: string | null;
+}
+
+/** A whole list, however many pages it has. */
+async function all<T>(path: string, most = 10_000): Promise<T[]> {
+  const items: T[] = [];
+  let cursor: string | undefined;
+  do {
+    const page: List<T> = await get(path, { limit: 1000, cursor });
+    items.push(...page.items);
+    cursor = page.next ?? undefined;
+  } while (cursor && items.length < most);
+  return items;
+}
+
+function list<T>(name: string) {
+  return (enabled = true) => useQuery({ queryKey: [name], queryFn: () => all<T>(at(name)), enabled });
+}
+
+export type Image = Schemas["ImageInfo"];
+export type Template = Schemas["Template"];
+export type NetworkInfo = Schemas["NetworkInfo"];
+export type Pool = Schemas["PoolInfo"];
+export type Volume = Schemas["Volume"];
+export type Lease = Schemas["Lease"];
+export type Account = Schemas["Account"];
+export type Token = Schemas["Token"];
+export type AuditEntry = Schemas["AuditEntry"];
+export type HostInfo = Schemas["HostInfo"];
+
+export const useImages = list<Image>("images");
+export const useTemplates = list<Template>("templates");
+export const useNetworks = list<NetworkInfo>("networks");
+export const usePools = list<Pool>("pools");
+export const useUsers = list<Account>("users");
+export const useTokens = list<Token>("tokens");
+
+export function useHost() {
+  return useQuery({ queryKey: ["host"], queryFn: () => get<HostInfo>(at("host")) });
+}
+
+export function useVolumes(pool: string | undefined) {
+  return useQuery({
+    queryKey: ["volumes", pool],
+    queryFn: () => all<Volume>(at("pools", pool ?? "", "volumes")),
+    enabled: pool !== undefined,
+  });
+}
+
+export function useLeases(network: string) {
+  return useQuery({ queryKey: ["leases", network], queryFn: () => all<Lease>(at("networks", network, "leases")) });
+}
+
+/** The latest of who did what. */
+export function useAudit() {
+  return useQuery({ queryKey: ["audit"], queryFn: () => get<List<AuditEntry>>(at("audit"), { limit: 500 }), staleTime: 0 });
+}
+
+export function useAgent(id: string, enabled: boolean) {
+  return useQuery({
+    queryKey: ["agent", id],
+    queryFn: () => get<Schemas["AgentInfo"]>(at("vms", id, "agent")),
+    enabled,
+    retry: false,
+  });
+}

@@ -1,0 +1,81 @@
+// The columns of the list of guests: what stands in them, and how the list is sorted by them.
+
+import type { ReactNode } from "react";
+
+import type { Vm } from "../api/client";
+import type { Load } from "../api/load";
+import { Labels, When } from "../parts/basics";
+import { bytes, language, number, percent } from "../text";
+
+export const COLUMNS = ["cpu", "cpus", "memory", "used", "image", "address", "labels", "since", "created", "description"] as const;
+export type ColumnName = (typeof COLUMNS)[number];
+
+const USUAL: readonly ColumnName[] = ["cpu", "cpus", "memory", "address", "labels"];
+
+export interface Cells {
+  columns: readonly ColumnName[];
+  loads: ReadonlyMap<string, Load>;
+}
+
+export function imageOf(vm: Vm): string {
+  return (vm.disks ?? []).map((disk) => ("image" in disk ? disk.image : "")).find(Boolean) ?? "";
+}
+
+function addresses(vm: Vm): string {
+  return (vm.nics ?? []).map((nic) => nic.address ?? "").filter(Boolean).join(" ");
+}
+
+function part(vm: Vm, load: Load): number {
+  return load.cpu / Math.max(1, vm.cpus ?? 1);
+}
+
+export const CELLS: Readonly<Record<ColumnName, (vm: Vm, load: Load | undefined) => ReactNode>> = {
+  cpu: (vm, load) => load && <span className="load"><i style={{ width: `${String(Math.min(100, part(vm, load) * 100))}%` }} /><b>{percent(part(vm, load))}</b></span>,
+  cpus: (vm) => number(vm.cpus ?? 1),
+  memory: (vm) => bytes(vm.memory),
+  used: (_, load) => load && bytes(load.memory),
+  image: (vm) => <bdi>{imageOf(vm)}</bdi>,
+  address: (vm) => addresses(vm),
+  labels: (vm) => <Labels labels={vm.labels} />,
+  since: (vm) => <When time={vm.status.since} />,
+  created: (vm) => <When time={vm.created} />,
+  description: (vm) => <bdi>{vm.description}</bdi>,
+};
+
+const collator = new Intl.Collator(language, { numeric: true });
+
+/** Something to compare by. */
+function worth(vm: Vm, by: ColumnName | "name", load: Load | undefined): string | number {
+  switch (by) {
+    case "name": return vm.name;
+    case "cpu": return load ? part(vm, load) : -1;
+    case "used": return load?.memory ?? -1;
+    case "cpus": return vm.cpus ?? 1;
+    case "memory": return Number(vm.memory);
+    case "image": return imageOf(vm);
+    case "address": return addresses(vm);
+    case "labels": return Object.entries(vm.labels ?? {}).map(([key, value]) => `${key}=${value}`).join(" ");
+    case "since": return Date.parse(vm.status.since);
+    case "created": return vm.id;
+    case "description": return vm.description ?? "";
+  }
+}
+
+export function sorted(vms: readonly Vm[], by: ColumnName | "name", down: boolean, loads: ReadonlyMap<string, Load>): Vm[] {
+  const keyed = vms.map((vm) => ({ vm, key: worth(vm, by, loads.get(vm.id)) }));
+  const compare = (a: string | number, b: string | number) => (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b)));
+  keyed.sort((a, b) => (down ? -1 : 1) * compare(a.key, b.key) || collator.compare(a.vm.name, b.vm.name));
+  return keyed.map(({ vm }) => vm);
+}
+
+const KEPT = "columns";
+
+/** The columns that were chosen here before. */
+export function kept(): readonly ColumnName[] {
+  const words = localStorage.getItem(KEPT)?.split(",");
+  return words ? COLUMNS.filter((name) => words.includes(name)) : USUAL;
+}
+
+export function keep(columns: readonly ColumnName[]): void {
+  localStorage.setItem(KEPT, columns.join(","));
+}

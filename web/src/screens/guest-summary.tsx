@@ -1,0 +1,105 @@
+// What a guest is and does, at a glance.
+
+import { Link } from "@tanstack/react-router";
+
+import type { Vm } from "../api/client";
+import { selectEvents, selectLoads, useLive } from "../api/live";
+import { pastOf } from "../api/load";
+import { useAgent } from "../api/queries";
+import { Card, Copy, Fact, Facts, Labels, When } from "../parts/basics";
+import { Meter, Spark } from "../parts/meter";
+import { bytes, number, percent, rate, t } from "../text";
+import { EventLine } from "../parts/event-line";
+import { imageOf } from "./guest-columns";
+
+export function Summary({ vm }: { vm: Vm }) {
+  const running = vm.status.state === "running";
+  return (
+    <>
+      {running && <Meters vm={vm} />}
+      <div className="columns">
+        <About vm={vm} />
+        <Inside vm={vm} />
+        <Latest vm={vm} />
+      </div>
+    </>
+  );
+}
+
+function Meters({ vm }: { vm: Vm }) {
+  // Each sample makes a new map: the past has grown then.
+  const load = useLive(selectLoads).get(vm.id);
+  const past = pastOf(vm.id);
+  const cpus = vm.cpus ?? 1;
+  return (
+    <div className="meters">
+      <Card>
+        <Meter name={t("cpu")} used={load?.cpu ?? 0} of={cpus} text={load ? percent(load.cpu / cpus) : "–"} under={t("cpus.of", { n: cpus })} />
+        <Spark values={past.map((one) => one.cpu)} most={cpus} label={t("spark.cpu")} />
+      </Card>
+      <Card>
+        <Meter name={t("memory")} used={load?.memory ?? 0} of={Number(vm.memory)} text={bytes(load?.memory)} under={t("memory.of", { of: bytes(vm.memory) })} />
+        <Spark values={past.map((one) => one.memory)} most={Number(vm.memory)} label={t("spark.memory")} />
+      </Card>
+      <Card>
+        <div className="meter"><div className="meter-words"><span>{t("disks")}</span><strong>{rate(load?.disk ?? 0)}</strong></div></div>
+        <Spark values={past.map((one) => one.disk)} label={t("spark.disk")} />
+        <p className="hint">{t("meter.rw")}</p>
+      </Card>
+      <Card>
+        <div className="meter"><div className="meter-words"><span>{t("net")}</span><strong>{rate(load?.net ?? 0)}</strong></div></div>
+        <Spark values={past.map((one) => one.net)} label={t("spark.net")} />
+        <p className="hint">{t("meter.since-open")}</p>
+      </Card>
+    </div>
+  );
+}
+
+function About({ vm }: { vm: Vm }) {
+  const image = imageOf(vm);
+  return (
+    <Card title={t("guest.about")}>
+      <Facts>
+        <Fact name={t("cpus")}>{number(vm.cpus ?? 1)}</Fact>
+        <Fact name={t("memory")}>{bytes(vm.memory)}</Fact>
+        {image && <Fact name={t("image")}><bdi>{image}</bdi></Fact>}
+        {vm.template && <Fact name={t("template")}><bdi>{vm.template}</bdi></Fact>}
+        {vm.boot?.kernel && <Fact name={t("kernel")}><code><bdi>{vm.boot.kernel}</bdi></code></Fact>}
+        <Fact name={t("engine")}>{t(`engine.${vm.status.engine ?? vm.engine ?? "auto"}`)}</Fact>
+        <Fact name={t("autostart")}>{t(vm.autostart?.enabled ? "yes" : "no")}</Fact>
+        <Fact name={t("on-crash")}>{t(`on-end.${vm.on_crash ?? "restart"}`)}</Fact>
+        <Fact name={t("made")}><When time={vm.created} /></Fact>
+        <Fact name={t("labels")}>{Object.keys(vm.labels ?? {}).length ? <Labels labels={vm.labels} /> : "–"}</Fact>
+        <Fact name={t("id")}><code>{vm.id}</code> <Copy text={vm.id} /></Fact>
+      </Facts>
+    </Card>
+  );
+}
+
+function Inside({ vm }: { vm: Vm }) {
+  const running = vm.status.state === "running";
+  const { data: agent, isLoading } = useAgent(vm.id, running);
+  const addresses = (vm.nics ?? []).flatMap((nic) => [nic.address, nic.address6]).filter((one) => one != null);
+  return (
+    <Card title={t("guest.inside")}>
+      <Facts>
+        <Fact name={t("addresses")}>{addresses.length ? addresses.map((one) => <span key={one} className="block"><code>{one}</code> <Copy text={one} /></span>) : "–"}</Fact>
+        {agent?.os && <Fact name={t("guest.os")}><bdi>{agent.os}</bdi></Fact>}
+        {agent?.hostname && <Fact name={t("guest.hostname")}><bdi>{agent.hostname}</bdi></Fact>}
+        {agent?.kernel && <Fact name={t("kernel")}><bdi>{agent.kernel}</bdi></Fact>}
+        {(agent?.interfaces ?? []).map((one) => <Fact key={one.name} name={one.name}>{(one.addresses ?? []).map((address) => <code key={address} className="block"><bdi>{address}</bdi></code>)}</Fact>)}
+      </Facts>
+      {!agent && <p className="hint">{t(!running ? "agent.off" : isLoading ? "loading" : "agent.none")}</p>}
+    </Card>
+  );
+}
+
+function Latest({ vm }: { vm: Vm }) {
+  const events = useLive(selectEvents).filter((event) => event.target?.endsWith(vm.id)).slice(0, 7);
+  return (
+    <Card title={t("overview.events")} actions={<Link to="/guests/$name/$tab" params={{ name: vm.name, tab: "events" }}>{t("events.all")}</Link>}>
+      {events.length === 0 && <p className="hint">{t("events.none")}</p>}
+      <ul className="lines">{events.map((event) => <li key={event.number}><EventLine event={event} /></li>)}</ul>
+    </Card>
+  );
+}
