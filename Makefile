@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test build web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
+.PHONY: help demo test test-page build web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,8 +21,12 @@ help: ## Show this list
 demo: setup-build setup-image build ## Start a host and a Debian guest on it, to its console (GUEST=debian:12, CPUS=, MEMORY=; ONCE=1 powers it off by itself)
 	@ONCE=$(ONCE) scripts/demo $(TESSERA) $(DEMO_HOME) $(GUEST) --cpus $(CPUS) --memory $(MEMORY) --net user
 
-test: setup-build setup-test web guests ## Run all tests
+test: setup-build setup-test test-page ## Run all tests
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
+
+test-page: setup-build setup-page web guests ## Test the page in a browser, against a real host with real guests
+	cargo build --package tessera
+	cd web && node e2e/run.mjs
 
 build: web ## Build the release binary with its page
 	cargo build --release --package tessera
@@ -78,6 +82,9 @@ setup-build:
 
 setup-web:
 	@scripts/need node:nodejs npm:npm
+
+setup-page: setup-test
+	@scripts/need chromium:chromium
 
 setup-image:
 	@scripts/need mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs passt:passt

@@ -50,7 +50,7 @@ export function Frame() {
         <span className={`link ${link}`} role="status">{t(`link.${link}`)}</span>
         <Person />
       </header>
-      {link === "lost" && <div className="lost" role="alert"><Icon name="warning" />{t("lost.words")}</div>}
+      {link === "lost" && <div className="offline" role="alert"><Icon name="warning" />{t("lost.words")}</div>}
       <main id="main" tabIndex={-1}><Outlet /></main>
       <Recent />
       <Toasts />

@@ -5,7 +5,7 @@ import { createRootRoute, createRoute, createRouter, lazyRouteComponent, RouterP
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 
-import { watch } from "./api/live";
+import { begin } from "./api/live";
 import { invalidateByEvents, queries } from "./api/queries";
 import { Frame } from "./frame";
 import { apply } from "./parts/theme";
@@ -45,7 +45,7 @@ declare module "@tanstack/react-router" {
 apply();
 document.documentElement.lang = language;
 invalidateByEvents();
-watch();
+begin();
 const place = document.getElementById("root");
 if (place)
   createRoot(place).render(

@@ -149,6 +149,19 @@ export function watch(): void {
   };
 }
 
+/** Begins to watch, and gives the connection back while the browser keeps the page for later: it has few to one server. */
+export function begin(): void {
+  watch();
+  window.addEventListener("pagehide", () => {
+    source?.close();
+    source = undefined;
+    window.clearTimeout(retry);
+  });
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted && now.link !== "refused") watch();
+  });
+}
+
 /** Forgets everything: somebody else will look at it. */
 export function forget(): void {
   source?.close();

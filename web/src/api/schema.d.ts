@@ -58,6 +58,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/host/backup": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * What the host knows, in one file that `tessera host restore` takes: guests' definitions, networks, pools, templates, users, tokens and the
+         *     certificate authority; no disks or images. Whoever has it can be this host.
+         */
+        post: operations["make"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/images": {
         parameters: {
             query?: never;
@@ -2452,6 +2472,35 @@ export interface operations {
             };
         };
     };
+    make: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A tar archive, compressed with gzip */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/gzip": unknown;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list: {
         parameters: {
             query?: {
@@ -2498,7 +2547,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2627,7 +2679,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2881,7 +2936,10 @@ export interface operations {
     create: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3022,7 +3080,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description The pool's name */
                 pool: string;
@@ -3150,7 +3211,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description The pool's name */
                 pool: string;
@@ -3284,7 +3348,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description The pool's name */
                 pool: string;
@@ -3334,7 +3401,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description The pool's name */
                 pool: string;
@@ -3713,7 +3783,10 @@ export interface operations {
     create: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3848,7 +3921,10 @@ export interface operations {
     create: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3951,7 +4027,10 @@ export interface operations {
     create: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -4129,7 +4208,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -4337,7 +4419,10 @@ export interface operations {
     exec: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4373,7 +4458,10 @@ export interface operations {
     password: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4410,7 +4498,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description The name or id of the guest to clone */
                 vm: string;
@@ -4520,7 +4611,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4564,7 +4658,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4612,7 +4709,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4656,7 +4756,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4700,7 +4803,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4748,7 +4854,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
@@ -4824,7 +4933,10 @@ export interface operations {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
                 wait?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Its name or id */
                 vm: string;
