@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page build web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
+.PHONY: help demo test test-page screens build web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,10 @@ test: setup-build setup-test test-page ## Run all tests
 test-page: setup-build setup-page web guests ## Test the page in a browser, against a real host with real guests
 	cargo build --package tessera
 	cd web && node e2e/run.mjs
+
+screens: setup-build setup-page web guests ## Take pictures of every screen of the page, in docs/screens
+	cargo build --package tessera
+	cd web && node e2e/screens.mjs
 
 build: web ## Build the release binary with its page
 	cargo build --release --package tessera
