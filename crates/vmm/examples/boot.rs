@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = MachineConfig {
         processors: args.get(3).map_or(Ok(1), |s| s.parse())?,
         memory: args.get(4).map_or(Ok(512), |s| s.parse::<u64>())? << 20,
+        tsc_khz: None,
         kernel: Kernel { image: Source::open(text(0).as_ref())?, initrd, command_line: text(2) },
         console: Box::new(std::io::stdout()),
         devices,

@@ -11,5 +11,6 @@ pub mod memory;
 pub mod pci;
 pub mod processor;
 pub mod reactor;
+pub mod state;
 mod vcpu;
 pub mod virtio;

@@ -1,11 +1,12 @@
 //! A machine: the parts list of a computer, and its life.
 
-use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod reporter;
+mod saved;
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 use softcpu::CpuState;
 
@@ -20,12 +21,15 @@ use crate::chipset::rtc::{self, Rtc};
 use crate::chipset::serial::{self, Output, Serial};
 use crate::engine::{Engine, EngineError, Partition};
 use crate::interrupt::{Pin, PinSink};
-use crate::memory::{GuestMemory, MemoryError, Ram, map};
+use crate::memory::{Done, GuestMemory, MemoryError, Ram, Saving, map};
 use crate::pci::{self, ConfigPorts, Ecam, Root};
 use crate::processor::CpuModel;
 use crate::reactor::Reactor;
 use crate::vcpu::{Team, VcpuEvent};
-use crate::virtio;
+use crate::virtio::{self, Plugged};
+use reporter::Reporter;
+
+pub use saved::{SavedError, SavedMachine};
 
 /// The most processors a machine can have: APIC ids have eight bits, and one is the broadcast.
 pub const MOST_PROCESSORS: u32 = 254;
@@ -36,6 +40,9 @@ pub struct MachineConfig {
     pub processors: u32,
     /// Memory, bytes.
     pub memory: u64,
+    /// Frequency of the processors' TSC, kHz, if it is not to be the engine's choice: that of a machine which may go on with another
+    /// engine has to be one that both can give.
+    pub tsc_khz: Option<u32>,
     /// What to start.
     pub kernel: Kernel,
     /// Where the serial line goes.
@@ -68,6 +75,9 @@ pub enum MachineError {
     /// The host gives no thread or no descriptor.
     #[error("The host has no more threads or descriptors")]
     Host(#[source] std::io::Error),
+    /// It cannot go on from where it was saved.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// More devices than slots.
     #[error("{devices} devices do not fit: there are {} slots for them", pci::SLOTS - 1)]
     Slots {
@@ -122,12 +132,15 @@ pub struct Machine {
     partition: Arc<dyn Partition>,
     kernel: Kernel,
     processors: u32,
+    tsc_khz: u32,
     ioapic: Arc<IoApic>,
     serial: Arc<Serial>,
     rtc: Arc<Rtc>,
     power: Arc<Power>,
     generation: Generation,
     root: Arc<Root>,
+    config_ports: Arc<ConfigPorts>,
+    devices: Vec<Plugged>,
     reactor: Reactor,
     vcpus: Team,
     reporter: Arc<Reporter>,
@@ -139,11 +152,18 @@ impl Machine {
     /// # Errors
     /// If a part cannot be made: the error names it.
     pub fn new(engine: &dyn Engine, config: MachineConfig) -> Result<Self, MachineError> {
-        if config.processors == 0 || config.processors > MOST_PROCESSORS {
-            return Err(MachineError::Processors { asked: config.processors });
-        }
-        let ram = Arc::new(Ram::new(config.memory)?);
-        let partition = engine.create(Arc::clone(&ram), config.processors as usize)?;
+        check_processors(config.processors)?;
+        let ram = Ram::new(config.memory)?;
+        let machine = Self::assemble(engine, config, ram)?;
+        machine.load()?;
+        Ok(machine)
+    }
+
+    /// Puts the parts together around its memory.
+    fn assemble(engine: &dyn Engine, config: MachineConfig, ram: Ram) -> Result<Self, MachineError> {
+        let ram = Arc::new(ram);
+        let tsc_khz = config.tsc_khz.unwrap_or_else(|| engine.tsc_khz());
+        let partition = engine.create(Arc::clone(&ram), config.processors as usize, tsc_khz)?;
         let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
         let reporter = Arc::new(Reporter::new().map_err(MachineError::Host)?);
         let told = Arc::clone(&reporter);
@@ -175,20 +195,19 @@ impl Machine {
 
         let root = Root::new(memory.clone(), ram.layout());
         memory.insert(map::ECAM, map::ECAM_SIZE, Arc::new(Ecam(root.clone())))?;
-        ports.insert(
-            ConfigPorts::START,
-            ConfigPorts::SIZE,
-            Arc::new(ConfigPorts::new(root.clone(), reset)),
-        )?;
-        let devices = config.devices.len();
+        let config_ports = Arc::new(ConfigPorts::new(root.clone(), reset));
+        ports.insert(ConfigPorts::START, ConfigPorts::SIZE, config_ports.clone())?;
+        let count = config.devices.len();
+        let mut devices = Vec::new();
         for device in config.devices {
-            virtio::plug(&root, partition.clone(), ram.memory().clone(), reactor.handle(), device)
-                .map_err(MachineError::Host)?
-                .ok_or(MachineError::Slots { devices })?;
+            let plugged =
+                virtio::plug(&root, partition.clone(), ram.memory().clone(), reactor.handle(), device);
+            let plugged = plugged.map_err(MachineError::Host)?;
+            devices.push(plugged.ok_or(MachineError::Slots { devices: count })?);
         }
 
         let buses = Arc::new(Buses { ports, memory, ioapic: Arc::clone(&ioapic) });
-        let model = CpuModel::new(engine.tsc_khz());
+        let model = CpuModel::new(tsc_khz);
         let mut processors = Vec::new();
         for index in 0..config.processors {
             let cpuid = model.cpuid(index, config.processors);
@@ -197,23 +216,24 @@ impl Machine {
         let told = Arc::clone(&reporter);
         let vcpus =
             Team::new(processors, move |event| told.report(event.into())).map_err(MachineError::Host)?;
-        let machine = Self {
+        Ok(Self {
             ram,
             partition,
             kernel: config.kernel,
             processors: config.processors,
+            tsc_khz,
             ioapic,
             serial,
             rtc,
             power,
             generation,
             root,
+            config_ports,
+            devices,
             reactor,
             vcpus,
             reporter,
-        };
-        machine.load()?;
-        Ok(machine)
+        })
     }
 
     /// Puts kernel and tables into memory and the processors where they begin.
@@ -258,8 +278,7 @@ impl Machine {
 
     /// Readable while there are events to [`wait`](Self::wait) for.
     pub fn events(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the reporter is.
-        unsafe { BorrowedFd::borrow_raw(self.reporter.ready.as_raw_fd()) }
+        self.reporter.ready()
     }
 
     /// Waits for the next event, at most `patience` long.
@@ -280,10 +299,19 @@ impl Machine {
         self.rtc.reset();
         self.power.reset();
         self.ioapic.reset();
-        self.ram.clear();
+        self.ram.clear().map_err(MachineError::Host)?;
         self.load()?;
         self.resume();
         Ok(())
+    }
+
+    /// Begins to write the guest's memory, as it is now, into `file`: [`Ram::save`]. Only while paused; the machine may go on when this
+    /// returns.
+    ///
+    /// # Errors
+    /// If the host has no room for the file, or no process to spare.
+    pub fn save_memory(&self, file: File, done: Done) -> Result<Saving, MachineError> {
+        self.ram.save(file, done).map_err(MachineError::Host)
     }
 
     /// The guest's memory, as devices see it.
@@ -336,59 +364,17 @@ impl Machine {
     }
 }
 
+fn check_processors(asked: u32) -> Result<(), MachineError> {
+    if asked == 0 || asked > MOST_PROCESSORS {
+        return Err(MachineError::Processors { asked });
+    }
+    Ok(())
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         self.vcpus.stop();
         self.root.space().0.clear();
-    }
-}
-
-/// Keeps events for whoever waits for them: each once, however often the guest says it, so that a guest which says it all the
-/// time fills no memory.
-struct Reporter {
-    waiting: Mutex<VecDeque<Event>>,
-    came: Condvar,
-    /// Readable while there are events.
-    ready: EventFd,
-}
-
-impl Reporter {
-    fn new() -> std::io::Result<Self> {
-        let ready = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-        Ok(Self { waiting: Mutex::default(), came: Condvar::new(), ready })
-    }
-
-    fn report(&self, event: Event) {
-        let mut waiting = lock(&self.waiting);
-        if !waiting.contains(&event) {
-            waiting.push_back(event);
-            // A counter that is full is readable, too.
-            let _ = self.ready.write(1);
-            self.came.notify_all();
-        }
-    }
-
-    fn wait(&self, patience: Duration) -> Option<Event> {
-        let waiting = lock(&self.waiting);
-        let waited = self.came.wait_timeout_while(waiting, patience, |waiting| waiting.is_empty());
-        let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let event = waiting.pop_front();
-        self.settle(&waiting);
-        event
-    }
-
-    /// What was said before a reset is not the next life's word. Only while no processor runs.
-    fn forget(&self) {
-        let mut waiting = lock(&self.waiting);
-        waiting.clear();
-        self.settle(&waiting);
-    }
-
-    fn settle(&self, waiting: &VecDeque<Event>) {
-        if waiting.is_empty() {
-            // Takes the whole count; there may be none.
-            let _ = self.ready.read();
-        }
     }
 }
 
@@ -409,8 +395,4 @@ impl From<VcpuEvent> for Event {
             VcpuEvent::Failed(why) => Event::EngineFailure(why),
         }
     }
-}
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -130,6 +130,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     let config = MachineConfig {
         processors: args.cpus,
         memory: args.memory.0,
+        tsc_khz: None,
         kernel: guest.kernel,
         console: Box::new(writer),
         devices: devices.finish(),

@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn it_stands_while_guest_time_does() {
         let ram = Arc::new(Ram::new(8 << 20).unwrap());
-        let partition = Soft.create(ram, 1).unwrap();
+        let partition = Soft.create(ram, 1, 1_000_000).unwrap();
         partition.stop_clock();
         partition.set_clock_ns(2_000_000_000);
         let timer = PmTimer::new(partition);

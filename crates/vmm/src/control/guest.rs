@@ -137,6 +137,7 @@ impl Guest {
         let config = MachineConfig {
             processors: spec.processors,
             memory: spec.memory,
+            tsc_khz: None,
             kernel,
             console: output,
             devices,

@@ -119,13 +119,18 @@ pub trait Partition: MsiSink {
 pub trait Engine: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
-    /// Frequency of the guest's TSC, kHz.
+    /// Frequency of a guest's TSC if nobody asks for another one, kHz.
     fn tsc_khz(&self) -> u32;
-    /// Makes a partition for `processors` processors (APIC ids 0, 1, …) with this memory.
+    /// Makes a partition for `processors` processors (APIC ids 0, 1, …) with this memory, whose TSCs run at `tsc_khz` kHz.
     ///
     /// # Errors
     /// If the engine cannot.
-    fn create(&self, ram: Arc<Ram>, processors: usize) -> Result<Arc<dyn Partition>, EngineError>;
+    fn create(
+        &self,
+        ram: Arc<Ram>,
+        processors: usize,
+        tsc_khz: u32,
+    ) -> Result<Arc<dyn Partition>, EngineError>;
 }
 
 /// Which engine a person asks for.

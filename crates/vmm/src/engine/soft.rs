@@ -10,7 +10,7 @@ use super::{Engine, EngineError, Exit, Kicker, Partition, Processor};
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
 
-/// The guest's TSC: one tick a nanosecond.
+/// The guest's TSC, if nobody asks for another one: one tick a nanosecond.
 const TSC_KHZ: u32 = 1_000_000;
 
 /// Executes guests in software, on any x86-64 host.
@@ -26,8 +26,13 @@ impl Engine for Soft {
         TSC_KHZ
     }
 
-    fn create(&self, ram: Arc<Ram>, processors: usize) -> Result<Arc<dyn Partition>, EngineError> {
-        let clock = Arc::new(Clock::new(TSC_KHZ));
+    fn create(
+        &self,
+        ram: Arc<Ram>,
+        processors: usize,
+        tsc_khz: u32,
+    ) -> Result<Arc<dyn Partition>, EngineError> {
+        let clock = Arc::new(Clock::new(tsc_khz));
         let ids: Vec<u32> = (0..processors as u32).collect();
         let system = System::new(ram.clone() as Arc<dyn softcpu::GuestMemory>, clock, &ids);
         let weak = Arc::downgrade(&system);

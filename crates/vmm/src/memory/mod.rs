@@ -1,18 +1,26 @@
 //! Guest memory: where it lies and who wrote it.
 
+mod frozen;
+mod image;
 mod layout;
+mod saving;
 mod tracked;
 
+use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use softcpu::{Frame, PAGE_SIZE};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollection, GuestRegionMmap,
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollection,
+    GuestRegionMmap,
 };
 
+pub use image::{Image, ImageError};
 pub use layout::{Layout, LayoutError, Range, map};
+pub use saving::{Done, Saving, prepare};
 pub use tracked::{CodeWritten, TrackedPages};
 
 /// Guest memory as devices use it, through the traits of the crate vm-memory: every write is noted in the page flags.
@@ -33,6 +41,9 @@ pub enum MemoryError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The memory that it is to go on from is of no use.
+    #[error(transparent)]
+    Image(#[from] ImageError),
 }
 
 struct Region {
@@ -42,11 +53,14 @@ struct Region {
     pages: TrackedPages,
 }
 
-/// A guest's RAM: private anonymous memory, given out by the host as the guest touches it.
+/// A guest's RAM: private anonymous memory, given out by the host as the guest touches it; or, of a machine that goes on from a file,
+/// a private mapping of that, which other machines may share as long as they do not write.
 pub struct Ram {
     layout: Layout,
     memory: Arc<GuestMemory>,
     regions: Vec<Region>,
+    /// What it is mapped from.
+    base: Mutex<Option<Arc<Image>>>,
 }
 
 // SAFETY: `host` points into mappings that `memory` owns; the bytes are shared memory by nature.
@@ -60,20 +74,42 @@ impl Ram {
     /// # Errors
     /// If the size is impossible or the host cannot map it.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
-        let layout = Layout::new(bytes)?;
+        Self::map(Layout::new(bytes)?, None)
+    }
+
+    /// RAM that is as `image` has it, page by page as it is touched. `layout` is that of the machine which was saved.
+    ///
+    /// # Errors
+    /// If the image is of a machine that is laid out otherwise, or the host cannot map it.
+    pub fn over(layout: Layout, image: Image) -> Result<Self, MemoryError> {
+        let places = image.plan().regions().iter().map(|place| &place.range);
+        if !places.eq(layout.ram()) {
+            return Err(ImageError::Layout.into());
+        }
+        Self::map(layout, Some(image))
+    }
+
+    fn map(layout: Layout, base: Option<Image>) -> Result<Self, MemoryError> {
         let code_written = CodeWritten::default();
         let failed =
             |bytes: u64, source: Box<dyn std::error::Error + Send + Sync>| MemoryError::Map { bytes, source };
         let mut mapped = Vec::new();
         let mut regions = Vec::new();
-        for range in layout.ram() {
+        for (number, range) in layout.ram().iter().enumerate() {
             let size = usize::try_from(range.size).map_err(|e| failed(range.size, e.into()))?;
             let pages = TrackedPages::new(range.start, range.size, code_written.clone());
             let mapping = MmapRegionBuilder::new_with_bitmap(size, pages.clone())
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-                .build()
-                .map_err(|e| failed(range.size, e.into()))?;
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+            let private = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+            let mapping = match &base {
+                None => mapping.with_mmap_flags(private | libc::MAP_ANONYMOUS),
+                Some(image) => {
+                    let file = image.file().try_clone().map_err(|e| failed(range.size, e.into()))?;
+                    let offset = image.plan().regions()[number].offset;
+                    mapping.with_mmap_flags(private).with_file_offset(FileOffset::new(file, offset))
+                }
+            };
+            let mapping = mapping.build().map_err(|e| failed(range.size, e.into()))?;
             // A child of this process (the user-mode network) must not inherit the guest's memory.
             // SAFETY: the range is the mapping just made.
             unsafe { libc::madvise(mapping.as_ptr().cast(), size, libc::MADV_DONTFORK) };
@@ -85,8 +121,9 @@ impl Ram {
                 .ok_or_else(|| failed(range.size, "the region wraps".into()))?;
             mapped.push(region);
         }
+        let bytes = layout.ram().iter().map(|range| range.size).sum();
         let memory = GuestMemory::from_regions(mapped).map_err(|e| failed(bytes, e.into()))?;
-        Ok(Self { layout, memory: Arc::new(memory), regions })
+        Ok(Self { layout, memory: Arc::new(memory), regions, base: Mutex::new(base.map(Arc::new)) })
     }
 
     /// Where everything lies.
@@ -124,20 +161,61 @@ impl Ram {
         }
     }
 
+    /// Begins to write memory as it is now into `file`, which becomes an [`Image`]; see [`Saving`]. Only while nothing runs.
+    ///
+    /// # Errors
+    /// If the host has no room for the file, or no process to spare.
+    pub fn save(&self, file: File, done: Done) -> io::Result<Saving> {
+        let ranges: Vec<_> = self.layout.ram().to_vec();
+        let hosts = self.regions.iter().map(|region| region.host).collect();
+        let base = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Saving::begin(saving::Source { plan: image::Plan::new(&ranges), hosts, base }, file, done)
+    }
+
     /// Gives all memory back to the host: the guest finds zeroes. Only while nothing runs.
-    pub fn clear(&self) {
+    ///
+    /// # Errors
+    /// If the host has no address space left.
+    pub fn clear(&self) -> io::Result<()> {
+        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
         for r in &self.regions {
-            // SAFETY: the range is our private anonymous mapping; discarding it leaves zeroes.
-            unsafe { libc::madvise(r.host.as_ptr().cast(), (r.end - r.start) as usize, libc::MADV_DONTNEED) };
+            let (host, size) = (r.host.as_ptr().cast(), (r.end - r.start) as usize);
+            let cleared = if base.is_some() { anonymous(host, size) } else { discard(host, size) };
+            cleared?;
             // Zeroes are a write like any other: to the dirty log, and to whoever has made code of what was there.
             vm_memory::bitmap::Bitmap::mark_dirty(&r.pages, 0, (r.end - r.start) as usize);
         }
+        *base = None;
+        Ok(())
     }
 
     /// The first address after the last RAM region.
     pub fn end(&self) -> u64 {
         self.memory.iter().map(|r| r.last_addr().raw_value() + 1).max().unwrap_or(0)
     }
+}
+
+/// Discards private anonymous memory, which leaves zeroes.
+fn discard(host: *mut libc::c_void, size: usize) -> io::Result<()> {
+    // SAFETY: the caller has the mapping to itself.
+    match unsafe { libc::madvise(host, size, libc::MADV_DONTNEED) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Puts zeroes in the place of a file that memory was mapped from.
+fn anonymous(host: *mut libc::c_void, size: usize) -> io::Result<()> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: the range is a mapping of ours, which is replaced at its place; whoever knows its addresses finds zeroes there.
+    let mapped = unsafe { libc::mmap(host, size, access, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as where memory is first mapped.
+    unsafe { libc::madvise(host, size, libc::MADV_DONTFORK) };
+    Ok(())
 }
 
 // SAFETY: `host` and `flags` point into mappings and arrays that live as long as `self`; a page is handed out only where
@@ -206,11 +284,66 @@ mod tests {
         let ram = ram();
         ram.memory().write_slice(&[7; 4096], GuestAddress(0x9000)).unwrap();
         ram.take_dirty();
-        ram.clear();
+        ram.clear().unwrap();
         let mut page = [1; 4096];
         ram.memory().read_slice(&mut page, GuestAddress(0x9000)).unwrap();
         assert_eq!(page, [0; 4096]);
         assert_eq!(ram.take_dirty().len(), (8 << 20) / 4096);
+    }
+
+    /// Saves memory, and gives the memory of a machine that goes on from there.
+    fn saved(ram: &Ram) -> Ram {
+        let file = tempfile::tempfile().unwrap();
+        let (told, hear) = std::sync::mpsc::channel();
+        let done = Box::new(move |result| told.send(result).unwrap());
+        let saving = ram.save(file.try_clone().unwrap(), done).unwrap();
+        hear.recv_timeout(std::time::Duration::from_secs(20)).unwrap().unwrap();
+        assert_eq!(saving.progress(), (8 << 20, 8 << 20));
+        let image = Image::open(file).unwrap();
+        image.verify(|_| true).unwrap();
+        Ram::over(ram.layout().clone(), image).unwrap()
+    }
+
+    fn byte(ram: &Ram, at: u64) -> u8 {
+        ram.memory().read_obj(GuestAddress(at)).unwrap()
+    }
+
+    #[test]
+    fn memory_goes_on_from_a_file_and_from_what_was_saved_of_that() {
+        let first = ram();
+        first.memory().write_slice(&[7; 4096], GuestAddress(0x9000)).unwrap();
+        first.memory().write_slice(&[8; 4096], GuestAddress(5 << 20)).unwrap();
+        let second = saved(&first);
+        assert_eq!((byte(&second, 0x9fff), byte(&second, 5 << 20), byte(&second, 0xa000)), (7, 8, 0));
+        assert!(second.take_dirty().is_empty());
+        second.memory().write_slice(&[9], GuestAddress(0x9000)).unwrap();
+        assert_eq!(byte(&saved(&first), 0x9000), 7, "what it writes is its own");
+        let third = saved(&second);
+        let bytes = [0x9000, 0x9001, 5 << 20, 6 << 20].map(|at| byte(&third, at));
+        assert_eq!(bytes, [9, 7, 8, 0]);
+        third.clear().unwrap();
+        assert_eq!((byte(&third, 0x9000), byte(&third, 5 << 20)), (0, 0));
+        assert_eq!(byte(&saved(&third), 5 << 20), 0, "what it went on from is forgotten");
+    }
+
+    #[test]
+    fn memory_of_another_machine_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        let plan = image::Plan::new(&[Range { start: 0, size: 16 << 20 }]);
+        plan.begin(&file).unwrap();
+        plan.complete(&file, &vec![0; plan.chunks()]).unwrap();
+        let refused = Ram::over(ram().layout().clone(), Image::open(file).unwrap());
+        assert!(matches!(refused, Err(MemoryError::Image(ImageError::Layout))));
+    }
+
+    #[test]
+    fn a_save_that_is_called_off_leaves_no_image() {
+        let ram = ram();
+        ram.memory().write_slice(&[7; 4096], GuestAddress(0x9000)).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        drop(ram.save(file.try_clone().unwrap(), Box::new(|_| {})).unwrap());
+        // It may have been done already.
+        assert!(matches!(Image::open(file), Ok(_) | Err(ImageError::Incomplete)));
     }
 
     #[test]

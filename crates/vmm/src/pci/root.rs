@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::config::{ConfigSpace, Identity};
+use super::config::{ConfigSpace, ConfigState, Identity};
 use super::function::Function;
 use crate::bus::{Bus, Device};
 use crate::memory::{Layout, map};
@@ -37,13 +37,24 @@ impl Root {
         (Arc::clone(&self.bus), self.windows.clone())
     }
 
-    /// Puts the function that `make` makes for a BAR address into the first free slot; gives the slot, or `None` if all
-    /// are taken.
-    pub fn plug(&self, make: impl FnOnce(u64) -> Arc<Function>) -> Option<usize> {
+    /// Puts the function that `make` makes for a BAR address into the first free slot; gives the slot and the function, or
+    /// `None` if all slots are taken.
+    pub fn plug(&self, make: impl FnOnce(u64) -> Arc<Function>) -> Option<(usize, Arc<Function>)> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let slot = (1..SLOTS).find(|&s| slots[s].is_none())?;
-        slots[slot] = Some(make(map::LOW_END + slot as u64 * BAR_ROOM));
-        Some(slot)
+        let function = make(map::LOW_END + slot as u64 * BAR_ROOM);
+        slots[slot] = Some(Arc::clone(&function));
+        Some((slot, function))
+    }
+
+    /// What is saved of the host bridge; its functions are saved one by one.
+    pub fn save(&self) -> ConfigState {
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner).save()
+    }
+
+    /// Puts back what was saved.
+    pub fn restore(&self, state: &ConfigState) {
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner).restore(state);
     }
 
     /// The function in slot `slot`.
@@ -127,6 +138,16 @@ impl ConfigPorts {
     /// The ports of `root`, with the reset register among them.
     pub fn new(root: Arc<Root>, reset: Arc<dyn Device>) -> Self {
         Self { root, reset, address: Mutex::new(0) }
+    }
+
+    /// What is saved: the address.
+    pub fn save(&self) -> u32 {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts back what was saved.
+    pub fn restore(&self, address: u32) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
     }
 
     /// What an access at `offset` (4–7) of the data port goes to.

@@ -2,5 +2,5 @@
 
 mod model;
 
-pub use model::CpuModel;
+pub use model::{CpuModel, MODEL};
 pub use softcpu::{Activity, CpuState, CpuidEntry};

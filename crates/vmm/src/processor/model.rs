@@ -8,6 +8,10 @@ use softcpu::CpuidEntry;
 
 use crate::memory::map;
 
+/// The name of the model that this is: whatever is different in what a guest sees of its processor gets another one, so that a saved
+/// machine is not put on a processor that it was not made for.
+pub const MODEL: &str = "tessera-1";
+
 /// Family 6, model 15, stepping 1.
 const SIGNATURE: u32 = 0x6f1;
 /// What 0x80000002 to 0x80000004 spell.

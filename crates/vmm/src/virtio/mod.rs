@@ -8,23 +8,26 @@ pub mod console;
 mod counter;
 mod crew;
 pub mod net;
+mod queue;
 pub mod rng;
+mod state;
 mod transport;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
+use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{DescriptorChain, Queue, QueueT};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::GuestMemory;
 use crate::pci::Msix;
 use crate::reactor::Handle;
 
 pub use counter::Counter;
-pub use transport::{Transport, plug};
+pub use queue::{ActiveQueue, QueueBroken};
+pub use state::{DeviceState, QueueState, RestoreError, TransportState};
+pub use transport::{Plugged, plug};
 
 /// Feature bits all devices share (section 6).
 pub mod feature {
@@ -64,6 +67,21 @@ pub trait Device: Send {
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
     /// The driver reset the device: serve no more. When it returns, nothing of the device touches guest memory.
     fn deactivate(&mut self);
+    /// What a driver that goes on elsewhere must find again, besides registers and queues. Called while the machine is paused.
+    fn save(&self) -> DeviceState {
+        DeviceState::Plain
+    }
+    /// Puts back what [`save`](Self::save) gave, of this device or of one like it elsewhere. Called before
+    /// [`activate`](Self::activate), if the driver was ready; `activate` begins with it then, and must not be called otherwise.
+    ///
+    /// # Errors
+    /// If this device cannot be what that one was.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        match state {
+            DeviceState::Plain => Ok(()),
+            _ => Err(RestoreError::Kind),
+        }
+    }
 }
 
 /// What a device gets to work with.
@@ -80,16 +98,6 @@ pub struct Activation {
     pub reactor: Handle,
 }
 
-/// A queue in use.
-pub struct ActiveQueue {
-    /// The ring.
-    pub queue: Queue,
-    /// Written when the driver put something into it.
-    pub kick: Arc<EventFd>,
-    /// Tells the driver that something was used.
-    pub interrupt: Interrupt,
-}
-
 /// A request as it lies in guest memory.
 pub type Chain = DescriptorChain<Arc<GuestMemory>>;
 
@@ -100,60 +108,6 @@ const MOST_PIECES: usize = 1024;
 /// A request's descriptors.
 pub fn pieces(chain: Chain) -> impl Iterator<Item = Descriptor> {
     chain.take(MOST_PIECES)
-}
-
-/// Why a queue cannot be used any more.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueBroken {
-    /// The driver says that there are more requests than fit.
-    #[error("the ring of available buffers makes no sense")]
-    Available,
-    /// The driver asks for more and more, and does not take it.
-    #[error("the driver does not take what it asks for")]
-    Flood,
-    /// A ring cannot be written.
-    #[error("a ring cannot be used")]
-    Ring(#[from] virtio_queue::Error),
-}
-
-impl ActiveQueue {
-    /// Takes the next request. If there is none the driver will kick when it adds one.
-    ///
-    /// # Errors
-    /// If the driver has broken the ring.
-    pub fn next(&mut self, memory: &Arc<GuestMemory>) -> Result<Option<Chain>, QueueBroken> {
-        if let Some(chain) = self.queue.pop_descriptor_chain(Arc::clone(memory)) {
-            return Ok(Some(chain));
-        }
-        if !self.queue.enable_notification(&**memory)? {
-            return Ok(None);
-        }
-        // One has been added meanwhile. If even so there is none, what the driver says is not so.
-        self.queue.disable_notification(&**memory)?;
-        let chain = self.queue.pop_descriptor_chain(Arc::clone(memory));
-        chain.map(Some).ok_or(QueueBroken::Available)
-    }
-
-    /// Whether a request waits.
-    pub fn has_more(&self, memory: &GuestMemory) -> bool {
-        let available = self.queue.avail_idx(memory, Ordering::Relaxed);
-        available.is_ok_and(|index| index.0 != self.queue.next_avail())
-    }
-
-    /// Gives a request back with `written` bytes of answer. [`tell`](Self::tell) has the driver know.
-    ///
-    /// # Errors
-    /// If the driver has broken the ring.
-    pub fn give_back(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), QueueBroken> {
-        Ok(self.queue.add_used(memory, head, written)?)
-    }
-
-    /// Interrupts the driver, if it wants to hear of what has been given back.
-    pub fn tell(&mut self, memory: &GuestMemory) {
-        if self.queue.needs_notification(memory).unwrap_or(true) {
-            self.interrupt.signal();
-        }
-    }
 }
 
 /// An interrupt of a device: a vector of its MSI-X table and a bit of its ISR.
@@ -182,6 +136,8 @@ pub struct Health {
     broken: Arc<AtomicBool>,
     /// Whether the log has had a line of it: a driver may break its device again and again.
     told: Arc<AtomicBool>,
+    /// How often the configuration has changed.
+    generation: Arc<AtomicU8>,
     changed: Interrupt,
 }
 
@@ -207,6 +163,7 @@ impl Health {
 
     /// The configuration changed.
     pub fn config_changed(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         self.changed.signal();
     }
 }

@@ -1,5 +1,7 @@
 //! The PCI transport (section 4.1): registers, negotiation, and the life of a device.
 
+mod saved;
+
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +9,8 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Activation, ActiveQueue, Device, Health, ISR_CONFIG, ISR_QUEUE, Interrupt, NO_VECTOR, feature};
+use super::queue::{ActiveQueue, Progress};
+use super::{Activation, Device, Health, ISR_CONFIG, ISR_QUEUE, Interrupt, NO_VECTOR, feature};
 use crate::interrupt::MsiSink;
 use crate::memory::GuestMemory;
 use crate::pci::{Bar, ConfigSpace, Function, Identity, Msix, Registers, Root};
@@ -53,6 +56,7 @@ struct QueueSetup {
     used: u64,
     vector: Arc<AtomicU16>,
     kick: Arc<EventFd>,
+    progress: Arc<Progress>,
 }
 
 struct State {
@@ -76,12 +80,23 @@ pub struct Transport {
     config_vector: Arc<AtomicU16>,
     broken: Arc<AtomicBool>,
     told: Arc<AtomicBool>,
+    generation: Arc<AtomicU8>,
     /// Offset of the window capability in configuration space, and what the driver set there: BAR offset and length.
     window: usize,
     window_at: Mutex<[u8; 16]>,
 }
 
-/// Puts `device` into a free slot of `root`; gives the slot, or `None` if there is no room.
+/// A device in its slot.
+pub struct Plugged {
+    /// Which slot of bus 0.
+    pub slot: usize,
+    /// Its PCI function.
+    pub function: Arc<Function>,
+    /// Its registers.
+    pub transport: Arc<Transport>,
+}
+
+/// Puts `device` into a free slot of `root`; gives `None` if there is no room.
 ///
 /// # Errors
 /// If the kernel gives no eventfds.
@@ -91,7 +106,7 @@ pub fn plug(
     memory: Arc<GuestMemory>,
     reactor: Handle,
     device: Box<dyn Device>,
-) -> std::io::Result<Option<usize>> {
+) -> std::io::Result<Option<Plugged>> {
     let mut queues = Vec::new();
     for most in device.queue_sizes().into_iter().take(MOST_QUEUES) {
         queues.push(QueueSetup {
@@ -103,6 +118,7 @@ pub fn plug(
             used: 0,
             vector: Arc::new(AtomicU16::new(NO_VECTOR)),
             kick: Arc::new(EventFd::new(EFD_NONBLOCK)?),
+            progress: Arc::default(),
         });
     }
     let msix = Msix::new(queues.len() as u16 + 1, sink);
@@ -126,11 +142,14 @@ pub fn plug(
         config_vector: Arc::new(AtomicU16::new(NO_VECTOR)),
         broken: Arc::default(),
         told: Arc::default(),
+        generation: Arc::default(),
         window,
         window_at: Mutex::default(),
     });
     let (bus, windows) = root.space();
-    Ok(root.plug(|address| Function::new(config, BAR, address, windows, msix, transport, bus)))
+    let registers = Arc::clone(&transport);
+    let plugged = root.plug(|address| Function::new(config, BAR, address, windows, msix, registers, bus));
+    Ok(plugged.map(|(slot, function)| Plugged { slot, function, transport }))
 }
 
 /// Class codes as other machines show them: mass storage, network, and "others".
@@ -202,8 +221,7 @@ impl Transport {
                 let broken = if self.broken.load(Ordering::SeqCst) { status::NEEDS_RESET } else { 0 };
                 u64::from(state.status | broken)
             }
-            // The configuration never changes in the middle of a read: its generation stays.
-            0x15 => 0,
+            0x15 => u64::from(self.generation.load(Ordering::SeqCst)),
             0x16 => u64::from(state.queue_select),
             0x18 => queue.map_or(0, |q| u64::from(q.size)),
             0x1a => queue.map_or(u64::from(NO_VECTOR), |q| u64::from(q.vector.load(Ordering::SeqCst))),
@@ -296,9 +314,17 @@ impl Transport {
         }
     }
 
+    fn health(&self) -> Health {
+        Health {
+            broken: Arc::clone(&self.broken),
+            told: Arc::clone(&self.told),
+            generation: Arc::clone(&self.generation),
+            changed: self.interrupt(&self.config_vector, ISR_CONFIG),
+        }
+    }
+
     fn activate(&self, state: &mut State) {
-        let changed = self.interrupt(&self.config_vector, ISR_CONFIG);
-        let health = Health { broken: Arc::clone(&self.broken), told: Arc::clone(&self.told), changed };
+        let health = self.health();
         let mut queues = Vec::new();
         for setup in &state.queues {
             let queue = if setup.enabled { self.build_queue(setup, state.driver_features) } else { None };
@@ -330,7 +356,8 @@ impl Transport {
         queue.set_event_idx(features & feature::EVENT_IDX != 0);
         queue.set_ready(true);
         let interrupt = self.interrupt(&setup.vector, ISR_QUEUE);
-        queue.is_valid(&*self.memory).then(|| ActiveQueue { queue, kick: Arc::clone(&setup.kick), interrupt })
+        let (progress, kick) = (Arc::clone(&setup.progress), Arc::clone(&setup.kick));
+        queue.is_valid(&*self.memory).then(|| ActiveQueue::new(queue, progress, kick, interrupt))
     }
 
     fn reset_device(&self, state: &mut State) {
@@ -345,6 +372,7 @@ impl Transport {
             (queue.size, queue.enabled) = (queue.most, false);
             (queue.descriptors, queue.available, queue.used) = (0, 0, 0);
             queue.vector.store(NO_VECTOR, Ordering::SeqCst);
+            queue.progress.go_to(0, 0);
             // An old kick is nobody's.
             let _ = queue.kick.read();
         }

@@ -7,8 +7,9 @@ use softcpu::{Bus, CpuState, CpuidEntry};
 use vmm::boot::{Kernel, Source};
 use vmm::engine::{Engine, EngineError, Exit, Kicker, Partition, Processor};
 use vmm::interrupt::{MsiMessage, MsiSink};
-use vmm::machine::{Machine, MachineConfig};
-use vmm::memory::Ram;
+use vmm::machine::{Machine, MachineConfig, SavedMachine};
+use vmm::memory::{Image, Ram};
+use vmm::state::MachineState;
 use vmm::virtio::Device;
 
 use crate::guest::{Code, elf_file};
@@ -26,6 +27,17 @@ pub struct Rig {
 impl Rig {
     /// A machine of 16 MiB with these devices, running.
     pub fn new(devices: Vec<Box<dyn Device>>) -> Self {
+        let rig = Self::made(devices, |engine, config| Machine::new(engine, config).unwrap());
+        rig.machine.resume();
+        rig
+    }
+
+    /// A machine with these devices that goes on where another one was saved; it is paused.
+    pub fn restored(devices: Vec<Box<dyn Device>>, saved: SavedMachine) -> Self {
+        Self::made(devices, |engine, config| Machine::restore(engine, config, saved).unwrap())
+    }
+
+    fn made(devices: Vec<Box<dyn Device>>, make: impl FnOnce(&dyn Engine, MachineConfig) -> Machine) -> Self {
         let engine = Hand::default();
         let kernel = Kernel {
             image: Source::new("test", elf_file(&Code::default().spin())),
@@ -33,13 +45,25 @@ impl Rig {
             command_line: String::new(),
         };
         let console = Box::new(std::io::sink());
-        let config = MachineConfig { processors: 1, memory: 16 << 20, kernel, console, devices };
-        let machine = Machine::new(&engine, config).unwrap();
-        machine.resume();
+        let config =
+            MachineConfig { processors: 1, memory: 16 << 20, tsc_khz: None, kernel, console, devices };
+        let machine = make(&engine, config);
         let partition = engine.partition.get().unwrap();
         // Taken away: it knows the partition, and neither would ever go.
         let bus = partition.bus.lock().unwrap().take().unwrap();
         Self { machine, bus, interrupts: Arc::clone(&partition.interrupts) }
+    }
+
+    /// The machine as it is, which is paused: its state as JSON and back, and its memory in a file.
+    pub fn saved(&self) -> SavedMachine {
+        let state = self.machine.save().unwrap();
+        let state = MachineState::from_json(state.to_json().unwrap()).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let (told, hear) = std::sync::mpsc::channel();
+        let done = Box::new(move |result| told.send(result).unwrap());
+        let _saving = self.machine.save_memory(file.try_clone().unwrap(), done).unwrap();
+        hear.recv_timeout(LONG).unwrap().unwrap();
+        SavedMachine { state, memory: Image::open(file).unwrap(), again: false }
     }
 
     /// Reads a register in memory.
@@ -113,7 +137,7 @@ impl Engine for Hand {
     fn tsc_khz(&self) -> u32 {
         1_000_000
     }
-    fn create(&self, _: Arc<Ram>, _: usize) -> Result<Arc<dyn Partition>, EngineError> {
+    fn create(&self, _: Arc<Ram>, _: usize, _: u32) -> Result<Arc<dyn Partition>, EngineError> {
         Ok(Arc::clone(self.partition.get_or_init(Arc::default)) as Arc<dyn Partition>)
     }
 }
@@ -137,7 +161,7 @@ impl Partition for HandPartition {
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Processor>, EngineError> {
         *self.bus.lock().unwrap() = Some(bus);
-        Ok(Box::new(HandProcessor(Arc::default())))
+        Ok(Box::new(HandProcessor::default()))
     }
     fn stop_clock(&self) {}
     fn start_clock(&self) {}
@@ -156,7 +180,8 @@ struct Kick {
     woken: Condvar,
 }
 
-struct HandProcessor(Arc<Kick>);
+#[derive(Default)]
+struct HandProcessor(Arc<Kick>, CpuState);
 
 impl Processor for HandProcessor {
     fn run(&mut self) -> Exit {
@@ -168,9 +193,10 @@ impl Processor for HandProcessor {
         Arc::clone(&self.0) as Arc<dyn Kicker>
     }
     fn state(&mut self) -> Result<CpuState, EngineError> {
-        Err(EngineError::State { why: "a hand has none".into() })
+        Ok(self.1.clone())
     }
-    fn set_state(&mut self, _: &CpuState) -> Result<(), EngineError> {
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.1 = state.clone();
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ const MEMORY: u64 = 64 << 20;
 /// Where the guest writes when asked to, and how many pages.
 const PLAYGROUND: u64 = 16 << 20;
 const PAGES: u64 = 16;
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// Builds the guest; cargo does nothing where that was done before.
 fn image() -> PathBuf {
@@ -60,37 +60,47 @@ pub fn engines() -> Vec<Box<dyn Engine>> {
     engines
 }
 
-struct Guest {
-    machine: Machine,
-    screen: Screen,
+/// What the guest's machine is made of.
+pub fn config(screen: &Screen, tsc_khz: Option<u32>) -> MachineConfig {
+    MachineConfig {
+        processors: PROCESSORS,
+        memory: MEMORY,
+        tsc_khz,
+        kernel: Kernel {
+            image: Source::new("exerciser", File::open(image()).unwrap()),
+            initrd: None,
+            command_line: String::new(),
+        },
+        console: Box::new(screen.clone()),
+        devices: vec![Box::new(Rng::default())],
+    }
+}
+
+pub struct Guest {
+    pub machine: Machine,
+    pub screen: Screen,
 }
 
 impl Guest {
     fn new(engine: &dyn Engine) -> Self {
+        Self::with_tsc(engine, None)
+    }
+
+    /// One whose time-stamp counter has this frequency.
+    pub fn with_tsc(engine: &dyn Engine, tsc_khz: Option<u32>) -> Self {
         let screen = Screen::default();
-        let config = MachineConfig {
-            processors: PROCESSORS,
-            memory: MEMORY,
-            kernel: Kernel {
-                image: Source::new("exerciser", File::open(image()).unwrap()),
-                initrd: None,
-                command_line: String::new(),
-            },
-            console: Box::new(screen.clone()),
-            devices: vec![Box::new(Rng::default())],
-        };
-        Self { machine: Machine::new(engine, config).unwrap(), screen }
+        Self { machine: Machine::new(engine, config(&screen, tsc_khz)).unwrap(), screen }
     }
 
     /// A guest that has passed its own tests and does what it is told.
-    fn ready(engine: &dyn Engine) -> Self {
+    pub fn ready(engine: &dyn Engine) -> Self {
         let guest = Self::new(engine);
         guest.machine.resume();
         guest.screen.wait_for("host ready");
         guest
     }
 
-    fn tell(&self, command: u8) {
+    pub fn tell(&self, command: u8) {
         let start = Instant::now();
         while self.machine.input(&[command]) == 0 {
             assert!(start.elapsed() < SOON, "the guest reads nothing");
@@ -99,7 +109,7 @@ impl Guest {
     }
 
     /// Lets the guest end, and gives all it said.
-    fn end(self) -> String {
+    pub fn end(self) -> String {
         self.tell(b'q');
         let event = self.machine.wait(SOON);
         assert_eq!(event, Some(Event::PowerOff), "the console: {}", self.screen.text());

@@ -114,6 +114,7 @@ impl Guest {
         let config = MachineConfig {
             processors: 1,
             memory: 16 << 20,
+            tsc_khz: None,
             kernel: Kernel { image: Source::new("test", image), initrd: None, command_line: String::new() },
             console: Box::new(screen.clone()),
             devices: Vec::new(),

@@ -6,3 +6,4 @@ mod guest;
 mod hostile;
 mod lifecycle;
 mod processors;
+mod saved;

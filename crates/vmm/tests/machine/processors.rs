@@ -90,7 +90,7 @@ struct Bench {
 impl Bench {
     fn new(engine: &dyn Engine, code: &[u8], outside: Outside) -> Self {
         let ram = Arc::new(Ram::new(8 << 20).unwrap());
-        let partition = engine.create(Arc::clone(&ram), 1).unwrap();
+        let partition = engine.create(Arc::clone(&ram), 1, engine.tsc_khz()).unwrap();
         let outside = Arc::new(outside);
         let table = CpuModel::new(engine.tsc_khz()).cpuid(0, 1);
         let mut processor = partition.create_processor(0, &table, outside.clone()).unwrap();

@@ -155,7 +155,13 @@ impl Engine for Kvm {
         self.host.tsc_khz
     }
 
-    fn create(&self, ram: Arc<Ram>, processors: usize) -> Result<Arc<dyn Partition>, EngineError> {
+    fn create(
+        &self,
+        ram: Arc<Ram>,
+        processors: usize,
+        tsc_khz: u32,
+    ) -> Result<Arc<dyn Partition>, EngineError> {
+        check_frequency(tsc_khz, self.host.tsc_khz)?;
         let host = Arc::clone(&self.host);
         let most = host.device.get_max_vcpus();
         if processors > most {
@@ -169,6 +175,20 @@ impl Engine for Kvm {
         let shared = Arc::new(Shared { vm, slots, clock, ram, host });
         Ok(Arc::new(KvmPartition { shared, routes: Mutex::default() }))
     }
+}
+
+/// The most that a guest's TSC may be off what it announces, parts in a million: what clocks are corrected by without being noticed.
+const MOST_PPM: u64 = 250;
+
+/// Whether a guest whose TSC announces `wanted` kHz can run on one of `here` kHz.
+fn check_frequency(wanted: u32, here: u32) -> Result<(), EngineError> {
+    if u64::from(wanted.abs_diff(here)) * 1_000_000 <= u64::from(here) * MOST_PPM {
+        return Ok(());
+    }
+    // KVM could scale it on most hosts (KVM_CAP_TSC_CONTROL); the offsets here are computed without.
+    Err(unusable(format!(
+        "the guest's time-stamp counter runs at {wanted} kHz, this host's at {here} kHz, and counters are not scaled"
+    )))
 }
 
 /// What must be settled before there is a vCPU.
@@ -309,7 +329,14 @@ impl Partition for KvmPartition {
 
 #[cfg(test)]
 mod tests {
-    use super::split_address;
+    use super::{check_frequency, split_address};
+
+    #[test]
+    fn a_tsc_may_be_off_by_as_much_as_clocks_are_corrected() {
+        assert!(check_frequency(2_000_000, 2_000_500).is_ok());
+        assert!(check_frequency(2_000_600, 2_000_000).is_err());
+        assert!(check_frequency(1_000_000, 2_000_000).is_err());
+    }
 
     #[test]
     fn a_destination_beyond_eight_bits_moves_to_the_high_address() {

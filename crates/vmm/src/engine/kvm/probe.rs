@@ -63,7 +63,7 @@ impl Bus for Ear {
 /// In one line, what this KVM cannot do.
 pub fn can_run_stock_guests(kvm: &Kvm) -> Result<(), EngineError> {
     let ram = Arc::new(Ram::new(MEMORY).map_err(|e| super::unusable(e.to_string()))?);
-    let partition = kvm.create(Arc::clone(&ram), 1)?;
+    let partition = kvm.create(Arc::clone(&ram), 1, kvm.host.tsc_khz)?;
     let ear = Arc::new(Ear(AtomicU8::new(0)));
     let table: Vec<CpuidEntry> = CpuModel::new(kvm.tsc_khz()).cpuid(0, 1);
     let mut processor = partition.create_processor(0, &table, ear.clone())?;

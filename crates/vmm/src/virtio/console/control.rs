@@ -1,7 +1,10 @@
 //! Control messages (section 5.3.6.2).
 
+use serde::{Deserialize, Serialize};
+
 /// What a message is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// The driver is ready.
     DeviceReady = 0,
@@ -18,11 +21,12 @@ pub enum Event {
 }
 
 /// A message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub port: u32,
     pub event: Event,
     pub value: u16,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     name: Vec<u8>,
 }
 

@@ -3,6 +3,7 @@
 
 mod control;
 mod port;
+mod saved;
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,9 +14,14 @@ use vm_memory::Bytes;
 
 use self::control::{Event, Message};
 use self::port::{Host, Port};
-use super::{Activation, ActiveQueue, Chain, Device, Health, QueueBroken, pieces, read_slice};
+use super::{
+    Activation, ActiveQueue, Chain, Device, DeviceState, Health, QueueBroken, RestoreError, pieces,
+    read_slice,
+};
 use crate::memory::GuestMemory;
 use crate::reactor::{Ready, Source};
+
+pub use self::saved::{ConsoleState, PortState};
 
 const QUEUE_SIZE: u16 = 64;
 /// The most ports: each has two queues.
@@ -57,6 +63,10 @@ pub struct Console {
     ports: Vec<Arc<Description>>,
     hosts: Vec<Arc<Mutex<Host>>>,
     sources: Vec<Source>,
+    /// What it works with while the driver is there.
+    board: Weak<Mutex<Board>>,
+    /// What the driver knows already, when it goes on with a device that was saved.
+    known: Option<ConsoleState>,
 }
 
 /// What the driver is told of a port.
@@ -75,7 +85,13 @@ impl Console {
             let detail = "a console device has at most 15 ports, with names of at most 64 bytes";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, detail));
         }
-        let mut device = Self { ports: Vec::new(), hosts: Vec::new(), sources: Vec::new() };
+        let mut device = Self {
+            ports: Vec::new(),
+            hosts: Vec::new(),
+            sources: Vec::new(),
+            board: Weak::new(),
+            known: None,
+        };
         for port in ports {
             device.ports.push(Arc::new(Description { name: port.name, console: port.console }));
             device.hosts.push(Arc::new(Mutex::new(Host::new(port.cable)?)));
@@ -117,7 +133,7 @@ impl Device for Console {
         let ports = self.hosts.iter().zip(&self.ports).map(|(host, description)| {
             Port::new(Arc::clone(host), !multiport, description.console || !multiport)
         });
-        let board = Arc::new(Mutex::new(Board {
+        let mut board = Board {
             memory,
             health,
             queues,
@@ -125,7 +141,17 @@ impl Device for Console {
             descriptions: self.ports.clone(),
             ports: ports.collect(),
             messages: VecDeque::new(),
-        }));
+        };
+        if let Some(known) = self.known.take() {
+            board.go_on(known);
+        }
+        let board = Arc::new(Mutex::new(board));
+        self.board = Arc::downgrade(&board);
+        // Without control messages nobody says that the guest is ready: it is. The device thread does what follows, when it may.
+        if let Some(Some(kick)) = kicks.first() {
+            // A counter that is full wakes as well.
+            let _ = kick.write(1);
+        }
         for (number, kick) in kicks.into_iter().enumerate().filter_map(|(n, kick)| Some((n, kick?))) {
             let mut work = worker(&board, move |board, _| board.kicked(number));
             self.sources.push(reactor.on_event(kick, move || work(Ready::empty()))?);
@@ -138,8 +164,6 @@ impl Device for Console {
                 worker(&board, move |board, _| board.host_ready(number)),
             )?);
         }
-        // Without control messages nobody says that the guest is ready: it is.
-        lock(&board).work(|board| board.host_ready(0));
         // The first source keeps the board; the others' callbacks do not.
         self.sources.push(reactor.on_event(Arc::new(keeper()?), move || drop(Arc::clone(&board)))?);
         Ok(())
@@ -147,6 +171,20 @@ impl Device for Console {
 
     fn deactivate(&mut self) {
         self.sources.clear();
+        self.known = None;
+    }
+
+    fn save(&self) -> DeviceState {
+        self.board.upgrade().map_or(DeviceState::Plain, |board| DeviceState::Console(lock(&board).save()))
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let DeviceState::Console(state) = state else { return Err(RestoreError::Kind) };
+        if state.ports.len() != self.ports.len() {
+            return Err(RestoreError::Ports { saved: state.ports.len(), here: self.ports.len() });
+        }
+        self.known = Some(state.clone());
+        Ok(())
     }
 }
 

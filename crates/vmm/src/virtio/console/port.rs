@@ -6,7 +6,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
 use rustix::net::{RecvFlags, recv};
-use virtio_queue::QueueT;
 use vm_memory::Bytes;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -150,7 +149,8 @@ pub struct Port {
     outgoing: Vec<u8>,
     /// A guest's terminal: what the host has no room for is lost, because Linux waits for it with interrupts off.
     terminal: bool,
-    was_connected: bool,
+    /// Whether a program of the host was there when the driver was last told.
+    pub was_connected: bool,
 }
 
 impl Port {
@@ -268,7 +268,7 @@ impl Port {
         memory: &Arc<GuestMemory>,
     ) -> Result<bool, QueueBroken> {
         let mut used = false;
-        let mut room = self.open && has_room(queue, memory)?;
+        let mut room = self.open && queue.listen(memory)?;
         let mut budget = BUDGET;
         while room && (!self.incoming.is_empty() || self.read()) {
             if budget == 0 {
@@ -283,7 +283,7 @@ impl Port {
             self.incoming.drain(..written as usize);
             queue.give_back(memory, head, written)?;
             used = true;
-            room = has_room(queue, memory)?;
+            room = queue.listen(memory)?;
         }
         if used {
             queue.tell(memory);
@@ -310,11 +310,6 @@ impl Port {
         }
         false
     }
-}
-
-/// Whether the guest has put buffers into a queue. If not, it kicks when it does.
-fn has_room(queue: &mut ActiveQueue, memory: &GuestMemory) -> Result<bool, QueueBroken> {
-    Ok(queue.has_more(memory) || queue.queue.enable_notification(memory)?)
 }
 
 /// Appends what a request of the guest holds, as far as it is there.

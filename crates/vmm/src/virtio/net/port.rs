@@ -4,7 +4,6 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use virtio_queue::QueueT;
 use vm_memory::Bytes;
 
 use super::super::{ActiveQueue, Chain, Health, QueueBroken, pieces};
@@ -174,7 +173,7 @@ impl Port {
     /// Puts the frame into as many of the guest's buffers as it takes, or leaves all as it was.
     fn deliver(&mut self) -> Result<Delivery, QueueBroken> {
         let Parts { memory, receive, mergeable, meter, .. } = &mut self.parts;
-        let before = receive.queue.next_avail();
+        let before = receive.position();
         let mut chains: Vec<Chain> = Vec::new();
         let mut room = 0;
         while room < self.incoming.len() {
@@ -183,7 +182,7 @@ impl Port {
                 break;
             }
             let Some(chain) = receive.next(memory)? else {
-                receive.queue.set_next_avail(before);
+                receive.put_back(before);
                 return Ok(Delivery::NoRoom);
             };
             let buffers = pieces(chain.clone()).filter(|d| d.is_write_only());
@@ -211,9 +210,9 @@ impl Port {
         if self.is_down() || !self.flush() {
             return;
         }
-        let before = self.parts.transmit.queue.next_used();
+        let before = self.parts.transmit.given_back();
         match self.transmit_some() {
-            Ok(()) if self.parts.transmit.queue.next_used() == before => {}
+            Ok(()) if self.parts.transmit.given_back() == before => {}
             Ok(()) => self.parts.transmit.tell(&self.parts.memory),
             Err(error) => self.parts.health.give_up(&error),
         }
@@ -221,7 +220,7 @@ impl Port {
 
     fn transmit_some(&mut self) -> Result<(), QueueBroken> {
         let memory = Arc::clone(&self.parts.memory);
-        self.parts.transmit.queue.disable_notification(&*memory)?;
+        self.parts.transmit.ignore_kicks(&memory)?;
         for _ in 0..BUDGET {
             let Some(chain) = self.parts.transmit.next(&memory)? else { return Ok(()) };
             let head = chain.head_index();

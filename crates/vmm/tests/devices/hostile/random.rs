@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::operations;
 use super::world::{World, panicked, watch_for_panics};
 
@@ -65,5 +67,41 @@ fn nothing_a_guest_does_to_its_machine_makes_it_panic_or_hang() {
         finished.store(1, Ordering::SeqCst);
         println!("{count} operations of {cases} cases from seed {first} in {:?}", start.elapsed());
     });
+    panicked();
+}
+
+/// Where two trees differ, and how.
+fn differences(one: &Value, other: &Value, at: &str) -> Vec<String> {
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) if a.len() == b.len() => {
+            a.iter().flat_map(|(key, one)| differences(one, &b[key], &format!("{at}/{key}"))).collect()
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            (0..a.len()).flat_map(|n| differences(&a[n], &b[n], &format!("{at}/{n}"))).collect()
+        }
+        _ if one == other => Vec::new(),
+        _ => vec![format!("{at}: {one} is {other}")],
+    }
+}
+
+/// Whatever a guest has done to its machine: saved, it goes on elsewhere as what it was.
+#[test]
+fn what_is_saved_is_what_is_saved_again_where_it_goes_on() {
+    watch_for_panics();
+    let cases = number("TESSERA_FUZZ_CASES").unwrap_or(150);
+    let first = number("TESSERA_FUZZ_SEED").unwrap_or(1);
+    for seed in first..first + cases {
+        let world = World::new();
+        operations::run(&world, &bytes(seed));
+        world.rig.machine.pause();
+        let saved = world.rig.saved();
+        let before = saved.state.to_json().unwrap();
+        let other = World::restored(saved);
+        let after = other.rig.machine.save().unwrap().to_json().unwrap();
+        let same = differences(&before, &after, "");
+        assert_eq!(same, [""; 0], "TESSERA_FUZZ_SEED={seed} TESSERA_FUZZ_CASES=1");
+        other.rig.machine.resume();
+        other.is_sound();
+    }
     panicked();
 }

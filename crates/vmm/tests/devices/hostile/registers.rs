@@ -346,7 +346,7 @@ fn the_chipset_takes_any_bytes_in_any_order() {
 #[test]
 fn any_message_may_be_sent_to_processors_in_software() {
     let ram = Arc::new(Ram::new(8 << 20).unwrap());
-    let partition = Soft.create(ram, 3).unwrap();
+    let partition = Soft.create(ram, 3, 1_000_000).unwrap();
     for n in 0..200_000u64 {
         let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let near = 0xfee0_0000 | random >> 44;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use disk::Raw;
 use vm_memory::{Bytes, GuestAddress};
+use vmm::machine::SavedMachine;
 use vmm::memory::map;
 use vmm::virtio::Device;
 use vmm::virtio::block::Block;
@@ -50,6 +51,15 @@ pub fn queues(slot: u64) -> u64 {
 
 impl World {
     pub fn new() -> Self {
+        Self::with(Rig::new)
+    }
+
+    /// One whose machine goes on where another one's was saved; it is paused. Nobody is at the other ends yet.
+    pub fn restored(saved: SavedMachine) -> Self {
+        Self::with(|devices| Rig::restored(devices, saved))
+    }
+
+    fn with(make: impl FnOnce(Vec<Box<dyn Device>>) -> Rig) -> Self {
         let (near, cable) = UnixStream::pair().unwrap();
         cable.set_nonblocking(true).unwrap();
         let disk = |read_only| -> Box<dyn Device> {
@@ -67,7 +77,7 @@ impl World {
         let console = Console::new(ports).unwrap();
         let devices: Vec<Box<dyn Device>> =
             vec![disk(false), Box::new(net), Box::new(Rng::default()), disk(true), Box::new(console)];
-        Self { rig: Rig::new(devices), cable, terminal, folder, client: Mutex::default() }
+        Self { rig: make(devices), cable, terminal, folder, client: Mutex::default() }
     }
 
     /// A program connects to the agent's port, in place of the one that was there.

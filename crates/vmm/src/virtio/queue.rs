@@ -1,0 +1,142 @@
+//! A queue in use (virtio 1.2, section 2.7), and how far a device has come in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use virtio_queue::{Queue, QueueT};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Chain, Interrupt};
+use crate::memory::GuestMemory;
+
+/// Why a queue cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueBroken {
+    /// The driver says that there are more requests than fit.
+    #[error("the ring of available buffers makes no sense")]
+    Available,
+    /// The driver asks for more and more, and does not take it.
+    #[error("the driver does not take what it asks for")]
+    Flood,
+    /// A ring cannot be written.
+    #[error("a ring cannot be used")]
+    Ring(#[from] virtio_queue::Error),
+}
+
+/// How far a device has come in a queue, for who saves the machine while the device has the queue.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The next entry of the available ring that is looked at.
+    pub next_available: AtomicU16,
+    /// The next entry of the used ring that is written.
+    pub next_used: AtomicU16,
+}
+
+impl Progress {
+    /// Has the device that gets the queue next go on there.
+    pub fn go_to(&self, next_available: u16, next_used: u16) {
+        self.next_available.store(next_available, Ordering::SeqCst);
+        self.next_used.store(next_used, Ordering::SeqCst);
+    }
+}
+
+/// A queue in use.
+pub struct ActiveQueue {
+    queue: Queue,
+    progress: Arc<Progress>,
+    /// Written when the driver put something into it.
+    pub kick: Arc<EventFd>,
+    /// Tells the driver that something was used.
+    pub interrupt: Interrupt,
+}
+
+impl ActiveQueue {
+    /// `queue`, which goes on where `progress` says.
+    pub(super) fn new(
+        mut queue: Queue,
+        progress: Arc<Progress>,
+        kick: Arc<EventFd>,
+        interrupt: Interrupt,
+    ) -> Self {
+        queue.set_next_avail(progress.next_available.load(Ordering::SeqCst));
+        queue.set_next_used(progress.next_used.load(Ordering::SeqCst));
+        Self { queue, progress, kick, interrupt }
+    }
+
+    fn take(&mut self, memory: &Arc<GuestMemory>) -> Option<Chain> {
+        let chain = self.queue.pop_descriptor_chain(Arc::clone(memory));
+        self.progress.next_available.store(self.queue.next_avail(), Ordering::Relaxed);
+        chain
+    }
+
+    /// Takes the next request. If there is none the driver will kick when it adds one.
+    ///
+    /// # Errors
+    /// If the driver has broken the ring.
+    pub fn next(&mut self, memory: &Arc<GuestMemory>) -> Result<Option<Chain>, QueueBroken> {
+        if let Some(chain) = self.take(memory) {
+            return Ok(Some(chain));
+        }
+        if !self.queue.enable_notification(&**memory)? {
+            return Ok(None);
+        }
+        // One has been added meanwhile. If even so there is none, what the driver says is not so.
+        self.queue.disable_notification(&**memory)?;
+        self.take(memory).map(Some).ok_or(QueueBroken::Available)
+    }
+
+    /// Where the next request will be taken from: [`put_back`](Self::put_back) takes it.
+    pub fn position(&self) -> u16 {
+        self.queue.next_avail()
+    }
+
+    /// Puts back all requests that were taken since the queue was at `position`, none of which has been given back.
+    pub fn put_back(&mut self, position: u16) {
+        self.queue.set_next_avail(position);
+        self.progress.next_available.store(position, Ordering::Relaxed);
+    }
+
+    /// Whether a request waits.
+    pub fn has_more(&self, memory: &GuestMemory) -> bool {
+        let available = self.queue.avail_idx(memory, Ordering::Relaxed);
+        available.is_ok_and(|index| index.0 != self.queue.next_avail())
+    }
+
+    /// Whether a request waits; if not, the driver kicks when it adds one.
+    ///
+    /// # Errors
+    /// If the driver has broken the ring.
+    pub fn listen(&mut self, memory: &GuestMemory) -> Result<bool, QueueBroken> {
+        Ok(self.has_more(memory) || self.queue.enable_notification(memory)?)
+    }
+
+    /// The driver need not kick: the queue is being served.
+    ///
+    /// # Errors
+    /// If the driver has broken the ring.
+    pub fn ignore_kicks(&mut self, memory: &GuestMemory) -> Result<(), QueueBroken> {
+        Ok(self.queue.disable_notification(memory)?)
+    }
+
+    /// How many requests have been given back so far, modulo 2^16.
+    pub fn given_back(&self) -> u16 {
+        self.queue.next_used()
+    }
+
+    /// Gives a request back with `written` bytes of answer. [`tell`](Self::tell) has the driver know.
+    ///
+    /// # Errors
+    /// If the driver has broken the ring.
+    pub fn give_back(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), QueueBroken> {
+        let given = self.queue.add_used(memory, head, written);
+        self.progress.next_used.store(self.queue.next_used(), Ordering::Relaxed);
+        Ok(given?)
+    }
+
+    /// Interrupts the driver, if it wants to hear of what has been given back.
+    pub fn tell(&mut self, memory: &GuestMemory) {
+        if self.queue.needs_notification(memory).unwrap_or(true) {
+            self.interrupt.signal();
+        }
+    }
+}
