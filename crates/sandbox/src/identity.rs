@@ -5,6 +5,9 @@ use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, se
 
 use crate::{Error, failed};
 
+/// The most threads and copies of a process that is a user of its own: far more than a machine of 254 processors and 24 disks has.
+const MOST_THREADS: u64 = 1024;
+
 /// Becomes `user`, where there is one, and gives up ever becoming more.
 pub fn give_up(user: Option<u32>) -> Result<(), Error> {
     if let Some(user) = user {
@@ -13,6 +16,9 @@ pub fn give_up(user: Option<u32>) -> Result<(), Error> {
         set_thread_res_gid(gid, gid, gid).map_err(failed("setresgid"))?;
         // That takes the capabilities away, too (capabilities(7), "Effect of user ID changes on capabilities").
         set_thread_res_uid(uid, uid, uid).map_err(failed("setresuid"))?;
+        // The kernel counts by user, who nobody else is.
+        let most = Rlimit { current: Some(MOST_THREADS), maximum: Some(MOST_THREADS) };
+        setrlimit(Resource::Nproc, most).map_err(failed("RLIMIT_NPROC"))?;
     }
     drop_capabilities()?;
     // A guest's memory is in this process's, and belongs in no core dump.

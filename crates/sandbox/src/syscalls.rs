@@ -11,7 +11,7 @@ use seccompiler::{
 
 use crate::Error;
 
-/// Allowed whatever the arguments are. None of them opens, connects, starts or ends anything outside the process.
+/// Allowed whatever the arguments are. None of them opens, connects, starts or ends anything outside the process and its copies.
 const ALLOWED: &[c_long] = &[
     // What is open already.
     SYS_read,
@@ -34,6 +34,8 @@ const ALLOWED: &[c_long] = &[
     SYS_statx,
     SYS_newfstatat,
     SYS_close,
+    SYS_close_range,
+    SYS_pipe2,
     SYS_dup,
     SYS_dup3,
     SYS_fcntl,
@@ -93,6 +95,8 @@ const ALLOWED: &[c_long] = &[
     SYS_rt_sigtimedwait,
     SYS_exit,
     SYS_exit_group,
+    // The end of a copy of itself.
+    SYS_wait4,
     SYS_getrusage,
     SYS_getrandom,
     SYS_geteuid,
@@ -160,7 +164,9 @@ fn when(number: u8, len: Len, is: Is, value: u64) -> Result<SeccompRule, Error> 
 /// Those whose arguments matter.
 fn conditional() -> Result<Rules, Error> {
     let not_executable = || when(2, Len::Dword, Is::MaskedEq(PROT_EXEC as u64), 0);
+    // Threads, and copies that write memory as it was: they are locked in as this process is, and tell it of their end alone.
     let only_threads = when(0, Len::Qword, Is::MaskedEq(CLONE_THREAD as u64), CLONE_THREAD as u64)?;
+    let only_copies = when(0, Len::Qword, Is::Eq, SIGCHLD as u64)?;
     let only_own = when(0, Len::Dword, Is::Eq, std::process::id().into())?;
     let mut ioctls = vec![when(1, Len::Dword, Is::MaskedEq(KVM.1.into()), KVM.0.into())?];
     for ioctl in IOCTLS {
@@ -170,7 +176,7 @@ fn conditional() -> Result<Rules, Error> {
     Ok(Rules::from([
         (SYS_mmap, vec![not_executable()?]),
         (SYS_mprotect, vec![not_executable()?]),
-        (SYS_clone, vec![only_threads]),
+        (SYS_clone, vec![only_threads, only_copies]),
         (SYS_tgkill, vec![only_own]),
         (SYS_ioctl, ioctls),
         (SYS_prctl, names.into_iter().collect::<Result<_, _>>()?),

@@ -70,6 +70,17 @@ fn what_reaches_out_ends_the_process() {
 }
 
 #[test]
+fn a_copy_of_the_process_is_locked_in_as_well() {
+    for output in probe("copy") {
+        assert!(
+            said(&output).contains(&format!("the copy was ended by signal {}", libc::SIGSYS)),
+            "{output:?}"
+        );
+        assert!(output.status.success());
+    }
+}
+
+#[test]
 fn who_it_is_and_what_it_sees_is_nothing() {
     for output in probe("itself") {
         let said = said(&output);

@@ -2,27 +2,26 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::console::Console;
+use super::open::{Files, console_outputs, open_card, open_disk, open_ports};
 use super::protocol::{
-    Cable, Descriptor, DiskSpec, GuestEvent, MachineSpec, NetSpec, OnPanic, OnReset, PortSpec, Refusal,
-    State, StateReport, Stats, code,
+    GuestEvent, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Stats, code,
 };
+use super::saves::Saves;
+use super::usage::Meters;
 use crate::boot::{Kernel, Source};
 use crate::engine;
-use crate::machine::{Event, Machine, MachineConfig};
-use crate::virtio::console::{Cable as Plug, Console as Ports, PortConfig};
-use crate::virtio::net::{Backend, Net, Stream, Tap};
-use crate::virtio::{Device, block::Block, rng::Rng};
-
-use super::console::Console;
-use super::usage::Meters;
+use crate::machine::{Event, Machine, MachineConfig, SavedMachine};
+use crate::memory::Image;
+use crate::state::MachineState;
+use crate::virtio::{Device, rng::Rng};
 
 /// More queues than these do not make a disk faster.
 const MOST_QUEUES: u32 = 4;
@@ -31,9 +30,11 @@ const TYPED_AHEAD: usize = 4096;
 
 /// A machine, once there is one, and what has happened to it.
 pub(super) struct Guest {
+    /// Before the machine: what is being saved of it ends first.
+    pub(super) saves: Saves,
     machine: Option<Machine>,
     meters: Meters,
-    state: State,
+    pub(super) state: State,
     last: Option<GuestEvent>,
     on_reset: OnReset,
     on_panic: OnPanic,
@@ -43,8 +44,9 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub fn none() -> Self {
-        Self {
+    pub fn none() -> io::Result<Self> {
+        Ok(Self {
+            saves: Saves::new()?,
             machine: None,
             meters: Meters::default(),
             state: State::Empty,
@@ -54,25 +56,31 @@ impl Guest {
             console: None,
             consoles: None,
             typed: VecDeque::new(),
-        }
+        })
     }
 
     /// Carries out one method; `stop` is the caller's.
     pub fn call(&mut self, method: &str, params: Value, files: Vec<OwnedFd>) -> Result<Value, Refusal> {
-        if method != "create" && !params.is_null() && params != serde_json::json!({}) {
-            return Err(Refusal::new(code::PARAMS, format!("{method} takes no parameters")));
-        }
+        let wanted = |params| serde_json::from_value(params).map_err(|e| Refusal::new(code::PARAMS, e));
         match method {
             "create" => {
                 let spec = serde_json::from_value(params).map_err(|e| Refusal::new(code::PARAMS, e))?;
                 self.create(spec, files)?;
+                return json(&self.report());
             }
+            "save" => return json(&self.save(wanted(params)?, Files::new(files))?),
+            _ if params.is_null() || params == serde_json::json!({}) => {}
+            _ => return Err(Refusal::new(code::PARAMS, format!("{method} takes no parameters"))),
+        }
+        match method {
             "state" => {}
             "pause" => self.pause()?,
             "resume" => self.resume()?,
             "power_button" => self.running()?.press_power_button(),
             "reset" => self.reset()?,
             "stats" => return json(&self.stats()?),
+            "save_progress" => return json(&self.saves.progress()?),
+            "save_cancel" => self.saves.cancel()?,
             _ => return Err(Refusal::new(code::METHOD, format!("there is no method {method:?}"))),
         }
         json(&self.report())
@@ -82,7 +90,7 @@ impl Guest {
         StateReport { state: self.state, last: self.last.clone() }
     }
 
-    fn machine(&self) -> Result<&Machine, Refusal> {
+    pub(super) fn machine(&self) -> Result<&Machine, Refusal> {
         let none = || Refusal::new(code::STATE, "there is no machine yet: create comes first");
         self.machine.as_ref().ok_or_else(none)
     }
@@ -100,7 +108,7 @@ impl Guest {
         if self.machine.is_some() {
             return Err(Refusal::new(code::STATE, "there is a machine already"));
         }
-        let mut files = Files(files.into_iter().map(Some).collect());
+        let mut files = Files::new(files);
         let kernel = Kernel {
             image: Source::new("kernel", files.take("kernel", spec.kernel)?),
             initrd: match spec.initrd {
@@ -134,15 +142,20 @@ impl Guest {
         let (output, consoles) = console_outputs(&console, socket, log)?;
         let kvm = spec.kvm.map(|n| files.take("kvm", n)).transpose()?;
         let engine = engine::choose_on(spec.engine, kvm).map_err(machine_refusal)?.engine;
+        let saved = spec.saved.map(|saved| open_saved(saved, &mut files)).transpose()?;
         let config = MachineConfig {
             processors: spec.processors,
             memory: spec.memory,
-            tsc_khz: None,
+            tsc_khz: spec.tsc_khz,
             kernel,
             console: output,
             devices,
         };
-        self.machine = Some(Machine::new(&*engine, config).map_err(machine_refusal)?);
+        let machine = match saved {
+            None => Machine::new(&*engine, config),
+            Some(saved) => Machine::restore(&*engine, config, saved),
+        };
+        self.machine = Some(machine.map_err(machine_refusal)?);
         self.meters = meters;
         (self.on_reset, self.on_panic) = (spec.on_reset, spec.on_panic);
         (self.console, self.consoles) = (console, consoles);
@@ -150,7 +163,7 @@ impl Guest {
         Ok(())
     }
 
-    fn pause(&mut self) -> Result<(), Refusal> {
+    pub(super) fn pause(&mut self) -> Result<(), Refusal> {
         if self.state == State::Paused {
             return Ok(());
         }
@@ -159,7 +172,7 @@ impl Guest {
         Ok(())
     }
 
-    fn resume(&mut self) -> Result<(), Refusal> {
+    pub(super) fn resume(&mut self) -> Result<(), Refusal> {
         match (self.machine()?, self.state) {
             (_, State::Running) => Ok(()),
             (machine, State::Paused) => {
@@ -259,6 +272,18 @@ impl Guest {
     }
 }
 
+/// A machine to go on from.
+fn open_saved(spec: SavedSpec, files: &mut Files) -> Result<SavedMachine, Refusal> {
+    let refused = |what: &str, error: String| Refusal::new(code::MACHINE, format!("saved.{what}: {error}"));
+    let memory = Image::open(files.take("saved.memory", spec.memory)?);
+    let state = MachineState::from_json(spec.state);
+    Ok(SavedMachine {
+        state: state.map_err(|error| refused("state", error.to_string()))?,
+        memory: memory.map_err(|error| refused("memory", error.to_string()))?,
+        again: spec.again,
+    })
+}
+
 fn json(value: &impl Serialize) -> Result<Value, Refusal> {
     serde_json::to_value(value).map_err(|e| Refusal::new(code::MACHINE, e))
 }
@@ -273,7 +298,7 @@ fn word(state: State) -> &'static str {
 }
 
 /// An error with its causes, in one line.
-fn machine_refusal(error: impl std::error::Error) -> Refusal {
+pub(super) fn machine_refusal(error: impl std::error::Error) -> Refusal {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -281,122 +306,4 @@ fn machine_refusal(error: impl std::error::Error) -> Refusal {
         cause = error.source();
     }
     Refusal::new(code::MACHINE, message)
-}
-
-/// The files that came with a message; each can be used once.
-struct Files(Vec<Option<OwnedFd>>);
-
-impl Files {
-    fn take(&mut self, field: &str, number: Descriptor) -> Result<File, Refusal> {
-        let count = self.0.len();
-        match self.0.get_mut(number) {
-            Some(file) => match file.take() {
-                Some(file) => Ok(file.into()),
-                None => Err(Refusal::new(code::PARAMS, format!("{field}: file {number} is used twice"))),
-            },
-            None => {
-                let why = format!("{field}: there is no file {number}, {count} came with the message");
-                Err(Refusal::new(code::PARAMS, why))
-            }
-        }
-    }
-}
-
-fn open_disk(number: usize, spec: DiskSpec, queues: u16, files: &mut Files) -> Result<Block, Refusal> {
-    let field = format!("disks[{number}]");
-    let file = files.take(&format!("{field}.file"), spec.file)?;
-    if spec.serial.len() > 20 {
-        return Err(Refusal::new(code::PARAMS, format!("{field}.serial: at most 20 bytes")));
-    }
-    let name = |n| format!("{field}.backing[{n}]");
-    let backing = spec.backing.into_iter().enumerate().map(|(n, file)| files.take(&name(n), file));
-    let backing = backing.collect::<Result<Vec<File>, Refusal>>()?;
-    let disk = disk::from_files(file, backing, spec.format, spec.read_only)
-        .map_err(|error| Refusal::new(code::MACHINE, format!("{field}: {error}")))?;
-    Ok(Block::new(disk, &spec.serial, queues))
-}
-
-fn open_card(number: usize, spec: NetSpec, files: &mut Files) -> Result<Net, Refusal> {
-    let field = format!("nets[{number}]");
-    let refused = |error: io::Error| Refusal::new(code::MACHINE, format!("{field}: {error}"));
-    let cable: Box<dyn Backend> = match spec.cable {
-        Cable::Tap(file) => {
-            let file = files.take(&format!("{field}.tap"), file)?;
-            Box::new(Tap::from_file(file).map_err(refused)?)
-        }
-        Cable::Stream { socket, mtu } => {
-            let socket = files.take(&format!("{field}.stream.socket"), socket)?;
-            Box::new(Stream::new(OwnedFd::from(socket).into(), mtu).map_err(refused)?)
-        }
-    };
-    Ok(Net::new(spec.mac, cable))
-}
-
-fn open_ports(specs: Vec<PortSpec>, files: &mut Files) -> Result<Ports, Refusal> {
-    let mut ports = Vec::new();
-    for (number, spec) in specs.into_iter().enumerate() {
-        let socket = files.take(&format!("ports[{number}].socket"), spec.socket)?;
-        let cable = Plug::Listener(OwnedFd::from(socket).into());
-        ports.push(PortConfig { name: spec.name, console: spec.console, cable });
-    }
-    Ports::new(ports).map_err(|error| Refusal::new(code::MACHINE, format!("ports: {error}")))
-}
-
-/// Where what the guest says goes: to the stream `console`, and to those that connect to `socket`, with a `log` of it.
-fn console_outputs(
-    console: &Option<File>,
-    socket: Option<File>,
-    log: Option<File>,
-) -> Result<(crate::chipset::serial::Output, Option<Console>), Refusal> {
-    let refused =
-        |field: &'static str| move |e: io::Error| Refusal::new(code::MACHINE, format!("{field}: {e}"));
-    let stream = console.as_ref().map(Output::new).transpose().map_err(refused("console"))?;
-    if socket.is_none() && log.is_none() {
-        return Ok((stream.map_or_else(|| Box::new(io::sink()) as _, |stream| Box::new(stream) as _), None));
-    }
-    let listener = socket.map(|file| UnixListener::from(OwnedFd::from(file)));
-    let (consoles, mut output) = Console::new(listener, log).map_err(refused("console_socket"))?;
-    let Some(mut stream) = stream else { return Ok((Box::new(output), Some(consoles))) };
-    let both = move |bytes: &[u8]| {
-        // A stream that nobody reads any more is no reason not to write to the others.
-        let _ = stream.write_all(bytes);
-        output.write(bytes)
-    };
-    Ok((Box::new(Both(both)), Some(consoles)))
-}
-
-/// Writes with a function.
-struct Both<F>(F);
-
-impl<F: FnMut(&[u8]) -> io::Result<usize>> Write for Both<F> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (self.0)(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The guest's end of a stream. A reader that does not keep up loses what it has no room for: the guest must not wait.
-struct Output(File);
-
-impl Output {
-    fn new(file: &File) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(file, true)?;
-        Ok(Self(file.try_clone()?))
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.write(bytes) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(bytes.len()),
-            result => result,
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

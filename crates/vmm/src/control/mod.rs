@@ -9,18 +9,23 @@
 //! ← {"jsonrpc":"2.0","method":"event","params":{"event":"power_off","state":"ended"}}
 //! ```
 //!
+//! `save` writes the machine's memory into a file that came with it, and answers with the rest of its state as soon as the machine goes
+//! on; the notification `saved` tells when the file is whole. `create` with `saved` goes on from there.
+//!
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
 
 mod connection;
 pub mod console;
 mod guest;
+mod open;
 mod protocol;
+mod saves;
 mod server;
 mod usage;
 
 pub use protocol::{
     Cable, DiskSpec, DiskStats, GuestEvent, MachineSpec, NetSpec, NetStats, OnPanic, OnReset, PortSpec,
-    ProcessorStats, State, StateReport, Stats, code,
+    ProcessorStats, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec, State, StateReport, Stats, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::prepare;

@@ -40,6 +40,12 @@ pub struct MachineSpec {
     /// /dev/kvm, open for reading and writing: for a process that cannot open it.
     #[serde(default)]
     pub kvm: Option<Descriptor>,
+    /// Frequency of the processors' time-stamp counter, kHz, if it is not to be the engine's choice.
+    #[serde(default)]
+    pub tsc_khz: Option<u32>,
+    /// Where it goes on; it begins with its kernel otherwise.
+    #[serde(default)]
+    pub saved: Option<SavedSpec>,
     /// A bzImage, or an ELF file with a PVH note.
     pub kernel: Descriptor,
     /// An initial RAM disk.
@@ -77,6 +83,59 @@ pub struct MachineSpec {
 
 fn one() -> u32 {
     1
+}
+
+/// A machine that was saved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSpec {
+    /// What `save` gave.
+    pub state: Value,
+    /// The file that it wrote memory into, whole, open for reading.
+    pub memory: Descriptor,
+    /// Whether it is one more machine, or goes back to where it was before: then the guest is told to forget what must be unique to it.
+    #[serde(default)]
+    pub again: bool,
+}
+
+/// What `save` does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaveSpec {
+    /// The file that memory is written into, open for reading and writing.
+    pub memory: Descriptor,
+    /// Whether the machine stands still afterwards; it goes on otherwise, if it ran.
+    #[serde(default)]
+    pub stay: bool,
+}
+
+/// The answer to `save`: the machine goes on, its memory is being written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    /// The machine without its memory.
+    pub state: Value,
+    /// How long it stood still for it, nanoseconds.
+    pub pause_ns: u64,
+}
+
+/// The answer to `save_progress`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveProgress {
+    /// Bytes of memory that have been looked at.
+    pub done: u64,
+    /// Of how many.
+    pub total: u64,
+}
+
+/// How a save ended, as the notification `saved` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveEnd {
+    /// Bytes that memory takes in the file.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Why the file is of no use, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A disk.
@@ -305,6 +364,6 @@ pub(super) fn answer(id: &Value, result: Result<Value, Refusal>) -> String {
 }
 
 /// The line that tells an event.
-pub(super) fn notification(report: &StateReport) -> String {
-    format!("{}\n", json!({"jsonrpc": "2.0", "method": "event", "params": report}))
+pub(super) fn notification(method: &str, params: &impl Serialize) -> String {
+    format!("{}\n", json!({"jsonrpc": "2.0", "method": method, "params": params}))
 }

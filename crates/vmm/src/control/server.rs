@@ -31,7 +31,7 @@ impl From<rustix::io::Errno> for ServeError {
 /// If the host cannot wait for the socket any more. What a client does wrong ends at most that client.
 pub fn serve(listener: &UnixListener) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
-    let mut server = Server { clients: Vec::new(), guest: Guest::none(), stopped: false };
+    let mut server = Server { clients: Vec::new(), guest: Guest::none()?, stopped: false };
     while !server.stopped {
         server.turn(listener)?;
     }
@@ -49,6 +49,7 @@ struct Server {
 struct Ready {
     listener: bool,
     guest: bool,
+    saves: bool,
     console: bool,
     consoles: bool,
     clients: Vec<bool>,
@@ -69,9 +70,13 @@ impl Server {
         }
         if ready.guest {
             while let Some(report) = self.guest.next_event() {
-                let line = notification(&report);
-                self.clients.retain_mut(|client| client.send(&line).is_ok());
+                self.tell(&notification("event", &report));
             }
+        }
+        if ready.saves
+            && let Some(end) = self.guest.saves.ended()
+        {
+            self.tell(&notification("saved", &end));
         }
         if ready.console {
             self.guest.read_console();
@@ -83,6 +88,11 @@ impl Server {
             self.guest.pass_typed();
         }
         Ok(())
+    }
+
+    /// Tells all clients something; those that cannot be told are not there any more.
+    fn tell(&mut self, line: &str) {
+        self.clients.retain_mut(|client| client.send(line).is_ok());
     }
 
     fn wait(&self, listener: &UnixListener) -> Result<Ready, ServeError> {
@@ -99,7 +109,7 @@ impl Server {
         let count = consoles.len();
         let mut list = consoles;
         list.push(input(listener.as_fd()));
-        let optional = [self.guest.events(), self.guest.console()];
+        let optional = [self.guest.events(), self.guest.saves.running(), self.guest.console()];
         list.extend(optional.iter().flatten().copied().map(input));
         for client in &self.clients {
             let unsent = if client.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
@@ -114,8 +124,8 @@ impl Server {
         let consoles = ready.by_ref().take(count).fold(false, |any, one| any | one);
         let mut next = |there: Option<&BorrowedFd>| there.is_some() && ready.next().unwrap_or(false);
         let listener = next(Some(&listener.as_fd()));
-        let (guest, console) = (next(optional[0].as_ref()), next(optional[1].as_ref()));
-        Ok(Ready { listener, guest, console, consoles, clients: ready.collect() })
+        let [guest, saves, console] = optional.each_ref().map(|there| next(there.as_ref()));
+        Ok(Ready { listener, guest, saves, console, consoles, clients: ready.collect() })
     }
 
     fn serve_client(&mut self, index: usize) -> io::Result<()> {

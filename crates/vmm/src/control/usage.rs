@@ -73,6 +73,7 @@ static MEMORY: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/
 /// Opens and asks what this process wants to know of the host: call it before the process is locked in.
 pub fn prepare() {
     LazyLock::force(&MEMORY);
+    crate::memory::prepare();
     // It is asked for with a system call once.
     rustix::param::page_size();
 }

@@ -61,6 +61,8 @@ pub struct Ram {
     regions: Vec<Region>,
     /// What it is mapped from.
     base: Mutex<Option<Arc<Image>>>,
+    /// Closed while nothing may be given back to the host.
+    gate: saving::Gate,
 }
 
 // SAFETY: `host` points into mappings that `memory` owns; the bytes are shared memory by nature.
@@ -123,7 +125,8 @@ impl Ram {
         }
         let bytes = layout.ram().iter().map(|range| range.size).sum();
         let memory = GuestMemory::from_regions(mapped).map_err(|e| failed(bytes, e.into()))?;
-        Ok(Self { layout, memory: Arc::new(memory), regions, base: Mutex::new(base.map(Arc::new)) })
+        let base = Mutex::new(base.map(Arc::new));
+        Ok(Self { layout, memory: Arc::new(memory), regions, base, gate: saving::Gate::default() })
     }
 
     /// Where everything lies.
@@ -169,7 +172,8 @@ impl Ram {
         let ranges: Vec<_> = self.layout.ram().to_vec();
         let hosts = self.regions.iter().map(|region| region.host).collect();
         let base = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Saving::begin(saving::Source { plan: image::Plan::new(&ranges), hosts, base }, file, done)
+        let source = saving::Source { plan: image::Plan::new(&ranges), hosts, base, gate: self.gate.clone() };
+        Saving::begin(source, file, done)
     }
 
     /// Gives all memory back to the host: the guest finds zeroes. Only while nothing runs.
@@ -177,6 +181,7 @@ impl Ram {
     /// # Errors
     /// If the host has no address space left.
     pub fn clear(&self) -> io::Result<()> {
+        self.gate.wait();
         let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
         for r in &self.regions {
             let (host, size) = (r.host.as_ptr().cast(), (r.end - r.start) as usize);

@@ -2,7 +2,8 @@
 //!
 //! A thread looks which pages have anything in them (proc_pid_pagemap(5)) and has them written by a child that has them as they were
 //! when the machine was paused ([`Frozen`]). Memory that nobody has touched costs nothing, and what is still as the file that the
-//! machine went on from has it is taken from there.
+//! machine went on from has it is taken from there. While the thread looks nothing may be given back to the host: it would be taken
+//! for memory that nobody had touched ([`Gate`]).
 
 use std::fs::File;
 use std::io;
@@ -10,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use softcpu::PAGE_SIZE;
@@ -34,6 +35,32 @@ const OF_FILE: u64 = 1 << 61;
 /// What a finished save is told.
 pub type Done = Box<dyn FnOnce(Result<u64, ImageError>) + Send>;
 
+/// Closed while somebody looks which pages have anything in them.
+#[derive(Clone, Default)]
+pub(super) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn set(&self, closed: bool) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until pages may be given back.
+    pub fn wait(&self) {
+        let closed = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.0.1.wait_while(closed, |closed| *closed));
+    }
+}
+
+/// Opens the gate in any case.
+struct Closed<'a>(&'a Gate);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 struct Shared {
     done: AtomicU64,
     total: u64,
@@ -52,6 +79,8 @@ pub(super) struct Source {
     pub hosts: Vec<NonNull<u8>>,
     /// What the memory was mapped from, if it was.
     pub base: Option<Arc<Image>>,
+    /// Is closed until it is known what there is.
+    pub gate: Gate,
 }
 
 // SAFETY: the pointers lead into guest memory, which the machine keeps for longer than its saves.
@@ -59,15 +88,17 @@ unsafe impl Send for Source {}
 
 impl Saving {
     /// Begins to write `source` into `file`, as it is now; nobody may write to it until this returns. `done` hears how many bytes of
-    /// memory there are in the file, or what went wrong, on a thread of its own. Nothing may be given back to the host meanwhile.
+    /// memory there are in the file, or what went wrong, on a thread of its own.
     pub(super) fn begin(source: Source, file: File, done: Done) -> io::Result<Saving> {
         source.plan.begin(&file)?;
         let frozen = Frozen::freeze(&source.plan, &source.hosts, &file)?;
         let total = source.plan.chunks() as u64 * CHUNK;
         let shared = Arc::new(Shared { done: AtomicU64::new(0), total, cancelled: AtomicBool::new(false) });
-        let mine = Arc::clone(&shared);
+        let (mine, gate) = (Arc::clone(&shared), source.gate.clone());
+        gate.set(true);
         let work = move || done(mine.write(&source, &file, frozen));
-        let thread = std::thread::Builder::new().name("save".into()).spawn(work)?;
+        let thread = std::thread::Builder::new().name("save".into()).spawn(work);
+        let thread = thread.inspect_err(|_| gate.set(false))?;
         Ok(Saving { shared, thread: Some(thread) })
     }
 
@@ -95,14 +126,14 @@ impl Drop for Saving {
 impl Shared {
     fn write(&self, source: &Source, file: &File, mut frozen: Frozen) -> Result<u64, ImageError> {
         let plan = &source.plan;
+        let changed = source.changed();
         let (mut taken, mut skipped) = (vec![0; plan.chunks()], 0);
         let mut buffer = Vec::new();
-        for (number, taken) in taken.iter_mut().enumerate() {
+        for ((number, taken), changed) in taken.iter_mut().enumerate().zip(changed) {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(io::Error::from(io::ErrorKind::Interrupted).into());
             }
-            let Some((region, at, len)) = plan.chunk(number) else { continue };
-            let changed = has_changed(source.hosts[region].as_ptr() as u64 + at, len);
+            let Some((_, _, len)) = plan.chunk(number) else { continue };
             match (&source.base, changed) {
                 (_, true) => frozen.write(number as u32)?,
                 (None, false) => skipped += 1,
@@ -118,6 +149,18 @@ impl Shared {
         let sums: Vec<_> = taken.into_iter().zip(written).map(|(taken, written)| taken | written).collect();
         plan.complete(file, &sums)?;
         Ok(file.metadata()?.blocks() * 512)
+    }
+}
+
+impl Source {
+    /// Which chunks have pages that are neither untouched nor a file's. Opens the gate.
+    fn changed(&self) -> Vec<bool> {
+        let _closed = Closed(&self.gate);
+        let chunk = |number| {
+            let (region, at, len) = self.plan.chunk(number)?;
+            Some(has_changed(self.hosts[region].as_ptr() as u64 + at, len))
+        };
+        (0..self.plan.chunks()).map(|number| chunk(number).unwrap_or(false)).collect()
     }
 }
 

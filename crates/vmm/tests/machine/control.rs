@@ -192,6 +192,93 @@ fn a_console_that_nobody_reads_does_not_hold_the_guest_up() {
 }
 
 #[test]
+fn a_machine_is_saved_while_it_runs_and_goes_on_in_another_process() {
+    // Prints "s", waits until something is typed, and prints it.
+    let echo = [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee];
+    let code = || Code::default().print("s").bytes(&echo).out(0x600, 0x34).spin();
+    let mut client = Client::start();
+    let mut console = client.create(code(), json!({}));
+    client.result("resume");
+    assert_eq!(text(&mut console, 1), "s");
+    let memory = tempfile::tempfile().unwrap();
+    let (answer, _) = client.call("save", json!({"memory": 0}), &[&memory]);
+    let saved = answer["result"].clone();
+    assert!(saved["pause_ns"].as_u64().unwrap() > 0, "{answer}");
+    let end = client.receive();
+    assert_eq!((&end["method"], &end["params"]["error"]), (&json!("saved"), &Value::Null), "{end}");
+    assert_eq!(client.result("state"), json!({"state": "running"}));
+    console.write_all(b"1").unwrap();
+    assert_eq!(client.event()["event"], "power_off");
+    assert_eq!(text(&mut console, 1), "1");
+
+    let mut other = Client::start();
+    let (mut near, far) = UnixStream::pair().unwrap();
+    near.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let params = json!({
+        "memory": 16 << 20, "kernel": 0, "console": 1, "engine": "soft",
+        "saved": {"state": saved["state"], "memory": 2, "again": true},
+    });
+    let far = File::from(std::os::fd::OwnedFd::from(far));
+    let (answer, _) = other.call("create", params, &[&elf_file(&code()), &far, &memory]);
+    assert_eq!(answer["result"], json!({"state": "paused"}), "{answer}");
+    other.result("resume");
+    near.write_all(b"2").unwrap();
+    assert_eq!(other.event()["event"], "power_off");
+    assert_eq!(text(&mut near, 1), "2");
+    assert_eq!(other.result("reset")["state"], "running");
+    assert_eq!(text(&mut near, 1), "s", "its kernel is there, too");
+}
+
+#[test]
+fn a_save_tells_its_end_whatever_that_is_and_the_machine_goes_on() {
+    let mut client = Client::start();
+    assert_eq!(
+        client.error("save", json!({"memory": 0}), &[&tempfile::tempfile().unwrap()]).1,
+        "there is no machine yet: create comes first"
+    );
+    let _console = client.create(Code::default().spin(), json!({}));
+    client.result("resume");
+    assert_eq!(client.error("save_cancel", Value::Null, &[]).1, "nothing is being saved");
+    assert_eq!(
+        client.error("save", json!({"memory": 2}), &[]).1,
+        "memory: there is no file 2, 0 came with the message"
+    );
+    let no_room = File::options().read(true).write(true).open("/dev/full").unwrap();
+    client.error("save", json!({"memory": 0}), &[&no_room]);
+    assert_eq!(client.result("state"), json!({"state": "running"}), "it goes on");
+    let memory = tempfile::tempfile().unwrap();
+    let (answer, _) = client.call("save", json!({"memory": 0, "stay": true}), &[&memory]);
+    assert!(answer.get("result").is_some(), "{answer}");
+    // It may have ended before it was called off.
+    client.send(r#"{"jsonrpc":"2.0","method":"save_cancel"}"#, &[]);
+    assert_eq!(client.receive()["method"], "saved");
+    assert_eq!(client.result("state"), json!({"state": "paused"}));
+    client.result("resume");
+}
+
+#[test]
+fn what_is_no_saved_machine_is_refused_with_its_reason() {
+    let mut client = Client::start();
+    let kernel = elf_file(&Code::default().spin());
+    let params = |state: Value| json!({"memory": 16 << 20, "kernel": 0, "engine": "soft", "saved": {"state": state, "memory": 1}});
+    let other = tempfile::tempfile().unwrap();
+    let (_, message) = client.error("create", params(json!({})), &[&kernel, &other]);
+    assert_eq!(message, "saved.state: the saved machine has no section shape");
+    let newer = json!({"shape": {"version": 99}});
+    let (_, message) = client.error("create", params(newer), &[&kernel, &other]);
+    assert!(
+        message.starts_with("saved.state: section shape of the saved machine has version 99"),
+        "{message}"
+    );
+    client.create(Code::default().spin(), json!({}));
+    let (answer, _) = client.call("save", json!({"memory": 0}), &[&tempfile::tempfile().unwrap()]);
+    let state = answer["result"]["state"].clone();
+    let mut client = Client::start();
+    let (_, message) = client.error("create", params(state), &[&kernel, &other]);
+    assert_eq!(message, "saved.memory: the file is no saved memory");
+}
+
+#[test]
 fn wrong_requests_are_refused_with_a_reason_and_change_nothing() {
     let mut client = Client::start();
     client.send("{", &[]);
