@@ -219,6 +219,10 @@ pub enum VmState {
     Paused,
     /// It has been asked to power itself off.
     Stopping,
+    /// It is being written to storage, to go on later.
+    Suspending,
+    /// It is on storage, takes neither processors nor memory, and can go on where it was.
+    Suspended,
     /// It ended by itself in a way that it should not, and does not run.
     Crashed,
 }
@@ -226,7 +230,7 @@ pub enum VmState {
 impl VmState {
     /// Whether it has a process.
     pub fn is_alive(self) -> bool {
-        !matches!(self, VmState::Stopped | VmState::Crashed)
+        !matches!(self, VmState::Stopped | VmState::Crashed | VmState::Suspended)
     }
 
     /// The word for it.
@@ -237,6 +241,8 @@ impl VmState {
             VmState::Running => "running",
             VmState::Paused => "paused",
             VmState::Stopping => "stopping",
+            VmState::Suspending => "suspending",
+            VmState::Suspended => "suspended",
             VmState::Crashed => "crashed",
         }
     }
@@ -264,11 +270,11 @@ pub struct Ending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verb {
-    /// Start it.
+    /// Start it, or have one that is suspended go on.
     Start,
     /// Ask it to power itself off; it is stopped if it has not when the deadline passes and force is asked for.
     Shutdown,
-    /// Pull its plug.
+    /// Pull its plug; forget where one that is suspended was.
     Stop,
     /// Ask it to power itself off, and start it again.
     Reboot,

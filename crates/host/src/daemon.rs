@@ -186,6 +186,7 @@ impl Host {
             program: config.program.clone(),
             engine: if choice.engine.name() == "kvm" { engine::Kind::Kvm } else { engine::Kind::Soft },
             why: choice.why.unwrap_or_default(),
+            tsc_khz: engine::kvm::Kvm::open().ok().map(|kvm| engine::Engine::tsc_khz(&kvm)),
         };
         let host = Host {
             id,

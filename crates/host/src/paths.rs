@@ -3,7 +3,7 @@
 //! ```text
 //! STATE/host.db               what should be, and what happened
 //! STATE/images/               images, as `tessera image` keeps them
-//! STATE/vms/ID/               a guest's own disks, its console log, its process's log
+//! STATE/vms/ID/               a guest's console log, its process's log; where it is while it is suspended
 //! STATE/run/ID/               sockets of a guest that runs
 //! STATE/networks/             leases
 //! STATE/audit/               who did what from where
@@ -112,11 +112,6 @@ impl Paths {
         self.vms().join(id.to_string())
     }
 
-    /// A guest's own disk.
-    pub fn disk(&self, id: Id, number: usize) -> PathBuf {
-        self.vm(id).join(format!("disk{number}.raw"))
-    }
-
     /// What cloud-init in a guest is told.
     pub fn seed(&self, id: Id) -> PathBuf {
         self.vm(id).join("seed.img")
@@ -125,6 +120,11 @@ impl Paths {
     /// The latest of what a guest said on its console.
     pub fn console_log(&self, id: Id) -> PathBuf {
         self.vm(id).join("console.log")
+    }
+
+    /// Where a guest is that is suspended.
+    pub fn suspended(&self, id: Id) -> PathBuf {
+        self.vm(id).join("suspended")
     }
 
     /// What a guest's process says.

@@ -16,6 +16,9 @@ pub struct Record {
     pub vm: Vm,
     /// Whether it should run: somebody started it and nobody has stopped it since.
     pub wanted: bool,
+    /// Whether it stood still, because somebody wanted that, when it began to be suspended.
+    #[serde(default)]
+    pub stood_still: bool,
 }
 
 /// The key of a guest.

@@ -50,7 +50,9 @@ impl Clock {
         if self.tsc_khz == 1_000_000 {
             ns
         } else {
-            (u128::from(ns) * u128::from(self.tsc_khz) / 1_000_000) as u64
+            // As ns · khz / 10⁶ with more bits, which a processor divides slowly.
+            let khz = u64::from(self.tsc_khz);
+            (ns / 1_000_000).wrapping_mul(khz).wrapping_add(ns % 1_000_000 * khz / 1_000_000)
         }
     }
 
@@ -60,7 +62,8 @@ impl Clock {
         if self.tsc_khz == 1_000_000 {
             tsc
         } else {
-            (u128::from(tsc) * 1_000_000).div_ceil(u128::from(self.tsc_khz)).min(u128::from(u64::MAX)) as u64
+            let khz = u64::from(self.tsc_khz);
+            (tsc / khz).saturating_mul(1_000_000).saturating_add((tsc % khz * 1_000_000).div_ceil(khz))
         }
     }
 
@@ -83,6 +86,24 @@ impl Clock {
             let at = self.offset.load(Ordering::Relaxed);
             self.offset.store(at.wrapping_sub(self.host_ns()), Ordering::Relaxed);
             self.stopped.store(false, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_exact_at_any_frequency_and_no_deadline_comes_early() {
+        for khz in [1_000_000, 2_596_128, 999, 5_800_001] {
+            let clock = Clock::new(khz);
+            for ns in [0, 1, 999_999, 1_000_000, 1_000_001, 86_400_000_000_123, 1 << 55] {
+                let exact = u128::from(ns) * u128::from(khz) / 1_000_000;
+                assert_eq!(u128::from(clock.ns_to_tsc(ns)), exact, "{ns} at {khz}");
+                let tsc = clock.ns_to_tsc(ns);
+                assert!(clock.tsc_to_ns(tsc) <= ns && clock.ns_to_tsc(clock.tsc_to_ns(tsc)) >= tsc);
+            }
         }
     }
 }

@@ -127,6 +127,20 @@ pub enum Activity {
     WaitForSipi,
 }
 
+/// Numbers of 128 bits as two of 64, the low half first: formats for saved state have no longer ones.
+mod halves {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(numbers: &[u128; 16], serializer: S) -> Result<S::Ok, S::Error> {
+        numbers.map(|number| [number as u64, (number >> 64) as u64]).serialize(serializer)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<[u128; 16], D::Error> {
+        let halves = <[[u64; 2]; 16]>::deserialize(deserializer)?;
+        Ok(halves.map(|[low, high]| u128::from(low) | u128::from(high) << 64))
+    }
+}
+
 /// The whole processor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -148,6 +162,8 @@ pub struct CpuState {
     pub efer: u64,
     /// DR0 … DR7 (4 and 5 unused).
     pub dr: [u64; 8],
+    /// XMM0 … XMM15.
+    #[serde(with = "halves")]
     pub xmm: [u128; 16],
     pub mxcsr: u32,
     pub x87: X87,

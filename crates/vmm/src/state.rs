@@ -213,6 +213,15 @@ mod tests {
     }
 
     #[test]
+    fn any_registers_of_a_processor_go_out_and_in() {
+        let wide = CpuState { xmm: [u128::MAX - 5; 16], gpr: [u64::MAX; 16], ..CpuState::default() };
+        let tree = write(&vec![wide.clone()]).unwrap();
+        let text = tree.to_string();
+        let mut tree = json!({ "processors": serde_json::from_str::<Value>(&text).unwrap() });
+        assert_eq!(read::<Vec<CpuState>>("processors", &mut tree).unwrap(), [wide]);
+    }
+
+    #[test]
     fn an_older_section_is_upgraded() {
         let tree = json!({ "part": { "version": 1, "state": { "a": 2, "b": 3 } } });
         assert_eq!(Whole::from_json(tree).unwrap().part.sum, 5);

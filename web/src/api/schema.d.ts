@@ -729,7 +729,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Has a paused guest go on. */
+        /** Has a paused or suspended guest go on. */
         post: operations["resume"];
         delete?: never;
         options?: never;
@@ -763,7 +763,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Starts a guest. */
+        /** Starts a guest. One that is suspended goes on where it was. */
         post: operations["start"];
         delete?: never;
         options?: never;
@@ -797,8 +797,28 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Pulls a guest's plug. */
+        /** Pulls a guest's plug. Where one was that is suspended is forgotten. */
         post: operations["stop"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/suspend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Writes a guest to storage: it takes neither processors nor memory then, and goes on where it was by `start` or `resume`, after a start
+         *     of the host, too.
+         */
+        post: operations["suspend"];
         delete?: never;
         options?: never;
         head?: never;
@@ -2251,7 +2271,7 @@ export interface components {
          * @description Where a guest is in its life.
          * @enum {string}
          */
-        VmState: "stopped" | "starting" | "running" | "paused" | "stopping" | "crashed";
+        VmState: "stopped" | "starting" | "running" | "paused" | "stopping" | "suspending" | "suspended" | "crashed";
         /** @description What one guest uses. */
         VmStats: {
             /** @description Its id. */
@@ -4928,6 +4948,53 @@ export interface operations {
         };
     };
     stop: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being done */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    suspend: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */

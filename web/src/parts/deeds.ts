@@ -6,7 +6,7 @@ import { t } from "../text";
 import type { IconName } from "./icon";
 import { toast } from "./toasts";
 
-export type Deed = "start" | "shutdown" | "reboot" | "pause" | "resume" | "stop" | "reset" | "remove";
+export type Deed = "start" | "shutdown" | "reboot" | "pause" | "suspend" | "resume" | "stop" | "reset" | "remove";
 
 interface About {
   icon: IconName;
@@ -20,13 +20,14 @@ interface About {
 
 export const DEEDS: Readonly<Record<Deed, About>> = {
   start: { icon: "start", states: ["stopped", "crashed"], manages: false, loses: "" },
-  resume: { icon: "start", states: ["paused"], manages: false, loses: "" },
+  resume: { icon: "start", states: ["paused", "suspended"], manages: false, loses: "" },
   shutdown: { icon: "power", states: ["running"], manages: false, loses: "" },
   reboot: { icon: "reboot", states: ["running"], manages: false, loses: "" },
   pause: { icon: "pause", states: ["running"], manages: false, loses: "" },
+  suspend: { icon: "pause", states: ["running", "paused"], manages: false, loses: "" },
   reset: { icon: "reboot", states: ["running", "paused"], manages: false, loses: "unwritten" },
-  stop: { icon: "stop", states: ["running", "paused", "starting", "stopping"], manages: false, loses: "unwritten" },
-  remove: { icon: "remove", states: ["stopped", "crashed", "running", "paused"], manages: true, loses: "data" },
+  stop: { icon: "stop", states: ["running", "paused", "starting", "stopping", "suspending", "suspended"], manages: false, loses: "unwritten" },
+  remove: { icon: "remove", states: ["stopped", "crashed", "running", "paused", "suspended"], manages: true, loses: "data" },
 };
 
 /** The deeds that somebody may do and that at least one of the guests can take. */

@@ -16,7 +16,7 @@ import { number, t } from "../text";
 import { CELLS, type Cells, COLUMNS, type ColumnName, kept, keep, sorted } from "./guest-columns";
 
 const ROW = 40;
-const STATES: readonly VmState[] = ["running", "stopped", "paused", "crashed"];
+const STATES: readonly VmState[] = ["running", "stopped", "paused", "suspended", "crashed"];
 
 export function GuestList() {
   const vms = useLive(selectVms);

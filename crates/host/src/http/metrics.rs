@@ -72,6 +72,8 @@ fn host(text: &mut Text, vms: &[Vm], stats: &HostStats) {
         VmState::Running,
         VmState::Paused,
         VmState::Stopping,
+        VmState::Suspending,
+        VmState::Suspended,
         VmState::Crashed,
     ];
     text.family("tessera_vms", "gauge", "", "Guests by state");

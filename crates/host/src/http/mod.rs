@@ -90,6 +90,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::reset))
         .routes(routes!(vms::pause))
         .routes(routes!(vms::resume))
+        .routes(routes!(vms::suspend))
         .routes(routes!(vms::stats))
         .routes(routes!(agent::get))
         .routes(routes!(agent::exec))

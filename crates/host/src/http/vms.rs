@@ -343,16 +343,42 @@ macro_rules! closing_verbs {
 }
 
 verbs! {
-    /// Starts a guest.
+    /// Starts a guest. One that is suspended goes on where it was.
     start, "/vms/{vm}/start", Start;
-    /// Pulls a guest's plug.
+    /// Pulls a guest's plug. Where one was that is suspended is forgotten.
     stop, "/vms/{vm}/stop", Stop;
     /// Presses a guest's reset button.
     reset, "/vms/{vm}/reset", Reset;
     /// Has a guest stand still.
     pause, "/vms/{vm}/pause", Pause;
-    /// Has a paused guest go on.
+    /// Has a paused or suspended guest go on.
     resume, "/vms/{vm}/resume", Resume;
+}
+
+/// Writes a guest to storage: it takes neither processors nor memory then, and goes on where it was by `start` or `resume`, after a start
+/// of the host, too.
+#[utoipa::path(post, path = "/vms/{vm}/suspend", tag = "vms", security(("token" = ["operator"])),
+    params(("vm" = String, Path, description = "Its name or id"), Wait), responses(
+    (status = 202, description = "It is being done", body = Task), (status = 200, description = "The task has ended", body = Task),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn suspend(
+    State(host): State<Arc<Host>>,
+    Operator(identity): Operator,
+    Path(vm): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Result<Response> {
+    check(&wait)?;
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    let new = new_task("vm.suspend", vm.id, vm.definition.name.as_str(), &identity);
+    let (doing, actor) = (Arc::clone(&host), identity.actor);
+    let work = move |work| async move {
+        let progress = Arc::new(crate::daemon::TaskProgress::new(work));
+        doing.supervisor.suspend(vm.id, &actor, progress).await?;
+        let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
+        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+    };
+    let task = host.tasks.begin(new, work).await?;
+    accepted(&host, task, &wait).await
 }
 
 closing_verbs! {

@@ -16,6 +16,7 @@ use vmm::control::{DiskSpec, MachineSpec, OnPanic, OnReset, PortSpec, console};
 use vmm::engine;
 
 use super::cards;
+use super::saved::Saved;
 use crate::paths::{self, Paths};
 use crate::pools::{Pools, own_volume};
 use crate::wires::Plug;
@@ -58,6 +59,15 @@ pub struct Machine {
     pub programs: Vec<Passt>,
 }
 
+impl Machine {
+    /// Has it go on where another one was saved; as one more machine if it goes on `again`.
+    pub fn go_on_from(&mut self, saved: Saved, again: bool) {
+        let memory = self.files.len();
+        self.files.push(saved.memory.into());
+        self.params["saved"] = serde_json::json!({ "state": saved.state, "memory": memory, "again": again });
+    }
+}
+
 /// Files that go with a message.
 #[derive(Default)]
 pub struct Files(Vec<OwnedFd>);
@@ -77,7 +87,8 @@ impl Files {
     }
 }
 
-/// Opens what guest `id` is made of; `engine` is to execute it, and `plugs` are the host's ends of its cards on networks of this host.
+/// Opens what guest `id` is made of; `engine` is to execute it with processors whose TSC has a frequency, if it is not to choose that
+/// itself, and `plugs` are the host's ends of its cards on networks of this host.
 ///
 /// # Errors
 /// If something that its definition names cannot be opened.
@@ -87,7 +98,7 @@ pub fn open(
     pools: &Pools,
     id: Id,
     definition: &VmDefinition,
-    engine: engine::Kind,
+    (engine, tsc_khz): (engine::Kind, Option<u32>),
     plugs: Vec<Option<Plug>>,
 ) -> Result<Machine, MachineError> {
     let mut files = Files::default();
@@ -105,6 +116,8 @@ pub fn open(
     let spec = MachineSpec {
         processors: definition.cpus,
         memory: definition.memory.0,
+        tsc_khz,
+        saved: None,
         engine,
         kvm,
         kernel: files.open("the kernel", &boot.kernel, false)?,

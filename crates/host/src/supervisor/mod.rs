@@ -8,6 +8,7 @@ mod inside;
 mod machine;
 mod process;
 mod rpc;
+mod saved;
 mod usage;
 
 use std::collections::HashMap;
@@ -58,6 +59,9 @@ pub struct Shared {
     pub engine: engine::Kind,
     /// Why it is that.
     pub why: String,
+    /// Frequency of guests' time-stamp counters, kHz, if it is not to be the engine's choice: one that both engines can give, so that a
+    /// guest can go on with either.
+    pub tsc_khz: Option<u32>,
 }
 
 /// Looks after all guests of a host.
@@ -277,7 +281,7 @@ impl Supervisor {
         };
         let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|error| Problem::internal(error.to_string()))??;
-        let record = Record { vm, wanted: false };
+        let record = Record { vm, wanted: false, stood_still: false };
         let happening = Happening::new("vm.created", "was made").by(actor);
         let happening = happening.to(records::path(id), record.vm.definition.name.as_str());
         let transaction = records::create(&record).and_then(|transaction| happening.add(transaction));
@@ -344,6 +348,20 @@ impl Supervisor {
     /// If it is not possible in the guest's state, or fails.
     pub async fn verb(&self, id: Id, verb: Verb, options: Options) -> Result<(), Problem> {
         self.ask(id, |reply| Order::Verb(verb, options, reply)).await
+    }
+
+    /// Writes a guest to storage, to go on later where it was.
+    ///
+    /// # Errors
+    /// If it does not run, or storage has no room: then it goes on.
+    pub async fn suspend(
+        &self,
+        id: Id,
+        actor: &str,
+        progress: Arc<dyn Progress + Send + Sync>,
+    ) -> Result<(), Problem> {
+        let actor = actor.to_owned();
+        self.ask(id, |reply| Order::Suspend(actor, progress, reply)).await
     }
 
     /// Makes a guest what `definition` says, if it is still what it was at revision `expect`.

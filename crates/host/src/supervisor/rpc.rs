@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use vmm::control::StateReport;
+use vmm::control::{SaveEnd, StateReport};
 
 /// A process that does not answer in this time does not work.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,6 +48,18 @@ pub enum RpcError {
     Socket(#[from] io::Error),
 }
 
+/// What a process tells by itself.
+#[derive(Debug)]
+pub enum Notice {
+    /// Something happened in the guest.
+    Event(StateReport),
+    /// What was being saved has been, or will not be.
+    Saved(SaveEnd),
+}
+
+/// How that comes. The channel closes when the process goes.
+pub type Notices = mpsc::UnboundedReceiver<Notice>;
+
 type Pending = Mutex<HashMap<u64, oneshot::Sender<Value>>>;
 
 /// A connection to a guest's process.
@@ -58,18 +70,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the socket at `path`; what happens in the guest comes out of the channel, which closes when the process goes.
+    /// Connects to the socket at `path`.
     ///
     /// # Errors
     /// If nobody listens there.
-    pub async fn connect(path: &Path) -> Result<(Client, mpsc::UnboundedReceiver<StateReport>), RpcError> {
+    pub async fn connect(path: &Path) -> Result<(Client, Notices), RpcError> {
         let stream = UnixStream::connect(path).await?.into_std()?;
         let other: StdStream = stream.try_clone()?;
         let pending = Arc::<Pending>::default();
-        let (events, happened) = mpsc::unbounded_channel();
-        tokio::spawn(read(UnixStream::from_std(other)?, Arc::clone(&pending), events));
+        let (notices, told) = mpsc::unbounded_channel();
+        tokio::spawn(read(UnixStream::from_std(other)?, Arc::clone(&pending), notices));
         let writer = tokio::sync::Mutex::new(UnixStream::from_std(stream)?);
-        Ok((Client { writer, pending, next: AtomicU64::new(1) }, happened))
+        Ok((Client { writer, pending, next: AtomicU64::new(1) }, told))
     }
 
     /// The process at the other end.
@@ -135,20 +147,30 @@ fn send_some(stream: &UnixStream, bytes: &[u8], files: &[OwnedFd]) -> io::Result
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
 }
 
-/// Reads answers and events until the process is gone.
-async fn read(stream: UnixStream, pending: Arc<Pending>, events: mpsc::UnboundedSender<StateReport>) {
+/// What a notification says, if it is one that we know.
+fn notice(mut message: Value) -> Option<Notice> {
+    let params = message["params"].take();
+    match message["method"].as_str()? {
+        "event" => serde_json::from_value(params).ok().map(Notice::Event),
+        "saved" => serde_json::from_value(params).ok().map(Notice::Saved),
+        _ => None,
+    }
+}
+
+/// Reads answers and notifications until the process is gone.
+async fn read(stream: UnixStream, pending: Arc<Pending>, notices: mpsc::UnboundedSender<Notice>) {
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(mut message) = serde_json::from_str::<Value>(&line) else { continue };
+        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         if let Some(id) = message.get("id").and_then(Value::as_u64) {
             let waiting = pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             if let Some(waiting) = waiting {
                 // Who asked may have lost patience.
                 let _ = waiting.send(message);
             }
-        } else if let Ok(report) = serde_json::from_value(message["params"].take()) {
+        } else if let Some(notice) = notice(message) {
             // Nobody may want to know.
-            let _ = events.send(report);
+            let _ = notices.send(notice);
         }
     }
     // Those who wait hear that it is gone.

@@ -35,6 +35,7 @@ const PACKAGES: &[&str] = &[
     "cloud-init",
     "qemu-guest-agent",
     "initramfs-tools",
+    "util-linux-extra",
     "zstd",
     "linux-image-cloud-amd64",
 ];

@@ -52,8 +52,10 @@ pub enum VmCommand {
     Reset(VerbArgs),
     /// Have guests stand still
     Pause(VerbArgs),
-    /// Have paused guests go on
+    /// Have paused or suspended guests go on
     Resume(VerbArgs),
+    /// Write guests to storage, to go on later where they were
+    Suspend(VerbArgs),
     /// Change what a guest should be
     Edit(EditArgs),
     /// Remove guests with what they have of their own
@@ -221,6 +223,7 @@ impl VmCommand {
             VmCommand::Reset(args) => each(&client, &args, "reset", "has been reset", None).await,
             VmCommand::Pause(args) => each(&client, &args, "pause", "stands still", None).await,
             VmCommand::Resume(args) => each(&client, &args, "resume", "goes on", None).await,
+            VmCommand::Suspend(args) => each(&client, &args, "suspend", "is on storage", None).await,
             VmCommand::Shutdown(args) => {
                 each(&client, &args.verb, "shutdown", "has powered itself off", Some(&args.body())).await
             }

@@ -20,6 +20,7 @@ mod repeats;
 mod sandbox;
 mod stats;
 mod storage;
+mod suspend;
 mod templates;
 
 use std::io::Read;

@@ -72,15 +72,8 @@ impl Guest {
     /// Ends its process if that has not ended, records how it ended, and does what follows.
     pub(super) async fn end(&mut self, kind: &str, message: &str, actor: Option<&str>) {
         let ran_for = self.running.as_ref().map_or(Duration::ZERO, |running| running.since.elapsed());
-        if let Some(running) = self.running.take() {
-            let stop = running.client.call::<Value>("stop", Value::Null, &[]);
-            if kind != "killed" && timeout(PATIENCE, stop).await.is_ok() {
-                // It goes by itself; if not, it is made to.
-                let _ = timeout(PATIENCE, running.process.ended()).await;
-            }
-            running.process.kill();
-            running.process.ended().await;
-        }
+        self.end_process(kind != "killed").await;
+        self.not_suspended(message);
         if ran_for > RAN_WELL {
             self.record.vm.status.restarts = 0;
         }
@@ -91,6 +84,18 @@ impl Guest {
             // Nobody may wait for it.
             let _ = closing.reply.send(started);
         }
+    }
+
+    /// Ends its process, with a word before if that is `polite`.
+    pub(super) async fn end_process(&mut self, polite: bool) {
+        let Some(running) = self.running.take() else { return };
+        let stop = running.client.call::<Value>("stop", Value::Null, &[]);
+        if polite && timeout(PATIENCE, stop).await.is_ok() {
+            // It goes by itself; if not, it is made to.
+            let _ = timeout(PATIENCE, running.process.ended()).await;
+        }
+        running.process.kill();
+        running.process.ended().await;
     }
 
     /// Its process ended and nobody saw how.

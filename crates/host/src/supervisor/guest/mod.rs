@@ -3,6 +3,7 @@
 mod end;
 mod order;
 mod start;
+mod suspend;
 
 use std::future::pending;
 use std::process::ExitStatus;
@@ -12,16 +13,17 @@ use std::time::Duration;
 use api::{Problem, Time, VmState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use vmm::control::StateReport;
+use vmm::control::{SaveEnd, StateReport};
 
 use super::process::Process;
-use super::rpc::Client;
+use super::rpc::{Client, Notice, Notices};
 use super::{Shared, store_problem};
 use crate::events::Happening;
 use crate::records::{self, Record};
 use crate::store::Revision;
 
 pub use order::{Options, Order};
+use suspend::Suspending;
 
 /// How orders come to a guest.
 pub type Orders = mpsc::UnboundedSender<Order>;
@@ -37,6 +39,7 @@ pub struct Guest {
     revision: Revision,
     running: Option<Running>,
     closing: Option<Closing>,
+    suspending: Option<Suspending>,
     /// When it is to start again by itself.
     restart: Option<Instant>,
 }
@@ -44,7 +47,7 @@ pub struct Guest {
 /// Its process.
 struct Running {
     client: Client,
-    events: mpsc::UnboundedReceiver<StateReport>,
+    notices: Notices,
     process: Process,
     since: Instant,
 }
@@ -64,8 +67,10 @@ struct Closing {
 enum Next {
     Order(Order),
     Event(StateReport),
+    Saved(SaveEnd),
     Ended(Option<ExitStatus>),
     Deadline,
+    Look,
     Restart,
 }
 
@@ -74,7 +79,10 @@ impl Running {
     async fn next(&mut self) -> Next {
         tokio::select! {
             biased;
-            Some(report) = self.events.recv() => Next::Event(report),
+            Some(notice) = self.notices.recv() => match notice {
+                Notice::Event(report) => Next::Event(report),
+                Notice::Saved(end) => Next::Saved(end),
+            },
             status = self.process.ended() => Next::Ended(status),
         }
     }
@@ -92,7 +100,8 @@ impl Guest {
     /// of one whose process is gone.
     pub fn spawn(shared: Arc<Shared>, record: Record, revision: Revision) -> Orders {
         let (orders, incoming) = mpsc::unbounded_channel();
-        let guest = Guest { shared, record, revision, running: None, closing: None, restart: None };
+        let guest =
+            Guest { shared, record, revision, running: None, closing: None, suspending: None, restart: None };
         tokio::spawn(guest.live(incoming));
         orders
     }
@@ -112,6 +121,7 @@ impl Guest {
                 },
                 next = running => next,
                 () = at(self.closing.as_ref().map(|closing| closing.deadline)) => Next::Deadline,
+                () = at(self.suspending.as_ref().map(|suspending| suspending.look)) => Next::Look,
                 () = at(self.restart) => Next::Restart,
             };
             match next {
@@ -122,6 +132,8 @@ impl Guest {
                 }
                 Next::Event(report) => self.on_event(report).await,
                 Next::Ended(status) => self.on_process_end(status).await,
+                Next::Saved(end) => self.on_saved(end).await,
+                Next::Look => self.on_look().await,
                 Next::Deadline => self.on_deadline().await,
                 Next::Restart => self.on_restart().await,
             }

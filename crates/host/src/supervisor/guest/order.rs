@@ -1,16 +1,18 @@
 //! What can be asked of a guest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Problem, Stats, Verb, VmDefinition, VmState};
 use serde_json::Value;
+use storage::Progress;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Closing, Guest, Reply};
 use crate::records;
 use crate::store::Revision;
-use crate::supervisor::{rpc_problem, store_problem, usage};
+use crate::supervisor::{rpc_problem, saved, store_problem, usage};
 
 /// An agent that is busy is as good as none: the button works without it.
 const AGENT_PATIENCE: Duration = Duration::from_secs(1);
@@ -30,6 +32,8 @@ pub struct Options {
 pub enum Order {
     /// Does a verb.
     Verb(Verb, Options, Reply),
+    /// Writes it to storage: who wants that, who hears how far it is, and what became of it.
+    Suspend(String, Arc<dyn Progress + Send + Sync>, Reply),
     /// Makes it what `definition` says, if it is still what it was at the revision.
     Edit(Box<VmDefinition>, Option<Revision>, String, Reply),
     /// Removes it with what it has of its own. One that runs is stopped only if that is wanted.
@@ -64,6 +68,7 @@ impl Guest {
     pub(super) async fn obey(&mut self, order: Order) -> bool {
         match order {
             Order::Verb(verb, options, reply) => self.do_verb(verb, options, reply).await,
+            Order::Suspend(actor, progress, reply) => self.suspend(actor, progress, reply).await,
             Order::Edit(definition, expect, actor, reply) => {
                 // Nobody may wait for it.
                 let _ = reply.send(self.edit(*definition, expect, actor).await);
@@ -100,7 +105,7 @@ impl Guest {
     }
 
     /// A problem unless it is in one of these states.
-    fn must_be(&self, states: &[VmState], otherwise: &str) -> Result<(), Problem> {
+    pub(super) fn must_be(&self, states: &[VmState], otherwise: &str) -> Result<(), Problem> {
         if states.contains(&self.state()) {
             return Ok(());
         }
@@ -108,7 +113,8 @@ impl Guest {
     }
 
     async fn start_for(&mut self, actor: &str) -> Result<(), Problem> {
-        self.must_be(&[VmState::Stopped, VmState::Crashed], "only a guest that does not run can be started")?;
+        let still = [VmState::Stopped, VmState::Crashed, VmState::Suspended];
+        self.must_be(&still, "only a guest that does not run can be started")?;
         self.restart = None;
         self.record.vm.status.restarts = 0;
         self.start(Some(actor)).await
@@ -127,9 +133,16 @@ impl Guest {
     async fn stay_stopped(&mut self, actor: &str) -> Result<(), Problem> {
         self.restart = None;
         self.record.wanted = false;
+        let suspended = self.state() == VmState::Suspended;
         self.set_state(VmState::Stopped);
-        let happening = self.happening("vm.stopped", "does not run").by(actor);
-        self.save(Some(happening)).await
+        let message =
+            if suspended { "does not run any more: where it was is forgotten" } else { "does not run" };
+        let happening = self.happening("vm.stopped", message).by(actor);
+        self.save(Some(happening)).await?;
+        if suspended {
+            saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+        }
+        Ok(())
     }
 
     async fn pause(&mut self, actor: &str) -> Result<(), Problem> {
@@ -141,7 +154,10 @@ impl Guest {
     }
 
     async fn resume(&mut self, actor: &str) -> Result<(), Problem> {
-        self.must_be(&[VmState::Paused], "only one that is paused can be resumed")?;
+        if self.state() == VmState::Suspended {
+            return self.start_for(actor).await;
+        }
+        self.must_be(&[VmState::Paused], "only one that is paused or suspended can be resumed")?;
         self.call("resume").await?;
         self.set_state(VmState::Running);
         let happening = self.happening("vm.resumed", "goes on").by(actor);
@@ -225,7 +241,12 @@ impl Guest {
         }
         let before = self.record.clone();
         let runs = self.running.is_some();
-        self.record.vm.status.pending_restart |= runs && needs_restart(&before.vm.definition, &definition);
+        let restart = needs_restart(&before.vm.definition, &definition);
+        if restart && matches!(self.state(), VmState::Suspending | VmState::Suspended) {
+            let detail = "it is suspended with the hardware that it has: have it go on, or stop it, first";
+            return Err(Problem::conflict(format!("{}: {detail}", self.name())));
+        }
+        self.record.vm.status.pending_restart |= runs && restart;
         let made = self.shared.change_disks(&before.vm, &definition).await?;
         let mut definition = definition;
         if let Err(problem) = self.shared.wires.plug(self.record.vm.id, &mut definition, runs).await {
@@ -253,7 +274,7 @@ impl Guest {
         }
         if self.running.is_some() {
             if !force {
-                self.must_be(&[VmState::Stopped, VmState::Crashed], "stop it first, or say force")?;
+                self.must_be(&[], "stop it first, or say force")?;
             }
             self.stop_for(actor).await?;
         }

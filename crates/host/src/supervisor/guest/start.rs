@@ -3,23 +3,23 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
 use api::{Id, Problem, VmState};
 use network::user::Passt;
 use serde_json::Value;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vmm::control::{State, StateReport};
 
+use super::suspend::set_clock;
 use super::{Guest, Running};
 use crate::paths;
 use crate::supervisor::machine::{self, Machine};
 use crate::supervisor::process::Process;
-use crate::supervisor::rpc::{Client, RpcError};
-use crate::supervisor::rpc_problem;
+use crate::supervisor::rpc::{Client, Notices, RpcError};
+use crate::supervisor::{rpc_problem, saved};
 
 /// A process that does not listen after this time never will.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,13 +28,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MOST_LOG: u64 = 1 << 20;
 
 impl Guest {
-    /// Starts it, because `actor` wants it or because it should run.
+    /// Starts it, because `actor` wants it or because it should run. One that is suspended goes on where it was.
     pub(super) async fn start(&mut self, actor: Option<&str>) -> Result<(), Problem> {
         self.restart = None;
+        let suspended = self.state() == VmState::Suspended;
+        if !suspended {
+            // Nobody must take what was forgotten for the place where it is to go on.
+            let cleared = saved::clear(&self.shared.paths.suspended(self.record.vm.id));
+            cleared.map_err(|error| Problem::internal(format!("where it was suspended: {error}")))?;
+        }
         self.record.wanted = true;
         self.set_state(VmState::Starting);
         self.save(None).await?;
-        match self.launch().await {
+        match self.launch(suspended).await {
             Ok(running) => {
                 let status = &mut self.record.vm.status;
                 status.pid = Some(running.process.pid());
@@ -42,10 +48,20 @@ impl Guest {
                 status.pending_restart = false;
                 self.running = Some(running);
                 self.set_state(VmState::Running);
-                let happening = self.happening("vm.started", "runs").by(actor.unwrap_or_default());
+                let (kind, message) =
+                    if suspended { ("vm.resumed", "goes on where it was") } else { ("vm.started", "runs") };
+                let happening = self.happening(kind, message).by(actor.unwrap_or_default());
+                if suspended {
+                    saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+                    set_clock(&self.shared, self.record.vm.id);
+                }
                 self.save(Some(happening)).await
             }
             Err(problem) => {
+                let _ = self.shared.clear_run(self.record.vm.id);
+                if suspended && self.is_left_suspended().await {
+                    return Err(problem);
+                }
                 // Somebody who asked hears of it; one that should run is tried again.
                 self.record.wanted = actor.is_none();
                 self.failed_to_start(&problem).await;
@@ -54,17 +70,22 @@ impl Guest {
         }
     }
 
-    async fn launch(&self) -> Result<Running, Problem> {
+    /// Starts its process and lets it run; one that is `suspended` from where it was.
+    async fn launch(&self, suspended: bool) -> Result<Running, Problem> {
+        let place = self.shared.paths.suspended(self.record.vm.id);
         let (shared, vm) = (self.shared.clone(), self.record.vm.clone());
         let plugs = shared.wires.connect(vm.id, &vm.definition).await?;
+        let from = place.clone();
         let prepare = move || -> Result<(Machine, File), Problem> {
             let fresh = |error: io::Error| {
                 Problem::internal(format!("{}: {error}", shared.paths.run(vm.id).display()))
             };
             shared.clear_run(vm.id).map_err(fresh)?;
             paths::make(&shared.paths.run(vm.id)).map_err(fresh)?;
-            let engine = shared.engine_kind(&vm.definition);
-            let machine = machine::open(
+            let engine = (shared.engine_kind(&vm.definition), shared.tsc_khz);
+            let from = suspended.then(|| saved::open(&from)).transpose();
+            let from = from.map_err(|error| Problem::conflict(error.to_string()))?;
+            let mut machine = machine::open(
                 &shared.paths,
                 &shared.images,
                 &shared.pools,
@@ -74,6 +95,9 @@ impl Guest {
                 plugs,
             )
             .map_err(|error| Problem::conflict(error.to_string()))?;
+            if let Some(from) = from {
+                machine.go_on_from(from, false);
+            }
             let log = open_log(&shared.paths.log(vm.id));
             Ok((machine, log.map_err(|error| Problem::internal(format!("the guest's log: {error}")))?))
         };
@@ -85,15 +109,19 @@ impl Guest {
         self.shared.groups.place(self.record.vm.id, process.pid());
         let Machine { params, files, programs } = machine;
         let made = make(&process, &socket, params, files).await;
-        match made {
-            Ok((client, events)) => {
+        let running = match made {
+            Ok((client, notices)) => run(client, notices, suspended.then_some(place)).await,
+            Err(error) => Err(rpc_problem(error)),
+        };
+        match running {
+            Ok((client, notices)) => {
                 programs.into_iter().filter_map(Passt::release).for_each(reap);
-                Ok(Running { client, events, process, since: Instant::now() })
+                Ok(Running { client, notices, process, since: Instant::now() })
             }
-            Err(error) => {
+            Err(problem) => {
                 process.kill();
                 process.ended().await;
-                Err(rpc_problem(error))
+                Err(problem)
             }
         }
     }
@@ -102,13 +130,18 @@ impl Guest {
     pub(super) async fn take_over(&mut self, booted: bool) {
         let socket = self.shared.paths.control_socket(self.record.vm.id);
         if !booted && let Ok((running, report)) = connect(&socket).await {
-            self.record.vm.status.pid = Some(running.process.pid());
+            let pid = running.process.pid();
             self.running = Some(running);
-            return self.take_over_in(report).await;
+            if self.state() != VmState::Suspended {
+                self.record.vm.status.pid = Some(pid);
+                return self.take_over_in(report).await;
+            }
+            // It was written to storage, and was to end.
+            self.end_process(true).await;
         }
         // Whatever is left in its cgroup and run folder is of no use.
         let _ = self.shared.clear_run(self.record.vm.id);
-        if !self.state().is_alive() {
+        if !self.state().is_alive() || self.is_left_suspended().await {
             return;
         }
         self.record.vm.status.pid = None;
@@ -125,18 +158,18 @@ impl Guest {
     async fn take_over_in(&mut self, report: StateReport) {
         match report.state {
             State::Running | State::Paused => {
-                let paused = report.state == State::Paused;
-                // One that was being started stands still, too; whoever started it wanted it to run.
-                if paused && self.state() != VmState::Paused && self.call("resume").await.is_ok() {
-                    self.set_state(VmState::Running);
-                } else {
-                    self.set_state(if paused { VmState::Paused } else { VmState::Running });
-                }
+                let paused = report.state == State::Paused && self.stays_paused().await;
+                self.set_state(if paused { VmState::Paused } else { VmState::Running });
                 let happening = self.happening("vm.taken-over", "goes on under a new daemon");
                 self.note(Some(happening)).await;
             }
             State::Ended => self.on_event(report).await,
             State::Empty => {
+                self.end_process(true).await;
+                if self.is_left_suspended().await {
+                    let _ = self.shared.clear_run(self.record.vm.id);
+                    return;
+                }
                 let message = "the daemon ended while it was being started";
                 self.end("start-failure", message, None).await;
                 if self.record.wanted {
@@ -144,6 +177,33 @@ impl Guest {
                 }
             }
         }
+    }
+
+    /// Whether one that stands still is to; it goes on if not. One that was being started stands still, too, and so does one that was
+    /// being suspended.
+    async fn stays_paused(&mut self) -> bool {
+        let place = self.shared.paths.suspended(self.record.vm.id);
+        match self.state() {
+            VmState::Paused => return true,
+            VmState::Suspending => {
+                // Nobody waits for that any more. It may be done, or have nothing to do.
+                let _ = self.call("save_cancel").await;
+                saved::forget(&place);
+                if self.record.stood_still {
+                    return true;
+                }
+            }
+            _ if saved::is_there(&place) => {
+                if let Err(error) = saved::spend(&place) {
+                    tracing::error!("{} does not go on from where it was suspended: {error}", self.name());
+                    return true;
+                }
+                saved::forget(&place);
+                set_clock(&self.shared, self.record.vm.id);
+            }
+            _ => {}
+        }
+        self.call("resume").await.is_err()
     }
 
     /// Starts one that should run, because its time has come.
@@ -163,20 +223,30 @@ fn user(guest: Id) -> u32 {
     0x7000_0000 | u32::from_be_bytes([a, b, c, d]) & 0x0fff_ffff
 }
 
-/// Waits for the process to listen, has it make the machine, and lets that run.
+/// Waits for the process to listen, and has it make the machine.
 async fn make(
     process: &Process,
     socket: &Path,
     params: Value,
     files: Vec<OwnedFd>,
-) -> Result<(Client, mpsc::UnboundedReceiver<StateReport>), RpcError> {
-    let (client, events) = tokio::select! {
+) -> Result<(Client, Notices), RpcError> {
+    let (client, notices) = tokio::select! {
         connected = connect_soon(socket) => connected?,
         _ = process.ended() => return Err(RpcError::Gone),
     };
     let _: Value = client.call("create", params, &files).await?;
-    let _: Value = client.call("resume", Value::Null, &[]).await?;
-    Ok((client, events))
+    Ok((client, notices))
+}
+
+/// Lets a machine run. Nobody may go on again from where it went on.
+async fn run(client: Client, notices: Notices, from: Option<PathBuf>) -> Result<(Client, Notices), Problem> {
+    if let Some(place) = from {
+        let spent = tokio::task::spawn_blocking(move || saved::spend(&place)).await;
+        let spent = spent.map_err(std::io::Error::other).and_then(|spent| spent);
+        spent.map_err(|error| Problem::internal(format!("what it goes on from: {error}")))?;
+    }
+    let _: Value = client.call("resume", Value::Null, &[]).await.map_err(rpc_problem)?;
+    Ok((client, notices))
 }
 
 /// Waits for the end of a program that ends with its guest, so that nothing of it stays.
@@ -190,7 +260,7 @@ fn reap(program: Child) {
     });
 }
 
-async fn connect_soon(socket: &Path) -> Result<(Client, mpsc::UnboundedReceiver<StateReport>), RpcError> {
+async fn connect_soon(socket: &Path) -> Result<(Client, Notices), RpcError> {
     let until = Instant::now() + PATIENCE;
     let mut wait = Duration::from_millis(2);
     loop {
@@ -204,11 +274,11 @@ async fn connect_soon(socket: &Path) -> Result<(Client, mpsc::UnboundedReceiver<
 
 /// Connects to a process that runs already.
 async fn connect(socket: &Path) -> Result<(Running, StateReport), RpcError> {
-    let (client, events) = Client::connect(socket).await?;
+    let (client, notices) = Client::connect(socket).await?;
     let pid = client.peer().await?.ok_or(RpcError::Gone)?;
     let process = Process::find(pid)?;
     let report = client.call("state", Value::Null, &[]).await?;
-    Ok((Running { client, events, process, since: Instant::now() }, report))
+    Ok((Running { client, notices, process, since: Instant::now() }, report))
 }
 
 /// The file that takes what a guest's process says. What the ones before said stays, if it is not too much.

@@ -1,0 +1,203 @@
+//! How a guest is written to storage, and goes on from there.
+//!
+//! ```text
+//! running, paused ──▶ suspending ──▶ suspended ──▶ starting ──▶ running
+//!        ▲                │ fails, called off, daemon gone
+//!        └────────────────┘
+//! ```
+//!
+//! The process stands still while it writes. Only when what it wrote is whole and durable does the store say that the guest is suspended,
+//! and only then does the process end; until then everything can be undone by letting it go on.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api::{Id, Problem, VmState};
+use serde_json::json;
+use storage::Progress;
+use tokio::time::Instant;
+use vmm::control::{SaveEnd, SaveProgress, Saved};
+
+use super::{Guest, Reply};
+use crate::supervisor::agent::AgentError;
+use crate::supervisor::{Shared, rpc_problem, saved};
+
+/// How often somebody who waits hears how far it is.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long an agent may take to answer after its guest went on.
+const AGENT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A guest that is being written to storage.
+pub struct Suspending {
+    draft: saved::Draft,
+    /// What it was before.
+    before: VmState,
+    pause: Duration,
+    actor: String,
+    progress: Arc<dyn Progress + Send + Sync>,
+    reply: Reply,
+    /// When it is looked next how far it is.
+    pub(super) look: Instant,
+}
+
+fn host_problem(error: impl std::fmt::Display) -> Problem {
+    Problem::internal(format!("the guest cannot be written to storage: {error}"))
+}
+
+impl Guest {
+    /// Begins to write it to storage: the answer comes when it is there.
+    pub(super) async fn suspend(
+        &mut self,
+        actor: String,
+        progress: Arc<dyn Progress + Send + Sync>,
+        reply: Reply,
+    ) {
+        let before = self.state();
+        match self.begin_to_suspend(&actor).await {
+            Ok((draft, pause)) => {
+                progress.step("writes memory");
+                let look = Instant::now() + LOOK;
+                self.suspending = Some(Suspending { draft, before, pause, actor, progress, reply, look });
+            }
+            Err(problem) => drop(reply.send(Err(problem))),
+        }
+    }
+
+    async fn begin_to_suspend(&mut self, actor: &str) -> Result<(saved::Draft, Duration), Problem> {
+        let before = self.state();
+        self.must_be(&[VmState::Running, VmState::Paused], "only one that runs can be suspended")?;
+        let place = self.shared.paths.suspended(self.record.vm.id);
+        saved::clear(&place).map_err(host_problem)?;
+        let (draft, memory) = saved::Draft::new(&place).map_err(host_problem)?;
+        self.set_state(VmState::Suspending);
+        self.record.stood_still = before == VmState::Paused;
+        let happening = self.happening("vm.suspending", "is being written to storage").by(actor);
+        self.save(Some(happening)).await?;
+        let result = self.stand_still(&draft, memory).await;
+        if result.is_err() {
+            self.go_on(before, "could not be written to storage, and goes on").await;
+        }
+        Ok((draft, result?))
+    }
+
+    async fn stand_still(&self, draft: &saved::Draft, memory: std::fs::File) -> Result<Duration, Problem> {
+        let gone = || Problem::conflict(format!("{} has no process", self.name()));
+        let client = &self.running.as_ref().ok_or_else(gone)?.client;
+        let (order, files) = (json!({ "memory": 0, "stay": true }), [memory.into()]);
+        let told = client.call::<Saved>("save", order, &files).await.map_err(rpc_problem)?;
+        draft.write_state(&told.state).map_err(host_problem)?;
+        Ok(Duration::from_nanos(told.pause_ns))
+    }
+
+    /// What was begun is undone: the process goes on as it was.
+    async fn go_on(&mut self, before: VmState, message: &str) {
+        if before == VmState::Running
+            && let Err(problem) = self.call("resume").await
+        {
+            tracing::error!("{} does not go on: {problem}", self.name());
+        }
+        self.set_state(before);
+        let happening = self.happening("vm.not-suspended", message);
+        self.note(Some(happening)).await;
+    }
+
+    /// Tells whoever waits how far it is, and calls it off if they want that.
+    pub(super) async fn on_look(&mut self) {
+        let Some(suspending) = &mut self.suspending else { return };
+        suspending.look = Instant::now() + LOOK;
+        let Some(running) = &self.running else { return };
+        if suspending.progress.cancelled() {
+            // It may have ended meanwhile; its end is told in any case.
+            let _ = running.client.call::<serde_json::Value>("save_cancel", json!(null), &[]).await;
+        } else if let Ok(at) = running.client.call::<SaveProgress>("save_progress", json!(null), &[]).await {
+            suspending.progress.amount(at.done, at.total);
+        }
+    }
+
+    /// Its memory is written, or will not be.
+    pub(super) async fn on_saved(&mut self, end: SaveEnd) {
+        let Some(suspending) = self.suspending.take() else { return };
+        let Suspending { draft, before, pause, actor, reply, .. } = suspending;
+        let kept = match end.error {
+            Some(error) => Err(Problem::conflict(format!("{} is not suspended: {error}", self.name()))),
+            None => {
+                let kept = tokio::task::spawn_blocking(move || draft.keep()).await;
+                kept.map_err(host_problem).and_then(|kept| kept.map_err(host_problem))
+            }
+        };
+        let done = match kept {
+            Ok(()) => self.is_suspended(end.bytes, pause, &actor).await,
+            Err(problem) => Err(problem),
+        };
+        if done.is_err() {
+            saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+            self.go_on(before, "could not be written to storage, and goes on").await;
+        }
+        // Nobody may wait for it.
+        let _ = reply.send(done);
+    }
+
+    /// From now on it is on storage. Its process, which stands still, goes.
+    async fn is_suspended(&mut self, bytes: u64, pause: Duration, actor: &str) -> Result<(), Problem> {
+        let before = self.record.clone();
+        self.record.wanted = false;
+        (self.record.vm.status.pid, self.record.vm.status.engine) = (None, None);
+        self.set_state(VmState::Suspended);
+        let message = format!("is on storage: {} MiB", bytes >> 20);
+        let details = json!({ "bytes": bytes, "pause_ns": pause.as_nanos() as u64 });
+        let happening = self.happening("vm.suspended", message).with(details).by(actor);
+        if let Err(problem) = self.save(Some(happening)).await {
+            self.record = before;
+            return Err(problem);
+        }
+        self.end_process(true).await;
+        let _ = self.shared.clear_run(self.record.vm.id);
+        Ok(())
+    }
+
+    /// The process is gone that was to write it to storage, or to go on from there. True if it is whole there, and can go on.
+    pub(super) async fn is_left_suspended(&mut self) -> bool {
+        let on_the_way = matches!(self.state(), VmState::Suspending | VmState::Starting);
+        if !on_the_way || !saved::is_there(&self.shared.paths.suspended(self.record.vm.id)) {
+            return false;
+        }
+        self.record.wanted = false;
+        (self.record.vm.status.pid, self.record.vm.status.engine) = (None, None);
+        self.set_state(VmState::Suspended);
+        let happening = self.happening("vm.suspended", "is on storage; its process has ended");
+        self.note(Some(happening)).await;
+        true
+    }
+
+    /// Whoever wanted it suspended hears that its process has ended before.
+    pub(super) fn not_suspended(&mut self, why: &str) {
+        if let Some(suspending) = self.suspending.take() {
+            let problem = Problem::conflict(format!("{} is not suspended: {why}", self.name()));
+            let _ = suspending.reply.send(Err(problem));
+        }
+    }
+}
+
+/// Tells the agent in a guest that stood still what time it is: its own clock has stood still, too.
+pub(super) fn set_clock(shared: &Arc<Shared>, id: Id) {
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let socket = shared.paths.agent_socket(id);
+        // The agent's line must be there before the time is read.
+        let ping = shared.agents.call(id, &socket, "guest-ping", json!(null), AGENT_PATIENCE);
+        if ping.await.is_err() {
+            return;
+        }
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = json!({ "time": now().as_nanos() as u64 });
+        let set = shared.agents.call(id, &socket, "guest-set-time", time, AGENT_PATIENCE).await;
+        let Err(AgentError::Refused(_)) = set else { return };
+        // The agent does it only where there is hwclock, which a small system has not.
+        let now = now();
+        let line = format!("date -s @{:.6} || date -s @{}", now.as_secs_f64(), now.as_secs());
+        let date = json!({ "path": "/bin/sh", "arg": ["-c", line] });
+        if let Err(error) = shared.agents.call(id, &socket, "guest-exec", date, AGENT_PATIENCE).await {
+            tracing::info!("the clock of guest {id} stays as it was: {error}");
+        }
+    });
+}
