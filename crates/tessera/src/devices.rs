@@ -4,6 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use disk::{Disk, OpenError, Overlay};
+use vmm::machine::Part;
 use vmm::virtio::Device;
 use vmm::virtio::block::Block;
 use vmm::virtio::console::{Cable, Console, PortConfig};
@@ -24,7 +25,7 @@ const MOST_QUEUES: u32 = 4;
 
 /// Collects a machine's devices, in the order of their slots.
 pub struct Devices {
-    devices: Vec<Box<dyn Device>>,
+    devices: Vec<Part>,
     queues: u16,
 }
 
@@ -57,12 +58,12 @@ impl Devices {
     }
 
     fn add_disk(&mut self, disk: Box<dyn Disk>, serial: &str) {
-        self.devices.push(Box::new(Block::new(disk, serial, self.queues)));
+        self.add(Block::new(disk, serial, self.queues));
     }
 
     /// Adds a network card.
     pub fn add_card(&mut self, card: Net) {
-        self.devices.push(Box::new(card));
+        self.add(card);
     }
 
     /// Adds a port behind which the guest's agent is, for programs that connect to a socket.
@@ -70,13 +71,18 @@ impl Devices {
         let port = PortConfig { name: AGENT.into(), console: false, cable: Cable::Listener(listener) };
         let ports =
             Console::new(vec![port]).map_err(|error| Failure::internal(format!("--agent: {error}")))?;
-        self.devices.push(Box::new(ports));
+        self.add(ports);
         Ok(())
     }
 
     /// Adds what every machine has, and gives all of them.
-    pub fn finish(mut self) -> Vec<Box<dyn Device>> {
-        self.devices.push(Box::new(Rng::default()));
+    pub fn finish(mut self) -> Vec<Part> {
+        self.add(Rng::default());
         self.devices
+    }
+
+    /// Nobody asks for a device of such a machine by its name: its number will do.
+    fn add(&mut self, device: impl Device + 'static) {
+        self.devices.push(Part::new(self.devices.len().to_string(), device));
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vmm::boot::{Kernel, Source};
 use vmm::engine::soft::Soft;
-use vmm::machine::{Machine, MachineConfig};
+use vmm::machine::{Machine, MachineConfig, Part};
 use vmm::virtio::block::Block;
 use vmm::virtio::rng::Rng;
 
@@ -12,12 +12,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let text = |i: usize| args.get(i).cloned().unwrap_or_default();
     let initrd = Some(text(1)).filter(|s| !s.is_empty()).map(|s| Source::open(s.as_ref())).transpose()?;
-    let mut devices: Vec<Box<dyn vmm::virtio::Device>> = vec![Box::new(Rng::default())];
+    let mut devices = vec![Part::new("random", Rng::default())];
     if let Some(disk) = args.get(5) {
-        devices.push(Box::new(Block::new(Box::new(disk::Raw::open(disk.as_ref(), false)?), "disk0", 1)));
+        let disk = Block::new(Box::new(disk::Raw::open(disk.as_ref(), false)?), "disk0", 1);
+        devices.push(Part::new("disk0", disk));
     }
     let config = MachineConfig {
         processors: args.get(3).map_or(Ok(1), |s| s.parse())?,
+        most_processors: None,
         memory: args.get(4).map_or(Ok(512), |s| s.parse::<u64>())? << 20,
         tsc_khz: None,
         kernel: Kernel { image: Source::open(text(0).as_ref())?, initrd, command_line: text(2) },

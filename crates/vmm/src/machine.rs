@@ -1,7 +1,9 @@
 //! A machine: the parts list of a computer, and its life.
 
+mod hardware;
 mod reporter;
 mod saved;
+mod slots;
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -14,6 +16,7 @@ use crate::boot::{self, BootError, Kernel, acpi};
 use crate::bus::{Bus, Device, RangeTaken};
 use crate::chipset::generation::Generation;
 use crate::chipset::ioapic::{self, IoApic};
+use crate::chipset::plug::Plug;
 use crate::chipset::pm_timer::{self, PmTimer};
 use crate::chipset::ports;
 use crate::chipset::power::{Listener, Power, Request, Trigger};
@@ -22,14 +25,16 @@ use crate::chipset::serial::{self, Output, Serial};
 use crate::engine::{Engine, EngineError, Partition};
 use crate::interrupt::{Pin, PinSink};
 use crate::memory::{Done, GuestMemory, MemoryError, Ram, Saving, map};
-use crate::pci::{self, ConfigPorts, Ecam, Root};
+use crate::pci::{ConfigPorts, Ecam, Root};
 use crate::processor::CpuModel;
 use crate::reactor::Reactor;
 use crate::vcpu::{Team, VcpuEvent};
-use crate::virtio::{self, Plugged};
 use reporter::Reporter;
+use slots::Slots;
 
+pub use hardware::Change;
 pub use saved::{SavedError, SavedMachine};
+pub use slots::Part;
 
 /// The most processors a machine can have: APIC ids have eight bits, and one is the broadcast.
 pub const MOST_PROCESSORS: u32 = 254;
@@ -38,6 +43,8 @@ pub const MOST_PROCESSORS: u32 = 254;
 pub struct MachineConfig {
     /// Number of processors.
     pub processors: u32,
+    /// How many there can be while it runs, if more.
+    pub most_processors: Option<u32>,
     /// Memory, bytes.
     pub memory: u64,
     /// Frequency of the processors' TSC, kHz, if it is not to be the engine's choice: that of a machine which may go on with another
@@ -48,7 +55,7 @@ pub struct MachineConfig {
     /// Where the serial line goes.
     pub console: Output,
     /// Virtio devices, in the order of their slots.
-    pub devices: Vec<Box<dyn virtio::Device>>,
+    pub devices: Vec<Part>,
 }
 
 /// A machine cannot be made or driven.
@@ -59,6 +66,20 @@ pub enum MachineError {
     Processors {
         /// How many were asked for.
         asked: u32,
+    },
+    /// A machine that begins with more processors than it can have.
+    #[error("{asked} processors are more than the {most} that there can be")]
+    MostProcessors {
+        /// How many it begins with.
+        asked: u32,
+        /// How many there can be.
+        most: u32,
+    },
+    /// There is no such processor.
+    #[error("There is no processor {index}")]
+    NoProcessor {
+        /// Which.
+        index: u32,
     },
     /// Memory cannot be had.
     #[error(transparent)]
@@ -79,10 +100,22 @@ pub enum MachineError {
     #[error(transparent)]
     Saved(#[from] SavedError),
     /// More devices than slots.
-    #[error("{devices} devices do not fit: there are {} slots for them", pci::SLOTS - 1)]
+    #[error("There is no room for one more device: a machine has {most}")]
     Slots {
-        /// How many were asked for.
-        devices: usize,
+        /// How many there can be.
+        most: usize,
+    },
+    /// Two devices with one name.
+    #[error("There is a device {name} already")]
+    Name {
+        /// Their name.
+        name: String,
+    },
+    /// There is no such device.
+    #[error("There is no device {name}")]
+    NoDevice {
+        /// What was asked for.
+        name: String,
     },
 }
 
@@ -99,6 +132,8 @@ pub enum Event {
     TripleFault,
     /// The engine cannot go on.
     EngineFailure(String),
+    /// What is plugged in has changed, or what came of a wish to change it.
+    Hardware(Change),
 }
 
 /// What processors reach: ports and memory-mapped registers, with the I/O APIC hearing of ended interrupts.
@@ -131,7 +166,7 @@ pub struct Machine {
     ram: Arc<Ram>,
     partition: Arc<dyn Partition>,
     kernel: Kernel,
-    processors: u32,
+    most_processors: u32,
     tsc_khz: u32,
     ioapic: Arc<IoApic>,
     serial: Arc<Serial>,
@@ -140,9 +175,11 @@ pub struct Machine {
     generation: Generation,
     root: Arc<Root>,
     config_ports: Arc<ConfigPorts>,
-    devices: Vec<Plugged>,
+    plug: Arc<Plug>,
+    slots: Arc<Slots>,
+    buses: Arc<Buses>,
     reactor: Reactor,
-    vcpus: Team,
+    vcpus: Arc<Team>,
     reporter: Arc<Reporter>,
 }
 
@@ -151,19 +188,28 @@ impl Machine {
     ///
     /// # Errors
     /// If a part cannot be made: the error names it.
-    pub fn new(engine: &dyn Engine, config: MachineConfig) -> Result<Self, MachineError> {
-        check_processors(config.processors)?;
-        let ram = Ram::new(config.memory)?;
-        let machine = Self::assemble(engine, config, ram)?;
+    pub fn new(engine: &dyn Engine, mut config: MachineConfig) -> Result<Self, MachineError> {
+        let (there, ram) = (0..config.processors, Ram::new(config.memory)?);
+        let parts = std::mem::take(&mut config.devices);
+        let machine = Self::assemble(engine, config, ram, &there.collect::<Vec<_>>())?;
+        for part in parts {
+            machine.slots.plug(part, None)?;
+        }
         machine.load()?;
         Ok(machine)
     }
 
-    /// Puts the parts together around its memory.
-    fn assemble(engine: &dyn Engine, config: MachineConfig, ram: Ram) -> Result<Self, MachineError> {
+    /// Puts the parts together around its memory; these processors are there.
+    fn assemble(
+        engine: &dyn Engine,
+        config: MachineConfig,
+        ram: Ram,
+        there: &[u32],
+    ) -> Result<Self, MachineError> {
+        let most_processors = check_processors(&config)?;
         let ram = Arc::new(ram);
         let tsc_khz = config.tsc_khz.unwrap_or_else(|| engine.tsc_khz());
-        let partition = engine.create(Arc::clone(&ram), config.processors as usize, tsc_khz)?;
+        let partition = engine.create(Arc::clone(&ram), most_processors as usize, tsc_khz)?;
         let reactor = Reactor::start("devices").map_err(MachineError::Host)?;
         let reporter = Arc::new(Reporter::new().map_err(MachineError::Host)?);
         let told = Arc::clone(&reporter);
@@ -197,30 +243,19 @@ impl Machine {
         memory.insert(map::ECAM, map::ECAM_SIZE, Arc::new(Ecam(root.clone())))?;
         let config_ports = Arc::new(ConfigPorts::new(root.clone(), reset));
         ports.insert(ConfigPorts::START, ConfigPorts::SIZE, config_ports.clone())?;
-        let count = config.devices.len();
-        let mut devices = Vec::new();
-        for device in config.devices {
-            let plugged =
-                virtio::plug(&root, partition.clone(), ram.memory().clone(), reactor.handle(), device);
-            let plugged = plugged.map_err(MachineError::Host)?;
-            devices.push(plugged.ok_or(MachineError::Slots { devices: count })?);
-        }
+        let slots = Slots::new(root.clone(), partition.clone(), ram.memory().clone(), reactor.handle());
+        let slots = Arc::new(slots);
+        let told = Arc::clone(&reporter);
+        let vcpus = Arc::new(Team::new(most_processors, move |event| told.report(event.into())));
+        let plug = hardware::plug(most_processors, there, &slots, &vcpus, &reporter);
+        ports.insert(ports::PLUG.into(), ports::plug::SIZE, plug.clone())?;
 
         let buses = Arc::new(Buses { ports, memory, ioapic: Arc::clone(&ioapic) });
-        let model = CpuModel::new(tsc_khz);
-        let mut processors = Vec::new();
-        for index in 0..config.processors {
-            let cpuid = model.cpuid(index, config.processors);
-            processors.push(partition.create_processor(index as usize, &cpuid, buses.clone())?);
-        }
-        let told = Arc::clone(&reporter);
-        let vcpus =
-            Team::new(processors, move |event| told.report(event.into())).map_err(MachineError::Host)?;
-        Ok(Self {
+        let machine = Self {
             ram,
             partition,
             kernel: config.kernel,
-            processors: config.processors,
+            most_processors,
             tsc_khz,
             ioapic,
             serial,
@@ -229,21 +264,36 @@ impl Machine {
             generation,
             root,
             config_ports,
-            devices,
+            plug,
+            slots,
+            buses,
             reactor,
             vcpus,
             reporter,
-        })
+        };
+        for index in there {
+            machine.make_processor(*index)?;
+        }
+        Ok(machine)
+    }
+
+    /// Makes processor `index`, which was never there.
+    fn make_processor(&self, index: u32) -> Result<(), MachineError> {
+        let cpuid = CpuModel::new(self.tsc_khz).cpuid(index, self.most_processors);
+        let processor = self.partition.create_processor(index as usize, &cpuid, self.buses.clone())?;
+        self.vcpus.add(index, processor).map_err(MachineError::Host)
     }
 
     /// Puts kernel and tables into memory and the processors where they begin.
     fn load(&self) -> Result<(), MachineError> {
-        acpi::write(self.ram.memory(), self.ram.layout(), self.processors)?;
+        let there = self.vcpus.there();
+        let processors = acpi::Processors { there: &there, most: self.most_processors };
+        acpi::write(self.ram.memory(), self.ram.layout(), processors)?;
         self.generation.choose().map_err(MachineError::Host)?;
         let start = boot::load(&self.ram, &self.kernel)?;
-        for index in 0..self.processors as usize {
+        for index in there {
             let fresh = if index == 0 { start.clone() } else { boot::waiting_state() };
-            self.vcpus.with(index, |cpu| cpu.set_state(&fresh))?;
+            self.set_processor_state(index, &fresh)?;
         }
         Ok(())
     }
@@ -298,6 +348,7 @@ impl Machine {
         self.serial.reset();
         self.rtc.reset();
         self.power.reset();
+        self.plug.reset();
         self.ioapic.reset();
         self.ram.clear().map_err(MachineError::Host)?;
         self.load()?;
@@ -332,7 +383,8 @@ impl Machine {
     /// # Errors
     /// If the engine cannot give it.
     pub fn processor_state(&self, index: u32) -> Result<CpuState, MachineError> {
-        Ok(self.vcpus.with(index as usize, |cpu| cpu.state())?)
+        let state = self.vcpus.with(index, |cpu| cpu.state());
+        Ok(state.ok_or(MachineError::NoProcessor { index })??)
     }
 
     /// Sets the whole state of processor `index`. Only while paused.
@@ -340,7 +392,8 @@ impl Machine {
     /// # Errors
     /// If the engine refuses a part: the message names it.
     pub fn set_processor_state(&self, index: u32, state: &CpuState) -> Result<(), MachineError> {
-        Ok(self.vcpus.with(index as usize, |cpu| cpu.set_state(state))?)
+        let set = self.vcpus.with(index, |cpu| cpu.set_state(state));
+        Ok(set.ok_or(MachineError::NoProcessor { index })??)
     }
 
     /// Memory, bytes.
@@ -360,15 +413,22 @@ impl Machine {
 
     /// Instructions executed by all processors, if the engine counts them. Only while paused.
     pub fn instructions(&self) -> Option<u64> {
-        (0..self.processors as usize).map(|i| self.vcpus.with(i, |cpu| cpu.instructions())).sum()
+        (0..self.most_processors).filter_map(|i| self.vcpus.with(i, |cpu| cpu.instructions())).sum()
     }
 }
 
-fn check_processors(asked: u32) -> Result<(), MachineError> {
-    if asked == 0 || asked > MOST_PROCESSORS {
-        return Err(MachineError::Processors { asked });
+/// How many processors there can be.
+fn check_processors(config: &MachineConfig) -> Result<u32, MachineError> {
+    let (asked, most) = (config.processors, config.most_processors.unwrap_or(config.processors));
+    for asked in [asked, most] {
+        if asked == 0 || asked > MOST_PROCESSORS {
+            return Err(MachineError::Processors { asked });
+        }
     }
-    Ok(())
+    if asked > most {
+        return Err(MachineError::MostProcessors { asked, most });
+    }
+    Ok(most)
 }
 
 impl Drop for Machine {

@@ -11,6 +11,7 @@ use softcpu::CpuState;
 
 use crate::chipset::generation::GenerationState;
 use crate::chipset::ioapic::IoApicState;
+use crate::chipset::plug::PlugState;
 use crate::chipset::power::PowerState;
 use crate::chipset::rtc::RtcState;
 use crate::chipset::serial::SerialState;
@@ -63,14 +64,23 @@ pub trait Section: Serialize + DeserializeOwned {
 /// What the machine is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Number of processors.
-    pub processors: u32,
+    /// How many processors there can be.
+    pub most_processors: u32,
     /// Where its memory lies.
     pub layout: Layout,
     /// The processors' model: [`crate::processor::MODEL`].
     pub model: String,
     /// Frequency of their TSC, kHz.
     pub tsc_khz: u32,
+}
+
+/// A processor that is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessorState {
+    /// Its number.
+    pub number: u32,
+    /// All of it.
+    pub state: CpuState,
 }
 
 /// Its time.
@@ -94,6 +104,8 @@ pub struct PciState {
 pub struct SlotState {
     /// The slot on bus 0.
     pub slot: usize,
+    /// What it is called.
+    pub name: String,
     /// Its PCI function.
     pub function: FunctionState,
     /// Its registers and queues.
@@ -102,13 +114,14 @@ pub struct SlotState {
 
 impl Section for Shape {}
 impl Section for ClockState {}
-impl Section for Vec<CpuState> {}
+impl Section for Vec<ProcessorState> {}
 impl Section for IoApicState {}
 impl Section for SerialState {}
 impl Section for RtcState {}
 impl Section for PowerState {}
 impl Section for GenerationState {}
 impl Section for PciState {}
+impl Section for PlugState {}
 impl Section for Vec<SlotState> {}
 
 /// A struct whose fields are sections, out to JSON and in.
@@ -145,8 +158,8 @@ sections! {
         pub shape: Shape,
         /// Its time.
         pub clock: ClockState,
-        /// Its processors.
-        pub processors: Vec<CpuState>,
+        /// Its processors, by number.
+        pub processors: Vec<ProcessorState>,
         /// The I/O APIC.
         pub ioapic: IoApicState,
         /// The serial line.
@@ -159,6 +172,8 @@ sections! {
         pub generation: GenerationState,
         /// PCI.
         pub pci: PciState,
+        /// What has been plugged in and is to be pulled out.
+        pub plug: PlugState,
         /// What is in its slots.
         pub devices: Vec<SlotState>,
     }
@@ -215,10 +230,11 @@ mod tests {
     #[test]
     fn any_registers_of_a_processor_go_out_and_in() {
         let wide = CpuState { xmm: [u128::MAX - 5; 16], gpr: [u64::MAX; 16], ..CpuState::default() };
+        let wide = ProcessorState { number: 3, state: wide };
         let tree = write(&vec![wide.clone()]).unwrap();
         let text = tree.to_string();
         let mut tree = json!({ "processors": serde_json::from_str::<Value>(&text).unwrap() });
-        assert_eq!(read::<Vec<CpuState>>("processors", &mut tree).unwrap(), [wide]);
+        assert_eq!(read::<Vec<ProcessorState>>("processors", &mut tree).unwrap(), [wide]);
     }
 
     #[test]

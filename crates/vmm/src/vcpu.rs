@@ -1,7 +1,8 @@
 //! The threads that run processors: all start, pause and stop together.
 
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::engine::{Exit, Kicker, Processor};
@@ -28,52 +29,98 @@ struct Seat {
     changed: Condvar,
     processor: Mutex<Box<dyn Processor>>,
     kicker: Arc<dyn Kicker>,
+    /// Whether the machine has this processor now. One that was pulled out stays here, and may come back: no engine can unmake one.
+    there: AtomicBool,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Report = Arc<dyn Fn(VcpuEvent) + Send + Sync>;
+
 /// All processors of a machine with their threads.
 pub struct Team {
-    seats: Vec<Arc<Seat>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// By number; some may never have been there.
+    seats: RwLock<Vec<Option<Arc<Seat>>>>,
+    threads: Mutex<Vec<(u32, JoinHandle<()>)>>,
+    report: Report,
 }
 
 impl Team {
-    /// Starts a thread a processor, all paused. `report` hears what happens to them, on their threads.
+    /// A team of at most `most` processors, none of which is there yet. `report` hears what happens to them, on their threads.
+    pub fn new(most: u32, report: impl Fn(VcpuEvent) + Send + Sync + 'static) -> Self {
+        let seats = RwLock::new((0..most).map(|_| None).collect());
+        Self { seats, threads: Mutex::default(), report: Arc::new(report) }
+    }
+
+    /// Adds processor `index`, which was never there, with a thread of its own. It is paused.
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn new(
-        processors: Vec<Box<dyn Processor>>,
-        report: impl Fn(VcpuEvent) + Send + Sync + 'static,
-    ) -> std::io::Result<Self> {
-        let report: Arc<dyn Fn(VcpuEvent) + Send + Sync> = Arc::new(report);
-        let mut team = Self { seats: Vec::new(), threads: Mutex::default() };
-        for (index, processor) in processors.into_iter().enumerate() {
-            let seat = Arc::new(Seat {
-                order: Mutex::new((Order::Pause, true)),
-                changed: Condvar::new(),
-                kicker: processor.kicker(),
-                processor: Mutex::new(processor),
-            });
-            let (mine, report) = (Arc::clone(&seat), Arc::clone(&report));
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || mine.work(&*report))?;
-            team.seats.push(seat);
-            lock(&team.threads).push(thread);
+    pub fn add(&self, index: u32, processor: Box<dyn Processor>) -> std::io::Result<()> {
+        let seat = Arc::new(Seat {
+            order: Mutex::new((Order::Pause, true)),
+            changed: Condvar::new(),
+            kicker: processor.kicker(),
+            processor: Mutex::new(processor),
+            there: AtomicBool::new(true),
+        });
+        let (mine, report) = (Arc::clone(&seat), Arc::clone(&self.report));
+        let thread =
+            std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || mine.work(&*report))?;
+        lock(&self.threads).push((index, thread));
+        if let Some(place) = self.write().get_mut(index as usize) {
+            *place = Some(seat);
         }
-        Ok(team)
+        Ok(())
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Option<Arc<Seat>>>> {
+        self.seats.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seat(&self, index: u32) -> Option<Arc<Seat>> {
+        self.seats.read().unwrap_or_else(PoisonError::into_inner).get(index as usize).cloned().flatten()
+    }
+
+    /// Those that have ever been there.
+    fn seats(&self) -> Vec<Arc<Seat>> {
+        self.seats.read().unwrap_or_else(PoisonError::into_inner).iter().flatten().cloned().collect()
+    }
+
+    /// The numbers of those that are there.
+    pub fn there(&self) -> Vec<u32> {
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+        let there =
+            |seat: &Option<Arc<Seat>>| seat.as_ref().is_some_and(|seat| seat.there.load(Ordering::SeqCst));
+        (0..).zip(seats.iter()).filter(|(_, seat)| there(seat)).map(|(index, _)| index).collect()
+    }
+
+    /// Whether processor `index` has ever been there.
+    pub fn has(&self, index: u32) -> bool {
+        self.seat(index).is_some()
+    }
+
+    /// Takes processor `index` away; its thread stops soon and stays, for when it comes back.
+    pub fn remove(&self, index: u32) {
+        if let Some(seat) = self.seat(index) {
+            seat.there.store(false, Ordering::SeqCst);
+            seat.order(Order::Pause);
+        }
+    }
+
+    /// Has processor `index`, which has been there, back. Only while all are paused.
+    pub fn bring_back(&self, index: u32) {
+        if let Some(seat) = self.seat(index) {
+            seat.there.store(true, Ordering::SeqCst);
+        }
     }
 
     fn order(&self, order: Order) {
-        for seat in &self.seats {
-            lock(&seat.order).0 = order;
-            seat.changed.notify_all();
-            if order != Order::Run {
-                seat.kicker.kick();
+        for seat in self.seats() {
+            if order != Order::Run || seat.there.load(Ordering::SeqCst) {
+                seat.order(order);
             }
         }
     }
@@ -86,7 +133,7 @@ impl Team {
     /// Stops all; returns when each has.
     pub fn pause(&self) {
         self.order(Order::Pause);
-        for seat in &self.seats {
+        for seat in self.seats() {
             let mut state = lock(&seat.order);
             while !state.1 {
                 state = seat.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -94,23 +141,28 @@ impl Team {
         }
     }
 
-    /// Host processor time each thread has used, nanoseconds.
+    /// Host processor time that the threads of those which have been there have used, nanoseconds, by number.
     pub fn cpu_times_ns(&self) -> Vec<u64> {
-        lock(&self.threads).iter().map(cpu_time_ns).collect()
+        let mut times: Vec<_> =
+            lock(&self.threads).iter().map(|(index, thread)| (*index, cpu_time_ns(thread))).collect();
+        times.sort_unstable();
+        times.into_iter().map(|(_, time)| time).collect()
     }
 
     /// Ends all threads. Not to be called from one of them.
     pub fn stop(&self) {
         self.order(Order::Stop);
-        for thread in lock(&self.threads).drain(..) {
+        for (_, thread) in lock(&self.threads).drain(..) {
             // A thread that panicked has said so already.
             let _ = thread.join();
         }
     }
 
-    /// Uses processor `index` while all are paused.
-    pub fn with<R>(&self, index: usize, f: impl FnOnce(&mut dyn Processor) -> R) -> R {
-        f(&mut **lock(&self.seats[index].processor))
+    /// Uses processor `index`, if it has ever been there, while all are paused.
+    pub fn with<R>(&self, index: u32, f: impl FnOnce(&mut dyn Processor) -> R) -> Option<R> {
+        let seat = self.seat(index)?;
+        let mut processor = lock(&seat.processor);
+        Some(f(&mut **processor))
     }
 }
 
@@ -128,6 +180,14 @@ fn cpu_time_ns<T>(thread: &JoinHandle<T>) -> u64 {
 }
 
 impl Seat {
+    fn order(&self, order: Order) {
+        lock(&self.order).0 = order;
+        self.changed.notify_all();
+        if order != Order::Run {
+            self.kicker.kick();
+        }
+    }
+
     fn work(&self, report: &dyn Fn(VcpuEvent)) {
         while self.wait_for_run() {
             let exit = lock(&self.processor).run();

@@ -115,6 +115,7 @@ pub fn open(
     };
     let spec = MachineSpec {
         processors: definition.cpus,
+        most_processors: None,
         memory: definition.memory.0,
         tsc_khz,
         saved: None,
@@ -190,13 +191,15 @@ fn open_disks(
                     Some(DiskFormat::Qcow2) => Format::Qcow2,
                     _ => Format::Raw,
                 };
-                disks.push(DiskSpec { file, format, backing: Vec::new(), read_only: disk.read_only, serial });
+                let (name, read_only) = (None, disk.read_only);
+                disks.push(DiskSpec { name, file, format, backing: Vec::new(), read_only, serial });
                 continue;
             }
         };
         let opened = pool.open_volume(&name, disk.read_only);
         let opened = opened.map_err(|error| MachineError::Host(format!("disk {number}: {error}")))?;
         disks.push(DiskSpec {
+            name: None,
             format: opened.format.into(),
             file: files.add(opened.file),
             backing: opened.backing.into_iter().map(|file| files.add(file)).collect(),
@@ -221,7 +224,8 @@ fn open_seed(
     seed.map_err(|error| MachineError::Host(error.to_string()))?;
     let file = files.open("the disk for cloud-init", &path, false)?;
     let serial = "tessera-cloud-init".to_owned();
-    Ok(Some(DiskSpec { file, format: Format::Raw, backing: Vec::new(), read_only: true, serial }))
+    let name = Some("cloud-init".to_owned());
+    Ok(Some(DiskSpec { name, file, format: Format::Raw, backing: Vec::new(), read_only: true, serial }))
 }
 
 fn listen(path: &Path) -> Result<UnixListener, MachineError> {

@@ -129,6 +129,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     }
     let config = MachineConfig {
         processors: args.cpus,
+        most_processors: None,
         memory: args.memory.0,
         tsc_khz: None,
         kernel: guest.kernel,
@@ -173,6 +174,8 @@ fn watch(machine: &Machine, person: &Person, no_reboot: bool) -> Result<Status> 
             Some(Event::Reset | Event::TripleFault) if no_reboot => return Ok(Status::GuestReset),
             Some(Event::Reset | Event::TripleFault) => machine.reset().map_err(machine_failure)?,
             Some(Event::EngineFailure(why)) => return Err(Failure::internal(why)),
+            // A guest that lets go of its hardware has less of it.
+            Some(Event::Hardware(_)) => {}
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `tessera vmm`, as the host's daemon starts it: it opens nothing, and has its disks handed over.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, IoSlice, Read};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -20,6 +21,8 @@ struct Vmm {
     child: Child,
     stream: UnixStream,
     lines: BufReader<UnixStream>,
+    /// Notifications that came before an answer.
+    told: VecDeque<Value>,
 }
 
 impl Vmm {
@@ -37,7 +40,7 @@ impl Vmm {
         };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let lines = BufReader::new(stream.try_clone().unwrap());
-        Self { child, stream, lines }
+        Self { child, stream, lines, told: VecDeque::new() }
     }
 
     fn call(&mut self, method: &str, params: Value, files: &[&File]) -> Value {
@@ -47,10 +50,26 @@ impl Vmm {
         assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(&fds)));
         let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string() + "\n";
         sendmsg(&self.stream, &[IoSlice::new(line.as_bytes())], &mut control, SendFlags::empty()).unwrap();
-        let mut answer = String::new();
-        self.lines.read_line(&mut answer).unwrap();
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        answer.get("result").unwrap_or_else(|| panic!("{method}: {answer}")).clone()
+        loop {
+            let answer = self.receive();
+            if answer["id"] == 1 {
+                return answer.get("result").unwrap_or_else(|| panic!("{method}: {answer}")).clone();
+            }
+            self.told.push_back(answer);
+        }
+    }
+
+    fn receive(&mut self) -> Value {
+        let mut line = String::new();
+        assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "the process hung up");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The next notification, which must be of this kind.
+    fn told(&mut self, method: &str) -> Value {
+        let message = self.told.pop_front().unwrap_or_else(|| self.receive());
+        assert_eq!(message["method"], method, "{message}");
+        message["params"].clone()
     }
 }
 
@@ -93,4 +112,122 @@ fn a_guest_writes_to_a_linked_clone_and_what_it_is_based_on_stays() {
     let disk = disk::open(&at("clone.qcow2"), None, true).expect("the lock is gone with the process");
     assert!(disk.next_data(1 << 20).unwrap().is_some());
     assert!(fs::read(at("base.raw")).unwrap().iter().all(|byte| *byte == 0));
+}
+
+/// A shell in the tiny guest, at its console.
+struct Shell(UnixStream);
+
+impl Shell {
+    /// A machine that runs one.
+    fn start(vmm: &mut Vmm, more: Value) -> Self {
+        let (console, far) = UnixStream::pair().unwrap();
+        console.set_read_timeout(Some(PATIENCE)).unwrap();
+        let files = [File::open(tiny("vmlinuz")).unwrap(), File::open(tiny("initramfs")).unwrap()];
+        let mut params = json!({
+            "memory": 128 << 20, "engine": "soft", "kernel": 0, "initrd": 1, "console": 2,
+            "command_line": "console=ttyS0 quiet do=shell",
+        });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        vmm.call("create", params, &[&files[0], &files[1], &File::from(OwnedFd::from(far))]);
+        vmm.call("resume", Value::Null, &[]);
+        let mut shell = Self(console);
+        shell.until("# ");
+        shell
+    }
+
+    fn until(&mut self, end: &str) -> String {
+        let (mut text, mut byte) = (String::new(), [0]);
+        while !text.ends_with(end) {
+            assert_ne!(self.0.read(&mut byte).unwrap(), 0, "{text}");
+            text.push(byte[0] as char);
+        }
+        text
+    }
+
+    /// Runs a command; gives what it wrote.
+    fn run(&mut self, command: &str) -> String {
+        self.0.write_all(format!("{command}; echo E''ND\n").as_bytes()).unwrap();
+        self.until("ND\r\n");
+        let text = self.until("END\r\n");
+        self.until("# ");
+        text.strip_suffix("END\r\n").unwrap().replace('\r', "")
+    }
+
+    /// The same until it writes this.
+    fn says(&mut self, command: &str, wanted: &str) {
+        let start = Instant::now();
+        loop {
+            let said = self.run(command);
+            if said.trim() == wanted {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{command}: {said}, not {wanted}");
+        }
+    }
+}
+
+#[test]
+fn disks_and_cards_come_and_go_while_the_guest_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vmm = Vmm::start(folder.path());
+    let mut shell = Shell::start(&mut vmm, json!({}));
+    let disk = tempfile::tempfile().unwrap();
+    disk.set_len(8 << 20).unwrap();
+    for _ in 0..3 {
+        let (_far, near) = UnixStream::pair().unwrap();
+        let spec = json!({"disk": {"name": "data", "file": 0, "format": "raw", "serial": "DATA"}});
+        assert_eq!(vmm.call("plug", spec, &[&disk]), json!({"name": "data"}));
+        assert_eq!(vmm.told("hardware"), json!({"device": "data", "what": "taken", "status": 0}));
+        shell.says("cat /sys/block/vda/serial", "DATA");
+        shell.run("dd if=/dev/urandom of=/dev/vda bs=1M count=2 conv=fsync 2>/dev/null");
+        let spec = json!({"net": {"mac": [2, 0, 0, 0, 0, 9], "stream": {"socket": 0, "mtu": 1500}}});
+        assert_eq!(
+            vmm.call("plug", spec, &[&File::from(OwnedFd::from(near))])["name"],
+            "net-02:00:00:00:00:09"
+        );
+        assert_eq!(vmm.told("hardware")["what"], "taken");
+        shell.says("cat /sys/class/net/eth0/address", "02:00:00:00:00:09");
+        assert_eq!(vmm.call("stats", Value::Null, &[])["disks"].as_array().unwrap().len(), 1);
+
+        vmm.call("unplug", json!({"name": "net-02:00:00:00:00:09"}), &[]);
+        assert_eq!(
+            vmm.told("hardware"),
+            json!({"device": "net-02:00:00:00:00:09", "what": "gone", "status": 0})
+        );
+        shell.says("ls /sys/class/net", "lo");
+        vmm.call("unplug", json!({"name": "data"}), &[]);
+        assert_eq!(vmm.told("hardware"), json!({"device": "data", "what": "gone", "status": 0}));
+        shell.says("ls /sys/block", "");
+        let hardware = vmm.call("hardware", Value::Null, &[]);
+        assert_eq!(hardware["devices"], json!(["random"]));
+    }
+    let written = fs::read(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&disk))).unwrap();
+    assert!(written[..2 << 20].iter().any(|byte| *byte != 0));
+}
+
+#[test]
+fn processors_come_and_go_while_the_guest_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vmm = Vmm::start(folder.path());
+    let mut shell = Shell::start(&mut vmm, json!({"processors": 1, "most_processors": 4}));
+    shell.says("cat /sys/devices/system/cpu/present", "0");
+    for _ in 0..3 {
+        let hardware = vmm.call("processors", json!({"count": 4}), &[]);
+        assert_eq!(hardware["processors"], json!([0, 1, 2, 3]));
+        for number in 1..4 {
+            assert_eq!(vmm.told("hardware"), json!({"processor": number, "what": "taken", "status": 0}));
+        }
+        shell.says("cat /sys/devices/system/cpu/present", "0-3");
+        shell.run("for n in 1 2 3; do echo 1 >/sys/devices/system/cpu/cpu$n/online; done");
+        shell.says("cat /sys/devices/system/cpu/online", "0-3");
+        shell.says("taskset 8 sh -c 'echo here'", "here");
+        assert_eq!(vmm.call("stats", Value::Null, &[])["processors"].as_array().unwrap().len(), 4);
+
+        vmm.call("processors", json!({"count": 1}), &[]);
+        for number in [3, 2, 1] {
+            assert_eq!(vmm.told("hardware"), json!({"processor": number, "what": "gone", "status": 0}));
+        }
+        shell.says("cat /sys/devices/system/cpu/present", "0");
+        assert_eq!(vmm.call("hardware", Value::Null, &[])["processors"], json!([0]));
+    }
 }

@@ -1,6 +1,8 @@
 //! ACPI tables (ACPI 6.5): hardware-reduced, so that no legacy interrupt controller or timer is needed; what can be plugged
 //! in while the machine runs has its place in the namespace already.
 
+mod plug;
+
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
@@ -26,11 +28,20 @@ const NO_VGA: u16 = 1 << 2;
 const OEM: [u8; 6] = *b"TESSRA";
 const TABLE: [u8; 8] = *b"TESSERA ";
 
-/// Writes all tables for a machine of `processors` processors (at most 254: their APIC ids have eight bits).
+/// The processors of a machine: at most 254, because their APIC ids have eight bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Processors<'a> {
+    /// Which are there.
+    pub there: &'a [u32],
+    /// How many there can be.
+    pub most: u32,
+}
+
+/// Writes all tables for a machine of these processors.
 ///
 /// # Errors
 /// If they do not fit or memory cannot be written.
-pub fn write(memory: &GuestMemory, layout: &Layout, processors: u32) -> Result<(), BootError> {
+pub fn write(memory: &GuestMemory, layout: &Layout, processors: Processors<'_>) -> Result<(), BootError> {
     let mut next = TABLES + 64;
     let mut place = |bytes: &[u8]| -> Result<u64, BootError> {
         let at = next;
@@ -45,7 +56,7 @@ pub fn write(memory: &GuestMemory, layout: &Layout, processors: u32) -> Result<(
         memory.write_slice(bytes, GuestAddress(at))?;
         Ok(at)
     };
-    let dsdt = place(&bytes_of(&dsdt(layout, processors)))?;
+    let dsdt = place(&bytes_of(&dsdt(layout, processors.most)))?;
     let fadt = place(&bytes_of(&fadt(dsdt)))?;
     let madt = place(&bytes_of(&madt(processors)))?;
     let mut mcfg = MCFG::new(OEM, TABLE, 1);
@@ -91,24 +102,28 @@ fn fadt(dsdt: u64) -> impl Aml {
     builder.finalize()
 }
 
-fn madt(processors: u32) -> MADT {
+fn madt(processors: Processors<'_>) -> MADT {
     let mut madt = MADT::new(OEM, TABLE, 1, LocalInterruptController::Address(map::LAPIC as u32));
-    for id in 0..processors {
-        madt.add_structure(ProcessorLocalApic::new(id as u8, id as u8, EnabledStatus::Enabled));
+    for id in 0..processors.most {
+        let there = processors.there.contains(&id);
+        let status = if there { EnabledStatus::Enabled } else { EnabledStatus::DisabledOnlineCapable };
+        madt.add_structure(ProcessorLocalApic::new(id as u8, id as u8, status));
     }
     madt.add_structure(IoApic::new(0, map::IOAPIC as u32, 0));
     madt
 }
 
-fn dsdt(layout: &Layout, processors: u32) -> Sdt {
+fn dsdt(layout: &Layout, most: u32) -> Sdt {
     let mut sdt = Sdt::new(*b"DSDT", 36, 6, OEM, TABLE, 1);
     let s5 = aml::Package::new(vec![&ports::SLEEP_TYPE_OFF, &0u8, &0u8, &0u8]);
     append(&mut sdt, &aml::Name::new("_S5_".into(), &s5));
+    plug::append_registers(&mut sdt);
     append_pci(&mut sdt, layout);
+    plug::append_slots(&mut sdt);
     append_legacy(&mut sdt);
     append_events(&mut sdt);
     append_panic(&mut sdt);
-    append_processors(&mut sdt, processors);
+    plug::append_processors(&mut sdt, most);
     sdt
 }
 
@@ -197,7 +212,7 @@ fn append_legacy(sdt: &mut Sdt) {
     );
 }
 
-/// What has events (the power button and the generation id), and the generic event device: its method reads the event
+/// What has events (the power button, the generation id, slots and processors), and the generic event device: its method reads the event
 /// register, which tells and takes away what happened.
 fn append_events(sdt: &mut Sdt) {
     append(
@@ -256,6 +271,16 @@ fn append_events(sdt: &mut Sdt) {
                             &aml::Equal::new(&aml::Local(1), &ports::EVENT_GENERATION),
                             vec![&aml::Notify::new(&aml::Path::new("\\_SB_.VGEN"), &0x80u8)],
                         ),
+                        &aml::And::new(&aml::Local(1), &aml::Local(0), &ports::EVENT_SLOTS),
+                        &aml::If::new(
+                            &aml::Equal::new(&aml::Local(1), &ports::EVENT_SLOTS),
+                            vec![&aml::MethodCall::new("\\_SB_.PCI0.SCAN".into(), vec![])],
+                        ),
+                        &aml::And::new(&aml::Local(1), &aml::Local(0), &ports::EVENT_PROCESSORS),
+                        &aml::If::new(
+                            &aml::Equal::new(&aml::Local(1), &ports::EVENT_PROCESSORS),
+                            vec![&aml::MethodCall::new("\\_SB_.CPUS.SCAN".into(), vec![])],
+                        ),
                     ],
                 ),
             ],
@@ -279,17 +304,4 @@ fn append_panic(sdt: &mut Sdt) {
             ],
         ),
     );
-}
-
-fn append_processors(sdt: &mut Sdt, processors: u32) {
-    for id in 0..processors {
-        let name = format!("_SB_.C{id:03X}");
-        append(
-            sdt,
-            &aml::Device::new(
-                name.as_str().into(),
-                vec![&aml::Name::new("_HID".into(), &"ACPI0007"), &aml::Name::new("_UID".into(), &id)],
-            ),
-        );
-    }
 }

@@ -2,6 +2,7 @@
 
 pub mod generation;
 pub mod ioapic;
+pub mod plug;
 pub mod pm_timer;
 pub mod power;
 pub mod rtc;
@@ -43,6 +44,35 @@ pub mod ports {
     pub const EVENT_POWER_BUTTON: u8 = 1;
     /// In [`EVENT`]: the generation id has changed.
     pub const EVENT_GENERATION: u8 = 1 << 1;
+    /// In [`EVENT`]: slots of the PCI bus have changed.
+    pub const EVENT_SLOTS: u8 = 1 << 2;
+    /// In [`EVENT`]: processors have changed.
+    pub const EVENT_PROCESSORS: u8 = 1 << 3;
+    /// What is plugged in and pulled out while the machine runs: [`super::plug`].
+    pub const PLUG: u16 = 0x620;
+    /// Its registers, from there.
+    pub mod plug {
+        /// How many ports.
+        pub const SIZE: u64 = 0x20;
+        /// Slots with something new.
+        pub const NEW: u64 = 0;
+        /// Slots to be let go.
+        pub const LEAVE: u64 = 4;
+        /// A slot that was let go.
+        pub const EJECT: u64 = 8;
+        /// A processor's number.
+        pub const SELECT: u64 = 0xc;
+        /// Its flags.
+        pub const FLAGS: u64 = 0x10;
+        /// Whom an answer is about.
+        pub const ANSWER_TARGET: u64 = 0x14;
+        /// What it answers.
+        pub const ANSWER_EVENT: u64 = 0x18;
+        /// The answer.
+        pub const ANSWER: u64 = 0x1c;
+        /// What is added to a processor's number in [`ANSWER_TARGET`].
+        pub const PROCESSOR: u32 = 0x100;
+    }
     /// The power management timer: 4 bytes.
     pub const PM_TIMER: u16 = 0x608;
     /// pvpanic's port (QEMU, docs/specs/pvpanic.rst).

@@ -13,15 +13,16 @@ use super::console::Console;
 use super::open::{Files, console_outputs, open_card, open_disk, open_ports};
 use super::protocol::{
     GuestEvent, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Stats, code,
+    notification,
 };
 use super::saves::Saves;
 use super::usage::Meters;
 use crate::boot::{Kernel, Source};
 use crate::engine;
-use crate::machine::{Event, Machine, MachineConfig, SavedMachine};
+use crate::machine::{Event, Machine, MachineConfig, Part, SavedMachine};
 use crate::memory::Image;
 use crate::state::MachineState;
-use crate::virtio::{Device, rng::Rng};
+use crate::virtio::rng::Rng;
 
 /// More queues than these do not make a disk faster.
 const MOST_QUEUES: u32 = 4;
@@ -33,7 +34,11 @@ pub(super) struct Guest {
     /// Before the machine: what is being saved of it ends first.
     pub(super) saves: Saves,
     machine: Option<Machine>,
-    meters: Meters,
+    pub(super) meters: Meters,
+    /// How many queues a disk has.
+    pub(super) queues: u16,
+    /// How many processors there are to be when the guest has let go of the others.
+    pub(super) wanted_processors: Option<u32>,
     pub(super) state: State,
     last: Option<GuestEvent>,
     on_reset: OnReset,
@@ -49,6 +54,8 @@ impl Guest {
             saves: Saves::new()?,
             machine: None,
             meters: Meters::default(),
+            queues: 1,
+            wanted_processors: None,
             state: State::Empty,
             last: None,
             on_reset: OnReset::default(),
@@ -61,14 +68,15 @@ impl Guest {
 
     /// Carries out one method; `stop` is the caller's.
     pub fn call(&mut self, method: &str, params: Value, files: Vec<OwnedFd>) -> Result<Value, Refusal> {
-        let wanted = |params| serde_json::from_value(params).map_err(|e| Refusal::new(code::PARAMS, e));
         match method {
             "create" => {
-                let spec = serde_json::from_value(params).map_err(|e| Refusal::new(code::PARAMS, e))?;
-                self.create(spec, files)?;
+                self.create(read(params)?, files)?;
                 return json(&self.report());
             }
-            "save" => return json(&self.save(wanted(params)?, Files::new(files))?),
+            "save" => return json(&self.save(read(params)?, Files::new(files))?),
+            "plug" => return self.plug(read(params)?, Files::new(files)),
+            "unplug" => return self.unplug(&read(params)?),
+            "processors" => return json(&self.set_processors(&read(params)?)?),
             _ if params.is_null() || params == serde_json::json!({}) => {}
             _ => return Err(Refusal::new(code::PARAMS, format!("{method} takes no parameters"))),
         }
@@ -79,6 +87,7 @@ impl Guest {
             "power_button" => self.running()?.press_power_button(),
             "reset" => self.reset()?,
             "stats" => return json(&self.stats()?),
+            "hardware" => return json(&self.hardware()?),
             "save_progress" => return json(&self.saves.progress()?),
             "save_cancel" => self.saves.cancel()?,
             _ => return Err(Refusal::new(code::METHOD, format!("there is no method {method:?}"))),
@@ -118,25 +127,25 @@ impl Guest {
             command_line: spec.command_line,
         };
         let console = spec.console.map(|n| files.take("console", n)).transpose()?;
-        let queues = spec.processors.clamp(1, MOST_QUEUES) as u16;
-        let mut devices: Vec<Box<dyn Device>> = Vec::new();
+        let queues = spec.most_processors.unwrap_or(spec.processors).clamp(1, MOST_QUEUES) as u16;
+        let mut devices = Vec::new();
         let mut meters = Meters::default();
         for (number, spec) in spec.disks.into_iter().enumerate() {
-            let serial = spec.serial.clone();
-            let disk = open_disk(number, spec, queues, &mut files)?;
-            meters.disk(&serial, &disk);
-            devices.push(Box::new(disk));
+            let (name, serial) = (spec.name(number), spec.serial.clone());
+            let disk = open_disk(&format!("disks[{number}]"), spec, queues, &mut files)?;
+            meters.disk(&name, &serial, &disk);
+            devices.push(Part::new(name, disk));
         }
         for (number, spec) in spec.nets.into_iter().enumerate() {
-            let mac = spec.mac;
-            let card = open_card(number, spec, &mut files)?;
-            meters.card(mac, &card);
-            devices.push(Box::new(card));
+            let (name, mac) = (spec.name(), spec.mac);
+            let card = open_card(&format!("nets[{number}]"), spec, &mut files)?;
+            meters.card(&name, mac, &card);
+            devices.push(Part::new(name, card));
         }
         if !spec.ports.is_empty() {
-            devices.push(Box::new(open_ports(spec.ports, &mut files)?));
+            devices.push(Part::new("ports", open_ports(spec.ports, &mut files)?));
         }
-        devices.push(Box::new(Rng::default()));
+        devices.push(Part::new("random", Rng::default()));
         let socket = spec.console_socket.map(|n| files.take("console_socket", n)).transpose()?;
         let log = spec.console_log.map(|n| files.take("console_log", n)).transpose()?;
         let (output, consoles) = console_outputs(&console, socket, log)?;
@@ -145,6 +154,7 @@ impl Guest {
         let saved = spec.saved.map(|saved| open_saved(saved, &mut files)).transpose()?;
         let config = MachineConfig {
             processors: spec.processors,
+            most_processors: spec.most_processors,
             memory: spec.memory,
             tsc_khz: spec.tsc_khz,
             kernel,
@@ -156,7 +166,7 @@ impl Guest {
             Some(saved) => Machine::restore(&*engine, config, saved),
         };
         self.machine = Some(machine.map_err(machine_refusal)?);
-        self.meters = meters;
+        (self.meters, self.queues) = (meters, queues);
         (self.on_reset, self.on_panic) = (spec.on_reset, spec.on_panic);
         (self.console, self.consoles) = (console, consoles);
         self.state = State::Paused;
@@ -201,15 +211,23 @@ impl Guest {
         self.machine.as_ref().map(Machine::events)
     }
 
-    /// Takes what has happened, and does what follows from it.
-    pub fn next_event(&mut self) -> Option<StateReport> {
+    /// Takes what has happened, and does what follows from it; gives the line that tells it.
+    pub fn next_event(&mut self) -> Option<String> {
         let event = self.machine.as_ref()?.wait(Duration::ZERO)?;
+        if let Event::Hardware(change) = event {
+            return Some(notification("hardware", &self.changed(change)));
+        }
+        self.end_or_go_on(event).map(|report| notification("event", &report))
+    }
+
+    fn end_or_go_on(&mut self, event: Event) -> Option<StateReport> {
         let (event, ends) = match event {
             Event::PowerOff => (GuestEvent::PowerOff, true),
             Event::Reset => (GuestEvent::Reset, self.on_reset == OnReset::End),
             Event::TripleFault => (GuestEvent::TripleFault, self.on_reset == OnReset::End),
             Event::GuestPanic => (GuestEvent::Panic, self.on_panic == OnPanic::End),
             Event::EngineFailure(why) => (GuestEvent::EngineFailure { why }, true),
+            Event::Hardware(_) => return None,
         };
         let restarts = !ends && matches!(event, GuestEvent::Reset | GuestEvent::TripleFault);
         self.last = Some(event);
@@ -282,6 +300,10 @@ fn open_saved(spec: SavedSpec, files: &mut Files) -> Result<SavedMachine, Refusa
         memory: memory.map_err(|error| refused("memory", error.to_string()))?,
         again: spec.again,
     })
+}
+
+fn read<T: serde::de::DeserializeOwned>(params: Value) -> Result<T, Refusal> {
+    serde_json::from_value(params).map_err(|e| Refusal::new(code::PARAMS, e))
 }
 
 fn json(value: &impl Serialize) -> Result<Value, Refusal> {

@@ -12,11 +12,15 @@
 //! `save` writes the machine's memory into a file that came with it, and answers with the rest of its state as soon as the machine goes
 //! on; the notification `saved` tells when the file is whole. `create` with `saved` goes on from there.
 //!
+//! `plug`, `unplug` and `processors` change a machine that runs. They answer when the guest has been told; what it has made of it tells
+//! the notification `hardware`.
+//!
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
 
 mod connection;
 pub mod console;
 mod guest;
+mod hardware;
 mod open;
 mod protocol;
 mod saves;
@@ -24,8 +28,9 @@ mod server;
 mod usage;
 
 pub use protocol::{
-    Cable, DiskSpec, DiskStats, GuestEvent, MachineSpec, NetSpec, NetStats, OnPanic, OnReset, PortSpec,
-    ProcessorStats, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec, State, StateReport, Stats, code,
+    Cable, Changed, DiskSpec, DiskStats, GuestEvent, Hardware, MachineSpec, NetSpec, NetStats, OnPanic,
+    OnReset, PlugSpec, PortSpec, ProcessorStats, ProcessorsSpec, SaveEnd, SaveProgress, SaveSpec, Saved,
+    SavedSpec, State, StateReport, Stats, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::prepare;

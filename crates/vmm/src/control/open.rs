@@ -35,12 +35,11 @@ impl Files {
 }
 
 pub(super) fn open_disk(
-    number: usize,
+    field: &str,
     spec: DiskSpec,
     queues: u16,
     files: &mut Files,
 ) -> Result<Block, Refusal> {
-    let field = format!("disks[{number}]");
     let file = files.take(&format!("{field}.file"), spec.file)?;
     if spec.serial.len() > 20 {
         return Err(Refusal::new(code::PARAMS, format!("{field}.serial: at most 20 bytes")));
@@ -53,8 +52,7 @@ pub(super) fn open_disk(
     Ok(Block::new(disk, &spec.serial, queues))
 }
 
-pub(super) fn open_card(number: usize, spec: NetSpec, files: &mut Files) -> Result<Net, Refusal> {
-    let field = format!("nets[{number}]");
+pub(super) fn open_card(field: &str, spec: NetSpec, files: &mut Files) -> Result<Net, Refusal> {
     let refused = |error: io::Error| Refusal::new(code::MACHINE, format!("{field}: {error}"));
     let cable: Box<dyn Backend> = match spec.cable {
         Cable::Tap(file) => {

@@ -32,6 +32,9 @@ pub struct MachineSpec {
     /// Number of processors.
     #[serde(default = "one")]
     pub processors: u32,
+    /// How many there can be while it runs, if more.
+    #[serde(default)]
+    pub most_processors: Option<u32>,
     /// Memory, bytes.
     pub memory: u64,
     /// What executes the guest.
@@ -109,6 +112,76 @@ pub struct SaveSpec {
     pub stay: bool,
 }
 
+/// What `plug` plugs in: one of these.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlugSpec {
+    /// A disk, with a name.
+    #[serde(default)]
+    pub disk: Option<DiskSpec>,
+    /// A network card.
+    #[serde(default)]
+    pub net: Option<NetSpec>,
+}
+
+/// What `unplug` takes away.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnplugSpec {
+    /// What the device is called.
+    pub name: String,
+    /// Whether it is pulled out at once, whatever the guest does with it; the guest is asked otherwise.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How many processors `processors` wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessorsSpec {
+    /// So many. Those that are too many go one after the other, when the guest lets go of them.
+    pub count: u32,
+}
+
+/// The answer to `hardware` and `processors`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    /// The numbers of the processors that are there.
+    pub processors: Vec<u32>,
+    /// How many there can be.
+    pub most_processors: u32,
+    /// The names of the devices, in the order of their slots.
+    pub devices: Vec<String>,
+}
+
+/// What a guest has made of a change, as the notification `hardware` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The device that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The processor that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<u32>,
+    /// What has become of it.
+    pub what: What,
+    /// Why not, as the guest says it (ACPI 6.5, 6.3.5); 0 is success.
+    #[serde(default)]
+    pub status: u32,
+}
+
+/// What has become of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// The guest has taken what is new, or failed to.
+    Taken,
+    /// It is not there any more.
+    Gone,
+    /// The guest does not let go of it.
+    Stays,
+}
+
 /// The answer to `save`: the machine goes on, its memory is being written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved {
@@ -142,6 +215,9 @@ pub struct SaveEnd {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSpec {
+    /// What it is called by who drives the machine: `disk` and its number among the disks if nothing is said.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Its file, open for reading, and for writing if the guest may write.
     pub file: Descriptor,
     /// How the file's bytes are laid out. Never guessed: a guest that writes a format's first bytes into a raw disk must not
@@ -157,6 +233,21 @@ pub struct DiskSpec {
     /// The serial number the guest sees, at most 20 bytes.
     #[serde(default)]
     pub serial: String,
+}
+
+impl DiskSpec {
+    /// What disk `number` of a machine is called.
+    pub fn name(&self, number: usize) -> String {
+        self.name.clone().unwrap_or_else(|| format!("disk{number}"))
+    }
+}
+
+impl NetSpec {
+    /// What the card is called: `net-` and its address.
+    pub fn name(&self) -> String {
+        let bytes: Vec<_> = self.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("net-{}", bytes.join(":"))
+    }
 }
 
 /// A network card.

@@ -69,8 +69,8 @@ impl Server {
             }
         }
         if ready.guest {
-            while let Some(report) = self.guest.next_event() {
-                self.tell(&notification("event", &report));
+            while let Some(line) = self.guest.next_event() {
+                self.tell(&line);
             }
         }
         if ready.saves

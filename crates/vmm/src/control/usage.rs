@@ -15,25 +15,32 @@ use crate::virtio::{block, net};
 /// The counters of a machine's devices.
 #[derive(Default)]
 pub(super) struct Meters {
-    disks: Vec<(String, Arc<block::Meter>)>,
-    cards: Vec<([u8; 6], Arc<net::Meter>)>,
+    /// By the device's name, in the order in which they came.
+    disks: Vec<(String, String, Arc<block::Meter>)>,
+    cards: Vec<(String, [u8; 6], Arc<net::Meter>)>,
 }
 
 impl Meters {
     /// A disk that the guest knows by this serial number.
-    pub fn disk(&mut self, serial: &str, disk: &Block) {
-        self.disks.push((serial.into(), disk.meter()));
+    pub fn disk(&mut self, name: &str, serial: &str, disk: &Block) {
+        self.disks.push((name.into(), serial.into(), disk.meter()));
     }
 
     /// A card with this hardware address.
-    pub fn card(&mut self, mac: [u8; 6], card: &Net) {
-        self.cards.push((mac, card.meter()));
+    pub fn card(&mut self, name: &str, mac: [u8; 6], card: &Net) {
+        self.cards.push((name.into(), mac, card.meter()));
+    }
+
+    /// A device that is not there any more.
+    pub fn forget(&mut self, name: &str) {
+        self.disks.retain(|(disk, ..)| disk != name);
+        self.cards.retain(|(card, ..)| card != name);
     }
 
     /// What `machine`, whose devices these are, uses and has done.
     pub fn read(&self, machine: &Machine) -> Stats {
         let processors = machine.cpu_times_ns().into_iter().map(|cpu_time_ns| ProcessorStats { cpu_time_ns });
-        let disks = self.disks.iter().map(|(serial, meter)| DiskStats {
+        let disks = self.disks.iter().map(|(_, serial, meter)| DiskStats {
             serial: serial.clone(),
             reads: meter.reads.get(),
             read_bytes: meter.read_bytes.get(),
@@ -42,7 +49,7 @@ impl Meters {
             failed: meter.failed.get(),
             busy_ns: meter.busy_ns.get(),
         });
-        let nets = self.cards.iter().map(|(mac, meter)| NetStats {
+        let nets = self.cards.iter().map(|(_, mac, meter)| NetStats {
             mac: *mac,
             received: meter.received.get(),
             received_bytes: meter.received_bytes.get(),

@@ -6,7 +6,7 @@ use super::{Machine, MachineConfig, MachineError, check_processors};
 use crate::engine::Engine;
 use crate::memory::{Image, Ram};
 use crate::processor::MODEL;
-use crate::state::{ClockState, MachineState, PciState, Shape, SlotState};
+use crate::state::{ClockState, MachineState, PciState, ProcessorState, Shape};
 use crate::virtio::RestoreError;
 
 /// A machine cannot go on from where it was saved.
@@ -19,10 +19,10 @@ pub enum SavedError {
         saved: String,
     },
     /// It has other processors.
-    #[error("the saved machine has {saved} processors, the one to go on {here}")]
+    #[error("the saved machine can have {saved} processors, the one to go on {here}")]
     Processors {
         /// What was saved.
-        saved: usize,
+        saved: u32,
         /// What there is.
         here: u32,
     },
@@ -35,18 +35,24 @@ pub enum SavedError {
         here: u64,
     },
     /// Its slots hold something else.
-    #[error("the saved machine has devices in the slots {saved:?}, the one to go on in {here:?}")]
-    Slots {
+    #[error("the saved machine has the devices {saved:?}, the one to go on {here:?}")]
+    Devices {
         /// What was saved.
-        saved: Vec<usize>,
+        saved: Vec<String>,
         /// What there is.
-        here: Vec<usize>,
+        here: Vec<String>,
+    },
+    /// It makes no sense.
+    #[error("the saved machine makes no sense: {why}")]
+    Nonsense {
+        /// What does not.
+        why: &'static str,
     },
     /// A device is another one.
-    #[error("the device in slot {slot} cannot go on")]
+    #[error("the device {name} cannot go on")]
     Device {
-        /// Where it is.
-        slot: usize,
+        /// What it is called.
+        name: String,
         /// Why.
         #[source]
         source: RestoreError,
@@ -70,7 +76,8 @@ pub struct SavedMachine {
 
 impl Machine {
     /// Puts a machine together that goes on where another one was saved; nothing runs yet. Everything but memory is there when this
-    /// returns; that comes as it is touched. `config` must name devices like those that it had, in the same order.
+    /// returns; that comes as it is touched. `config` must have devices like those that it had, with the same names; how many processors
+    /// are there, and what is in which slot, is as it was.
     ///
     /// # Errors
     /// If a part cannot be made or cannot go on: the error names it.
@@ -83,7 +90,13 @@ impl Machine {
         check(&config, &state)?;
         config.tsc_khz = Some(state.shape.tsc_khz);
         let ram = Ram::over(state.shape.layout.clone(), memory)?;
-        let machine = Self::assemble(engine, config, ram)?;
+        let parts = std::mem::take(&mut config.devices);
+        let there: Vec<_> = state.processors.iter().map(|processor| processor.number).collect();
+        let machine = Self::assemble(engine, config, ram, &there)?;
+        for part in parts {
+            let slot = state.devices.iter().find(|device| device.name == part.name).map(|device| device.slot);
+            machine.slots.plug(part, slot)?;
+        }
         // Devices that start must do nothing yet.
         machine.reactor.pause().map_err(MachineError::Host)?;
         machine.partition.stop_clock();
@@ -99,29 +112,28 @@ impl Machine {
     /// # Errors
     /// If the engine cannot give a processor's state.
     pub fn save(&self) -> Result<MachineState, MachineError> {
-        let processors = 0..self.processors;
-        let devices = self.devices.iter().map(|plugged| SlotState {
-            slot: plugged.slot,
-            function: plugged.function.save(),
-            registers: plugged.transport.save(),
-        });
+        let processor = |number| {
+            let state = self.processor_state(number)?;
+            Ok::<_, MachineError>(ProcessorState { number, state })
+        };
         Ok(MachineState {
             shape: Shape {
-                processors: self.processors,
+                most_processors: self.most_processors,
                 layout: self.ram.layout().clone(),
                 model: MODEL.into(),
                 tsc_khz: self.tsc_khz,
             },
             clock: ClockState { guest_ns: self.clock_ns() },
             // What devices did last may still be on its way to them; it is part of their state.
-            processors: processors.map(|index| self.processor_state(index)).collect::<Result<_, _>>()?,
+            processors: self.vcpus.there().into_iter().map(processor).collect::<Result<_, _>>()?,
             ioapic: self.ioapic.save(),
             serial: self.serial.save(),
             rtc: self.rtc.save(),
             power: self.power.save(),
             generation: self.generation.save().map_err(MachineError::Host)?,
             pci: PciState { bridge: self.root.save(), address: self.config_ports.save() },
-            devices: devices.collect(),
+            plug: self.plug.save(),
+            devices: self.slots.save(),
         })
     }
 
@@ -129,8 +141,8 @@ impl Machine {
     fn put_back(&self, state: &MachineState) -> Result<(), MachineError> {
         self.partition.set_clock_ns(state.clock.guest_ns);
         self.ioapic.restore(state.ioapic.clone());
-        for (index, processor) in (0..).zip(&state.processors) {
-            self.set_processor_state(index, processor)?;
+        for processor in &state.processors {
+            self.set_processor_state(processor.number, &processor.state)?;
         }
         self.generation.restore(&state.generation).map_err(SavedError::Host)?;
         self.power.restore(&state.power);
@@ -138,33 +150,38 @@ impl Machine {
         self.rtc.restore(state.rtc.clone());
         self.root.restore(&state.pci.bridge);
         self.config_ports.restore(state.pci.address);
-        for (plugged, saved) in self.devices.iter().zip(&state.devices) {
-            plugged.function.restore(&saved.function);
-            let restored = plugged.transport.restore(&saved.registers);
-            restored.map_err(|source| SavedError::Device { slot: saved.slot, source })?;
-        }
-        Ok(())
+        self.plug.restore(&state.plug);
+        Ok(self.slots.restore(&state.devices)?)
     }
 }
 
 /// Whether the machine that `config` makes can be what was saved.
 fn check(config: &MachineConfig, state: &MachineState) -> Result<(), MachineError> {
-    check_processors(config.processors)?;
+    let most = check_processors(config)?;
     let shape = &state.shape;
     if shape.model != MODEL {
         return Err(SavedError::Model { saved: shape.model.clone() }.into());
     }
-    if shape.processors != config.processors || state.processors.len() != config.processors as usize {
-        return Err(SavedError::Processors { saved: state.processors.len(), here: config.processors }.into());
+    if shape.most_processors != most {
+        return Err(SavedError::Processors { saved: shape.most_processors, here: most }.into());
+    }
+    let numbers: Vec<_> = state.processors.iter().map(|processor| processor.number).collect();
+    if numbers.first() != Some(&0) || !numbers.is_sorted_by(|a, b| a < b) || numbers.last() >= Some(&most) {
+        return Err(SavedError::Nonsense { why: "the numbers of its processors" }.into());
     }
     let memory = shape.layout.ram().iter().map(|range| range.size).sum();
     if memory != config.memory {
         return Err(SavedError::Memory { saved: memory, here: config.memory }.into());
     }
-    let saved: Vec<_> = state.devices.iter().map(|device| device.slot).collect();
-    let here: Vec<_> = (1..=config.devices.len()).collect();
+    let sorted = |names: &mut dyn Iterator<Item = &String>| {
+        let mut names: Vec<_> = names.cloned().collect();
+        names.sort();
+        names
+    };
+    let saved = sorted(&mut state.devices.iter().map(|device| &device.name));
+    let here = sorted(&mut config.devices.iter().map(|part| &part.name));
     if saved != here {
-        return Err(SavedError::Slots { saved, here }.into());
+        return Err(SavedError::Devices { saved, here }.into());
     }
     Ok(())
 }

@@ -54,6 +54,8 @@ struct Inner {
     config: ConfigSpace,
     /// Where the BAR is mapped now.
     mapped: Option<u64>,
+    /// It has been taken out of its slot: whatever a processor still writes, it is not mapped again.
+    removed: bool,
 }
 
 /// One PCI function.
@@ -93,7 +95,7 @@ impl Function {
         let size_mask = !(bar.size - 1);
         config.allow(BAR0, &(size_mask as u32 & !0xf).to_le_bytes());
         config.allow(BAR0 + 4, &((size_mask >> 32) as u32).to_le_bytes());
-        let inner = Mutex::new(Inner { config, mapped: None });
+        let inner = Mutex::new(Inner { config, mapped: None, removed: false });
         Arc::new_cyclic(|me| Self {
             inner,
             bar,
@@ -135,7 +137,7 @@ impl Function {
         let on = inner.config.command() & MEMORY_SPACE != 0;
         let end = address.checked_add(self.bar.size);
         let allowed = self.windows.iter().any(|&(s, e)| address >= s && end.is_some_and(|end| end <= e));
-        let wanted = (on && allowed).then_some(address);
+        let wanted = (on && allowed && !inner.removed).then_some(address);
         if inner.mapped == wanted {
             return;
         }
@@ -173,11 +175,10 @@ impl Function {
         self.follow(&mut inner);
     }
 
-    /// Takes the function off the bus.
-    pub fn unmap(&self) {
-        if let Some(at) = self.lock().mapped.take() {
-            self.bus.remove(at);
-        }
+    /// Takes the function off the bus for good, and has it do nothing any more.
+    pub fn remove(&self) {
+        self.lock().removed = true;
+        self.reset();
     }
 }
 

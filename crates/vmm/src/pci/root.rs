@@ -37,14 +37,28 @@ impl Root {
         (Arc::clone(&self.bus), self.windows.clone())
     }
 
-    /// Puts the function that `make` makes for a BAR address into the first free slot; gives the slot and the function, or
-    /// `None` if all slots are taken.
-    pub fn plug(&self, make: impl FnOnce(u64) -> Arc<Function>) -> Option<(usize, Arc<Function>)> {
+    /// Puts the function that `make` makes for a BAR address into a slot: the one that is `wanted`, or the first free one. Gives the slot
+    /// and the function, or `None` if there is no room.
+    pub fn plug(
+        &self,
+        wanted: Option<usize>,
+        make: impl FnOnce(u64) -> Arc<Function>,
+    ) -> Option<(usize, Arc<Function>)> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let slot = (1..SLOTS).find(|&s| slots[s].is_none())?;
+        let mut free = (1..SLOTS).filter(|&slot| slots[slot].is_none());
+        let slot = free.find(|&slot| wanted.is_none_or(|wanted| wanted == slot))?;
         let function = make(map::LOW_END + slot as u64 * BAR_ROOM);
         slots[slot] = Some(Arc::clone(&function));
         Some((slot, function))
+    }
+
+    /// Takes the function out of a slot: when this returns it is nowhere.
+    pub fn unplug(&self, slot: usize) {
+        let function =
+            self.slots.write().unwrap_or_else(PoisonError::into_inner).get_mut(slot).and_then(Option::take);
+        if let Some(function) = function {
+            function.remove();
+        }
     }
 
     /// What is saved of the host bridge; its functions are saved one by one.

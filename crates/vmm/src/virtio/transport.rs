@@ -96,7 +96,7 @@ pub struct Plugged {
     pub transport: Arc<Transport>,
 }
 
-/// Puts `device` into a free slot of `root`; gives `None` if there is no room.
+/// Puts `device` into a slot of `root`, the one that is `wanted` or a free one; gives `None` if there is no room.
 ///
 /// # Errors
 /// If the kernel gives no eventfds.
@@ -106,6 +106,7 @@ pub fn plug(
     memory: Arc<GuestMemory>,
     reactor: Handle,
     device: Box<dyn Device>,
+    wanted: Option<usize>,
 ) -> std::io::Result<Option<Plugged>> {
     let mut queues = Vec::new();
     for most in device.queue_sizes().into_iter().take(MOST_QUEUES) {
@@ -148,7 +149,8 @@ pub fn plug(
     });
     let (bus, windows) = root.space();
     let registers = Arc::clone(&transport);
-    let plugged = root.plug(|address| Function::new(config, BAR, address, windows, msix, registers, bus));
+    let plugged =
+        root.plug(wanted, |address| Function::new(config, BAR, address, windows, msix, registers, bus));
     Ok(plugged.map(|(slot, function)| Plugged { slot, function, transport }))
 }
 

@@ -7,7 +7,7 @@ use softcpu::{Bus, CpuState, CpuidEntry};
 use vmm::boot::{Kernel, Source};
 use vmm::engine::{Engine, EngineError, Exit, Kicker, Partition, Processor};
 use vmm::interrupt::{MsiMessage, MsiSink};
-use vmm::machine::{Machine, MachineConfig, SavedMachine};
+use vmm::machine::{Machine, MachineConfig, Part, SavedMachine};
 use vmm::memory::{Image, Ram};
 use vmm::state::MachineState;
 use vmm::virtio::Device;
@@ -45,8 +45,17 @@ impl Rig {
             command_line: String::new(),
         };
         let console = Box::new(std::io::sink());
-        let config =
-            MachineConfig { processors: 1, memory: 16 << 20, tsc_khz: None, kernel, console, devices };
+        let name = |(number, device)| Part { name: format!("device{number}"), device };
+        let devices = devices.into_iter().enumerate().map(name).collect();
+        let config = MachineConfig {
+            processors: 1,
+            most_processors: None,
+            memory: 16 << 20,
+            tsc_khz: None,
+            kernel,
+            console,
+            devices,
+        };
         let machine = make(&engine, config);
         let partition = engine.partition.get().unwrap();
         // Taken away: it knows the partition, and neither would ever go.

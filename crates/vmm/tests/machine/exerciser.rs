@@ -13,7 +13,7 @@ use vmm::boot::{Kernel, Source};
 use vmm::engine::Engine;
 use vmm::engine::kvm::Kvm;
 use vmm::engine::soft::Soft;
-use vmm::machine::{Event, Machine, MachineConfig};
+use vmm::machine::{Event, Machine, MachineConfig, Part};
 use vmm::virtio::rng::Rng;
 
 use crate::guest::Screen;
@@ -64,6 +64,7 @@ pub fn engines() -> Vec<Box<dyn Engine>> {
 pub fn config(screen: &Screen, tsc_khz: Option<u32>) -> MachineConfig {
     MachineConfig {
         processors: PROCESSORS,
+        most_processors: None,
         memory: MEMORY,
         tsc_khz,
         kernel: Kernel {
@@ -72,7 +73,7 @@ pub fn config(screen: &Screen, tsc_khz: Option<u32>) -> MachineConfig {
             command_line: String::new(),
         },
         console: Box::new(screen.clone()),
-        devices: vec![Box::new(Rng::default())],
+        devices: vec![Part::new("random", Rng::default())],
     }
 }
 

@@ -113,6 +113,7 @@ impl Guest {
         let screen = Screen::default();
         let config = MachineConfig {
             processors: 1,
+            most_processors: None,
             memory: 16 << 20,
             tsc_khz: None,
             kernel: Kernel { image: Source::new("test", image), initrd: None, command_line: String::new() },

@@ -1,0 +1,133 @@
+//! Hardware that comes and goes while the machine runs: `plug`, `unplug`, `processors`, and what the guest makes of it.
+
+use serde_json::{Value, json};
+
+use super::guest::{Guest, machine_refusal};
+use super::open::{Files, open_card, open_disk};
+use super::protocol::{Changed, Hardware, PlugSpec, ProcessorsSpec, Refusal, State, UnplugSpec, What, code};
+use crate::machine::{Change, Part};
+
+impl Guest {
+    /// Plugs in a device.
+    pub(super) fn plug(&mut self, spec: PlugSpec, mut files: Files) -> Result<Value, Refusal> {
+        let names = self.machine()?.devices();
+        let free = |name: &String| match names.contains(name) {
+            true => Err(Refusal::new(code::PARAMS, format!("there is a device {name} already"))),
+            false => Ok(()),
+        };
+        let (name, part) = match (spec.disk, spec.net) {
+            (Some(disk), None) => {
+                // Without a name it would be taken for one of those that were there from the start.
+                let unnamed =
+                    || Refusal::new(code::PARAMS, "disk.name: a disk that is plugged in needs a name");
+                let name = disk.name.clone().ok_or_else(unnamed)?;
+                free(&name)?;
+                let serial = disk.serial.clone();
+                let disk = open_disk("disk", disk, self.queues, &mut files)?;
+                self.meters.disk(&name, &serial, &disk);
+                (name.clone(), Part::new(name, disk))
+            }
+            (None, Some(net)) => {
+                let (name, mac) = (net.name(), net.mac);
+                free(&name)?;
+                let card = open_card("net", net, &mut files)?;
+                self.meters.card(&name, mac, &card);
+                (name.clone(), Part::new(name, card))
+            }
+            _ => return Err(Refusal::new(code::PARAMS, "give a disk or a net")),
+        };
+        if let Err(error) = self.machine()?.plug_in(part) {
+            self.meters.forget(&name);
+            return Err(machine_refusal(error));
+        }
+        Ok(json!({ "name": name }))
+    }
+
+    /// Asks the guest to let go of a device, or pulls it out.
+    pub(super) fn unplug(&mut self, spec: &UnplugSpec) -> Result<Value, Refusal> {
+        if !spec.force {
+            self.machine()?.ask_for(&spec.name).map_err(machine_refusal)?;
+            return Ok(json!({}));
+        }
+        self.while_paused(|machine| machine.pull_out(&spec.name))?;
+        self.meters.forget(&spec.name);
+        Ok(json!({}))
+    }
+
+    /// Adds processors, or asks the guest to let go of some, one after the other.
+    pub(super) fn set_processors(&mut self, spec: &ProcessorsSpec) -> Result<Hardware, Refusal> {
+        let (there, most) = self.machine()?.processors();
+        if spec.count == 0 || spec.count > most {
+            let why =
+                format!("count: {} processors are not possible: this machine has 1 to {most}", spec.count);
+            return Err(Refusal::new(code::PARAMS, why));
+        }
+        let count = there.len() as u32;
+        self.wanted_processors = None;
+        for _ in count..spec.count {
+            self.while_paused(|machine| machine.add_processor().map(drop))?;
+        }
+        if spec.count < count {
+            self.machine()?.ask_for_processor().map_err(machine_refusal)?;
+            self.wanted_processors = Some(spec.count);
+        }
+        self.hardware()
+    }
+
+    /// What there is.
+    pub(super) fn hardware(&self) -> Result<Hardware, Refusal> {
+        let machine = self.machine()?;
+        let (processors, most_processors) = machine.processors();
+        Ok(Hardware { processors, most_processors, devices: machine.devices() })
+    }
+
+    /// Does something to the machine while it stands still for a moment.
+    fn while_paused(
+        &mut self,
+        change: impl FnOnce(&crate::machine::Machine) -> Result<(), crate::machine::MachineError>,
+    ) -> Result<(), Refusal> {
+        let runs = self.state == State::Running;
+        let machine = self.machine()?;
+        if runs {
+            machine.pause();
+        }
+        let result = change(machine);
+        if runs {
+            machine.resume();
+        }
+        result.map_err(machine_refusal)
+    }
+
+    /// What the guest has made of it, as it is told; and what follows.
+    pub(super) fn changed(&mut self, change: Change) -> Changed {
+        let device =
+            |name: &str, what, status| Changed { device: Some(name.into()), processor: None, what, status };
+        let processor =
+            |number, what, status| Changed { device: None, processor: Some(number), what, status };
+        match change {
+            Change::DeviceTaken(name, status) => device(&name, What::Taken, status),
+            Change::DeviceGone(name) => {
+                self.meters.forget(&name);
+                device(&name, What::Gone, 0)
+            }
+            Change::DeviceStays(name, status) => device(&name, What::Stays, status),
+            Change::ProcessorTaken(number, status) => processor(number, What::Taken, status),
+            Change::ProcessorGone(number) => {
+                self.ask_for_the_next();
+                processor(number, What::Gone, 0)
+            }
+            Change::ProcessorStays(number, status) => {
+                self.wanted_processors = None;
+                processor(number, What::Stays, status)
+            }
+        }
+    }
+
+    fn ask_for_the_next(&mut self) {
+        let (Some(wanted), Ok(machine)) = (self.wanted_processors, self.machine()) else { return };
+        let more = machine.processors().0.len() as u32 > wanted;
+        if !more || machine.ask_for_processor().is_err() {
+            self.wanted_processors = None;
+        }
+    }
+}
