@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         processors: args.get(3).map_or(Ok(1), |s| s.parse())?,
         most_processors: None,
         memory: args.get(4).map_or(Ok(512), |s| s.parse::<u64>())? << 20,
+        most_memory: None,
         tsc_khz: None,
         kernel: Kernel { image: Source::open(text(0).as_ref())?, initrd, command_line: text(2) },
         console: Box::new(std::io::stdout()),

@@ -2,6 +2,7 @@
 
 mod hardware;
 mod reporter;
+mod reservoir;
 mod saved;
 mod slots;
 
@@ -30,9 +31,11 @@ use crate::processor::CpuModel;
 use crate::reactor::Reactor;
 use crate::vcpu::{Team, VcpuEvent};
 use reporter::Reporter;
+use reservoir::Reservoir;
 use slots::Slots;
 
 pub use hardware::Change;
+pub use reservoir::{BALLOON, MEMORY, MemorySize};
 pub use saved::{SavedError, SavedMachine};
 pub use slots::Part;
 
@@ -47,6 +50,8 @@ pub struct MachineConfig {
     pub most_processors: Option<u32>,
     /// Memory, bytes.
     pub memory: u64,
+    /// How much there can be while it runs, if more, bytes.
+    pub most_memory: Option<u64>,
     /// Frequency of the processors' TSC, kHz, if it is not to be the engine's choice: that of a machine which may go on with another
     /// engine has to be one that both can give.
     pub tsc_khz: Option<u32>,
@@ -177,6 +182,7 @@ pub struct Machine {
     config_ports: Arc<ConfigPorts>,
     plug: Arc<Plug>,
     slots: Arc<Slots>,
+    reservoir: Reservoir,
     buses: Arc<Buses>,
     reactor: Reactor,
     vcpus: Arc<Team>,
@@ -189,10 +195,13 @@ impl Machine {
     /// # Errors
     /// If a part cannot be made: the error names it.
     pub fn new(engine: &dyn Engine, mut config: MachineConfig) -> Result<Self, MachineError> {
-        let (there, ram) = (0..config.processors, Ram::new(config.memory)?);
+        let room = config.most_memory.unwrap_or(config.memory);
+        let (there, ram) = (0..config.processors, Ram::with_room(config.memory, room)?);
         let parts = std::mem::take(&mut config.devices);
-        let machine = Self::assemble(engine, config, ram, &there.collect::<Vec<_>>())?;
-        for part in parts {
+        let mut machine = Self::assemble(engine, config, ram, &there.collect::<Vec<_>>())?;
+        let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter);
+        machine.reservoir = reservoir;
+        for part in parts.into_iter().chain(own) {
             machine.slots.plug(part, None)?;
         }
         machine.load()?;
@@ -266,6 +275,7 @@ impl Machine {
             config_ports,
             plug,
             slots,
+            reservoir: Reservoir::default(),
             buses,
             reactor,
             vcpus,
@@ -394,11 +404,6 @@ impl Machine {
     pub fn set_processor_state(&self, index: u32, state: &CpuState) -> Result<(), MachineError> {
         let set = self.vcpus.with(index, |cpu| cpu.set_state(state));
         Ok(set.ok_or(MachineError::NoProcessor { index })??)
-    }
-
-    /// Memory, bytes.
-    pub fn memory(&self) -> u64 {
-        self.ram.layout().ram().iter().map(|r| r.size).sum()
     }
 
     /// Guest time, nanoseconds: it stands still while the machine is paused.

@@ -116,6 +116,7 @@ pub fn open(
     let spec = MachineSpec {
         processors: definition.cpus,
         most_processors: None,
+        most_memory: None,
         memory: definition.memory.0,
         tsc_khz,
         saved: None,

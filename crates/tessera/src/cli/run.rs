@@ -131,6 +131,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         processors: args.cpus,
         most_processors: None,
         memory: args.memory.0,
+        most_memory: None,
         tsc_khz: None,
         kernel: guest.kernel,
         console: Box::new(writer),

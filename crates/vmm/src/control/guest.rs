@@ -77,6 +77,7 @@ impl Guest {
             "plug" => return self.plug(read(params)?, Files::new(files)),
             "unplug" => return self.unplug(&read(params)?),
             "processors" => return json(&self.set_processors(&read(params)?)?),
+            "memory" => return json(&self.set_memory(&read(params)?)?),
             _ if params.is_null() || params == serde_json::json!({}) => {}
             _ => return Err(Refusal::new(code::PARAMS, format!("{method} takes no parameters"))),
         }
@@ -156,6 +157,7 @@ impl Guest {
             processors: spec.processors,
             most_processors: spec.most_processors,
             memory: spec.memory,
+            most_memory: spec.most_memory,
             tsc_khz: spec.tsc_khz,
             kernel,
             console: output,

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::guest::{Guest, machine_refusal};
 use super::open::{Files, open_card, open_disk};
-use super::protocol::{Changed, Hardware, PlugSpec, ProcessorsSpec, Refusal, State, UnplugSpec, What, code};
+use super::protocol::{
+    Changed, Hardware, MemorySpec, PlugSpec, ProcessorsSpec, Refusal, State, UnplugSpec, What, code,
+};
 use crate::machine::{Change, Part};
 
 impl Guest {
@@ -74,11 +76,18 @@ impl Guest {
         self.hardware()
     }
 
+    /// Asks the guest to have so much memory.
+    pub(super) fn set_memory(&mut self, spec: &MemorySpec) -> Result<Hardware, Refusal> {
+        self.machine()?.set_memory(spec.bytes).map_err(machine_refusal)?;
+        self.hardware()
+    }
+
     /// What there is.
     pub(super) fn hardware(&self) -> Result<Hardware, Refusal> {
         let machine = self.machine()?;
         let (processors, most_processors) = machine.processors();
-        Ok(Hardware { processors, most_processors, devices: machine.devices() })
+        let (devices, memory) = (machine.devices(), machine.memory_size());
+        Ok(Hardware { processors, most_processors, devices, memory })
     }
 
     /// Does something to the machine while it stands still for a moment.
@@ -100,10 +109,10 @@ impl Guest {
 
     /// What the guest has made of it, as it is told; and what follows.
     pub(super) fn changed(&mut self, change: Change) -> Changed {
+        let nothing = |what, status| Changed { device: None, processor: None, memory: None, what, status };
         let device =
-            |name: &str, what, status| Changed { device: Some(name.into()), processor: None, what, status };
-        let processor =
-            |number, what, status| Changed { device: None, processor: Some(number), what, status };
+            |name: &str, what, status| Changed { device: Some(name.into()), ..nothing(what, status) };
+        let processor = |number, what, status| Changed { processor: Some(number), ..nothing(what, status) };
         match change {
             Change::DeviceTaken(name, status) => device(&name, What::Taken, status),
             Change::DeviceGone(name) => {
@@ -119,6 +128,10 @@ impl Guest {
             Change::ProcessorStays(number, status) => {
                 self.wanted_processors = None;
                 processor(number, What::Stays, status)
+            }
+            Change::Memory => {
+                let memory = self.machine().ok().map(crate::machine::Machine::memory_size);
+                Changed { memory, ..nothing(What::Taken, 0) }
             }
         }
     }

@@ -12,7 +12,7 @@
 //! `save` writes the machine's memory into a file that came with it, and answers with the rest of its state as soon as the machine goes
 //! on; the notification `saved` tells when the file is whole. `create` with `saved` goes on from there.
 //!
-//! `plug`, `unplug` and `processors` change a machine that runs. They answer when the guest has been told; what it has made of it tells
+//! `plug`, `unplug`, `processors` and `memory` change a machine that runs. They answer when the guest has been told; what it has made of it tells
 //! the notification `hardware`.
 //!
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
@@ -28,9 +28,9 @@ mod server;
 mod usage;
 
 pub use protocol::{
-    Cable, Changed, DiskSpec, DiskStats, GuestEvent, Hardware, MachineSpec, NetSpec, NetStats, OnPanic,
-    OnReset, PlugSpec, PortSpec, ProcessorStats, ProcessorsSpec, SaveEnd, SaveProgress, SaveSpec, Saved,
-    SavedSpec, State, StateReport, Stats, UnplugSpec, What, code,
+    Cable, Changed, DiskSpec, DiskStats, GuestEvent, Hardware, MachineSpec, MemorySpec, NetSpec, NetStats,
+    OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats, ProcessorsSpec, SaveEnd, SaveProgress, SaveSpec,
+    Saved, SavedSpec, State, StateReport, Stats, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::prepare;

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::engine;
+use crate::machine::MemorySize;
+use crate::virtio::balloon::GuestMemoryStats;
 
 /// Error codes: those of JSON-RPC 2.0 (section 5.1), and ours.
 pub mod code {
@@ -37,6 +39,9 @@ pub struct MachineSpec {
     pub most_processors: Option<u32>,
     /// Memory, bytes.
     pub memory: u64,
+    /// How much there can be while it runs, if more, bytes.
+    #[serde(default)]
+    pub most_memory: Option<u64>,
     /// What executes the guest.
     #[serde(default)]
     pub engine: engine::Kind,
@@ -143,7 +148,15 @@ pub struct ProcessorsSpec {
     pub count: u32,
 }
 
-/// The answer to `hardware` and `processors`.
+/// How much memory `memory` wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemorySpec {
+    /// So many bytes: more than the machine began with is plugged in, less is taken away by the balloon.
+    pub bytes: u64,
+}
+
+/// The answer to `hardware`, `processors` and `memory`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
     /// The numbers of the processors that are there.
@@ -152,6 +165,8 @@ pub struct Hardware {
     pub most_processors: u32,
     /// The names of the devices, in the order of their slots.
     pub devices: Vec<String>,
+    /// What memory there is.
+    pub memory: MemorySize,
 }
 
 /// What a guest has made of a change, as the notification `hardware` tells it.
@@ -163,6 +178,9 @@ pub struct Changed {
     /// The processor that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processor: Option<u32>,
+    /// What memory there is, if it is about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemorySize>,
     /// What has become of it.
     pub what: What,
     /// Why not, as the guest says it (ACPI 6.5, 6.3.5); 0 is success.
@@ -364,6 +382,12 @@ pub struct Stats {
     pub processors: Vec<ProcessorStats>,
     /// Memory the guest has, bytes.
     pub memory: u64,
+    /// What of that the balloon has taken, bytes.
+    #[serde(default)]
+    pub balloon: u64,
+    /// What the guest says of its memory.
+    #[serde(default)]
+    pub guest_memory: GuestMemoryStats,
     /// Memory the process takes on the host, bytes.
     pub resident: u64,
     /// Host processor time of the whole process, nanoseconds: the processors' and that of its devices.

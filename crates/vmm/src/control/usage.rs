@@ -56,10 +56,13 @@ impl Meters {
             sent: meter.sent.get(),
             sent_bytes: meter.sent_bytes.get(),
         });
+        let memory = machine.memory_size();
         Stats {
             guest_time_ns: machine.clock_ns(),
             processors: processors.collect(),
-            memory: machine.memory(),
+            memory: memory.memory,
+            balloon: memory.balloon,
+            guest_memory: machine.guest_memory_stats(),
             resident: resident().unwrap_or(0),
             process_time_ns: process_time_ns(),
             disks: disks.collect(),

@@ -29,6 +29,8 @@ pub enum Change {
     ProcessorGone(u32),
     /// The guest does not let go of a processor.
     ProcessorStays(u32, u32),
+    /// The guest has taken memory or given some back.
+    Memory,
 }
 
 /// The registers behind it: what the guest lets go of goes at once, on the thread of the processor that says so.
@@ -45,6 +47,8 @@ pub(super) fn plug(
         let hear = move |word| {
             let change = match word {
                 Word::LetGo(Target::Slot(slot)) => slots.unplug(slot).map(Change::DeviceGone),
+                // The first one stays: its tables offer no way.
+                Word::LetGo(Target::Processor(0)) => None,
                 Word::LetGo(Target::Processor(number)) => {
                     let (Some(vcpus), Some(plug)) = (vcpus.upgrade(), plug.upgrade()) else { return };
                     plug.processor_is_gone(number);

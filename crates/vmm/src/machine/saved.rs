@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::{Machine, MachineConfig, MachineError, check_processors};
+use super::{Machine, MachineConfig, MachineError, check_processors, reservoir};
 use crate::engine::Engine;
-use crate::memory::{Image, Ram};
+use crate::memory::{Image, Layout, MemoryError, Ram, Range};
 use crate::processor::MODEL;
 use crate::state::{ClockState, MachineState, PciState, ProcessorState, Shape};
 use crate::virtio::RestoreError;
@@ -27,7 +27,7 @@ pub enum SavedError {
         here: u32,
     },
     /// It has another amount of memory.
-    #[error("the saved machine has {saved} bytes of memory, the one to go on {here}")]
+    #[error("the saved machine has places for {saved} bytes of memory, the one to go on for {here}")]
     Memory {
         /// What was saved.
         saved: u64,
@@ -92,8 +92,10 @@ impl Machine {
         let ram = Ram::over(state.shape.layout.clone(), memory)?;
         let parts = std::mem::take(&mut config.devices);
         let there: Vec<_> = state.processors.iter().map(|processor| processor.number).collect();
-        let machine = Self::assemble(engine, config, ram, &there)?;
-        for part in parts {
+        let mut machine = Self::assemble(engine, config, ram, &there)?;
+        let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter);
+        machine.reservoir = reservoir;
+        for part in parts.into_iter().chain(own) {
             let slot = state.devices.iter().find(|device| device.name == part.name).map(|device| device.slot);
             machine.slots.plug(part, slot)?;
         }
@@ -169,9 +171,12 @@ fn check(config: &MachineConfig, state: &MachineState) -> Result<(), MachineErro
     if numbers.first() != Some(&0) || !numbers.is_sorted_by(|a, b| a < b) || numbers.last() >= Some(&most) {
         return Err(SavedError::Nonsense { why: "the numbers of its processors" }.into());
     }
-    let memory = shape.layout.ram().iter().map(|range| range.size).sum();
-    if memory != config.memory {
-        return Err(SavedError::Memory { saved: memory, here: config.memory }.into());
+    let memory = |range: &[Range]| range.iter().map(|range| range.size).fold(0, u64::saturating_add);
+    let room = config.most_memory.unwrap_or(config.memory);
+    let here = Layout::with_room(config.memory, room).map_err(MemoryError::from)?;
+    if here != shape.layout {
+        let (saved, here) = (memory(&shape.layout.memory()), memory(&here.memory()));
+        return Err(SavedError::Memory { saved, here }.into());
     }
     let sorted = |names: &mut dyn Iterator<Item = &String>| {
         let mut names: Vec<_> = names.cloned().collect();
@@ -179,7 +184,8 @@ fn check(config: &MachineConfig, state: &MachineState) -> Result<(), MachineErro
         names
     };
     let saved = sorted(&mut state.devices.iter().map(|device| &device.name));
-    let here = sorted(&mut config.devices.iter().map(|part| &part.name));
+    let own = reservoir::names(&shape.layout);
+    let here = sorted(&mut config.devices.iter().map(|part| &part.name).chain(&own));
     if saved != here {
         return Err(SavedError::Devices { saved, here }.into());
     }

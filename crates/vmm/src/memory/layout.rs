@@ -8,7 +8,8 @@
 //! 0xfee0_0000  local APICs
 //! 0xfffb_c000  pages KVM keeps for itself on old Intel processors (identity map, TSS)
 //! 0x1_0000_0000  RAM beyond 3 GiB
-//! behind it    64-bit BARs, 64 GiB, aligned to 1 GiB
+//! behind it    memory that can be plugged in, aligned to 2 GiB
+//! behind it    64-bit BARs, 64 GiB, aligned to that
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,10 @@ pub mod map {
     pub const PHYSICAL_BITS: u32 = 40;
 }
 
+/// What memory that can be plugged in is aligned to: guests' kernels take it in pieces of up to 2 GiB, most in 128 MiB.
+const ALIGNED: u64 = 2 << 30;
+/// The pieces that it comes in, bytes.
+const PLUGGED: u64 = 128 << 20;
 /// The smallest memory a guest can have, bytes.
 const LEAST: u64 = 8 << 20;
 
@@ -76,6 +81,9 @@ pub enum LayoutError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     ram: Vec<Range>,
+    /// Where memory can be plugged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    more: Option<Range>,
     high_bars: Range,
 }
 
@@ -85,12 +93,24 @@ impl Layout {
     /// # Errors
     /// If that is too little, too much or not whole pages.
     pub fn new(bytes: u64) -> Result<Self, LayoutError> {
-        let most = (1 << map::PHYSICAL_BITS) - map::HIGH_START - 2 * map::HIGH_BARS_SIZE + map::LOW_END;
+        Self::with_room(bytes, bytes)
+    }
+
+    /// The layout for `bytes` of RAM, to which more can be plugged in, up to `room` bytes in all.
+    ///
+    /// # Errors
+    /// If that is too little, too much or not whole pages.
+    pub fn with_room(bytes: u64, room: u64) -> Result<Self, LayoutError> {
+        let more = room.saturating_sub(bytes).next_multiple_of(PLUGGED);
+        // Room for what alignment takes, and for the BARs.
+        let most =
+            (1 << map::PHYSICAL_BITS) - map::HIGH_START - 2 * map::HIGH_BARS_SIZE - ALIGNED + map::LOW_END;
         if bytes < LEAST {
             return Err(LayoutError::TooSmall { bytes });
         }
-        if bytes > most {
-            return Err(LayoutError::TooLarge { bytes, most });
+        let all = bytes.saturating_add(more);
+        if all > most {
+            return Err(LayoutError::TooLarge { bytes: all, most });
         }
         if !bytes.is_multiple_of(4096) {
             return Err(LayoutError::Uneven { bytes });
@@ -101,13 +121,32 @@ impl Layout {
         if high > 0 {
             ram.push(Range { start: map::HIGH_START, size: high });
         }
-        let start = (map::HIGH_START + high).next_multiple_of(map::HIGH_BARS_SIZE);
-        Ok(Self { ram, high_bars: Range { start, size: map::HIGH_BARS_SIZE } })
+        let start = (map::HIGH_START + high).next_multiple_of(ALIGNED);
+        let range = (more > 0).then_some(Range { start, size: more });
+        let start = (start + more).next_multiple_of(map::HIGH_BARS_SIZE);
+        Ok(Self { ram, more: range, high_bars: Range { start, size: map::HIGH_BARS_SIZE } })
     }
 
-    /// RAM, in order.
+    /// RAM that is there from the start, in order.
     pub fn ram(&self) -> &[Range] {
         &self.ram
+    }
+
+    /// Where memory can be plugged in.
+    pub fn more(&self) -> Option<Range> {
+        self.more
+    }
+
+    /// All places where there can be memory, in order.
+    pub fn memory(&self) -> Vec<Range> {
+        self.ram.iter().copied().chain(self.more).collect()
+    }
+
+    /// Whether it is one that [`Self::with_room`] makes: a saved machine says where its memory lies, and must not put it elsewhere.
+    pub fn is_sound(&self) -> bool {
+        let bytes = self.ram.iter().map(|range| range.size).fold(0, u64::saturating_add);
+        let more = self.more.map_or(0, |range| range.size);
+        Self::with_room(bytes, bytes.saturating_add(more)).is_ok_and(|layout| layout == *self)
     }
 
     /// The window for 32-bit BARs.
@@ -135,6 +174,26 @@ mod tests {
             assert!(end <= l.high_bars().start);
             assert!(l.high_bars().start + l.high_bars().size <= 1 << map::PHYSICAL_BITS);
         }
+    }
+
+    #[test]
+    fn memory_that_can_be_plugged_in_has_a_place_of_its_own() {
+        for (bytes, room) in [(128 << 20, 1 << 30), (5 << 30, 64 << 30), (1 << 30, (1 << 30) + 1)] {
+            let l = Layout::with_room(bytes, room).unwrap();
+            let more = l.more().unwrap();
+            assert!(more.size >= room - bytes && more.size < room - bytes + PLUGGED);
+            assert!(
+                more.start >= map::HIGH_START
+                    && more.start >= l.ram().last().map(|r| r.start + r.size).unwrap()
+            );
+            assert!(more.start + more.size <= l.high_bars().start);
+            assert!(l.is_sound());
+            assert_eq!(l.memory().len(), l.ram().len() + 1);
+        }
+        assert_eq!(Layout::with_room(1 << 30, 1 << 30).unwrap().more(), None);
+        let mut wrong = Layout::new(64 << 20).unwrap();
+        wrong.more = Some(Range { start: 0xfee0_0000, size: 128 << 20 });
+        assert!(!wrong.is_sound());
     }
 
     #[test]

@@ -79,13 +79,22 @@ impl Ram {
         Self::map(Layout::new(bytes)?, None)
     }
 
+    /// The same, with a place for more, up to `room` bytes in all. It is memory from the start and costs nothing until it is touched;
+    /// whether the guest may, another device tells it.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_room(bytes: u64, room: u64) -> Result<Self, MemoryError> {
+        Self::map(Layout::with_room(bytes, room)?, None)
+    }
+
     /// RAM that is as `image` has it, page by page as it is touched. `layout` is that of the machine which was saved.
     ///
     /// # Errors
     /// If the image is of a machine that is laid out otherwise, or the host cannot map it.
     pub fn over(layout: Layout, image: Image) -> Result<Self, MemoryError> {
         let places = image.plan().regions().iter().map(|place| &place.range);
-        if !places.eq(layout.ram()) {
+        if !layout.is_sound() || !places.eq(&layout.memory()) {
             return Err(ImageError::Layout.into());
         }
         Self::map(layout, Some(image))
@@ -97,7 +106,7 @@ impl Ram {
             |bytes: u64, source: Box<dyn std::error::Error + Send + Sync>| MemoryError::Map { bytes, source };
         let mut mapped = Vec::new();
         let mut regions = Vec::new();
-        for (number, range) in layout.ram().iter().enumerate() {
+        for (number, range) in layout.memory().iter().enumerate() {
             let size = usize::try_from(range.size).map_err(|e| failed(range.size, e.into()))?;
             let pages = TrackedPages::new(range.start, range.size, code_written.clone());
             let mapping = MmapRegionBuilder::new_with_bitmap(size, pages.clone())
@@ -123,7 +132,7 @@ impl Ram {
                 .ok_or_else(|| failed(range.size, "the region wraps".into()))?;
             mapped.push(region);
         }
-        let bytes = layout.ram().iter().map(|range| range.size).sum();
+        let bytes = layout.memory().iter().map(|range| range.size).sum();
         let memory = GuestMemory::from_regions(mapped).map_err(|e| failed(bytes, e.into()))?;
         let base = Mutex::new(base.map(Arc::new));
         Ok(Self { layout, memory: Arc::new(memory), regions, base, gate: saving::Gate::default() })
@@ -169,11 +178,31 @@ impl Ram {
     /// # Errors
     /// If the host has no room for the file, or no process to spare.
     pub fn save(&self, file: File, done: Done) -> io::Result<Saving> {
-        let ranges: Vec<_> = self.layout.ram().to_vec();
+        let ranges = self.layout.memory();
         let hosts = self.regions.iter().map(|region| region.host).collect();
         let base = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let source = saving::Source { plan: image::Plan::new(&ranges), hosts, base, gate: self.gate.clone() };
         Saving::begin(source, file, done)
+    }
+
+    /// Gives the whole pages of a range back to the host: the guest finds zeroes there, or what it went on from.
+    ///
+    /// # Errors
+    /// If the range is not all memory, or the host refuses.
+    pub fn give_back(&self, start: u64, len: u64) -> io::Result<()> {
+        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "no memory of the guest");
+        let first = start.checked_next_multiple_of(PAGE_SIZE).ok_or_else(outside)?;
+        let end = start.checked_add(len).ok_or_else(outside)? & !(PAGE_SIZE - 1);
+        if end <= first {
+            return Ok(());
+        }
+        let region = self.regions.iter().find(|r| r.start <= first && end <= r.end).ok_or_else(outside)?;
+        self.gate.wait();
+        let (offset, size) = ((first - region.start) as usize, (end - first) as usize);
+        // SAFETY: the range lies in the region's mapping.
+        discard(unsafe { region.host.as_ptr().add(offset) }.cast(), size)?;
+        vm_memory::bitmap::Bitmap::mark_dirty(&region.pages, offset, size);
+        Ok(())
     }
 
     /// Gives all memory back to the host: the guest finds zeroes. Only while nothing runs.
@@ -200,9 +229,9 @@ impl Ram {
     }
 }
 
-/// Discards private anonymous memory, which leaves zeroes.
+/// Discards private memory: what it was mapped from is left, zeroes if that is nothing.
 fn discard(host: *mut libc::c_void, size: usize) -> io::Result<()> {
-    // SAFETY: the caller has the mapping to itself.
+    // SAFETY: the range is a mapping of ours, whose bytes may change at any time.
     match unsafe { libc::madvise(host, size, libc::MADV_DONTNEED) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -349,6 +378,24 @@ mod tests {
         drop(ram.save(file.try_clone().unwrap(), Box::new(|_| {})).unwrap());
         // It may have been done already.
         assert!(matches!(Image::open(file), Ok(_) | Err(ImageError::Incomplete)));
+    }
+
+    #[test]
+    fn whole_pages_are_given_back_and_nothing_else() {
+        let ram = ram();
+        ram.memory().write_slice(&[7; 4 * 4096], GuestAddress(0x8000)).unwrap();
+        ram.take_dirty();
+        ram.give_back(0x8001, 2 * 4096 + 10).unwrap();
+        assert_eq!([0x8fff, 0x9000, 0x9fff, 0xa000].map(|at| byte(&ram, at)), [7, 0, 0, 7]);
+        assert_eq!(ram.take_dirty(), [0x9000]);
+        ram.give_back(0xa800, 100).unwrap();
+        for (start, len) in [((8 << 20) - 4096, 8192), (u64::MAX - 10, 4096), (64 << 20, 4096)] {
+            assert!(ram.give_back(start, len).is_err());
+        }
+        let other = saved(&ram);
+        other.memory().write_slice(&[9; 4096], GuestAddress(0x8000)).unwrap();
+        other.give_back(0x8000, 4096).unwrap();
+        assert_eq!(byte(&other, 0x8000), 7, "what it went on from");
     }
 
     #[test]

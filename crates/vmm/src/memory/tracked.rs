@@ -31,7 +31,11 @@ impl TrackedPages {
     /// For `bytes` bytes at guest-physical `start`.
     pub(super) fn new(start: u64, bytes: u64, code_written: CodeWritten) -> Self {
         let pages = bytes.div_ceil(PAGE_SIZE);
-        Self { start, flags: (0..pages).map(|_| AtomicU8::new(0)).collect(), code_written }
+        // Most of a large machine's pages are never looked at: their flags cost nothing until then.
+        let flags = Arc::<[AtomicU8]>::new_zeroed_slice(pages as usize);
+        // SAFETY: zeroes are numbers.
+        let flags = unsafe { flags.assume_init() };
+        Self { start, flags, code_written }
     }
 
     pub(super) fn on_code_written(&self, f: Hook) {

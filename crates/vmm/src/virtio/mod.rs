@@ -3,10 +3,12 @@
 //! A [`Device`] is what is special about a kind of device; [`transport`] is what all have in common: registers, feature
 //! negotiation, queues, interrupts. A device works on the machine's device thread: its queues' kicks are eventfds there.
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 mod counter;
 mod crew;
+pub mod mem;
 pub mod net;
 mod queue;
 pub mod rng;
@@ -67,12 +69,15 @@ pub trait Device: Send {
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
     /// The driver reset the device: serve no more. When it returns, nothing of the device touches guest memory.
     fn deactivate(&mut self);
-    /// What a driver that goes on elsewhere must find again, besides registers and queues. Called while the machine is paused.
-    fn save(&self) -> DeviceState {
+    /// The machine was reset: the device is as new. Called after [`deactivate`](Self::deactivate).
+    fn machine_reset(&mut self) {}
+    /// What a driver that goes on elsewhere must find again, besides registers and queues; `active` says whether it is being served.
+    /// Called while the machine is paused.
+    fn save(&self, _active: bool) -> DeviceState {
         DeviceState::Plain
     }
-    /// Puts back what [`save`](Self::save) gave, of this device or of one like it elsewhere. Called before
-    /// [`activate`](Self::activate), if the driver was ready; `activate` begins with it then, and must not be called otherwise.
+    /// Puts back what [`save`](Self::save) gave, of a device like this one. Called before [`activate`](Self::activate), which follows if
+    /// the driver was being served, and begins with it.
     ///
     /// # Errors
     /// If this device cannot be what that one was.

@@ -96,6 +96,12 @@ impl ActiveQueue {
         self.progress.next_available.store(position, Ordering::Relaxed);
     }
 
+    /// Has who goes on with the queue elsewhere begin with the request that was taken last: it has not been given back.
+    pub fn forget_last(&mut self) {
+        let last = self.queue.next_avail().wrapping_sub(1);
+        self.progress.next_available.store(last, Ordering::Relaxed);
+    }
+
     /// Whether a request waits.
     pub fn has_more(&self, memory: &GuestMemory) -> bool {
         let available = self.queue.avail_idx(memory, Ordering::Relaxed);

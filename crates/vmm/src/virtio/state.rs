@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::balloon::BalloonState;
 use super::console::ConsoleState;
+use super::mem::MemState;
 
 /// A saved device cannot be put back.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,9 @@ pub enum RestoreError {
         /// What there is.
         here: usize,
     },
+    /// It has memory where this one has none.
+    #[error("it has memory where the device here has none")]
+    Region,
     /// It cannot go on.
     #[error("it does not start again: {0}")]
     Start(String),
@@ -53,6 +58,10 @@ pub enum DeviceState {
     Plain,
     /// A console's ports.
     Console(ConsoleState),
+    /// A balloon's size.
+    Balloon(BalloonState),
+    /// What memory is plugged.
+    Mem(MemState),
 }
 
 /// A queue as its driver has set it up, and how far its device has come.

@@ -458,7 +458,9 @@ impl Registers for Transport {
     }
 
     fn reset(&self) {
-        self.reset_device(&mut self.lock());
+        let mut state = self.lock();
+        self.reset_device(&mut state);
+        state.device.machine_reset();
     }
 }
 

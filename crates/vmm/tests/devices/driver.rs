@@ -226,6 +226,11 @@ impl<'a> Driver<'a> {
         Some((id as u16, len))
     }
 
+    /// Where the device says how much of a queue it has used.
+    pub fn used_index(&self, queue: usize) -> GuestAddress {
+        GuestAddress(self.queues[queue].used + 2)
+    }
+
     /// Where queue `queue` says what is available: its flags, its index, its entries.
     pub fn available(&self, queue: usize) -> GuestAddress {
         GuestAddress(self.queues[queue].available)

@@ -1,5 +1,6 @@
 //! Devices, driven as a guest's drivers drive them: through the machine's buses and the guest's memory.
 
+mod balloon;
 mod block;
 mod console;
 mod driver;
@@ -7,5 +8,6 @@ mod driver;
 #[allow(dead_code)]
 mod guest;
 mod hostile;
+mod memory;
 mod rig;
 mod rng;

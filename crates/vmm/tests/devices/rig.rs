@@ -32,9 +32,12 @@ impl Rig {
         rig
     }
 
-    /// A machine with these devices that goes on where another one was saved; it is paused.
+    /// A machine with these devices, or those of them that it still had, that goes on where another one was saved; it is paused.
     pub fn restored(devices: Vec<Box<dyn Device>>, saved: SavedMachine) -> Self {
-        Self::made(devices, |engine, config| Machine::restore(engine, config, saved).unwrap())
+        Self::made(devices, |engine, mut config| {
+            config.devices.retain(|part| saved.state.devices.iter().any(|device| device.name == part.name));
+            Machine::restore(engine, config, saved).unwrap()
+        })
     }
 
     fn made(devices: Vec<Box<dyn Device>>, make: impl FnOnce(&dyn Engine, MachineConfig) -> Machine) -> Self {
@@ -51,6 +54,7 @@ impl Rig {
             processors: 1,
             most_processors: None,
             memory: 16 << 20,
+            most_memory: Some(64 << 20),
             tsc_khz: None,
             kernel,
             console,

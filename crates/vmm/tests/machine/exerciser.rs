@@ -66,6 +66,7 @@ pub fn config(screen: &Screen, tsc_khz: Option<u32>) -> MachineConfig {
         processors: PROCESSORS,
         most_processors: None,
         memory: MEMORY,
+        most_memory: None,
         tsc_khz,
         kernel: Kernel {
             image: Source::new("exerciser", File::open(image()).unwrap()),

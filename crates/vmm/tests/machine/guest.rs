@@ -115,6 +115,7 @@ impl Guest {
             processors: 1,
             most_processors: None,
             memory: 16 << 20,
+            most_memory: None,
             tsc_khz: None,
             kernel: Kernel { image: Source::new("test", image), initrd: None, command_line: String::new() },
             console: Box::new(screen.clone()),

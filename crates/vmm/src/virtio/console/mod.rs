@@ -174,8 +174,9 @@ impl Device for Console {
         self.known = None;
     }
 
-    fn save(&self) -> DeviceState {
-        self.board.upgrade().map_or(DeviceState::Plain, |board| DeviceState::Console(lock(&board).save()))
+    fn save(&self, active: bool) -> DeviceState {
+        let board = self.board.upgrade().filter(|_| active);
+        board.map_or(DeviceState::Plain, |board| DeviceState::Console(lock(&board).save()))
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {

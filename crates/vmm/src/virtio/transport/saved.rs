@@ -36,7 +36,7 @@ impl Transport {
             isr: self.isr.load(Ordering::SeqCst),
             window: *self.window_at.lock().unwrap_or_else(PoisonError::into_inner),
             queues: state.queues.iter().map(queue).collect(),
-            device: if active { state.device.save() } else { DeviceState::Plain },
+            device: state.device.save(active),
         }
     }
 
@@ -70,10 +70,12 @@ impl Transport {
         self.isr.store(saved.isr, Ordering::SeqCst);
         *self.window_at.lock().unwrap_or_else(PoisonError::into_inner) = saved.window;
         self.broken.store(saved.broken, Ordering::SeqCst);
+        if saved.device != DeviceState::Plain {
+            state.device.restore(&saved.device)?;
+        }
         if !saved.active {
             return Ok(());
         }
-        state.device.restore(&saved.device)?;
         self.activate(&mut state);
         if !state.active {
             return Err(RestoreError::Start("a queue does not lie in memory, or the host refuses".into()));

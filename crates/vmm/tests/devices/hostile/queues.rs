@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm::memory::map;
 use vmm::virtio::feature;
 
-use super::world::{CONSOLE, DISK, LAST_SLOT, NET, RNG, World, panicked, watch_for_panics};
+use super::world::{BALLOON, CONSOLE, DISK, LAST_SLOT, NET, RNG, World, panicked, watch_for_panics};
 use crate::driver::{Driver, NEEDS_RESET, QUEUES, STATUS, write_descriptor};
 
 const NEXT: u16 = 1;
@@ -35,9 +35,9 @@ fn comes_to_an_end(driver: &mut Driver, queue: usize, what: &str) {
     panicked();
 }
 
-/// Whether requests wait in this queue until something comes from the host.
+/// Whether requests wait in this queue until something comes from the host, or somebody there asks.
 fn receives(slot: u64, queue: usize) -> bool {
-    matches!(slot, NET | CONSOLE) && queue.is_multiple_of(2)
+    matches!(slot, NET | CONSOLE) && queue.is_multiple_of(2) || (slot, queue) == (BALLOON, 2)
 }
 
 /// A frame to be received, which needs a buffer.

@@ -24,7 +24,10 @@ pub const NET: u64 = 2;
 pub const RNG: u64 = 3;
 pub const READ_ONLY_DISK: u64 = 4;
 pub const CONSOLE: u64 = 5;
-pub const LAST_SLOT: u64 = CONSOLE;
+/// Those of every machine: the balloon, and memory that can be plugged in.
+pub const BALLOON: u64 = 6;
+pub const MEMORY: u64 = 7;
+pub const LAST_SLOT: u64 = MEMORY;
 /// Bytes of each disk.
 pub const DISK_SIZE: u64 = 1 << 20;
 
@@ -44,7 +47,8 @@ pub struct World {
 pub fn queues(slot: u64) -> u64 {
     match slot {
         CONSOLE => 6,
-        RNG => 1,
+        RNG | MEMORY => 1,
+        BALLOON => 5,
         _ => 2,
     }
 }
@@ -129,8 +133,14 @@ impl World {
         while self.rig.machine.wait(Duration::ZERO).is_some() {}
         self.rig.machine.reset().unwrap();
         self.rig.forget_messages();
-        for slot in [RNG, DISK, READ_ONLY_DISK, CONSOLE] {
-            self.serves(slot);
+        let there = self.rig.machine.devices();
+        for slot in [RNG, DISK, READ_ONLY_DISK, CONSOLE, BALLOON, MEMORY] {
+            // A guest may let go of what it has.
+            let own = [(BALLOON, "balloon"), (MEMORY, "memory")].into_iter().find(|(own, _)| *own == slot);
+            let name = own.map_or_else(|| format!("device{}", slot - 1), |(_, name)| name.into());
+            if there.contains(&name) {
+                self.serves(slot);
+            }
         }
         panicked();
     }
@@ -139,11 +149,13 @@ impl World {
     pub fn serves(&self, slot: u64) {
         let mut driver = Driver::start(&self.rig, slot, u64::MAX);
         driver.memory().write_slice(&[0; 16], GuestAddress(0x10_0000)).unwrap();
-        // A frame; random bytes; a control message; the first sector.
+        // A frame; random bytes; a control message; one page; a state; the first sector.
         let (queue, pieces, wanted) = match slot {
             NET => (1, vec![(0x10_0000, 12, false), (0x10_1000, 60, false)], 0),
             RNG => (0, vec![(0x10_0000, 64, true)], 64),
             CONSOLE => (3, vec![(0x10_0000, 8, false)], 0),
+            BALLOON => (0, vec![(0x10_0000, 4, false)], 0),
+            MEMORY => (0, vec![(0x10_0000, 24, false), (0x10_1000, 10, true)], 10),
             _ => (0, vec![(0x10_0000, 16, false), (0x10_1000, 512, true), (0x10_2000, 1, true)], 513),
         };
         driver.add(queue, &pieces);

@@ -1,0 +1,380 @@
+//! The memory balloon (section 5.5): gives memory that the guest does not need back to the host. The guest is asked for a number of
+//! pages and hands them over; besides, it reports pages that are free, and they go back by themselves. Either way the guest finds
+//! something else there when it uses them again, and the host has them until then.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use vm_memory::Bytes;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::{
+    Activation, ActiveQueue, Chain, Device, DeviceState, Health, QueueBroken, RestoreError, pieces,
+    read_slice,
+};
+use crate::memory::{GuestMemory, Ram};
+use crate::reactor::Source;
+
+const QUEUE_SIZE: u16 = 128;
+/// Bytes of the pages that are counted here, whatever the guest's are.
+const PAGE: u64 = 4096;
+/// The most requests of a queue before others on the device thread have their turn.
+const BUDGET: usize = 32;
+/// The most numbers of pages that one request is looked at for: Linux sends 256.
+const MOST_PAGES: usize = 4096;
+/// The most statistics that are kept.
+const MOST_STATISTICS: usize = 32;
+
+/// The queues. All are there whether the driver uses them or not, so that their numbers are always the same: drivers count only those
+/// that are offered.
+const INFLATE: usize = 0;
+const DEFLATE: usize = 1;
+const STATISTICS: usize = 2;
+const HINTS: usize = 3;
+const REPORTS: usize = 4;
+
+mod feature {
+    pub const STATISTICS: u64 = 1 << 1;
+    pub const DEFLATE_ON_OOM: u64 = 1 << 2;
+    pub const HINTS: u64 = 1 << 3;
+    pub const REPORTING: u64 = 1 << 5;
+}
+
+/// What the guest says of its memory (section 5.5.6.3). What it does not say is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestMemoryStats {
+    /// Bytes that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// Bytes that nothing is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
+    /// Bytes that programs could have without others being written out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<u64>,
+    /// Bytes of files that it keeps because it has room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caches: Option<u64>,
+    /// Bytes that it has read from its swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swapped_in: Option<u64>,
+    /// Bytes that it has written to its swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swapped_out: Option<u64>,
+    /// Page faults for which it had to wait for a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub major_faults: Option<u64>,
+    /// How often it had to end a program because memory was short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
+}
+
+/// What is saved of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonState {
+    /// Pages that it is to hold.
+    pub target: u32,
+    /// Pages that the driver says it holds.
+    pub actual: u32,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: BalloonState,
+    statistics: BTreeMap<u16, u64>,
+    /// Bytes that reports have given back so far.
+    reported: u64,
+    /// Tells the driver that the target has changed, while there is a driver.
+    health: Option<Health>,
+    /// Asks the device thread for new statistics.
+    ask: Option<Arc<EventFd>>,
+}
+
+/// The balloon from outside.
+pub struct Handle {
+    shared: Mutex<Shared>,
+    /// Is called when the guest has changed its size.
+    changed: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+}
+
+impl Handle {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `changed` called, on a vCPU's thread, whenever the guest has changed the balloon's size.
+    pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(changed));
+    }
+
+    /// Asks the guest to hand over so many bytes in all.
+    pub fn set_target(&self, bytes: u64) {
+        let mut shared = self.lock();
+        shared.state.target = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
+        if let Some(health) = &shared.health {
+            health.config_changed();
+        }
+    }
+
+    /// Bytes that the guest is to hand over, and that it says it has.
+    pub fn size(&self) -> (u64, u64) {
+        let state = self.lock().state.clone();
+        (u64::from(state.target) * PAGE, u64::from(state.actual) * PAGE)
+    }
+
+    /// Bytes that the guest has reported as free so far, each time that it did.
+    pub fn reported(&self) -> u64 {
+        self.lock().reported
+    }
+
+    /// What the guest has said of its memory last; it is asked anew, for the next one who wants to know.
+    pub fn statistics(&self) -> GuestMemoryStats {
+        let shared = self.lock();
+        if let Some(ask) = &shared.ask {
+            // A counter that is full asks as well.
+            let _ = ask.write(1);
+        }
+        let one = |tag: u16| shared.statistics.get(&tag).copied();
+        GuestMemoryStats {
+            swapped_in: one(0),
+            swapped_out: one(1),
+            major_faults: one(2),
+            free: one(4),
+            total: one(5),
+            available: one(6),
+            caches: one(7),
+            oom_kills: one(10),
+        }
+    }
+}
+
+/// The balloon.
+pub struct Balloon {
+    handle: Arc<Handle>,
+    ram: Arc<Ram>,
+    sources: Vec<Source>,
+}
+
+impl Balloon {
+    /// An empty balloon for a guest with this memory, and the way to drive it.
+    pub fn new(ram: Arc<Ram>) -> (Self, Arc<Handle>) {
+        let handle = Arc::new(Handle { shared: Mutex::default(), changed: Mutex::default() });
+        (Self { handle: Arc::clone(&handle), ram, sources: Vec::new() }, handle)
+    }
+}
+
+impl Device for Balloon {
+    fn id(&self) -> u16 {
+        5
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; REPORTS + 1]
+    }
+
+    fn features(&self) -> u64 {
+        feature::STATISTICS | feature::DEFLATE_ON_OOM | feature::HINTS | feature::REPORTING
+    }
+
+    /// The configuration structure (5.5.4): target, actual, the command for hints, which is always "stop".
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let state = self.handle.lock().state.clone();
+        let mut config = [0; 16];
+        config[..4].copy_from_slice(&state.target.to_le_bytes());
+        config[4..8].copy_from_slice(&state.actual.to_le_bytes());
+        read_slice(&config, offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let (4, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) else { return };
+        self.handle.lock().state.actual = u32::from_le_bytes(bytes);
+        if let Some(changed) = &*self.handle.changed.lock().unwrap_or_else(PoisonError::into_inner) {
+            changed();
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let Activation { memory, queues, health, reactor, .. } = activation;
+        let ask = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
+        for (number, mut queue) in queues.into_iter().enumerate().filter_map(|(n, queue)| Some((n, queue?))) {
+            let worker = Worker {
+                handle: Arc::clone(&self.handle),
+                ram: Arc::clone(&self.ram),
+                memory: Arc::clone(&memory),
+            };
+            let (health, kick) = (health.clone(), Arc::clone(&queue.kick));
+            if number == STATISTICS {
+                let queue = Arc::new(Mutex::new(Statistics { queue, held: None }));
+                let (worker, mine) = (Arc::new(worker), Arc::clone(&queue));
+                let (other, tired) = (Arc::clone(&worker), health.clone());
+                let take = move || hold(&health, || lock(&mine).take(&worker));
+                self.sources.push(reactor.on_event(kick, take)?);
+                let give = move || hold(&tired, || lock(&queue).give_back(&other));
+                self.sources.push(reactor.on_event(Arc::clone(&ask), give)?);
+            } else {
+                let serve = move || hold(&health, || worker.serve(number, &mut queue));
+                self.sources.push(reactor.on_event(kick, serve)?);
+            }
+        }
+        let mut shared = self.handle.lock();
+        (shared.health, shared.ask) = (Some(health), Some(ask));
+        Ok(())
+    }
+
+    fn deactivate(&mut self) {
+        self.sources.clear();
+        let mut shared = self.handle.lock();
+        (shared.health, shared.ask) = (None, None);
+        // Whoever takes the driver's place begins with an empty one.
+        shared.state.actual = 0;
+        shared.statistics.clear();
+    }
+
+    fn save(&self, _active: bool) -> DeviceState {
+        DeviceState::Balloon(self.handle.lock().state.clone())
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let DeviceState::Balloon(state) = state else { return Err(RestoreError::Kind) };
+        self.handle.lock().state = state.clone();
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Works unless the device has given up, and has it give up if that fails.
+fn hold(health: &Health, work: impl FnOnce() -> Result<(), QueueBroken>) {
+    if !health.broken()
+        && let Err(error) = work()
+    {
+        health.give_up(&error);
+    }
+}
+
+struct Worker {
+    handle: Arc<Handle>,
+    ram: Arc<Ram>,
+    memory: Arc<GuestMemory>,
+}
+
+impl Worker {
+    fn serve(&self, number: usize, queue: &mut ActiveQueue) -> Result<(), QueueBroken> {
+        for turn in 0..BUDGET {
+            let Some(chain) = queue.next(&self.memory)? else {
+                if turn > 0 {
+                    queue.tell(&self.memory);
+                }
+                return Ok(());
+            };
+            let head = chain.head_index();
+            match number {
+                INFLATE => self.inflate(chain),
+                REPORTS => self.take_reported(chain),
+                // Pages that the guest takes back come when it touches them; hints that nobody asked for are nobody's.
+                DEFLATE | HINTS => {}
+                _ => {}
+            }
+            queue.give_back(&self.memory, head, 0)?;
+        }
+        queue.tell(&self.memory);
+        // The counter cannot be full, it was read before this call.
+        let _ = queue.kick.write(1);
+        Ok(())
+    }
+
+    /// Pages by their numbers, 32 bits each; neighbours go in one piece.
+    fn inflate(&self, chain: Chain) {
+        let mut left = MOST_PAGES;
+        for descriptor in pieces(chain).filter(|descriptor| !descriptor.is_write_only()) {
+            let count = (descriptor.len() as usize / 4).min(left);
+            left -= count;
+            let mut bytes = vec![0; count * 4];
+            if self.memory.read_slice(&mut bytes, descriptor.addr()).is_err() {
+                return;
+            }
+            let mut pages: Vec<u64> = bytes
+                .chunks_exact(4)
+                .map(|page| u64::from(u32::from_le_bytes([page[0], page[1], page[2], page[3]])))
+                .collect();
+            pages.sort_unstable();
+            for run in pages.chunk_by(|a, b| a + 1 == *b) {
+                self.give(run[0] * PAGE, run.len() as u64 * PAGE);
+            }
+        }
+    }
+
+    /// Each descriptor is free memory.
+    fn take_reported(&self, chain: Chain) {
+        for descriptor in pieces(chain).filter(|descriptor| descriptor.is_write_only()) {
+            let len = u64::from(descriptor.len());
+            if self.give(descriptor.addr().0, len) {
+                let mut shared = self.handle.lock();
+                shared.reported = shared.reported.wrapping_add(len);
+            }
+        }
+    }
+
+    /// Gives whole pages back to the host.
+    fn give(&self, start: u64, len: u64) -> bool {
+        match self.ram.give_back(start, len) {
+            Ok(()) => true,
+            // It named something that is no memory, or the host keeps it: nothing is lost.
+            Err(error) => {
+                tracing::debug!("{len} bytes at {start:#x} are not given back: {error}");
+                false
+            }
+        }
+    }
+}
+
+/// The queue of statistics: the driver puts them into a buffer, which it gets back when new ones are wanted.
+struct Statistics {
+    queue: ActiveQueue,
+    held: Option<u16>,
+}
+
+impl Statistics {
+    fn take(&mut self, worker: &Worker) -> Result<(), QueueBroken> {
+        if self.held.is_some() {
+            return Ok(());
+        }
+        let Some(chain) = self.queue.next(&worker.memory)? else { return Ok(()) };
+        self.held = Some(chain.head_index());
+        // Who goes on with this queue elsewhere takes it again.
+        self.queue.forget_last();
+        let statistics = read_statistics(chain, &worker.memory);
+        worker.handle.lock().statistics = statistics;
+        Ok(())
+    }
+
+    fn give_back(&mut self, worker: &Worker) -> Result<(), QueueBroken> {
+        let Some(head) = self.held.take() else { return Ok(()) };
+        self.queue.give_back(&worker.memory, head, 0)?;
+        self.queue.tell(&worker.memory);
+        self.take(worker)
+    }
+}
+
+/// A tag of 16 bits and a value of 64, packed, for each.
+fn read_statistics(chain: Chain, memory: &GuestMemory) -> BTreeMap<u16, u64> {
+    let mut bytes = Vec::new();
+    for descriptor in pieces(chain).filter(|descriptor| !descriptor.is_write_only()) {
+        let room = (MOST_STATISTICS * 10).saturating_sub(bytes.len());
+        let mut part = vec![0; room.min(descriptor.len() as usize)];
+        if memory.read_slice(&mut part, descriptor.addr()).is_err() {
+            break;
+        }
+        bytes.extend(part);
+    }
+    let read = |one: &[u8]| {
+        let mut value = [0; 8];
+        value.copy_from_slice(&one[2..]);
+        (u16::from_le_bytes([one[0], one[1]]), u64::from_le_bytes(value))
+    };
+    bytes.chunks_exact(10).map(read).collect()
+}

@@ -1,0 +1,319 @@
+//! Memory that is plugged in and pulled out in blocks while the machine runs: the memory device (section 5.15). It has a region of the
+//! address space; the host asks for a size, and the guest plugs and unplugs blocks of its choice until it has that, if it can.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use vm_memory::Bytes;
+
+use super::{
+    Activation, ActiveQueue, Chain, Device, DeviceState, Health, QueueBroken, RestoreError, pieces,
+    read_slice,
+};
+use crate::memory::{GuestMemory, Ram, Range};
+use crate::reactor::Source;
+
+const QUEUE_SIZE: u16 = 64;
+/// What is plugged at once, bytes: a large page of the processor.
+pub const BLOCK: u64 = 2 << 20;
+/// The most requests before others on the device thread have their turn.
+const BUDGET: usize = 32;
+
+/// Requests and answers (section 5.15.6.2).
+mod request {
+    pub const PLUG: u16 = 0;
+    pub const UNPLUG: u16 = 1;
+    pub const UNPLUG_ALL: u16 = 2;
+    pub const STATE: u16 = 3;
+    /// Bytes of a request, and of an answer.
+    pub const BYTES: usize = 24;
+}
+
+mod answer {
+    pub const ACK: u16 = 0;
+    pub const NACK: u16 = 1;
+    pub const ERROR: u16 = 3;
+    pub const BYTES: usize = 10;
+}
+
+/// What is saved of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemState {
+    /// Bytes that are to be plugged.
+    requested: u64,
+    /// Runs of blocks that are: the first one and how many.
+    plugged: Vec<(u64, u64)>,
+}
+
+struct Shared {
+    requested: u64,
+    /// Whether each block is plugged.
+    blocks: Vec<bool>,
+    health: Option<Health>,
+}
+
+/// The device from outside.
+pub struct Handle {
+    region: Range,
+    shared: Mutex<Shared>,
+    changed: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+}
+
+impl Handle {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `changed` called, on the device thread, whenever the guest has plugged or unplugged something.
+    pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(changed));
+    }
+
+    /// Asks the guest to have so many bytes plugged, in whole blocks and at most what there is room for.
+    pub fn request(&self, bytes: u64) {
+        let mut shared = self.lock();
+        shared.requested = bytes.min(self.region.size) / BLOCK * BLOCK;
+        if let Some(health) = &shared.health {
+            health.config_changed();
+        }
+    }
+
+    /// Bytes that are to be plugged, that are, and that could be.
+    pub fn size(&self) -> (u64, u64, u64) {
+        let shared = self.lock();
+        (shared.requested, shared.plugged(), self.region.size)
+    }
+}
+
+impl Shared {
+    fn plugged(&self) -> u64 {
+        self.blocks.iter().filter(|plugged| **plugged).count() as u64 * BLOCK
+    }
+}
+
+/// The device.
+pub struct Mem {
+    handle: Arc<Handle>,
+    ram: Arc<Ram>,
+    source: Option<Source>,
+}
+
+impl Mem {
+    /// A device for `region`, which is memory of `ram` that the guest is told of by nobody else; and the way to drive it.
+    pub fn new(ram: Arc<Ram>, region: Range) -> (Self, Arc<Handle>) {
+        let blocks = vec![false; (region.size / BLOCK) as usize];
+        let shared = Shared { requested: 0, blocks, health: None };
+        let handle = Arc::new(Handle { region, shared: Mutex::new(shared), changed: Mutex::default() });
+        (Self { handle: Arc::clone(&handle), ram, source: None }, handle)
+    }
+}
+
+impl Device for Mem {
+    fn id(&self) -> u16 {
+        24
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// The configuration structure (5.15.4): block size, node, address, size of the region, of its usable part, plugged and requested
+    /// size.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let (requested, plugged, size) = self.handle.size();
+        let words = [BLOCK, 0, self.handle.region.start, size, size, plugged, requested];
+        let config: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        read_slice(&config, offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let Activation { memory, queues, health, reactor, .. } = activation;
+        let Some(mut queue) = queues.into_iter().next().flatten() else { return Ok(()) };
+        let worker = Worker { handle: Arc::clone(&self.handle), ram: Arc::clone(&self.ram), memory };
+        let (kick, mine) = (Arc::clone(&queue.kick), health.clone());
+        let serve = move || {
+            if !mine.broken()
+                && let Err(error) = worker.serve(&mut queue)
+            {
+                mine.give_up(&error);
+            }
+        };
+        self.source = Some(reactor.on_event(kick, serve)?);
+        self.handle.lock().health = Some(health);
+        Ok(())
+    }
+
+    fn deactivate(&mut self) {
+        self.source = None;
+        self.handle.lock().health = None;
+    }
+
+    /// A machine that starts anew has its first memory only, and is asked for the rest again.
+    fn machine_reset(&mut self) {
+        self.handle.lock().blocks.fill(false);
+    }
+
+    fn save(&self, _active: bool) -> DeviceState {
+        let shared = self.handle.lock();
+        let mut plugged: Vec<(u64, u64)> = Vec::new();
+        for (number, _) in (0u64..).zip(&shared.blocks).filter(|(_, plugged)| **plugged) {
+            match plugged.last_mut() {
+                Some((first, count)) if *first + *count == number => *count += 1,
+                _ => plugged.push((number, 1)),
+            }
+        }
+        DeviceState::Mem(MemState { requested: shared.requested, plugged })
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let DeviceState::Mem(state) = state else { return Err(RestoreError::Kind) };
+        let mut shared = self.handle.lock();
+        shared.requested = state.requested.min(self.handle.region.size);
+        shared.blocks.fill(false);
+        for (first, count) in &state.plugged {
+            let end = first.saturating_add(*count);
+            let blocks = usize::try_from(*first).ok().zip(usize::try_from(end).ok());
+            let run = blocks.and_then(|(first, end)| shared.blocks.get_mut(first..end));
+            run.ok_or(RestoreError::Region)?.fill(true);
+        }
+        Ok(())
+    }
+}
+
+struct Worker {
+    handle: Arc<Handle>,
+    ram: Arc<Ram>,
+    memory: Arc<GuestMemory>,
+}
+
+impl Worker {
+    fn serve(&self, queue: &mut ActiveQueue) -> Result<(), QueueBroken> {
+        let mut used = false;
+        for _ in 0..BUDGET {
+            let Some(chain) = queue.next(&self.memory)? else {
+                if used {
+                    queue.tell(&self.memory);
+                }
+                return Ok(());
+            };
+            let head = chain.head_index();
+            let written = self.answer(chain);
+            queue.give_back(&self.memory, head, written)?;
+            used = true;
+        }
+        queue.tell(&self.memory);
+        // The counter cannot be full, it was read before this call.
+        let _ = queue.kick.write(1);
+        Ok(())
+    }
+
+    fn answer(&self, chain: Chain) -> u32 {
+        let (mut bytes, mut place) = ([0; request::BYTES], None);
+        for descriptor in pieces(chain) {
+            if descriptor.is_write_only() {
+                place.get_or_insert((descriptor.addr(), descriptor.len() as usize));
+            } else {
+                let len = bytes.len().min(descriptor.len() as usize);
+                if self.memory.read_slice(&mut bytes[..len], descriptor.addr()).is_err() {
+                    return 0;
+                }
+            }
+        }
+        let Some((address, room)) = place else { return 0 };
+        let (kind, state) = self.execute(&bytes);
+        let mut answer = [0; answer::BYTES];
+        answer[..2].copy_from_slice(&kind.to_le_bytes());
+        answer[8..].copy_from_slice(&state.to_le_bytes());
+        let len = answer.len().min(room);
+        match self.memory.write_slice(&answer[..len], address) {
+            Ok(()) => len as u32,
+            Err(_) => 0,
+        }
+    }
+
+    /// Does what is asked; gives the answer and, where that was asked for, the state of blocks.
+    fn execute(&self, bytes: &[u8; request::BYTES]) -> (u16, u16) {
+        let kind = u16::from_le_bytes([bytes[0], bytes[1]]);
+        let mut address = [0; 8];
+        address.copy_from_slice(&bytes[8..16]);
+        let (address, count) = (u64::from_le_bytes(address), u16::from_le_bytes([bytes[16], bytes[17]]));
+        if kind == request::UNPLUG_ALL {
+            return (self.unplug_all(), 0);
+        }
+        let Some(blocks) = self.blocks(address, count) else { return (answer::ERROR, 0) };
+        match kind {
+            request::PLUG => (self.plug(blocks), 0),
+            request::UNPLUG => (self.unplug(blocks), 0),
+            request::STATE => {
+                let shared = self.handle.lock();
+                let plugged = shared.blocks[blocks.clone()].iter().filter(|plugged| **plugged).count();
+                let state = if plugged == blocks.len() {
+                    0
+                } else if plugged == 0 {
+                    1
+                } else {
+                    2
+                };
+                (answer::ACK, state)
+            }
+            _ => (answer::ERROR, 0),
+        }
+    }
+
+    /// The numbers of `count` blocks from guest address `address`, if they are the device's.
+    fn blocks(&self, address: u64, count: u16) -> Option<std::ops::Range<usize>> {
+        let offset = address.checked_sub(self.handle.region.start)?;
+        let first = offset.is_multiple_of(BLOCK).then_some(offset / BLOCK)?;
+        let end = first + u64::from(count);
+        (count > 0 && end <= self.handle.region.size / BLOCK).then(|| first as usize..end as usize)
+    }
+
+    fn plug(&self, blocks: std::ops::Range<usize>) -> u16 {
+        let mut shared = self.handle.lock();
+        if shared.blocks[blocks.clone()].iter().any(|plugged| *plugged) {
+            return answer::ERROR;
+        }
+        if shared.plugged() + blocks.len() as u64 * BLOCK > shared.requested {
+            return answer::NACK;
+        }
+        shared.blocks[blocks].fill(true);
+        drop(shared);
+        self.tell();
+        answer::ACK
+    }
+
+    fn unplug(&self, blocks: std::ops::Range<usize>) -> u16 {
+        let mut shared = self.handle.lock();
+        if !shared.blocks[blocks.clone()].iter().all(|plugged| *plugged) {
+            return answer::ERROR;
+        }
+        shared.blocks[blocks.clone()].fill(false);
+        drop(shared);
+        let start = self.handle.region.start + blocks.start as u64 * BLOCK;
+        if let Err(error) = self.ram.give_back(start, blocks.len() as u64 * BLOCK) {
+            tracing::warn!("unplugged memory is not given back: {error}");
+        }
+        self.tell();
+        answer::ACK
+    }
+
+    fn unplug_all(&self) -> u16 {
+        self.handle.lock().blocks.fill(false);
+        if let Err(error) = self.ram.give_back(self.handle.region.start, self.handle.region.size) {
+            tracing::warn!("unplugged memory is not given back: {error}");
+        }
+        self.tell();
+        answer::ACK
+    }
+
+    fn tell(&self) {
+        if let Some(changed) = &*self.handle.changed.lock().unwrap_or_else(PoisonError::into_inner) {
+            changed();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Memory that is plugged in and pulled out, driven as Linux drives it. In these machines the device is in the second slot.
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::driver::Driver;
+use crate::rig::Rig;
+
+const REQUEST: u64 = 0x10_0000;
+const ANSWER: u64 = 0x10_1000;
+const BLOCK: u64 = 2 << 20;
+const PLUG: u16 = 0;
+const UNPLUG: u16 = 1;
+const UNPLUG_ALL: u16 = 2;
+const STATE: u16 = 3;
+const ACK: u16 = 0;
+const NACK: u16 = 1;
+const ERROR: u16 = 3;
+/// What the machines of these tests begin with.
+const BASE: u64 = 16 << 20;
+
+/// Asks for something; gives the answer and the state.
+fn ask(driver: &mut Driver<'_>, kind: u16, address: u64, blocks: u16) -> (u16, u16) {
+    let mut request = [0u8; 24];
+    request[..2].copy_from_slice(&kind.to_le_bytes());
+    request[8..16].copy_from_slice(&address.to_le_bytes());
+    request[16..18].copy_from_slice(&blocks.to_le_bytes());
+    driver.memory().write_slice(&request, GuestAddress(REQUEST)).unwrap();
+    driver.add(0, &[(REQUEST, 24, false), (ANSWER, 10, true)]);
+    driver.kick(0);
+    assert_eq!(driver.used(0).1, 10);
+    let word = |at| driver.memory().read_obj(GuestAddress(ANSWER + at)).unwrap();
+    (word(0), word(8))
+}
+
+#[test]
+fn a_guest_plugs_what_it_is_asked_to_and_no_more() {
+    let rig = Rig::new(vec![]);
+    let mut driver = Driver::start(&rig, 2, 0);
+    let start = driver.config(16, 8);
+    assert_eq!((driver.config(0, 8), driver.config(40, 8), driver.config(48, 8)), (BLOCK, 0, 0));
+    assert_eq!(ask(&mut driver, PLUG, start, 1).0, NACK, "nobody asked");
+    rig.machine.set_memory(BASE + 3 * BLOCK).unwrap();
+    assert_eq!(driver.config(48, 8), 3 * BLOCK);
+    assert_eq!(ask(&mut driver, PLUG, start + BLOCK, 2).0, ACK);
+    assert_eq!(ask(&mut driver, PLUG, start + BLOCK, 1).0, ERROR, "it is plugged");
+    assert_eq!(ask(&mut driver, PLUG, start + 4 * BLOCK, 2).0, NACK, "too much");
+    assert_eq!(rig.machine.memory_size().memory, BASE + 2 * BLOCK);
+    assert_eq!(ask(&mut driver, STATE, start + BLOCK, 2), (ACK, 0));
+    assert_eq!(ask(&mut driver, STATE, start, 1), (ACK, 1));
+    assert_eq!(ask(&mut driver, STATE, start, 2), (ACK, 2));
+    driver.memory().write_slice(&[7; 64], GuestAddress(start + BLOCK)).unwrap();
+    assert_eq!(ask(&mut driver, UNPLUG, start + BLOCK, 1).0, ACK);
+    assert_eq!(driver.memory().read_obj::<u8>(GuestAddress(start + BLOCK)).unwrap(), 0, "it went back");
+    assert_eq!(ask(&mut driver, UNPLUG, start + BLOCK, 1).0, ERROR);
+    assert_eq!(ask(&mut driver, UNPLUG_ALL, 0, 0).0, ACK);
+    assert_eq!(rig.machine.memory_size().memory, BASE);
+}
+
+#[test]
+fn blocks_that_are_not_the_devices_are_refused() {
+    let rig = Rig::new(vec![]);
+    let mut driver = Driver::start(&rig, 2, 0);
+    let (start, size) = (driver.config(16, 8), driver.config(24, 8));
+    rig.machine.set_memory(BASE + 8 * BLOCK).unwrap();
+    for (address, count) in [
+        (0, 1),
+        (start + 1, 1),
+        (start, 0),
+        (start - BLOCK, 1),
+        (start + size, 1),
+        (start + size - BLOCK, 2),
+        (u64::MAX, 9),
+    ] {
+        for kind in [PLUG, UNPLUG, STATE] {
+            assert_eq!(ask(&mut driver, kind, address, count).0, ERROR, "{address:#x} {count}");
+        }
+    }
+    assert_eq!(ask(&mut driver, 77, start, 1).0, ERROR);
+    assert!(rig.machine.set_memory(BASE + size + 1).is_err());
+    assert!(rig.machine.set_memory(4096).is_err());
+}
+
+#[test]
+fn plugged_memory_is_saved_with_the_machine_and_gone_with_a_reset() {
+    let rig = Rig::new(vec![]);
+    let mut driver = Driver::start(&rig, 2, 0);
+    let start = driver.config(16, 8);
+    rig.machine.set_memory(BASE + 4 * BLOCK).unwrap();
+    assert_eq!(ask(&mut driver, PLUG, start + BLOCK, 3).0, ACK);
+    driver.memory().write_slice(&[9; 64], GuestAddress(start + 2 * BLOCK)).unwrap();
+    rig.machine.pause();
+    let saved = rig.saved();
+    let other = Rig::restored(vec![], saved);
+    let size = other.machine.memory_size();
+    assert_eq!((size.memory, size.requested), (BASE + 3 * BLOCK, 4 * BLOCK));
+    assert_eq!(other.machine.guest_memory().read_obj::<u8>(GuestAddress(start + 2 * BLOCK)).unwrap(), 9);
+    other.machine.resume();
+    other.machine.reset().unwrap();
+    let size = other.machine.memory_size();
+    assert_eq!((size.memory, size.requested), (BASE, 4 * BLOCK), "it is asked for again");
+}
