@@ -67,9 +67,14 @@ impl Vmm {
 
     /// The next notification, which must be of this kind.
     fn told(&mut self, method: &str) -> Value {
-        let message = self.told.pop_front().unwrap_or_else(|| self.receive());
-        assert_eq!(message["method"], method, "{message}");
-        message["params"].clone()
+        loop {
+            let message = self.told.pop_front().unwrap_or_else(|| self.receive());
+            assert_eq!(message["method"], method, "{message}");
+            // How much memory there is may be told at any time.
+            if message["params"].get("memory").is_none() {
+                return message["params"].clone();
+            }
+        }
     }
 }
 
@@ -125,7 +130,7 @@ impl Shell {
         let files = [File::open(tiny("vmlinuz")).unwrap(), File::open(tiny("initramfs")).unwrap()];
         let mut params = json!({
             "memory": 128 << 20, "engine": "soft", "kernel": 0, "initrd": 1, "console": 2,
-            "command_line": "console=ttyS0 quiet do=shell",
+            "command_line": "console=ttyS0 quiet memhp_default_state=online_movable do=shell",
         });
         params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         vmm.call("create", params, &[&files[0], &files[1], &File::from(OwnedFd::from(far))]);
@@ -199,7 +204,7 @@ fn disks_and_cards_come_and_go_while_the_guest_runs() {
         assert_eq!(vmm.told("hardware"), json!({"device": "data", "what": "gone", "status": 0}));
         shell.says("ls /sys/block", "");
         let hardware = vmm.call("hardware", Value::Null, &[]);
-        assert_eq!(hardware["devices"], json!(["random"]));
+        assert_eq!(hardware["devices"], json!(["random", "balloon"]));
     }
     let written = fs::read(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&disk))).unwrap();
     assert!(written[..2 << 20].iter().any(|byte| *byte != 0));
@@ -229,5 +234,46 @@ fn processors_come_and_go_while_the_guest_runs() {
         }
         shell.says("cat /sys/devices/system/cpu/present", "0");
         assert_eq!(vmm.call("hardware", Value::Null, &[])["processors"], json!([0]));
+    }
+}
+
+#[test]
+fn memory_comes_and_goes_while_the_guest_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vmm = Vmm::start(folder.path());
+    let mut shell = Shell::start(&mut vmm, json!({"most_memory": 1 << 30}));
+    let mebibytes = |shell: &mut Shell| {
+        let text = shell.run("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo");
+        text.trim().parse::<u64>().unwrap_or_else(|_| panic!("{text:?}")) >> 10
+    };
+    let becomes = |vmm: &mut Vmm, bytes: u64, field: &str, wanted: u64| {
+        vmm.call("memory", json!({"bytes": bytes}), &[]);
+        let start = Instant::now();
+        while vmm.call("hardware", Value::Null, &[])["memory"][field] != wanted {
+            assert!(start.elapsed() < PATIENCE, "{}", vmm.call("hardware", Value::Null, &[]));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    let before = mebibytes(&mut shell);
+    for _ in 0..2 {
+        becomes(&mut vmm, 640 << 20, "memory", 640 << 20);
+        assert!(mebibytes(&mut shell) > before + 400);
+        // It is there to be used.
+        let used = "mkdir -p /t && mount -t tmpfs -o size=400m t /t && dd if=/dev/zero of=/t/f bs=1M count=300 2>/dev/null; ls -l /t";
+        assert!(shell.run(used).contains("314572800"));
+        shell.run("umount /t");
+        becomes(&mut vmm, 128 << 20, "memory", 128 << 20);
+        assert_eq!(mebibytes(&mut shell), before);
+        becomes(&mut vmm, 96 << 20, "balloon", 32 << 20);
+        becomes(&mut vmm, 128 << 20, "balloon", 0);
+    }
+    // What the guest used and does not need any more is the host's again.
+    let resident = |vmm: &mut Vmm| vmm.call("stats", Value::Null, &[])["resident"].as_u64().unwrap();
+    let used = resident(&mut vmm);
+    assert!(used < 200 << 20, "{used}");
+    let total = |vmm: &mut Vmm| vmm.call("stats", Value::Null, &[])["guest_memory"]["total"].as_u64();
+    let start = Instant::now();
+    while total(&mut vmm).is_none_or(|bytes| bytes < 64 << 20) {
+        assert!(start.elapsed() < PATIENCE, "the guest does not say what it has");
     }
 }

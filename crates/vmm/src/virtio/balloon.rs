@@ -206,6 +206,8 @@ impl Device for Balloon {
             };
             let (health, kick) = (health.clone(), Arc::clone(&queue.kick));
             if number == STATISTICS {
+                // Drivers put a buffer there before they are ready, and say so when nobody listens.
+                let _ = kick.write(1);
                 let queue = Arc::new(Mutex::new(Statistics { queue, held: None }));
                 let (worker, mine) = (Arc::new(worker), Arc::clone(&queue));
                 let (other, tired) = (Arc::clone(&worker), health.clone());

@@ -270,7 +270,7 @@ impl Worker {
         let offset = address.checked_sub(self.handle.region.start)?;
         let first = offset.is_multiple_of(BLOCK).then_some(offset / BLOCK)?;
         let end = first + u64::from(count);
-        (count > 0 && end <= self.handle.region.size / BLOCK).then(|| first as usize..end as usize)
+        (count > 0 && end <= self.handle.region.size / BLOCK).then_some(first as usize..end as usize)
     }
 
     fn plug(&self, blocks: std::ops::Range<usize>) -> u16 {

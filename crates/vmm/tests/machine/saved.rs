@@ -153,9 +153,15 @@ fn what_cannot_go_on_is_refused_by_name() {
         "the saved machine can have 2 processors, the one to go on 3"
     );
     let memory = refused(saved(), &|config| config.memory = 128 << 20);
-    assert_eq!(memory, "the saved machine has places for 67108864 bytes of memory, the one to go on for 134217728");
+    assert_eq!(
+        memory,
+        "the saved machine has places for 67108864 bytes of memory, the one to go on for 134217728"
+    );
     let devices = refused(saved(), &|config| config.devices.clear());
-    assert_eq!(devices, "the saved machine has the devices [\"balloon\", \"random\"], the one to go on [\"balloon\"]");
+    assert_eq!(
+        devices,
+        "the saved machine has the devices [\"balloon\", \"random\"], the one to go on [\"balloon\"]"
+    );
     let mut other = saved();
     other.state.shape.model = "tessera-9".into();
     assert!(refused(other, &|_| {}).contains("processors of the model tessera-9"));
