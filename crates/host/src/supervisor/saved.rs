@@ -182,7 +182,6 @@ mod tests {
         let (draft, mut memory) = Draft::new(place).unwrap();
         memory.write_all(&[7; 8192]).unwrap();
         draft.write_state(&json!({ "a": 1 })).unwrap();
-        assert!(!is_there(place), "it is no use before it is whole");
         draft.keep().unwrap();
     }
 
@@ -190,7 +189,10 @@ mod tests {
     fn what_is_kept_is_found_again_and_what_is_not_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("s");
-        drop(Draft::new(&place).unwrap());
+        let (draft, _memory) = Draft::new(&place).unwrap();
+        draft.write_state(&json!({ "a": 1 })).unwrap();
+        assert!(!is_there(&place), "it is no use before it is whole");
+        drop(draft);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         kept(&place);
         kept(&place);
