@@ -29,10 +29,14 @@ pub struct Disk {
     /// Whether the guest may only read.
     #[serde(default)]
     pub read_only: bool,
-    /// The serial number the guest sees, at most 20 printable characters.
+    /// The serial number the guest sees, at most 20 printable characters; `tessera-` and the disk's number if none is given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schema(max_length = 20)]
     pub serial: String,
+    /// Its number, which stays the same while other disks come and go. The host gives it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 999)]
+    pub unit: Option<u32>,
 }
 
 /// Where a disk's contents are.
@@ -164,11 +168,37 @@ pub enum Protocol {
 }
 
 impl Disk {
+    /// A disk of which nothing else is said.
+    pub fn of(source: DiskSource) -> Self {
+        Self {
+            source,
+            format: None,
+            full: false,
+            grow: None,
+            read_only: false,
+            serial: String::new(),
+            unit: None,
+        }
+    }
+
+    /// Its number, if it is at `place` in its guest's list: disks that have been given none are counted.
+    pub fn number(&self, place: usize) -> usize {
+        self.unit.map_or(place, |unit| unit as usize)
+    }
+
+    /// The serial number that the guest sees of it, if its number is `number`.
+    pub fn serial_at(&self, number: usize) -> String {
+        if self.serial.is_empty() { format!("tessera-{number}") } else { self.serial.clone() }
+    }
+
     pub(crate) fn check(&self, n: usize) -> Option<Invalid> {
         // Virtio hands a serial number over in 20 bytes (virtio 1.2, 5.2.6.1).
         if self.serial.len() > 20 || !self.serial.bytes().all(|b| b.is_ascii_graphic()) {
             let detail = "a serial number has at most 20 printable characters, without spaces";
             return Some(Invalid::new(format!("/disks/{n}/serial"), self.serial.as_str(), detail));
+        }
+        if let Some(unit) = self.unit.filter(|unit| *unit > 999) {
+            return Some(Invalid::new(format!("/disks/{n}/unit"), unit, "a disk's number is at most 999"));
         }
         let from_image = matches!(self.source, DiskSource::Image(_));
         if !from_image && (self.full || self.grow.is_some()) {

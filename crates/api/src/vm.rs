@@ -13,6 +13,8 @@ use crate::{Disk, DiskSource, Id, ImageName, Invalid, Name, Nic, Size, Time};
 pub const DEFAULT_MEMORY: Size = Size(1 << 30);
 /// A guest's kernel has no room to start in less.
 const LEAST_MEMORY: Size = Size(32 << 20);
+/// What a host with 46 bits of addresses has.
+const MOST_MEMORY: Size = Size(1 << 46);
 /// What a local APIC's id can tell apart, less the broadcast.
 const MOST_CPUS: u32 = 254;
 /// More than a bus of PCI functions has room for.
@@ -37,9 +39,16 @@ pub struct VmDefinition {
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 254)]
     pub cpus: u32,
+    /// How many processors it can have without a restart; so many as it has if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 254)]
+    pub cpus_max: Option<u32>,
     /// How much memory it has.
     #[serde(default = "default_memory")]
     pub memory: Size,
+    /// How much memory it can have without a restart; so much as it has if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<Size>,
     /// What executes it.
     #[serde(default)]
     pub engine: Engine,
@@ -319,7 +328,9 @@ impl VmDefinition {
             labels: BTreeMap::new(),
             template: None,
             cpus: one(),
+            cpus_max: None,
             memory: DEFAULT_MEMORY,
+            memory_max: None,
             engine: Engine::default(),
             boot: Boot::default(),
             disks: Vec::new(),
@@ -346,6 +357,20 @@ impl VmDefinition {
         if !self.memory.0.is_multiple_of(1 << 20) {
             say("/memory".into(), self.memory.0.into(), "memory is given out in whole MiB");
         }
+        if let Some(most) = self.cpus_max.filter(|most| !(self.cpus..=MOST_CPUS).contains(most)) {
+            say("/cpus_max".into(), most.into(), "at least as many as it has, and at most 254");
+        }
+        if let Some(most) = self.memory_max {
+            if most < self.memory {
+                say("/memory_max".into(), most.0.into(), "at least as much as it has");
+            }
+            if !most.0.is_multiple_of(1 << 20) {
+                say("/memory_max".into(), most.0.into(), "memory is given out in whole MiB");
+            }
+            if most.0 > MOST_MEMORY.0 {
+                say("/memory_max".into(), most.0.into(), "a guest has at most 64 TiB of memory");
+            }
+        }
         if self.disks.len() + self.nics.len() > MOST_DEVICES {
             let count = self.disks.len() + self.nics.len();
             say("/disks".into(), count.into(), "a guest has at most 24 disks and network cards");
@@ -358,6 +383,12 @@ impl VmDefinition {
         }
         for (n, disk) in self.disks.iter().enumerate() {
             wrong.extend(disk.check(n));
+            if let Some(unit) = disk.unit
+                && self.disks[..n].iter().any(|other| other.unit == Some(unit))
+            {
+                let detail = "another disk has this number: leave it out for one that is free";
+                wrong.push(Invalid::new(format!("/disks/{n}/unit"), unit, detail));
+            }
         }
         for (n, nic) in self.nics.iter().enumerate() {
             wrong.extend(nic.check(n));
@@ -366,6 +397,24 @@ impl VmDefinition {
             wrong.extend(cloud_init.check());
         }
         wrong
+    }
+
+    /// Gives its disks numbers: those that are as in `before` keep theirs, others get some that are free in both.
+    pub fn number_disks(&mut self, before: &[Disk]) {
+        let unit_before = |place: usize| before.get(place).map(|disk| disk.number(place) as u32);
+        for n in 0..self.disks.len() {
+            if self.disks[n].unit.is_some() {
+                continue;
+            }
+            let is_free = |unit: u32| self.disks.iter().all(|disk| disk.unit != Some(unit));
+            let same = |place: &usize| before[*place].source == self.disks[n].source;
+            // Where it was, if that is as it was.
+            let places = std::iter::once(n).filter(|n| *n < before.len()).chain(0..before.len());
+            let kept = places.filter(same).filter_map(unit_before).find(|unit| is_free(*unit));
+            let was = |unit: &u32| (0..before.len()).any(|place| unit_before(place) == Some(*unit));
+            let unit = kept.or_else(|| (0..).find(|unit| is_free(*unit) && !was(unit)));
+            self.disks[n].unit = unit;
+        }
     }
 
     /// The image that the guest was made from: that of its first disk, if that is a copy of one.
@@ -429,6 +478,9 @@ mod tests {
         for (more, pointer) in [
             (r#", "cpus": 0"#, "/cpus"),
             (r#", "cpus": 300"#, "/cpus"),
+            (r#", "cpus": 4, "cpus_max": 3"#, "/cpus_max"),
+            (r#", "memory_max": "512M""#, "/memory_max"),
+            (r#", "disks": [{"size": "1G", "unit": 1}, {"size": "1G", "unit": 1}]"#, "/disks/1/unit"),
             (r#", "memory": "1MiB""#, "/memory"),
             (r#", "memory": 33554433"#, "/memory"),
             (r#", "disks": [{"size": 1}]"#, "/disks/0/size"),
@@ -443,6 +495,26 @@ mod tests {
         ] {
             let wrong = definition(more).check();
             assert_eq!(wrong.iter().map(|w| w.pointer.as_str()).collect::<Vec<_>>(), [pointer], "{more}");
+        }
+    }
+
+    #[test]
+    fn disks_keep_their_numbers_while_others_come_and_go() {
+        let disks = |more: &str| definition(&format!(r#", "disks": [{more}]"#));
+        let units = |vm: &VmDefinition| vm.disks.iter().map(|disk| disk.unit.unwrap()).collect::<Vec<_>>();
+        let (a, b, c) = (r#"{"size": "1M"}"#, r#"{"size": "2M"}"#, r#"{"size": "3M"}"#);
+        let mut before = disks(&format!("{a}, {b}, {a}"));
+        before.number_disks(&[]);
+        assert_eq!(units(&before), [0, 1, 2]);
+        for (list, expected) in [
+            (format!("{b}, {a}"), vec![1, 0]),
+            (format!("{a}, {a}"), vec![0, 2]),
+            (format!("{c}, {b}"), vec![3, 1]),
+            (format!("{a}, {b}, {a}, {a}"), vec![0, 1, 2, 3]),
+        ] {
+            let mut after = disks(&list);
+            after.number_disks(&before.disks);
+            assert_eq!(units(&after), expected, "{list}");
         }
     }
 

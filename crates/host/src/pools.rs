@@ -1,6 +1,6 @@
 //! The storage pools of this host, and which guests have which volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api::{DiskSource, Id, Invalid, Name, Problem, VmDefinition, VolumeName};
@@ -223,13 +223,12 @@ impl Pools {
         listed.map_err(|error| Problem::internal(error.to_string()))?.map_err(storage_problem)
     }
 
-    /// Removes guests' own disks whose guests are not among `known`: they were being made or removed when a daemon was killed.
-    pub fn sweep(&self, known: &[Id]) {
+    /// Removes guests' own disks that are not among the `known`: they were being made or removed when a daemon was killed.
+    pub fn sweep(&self, known: &HashSet<Name>) {
         let Ok(pool) = self.usual() else { return };
         let volumes = pool.list(|_| Vec::new()).unwrap_or_default();
-        for volume in
-            volumes.iter().filter(|volume| owner(&volume.name).is_some_and(|id| !known.contains(&id)))
-        {
+        let own = |volume: &&Volume| owner(&volume.name).is_some();
+        for volume in volumes.iter().filter(own).filter(|volume| !known.contains(&volume.name)) {
             match pool.delete(&volume.name, &[]) {
                 Ok(()) => tracing::info!("removed the disk {} of no guest", volume.name),
                 Err(error) => tracing::warn!("the disk {} of no guest stays: {error}", volume.name),
@@ -279,10 +278,10 @@ fn info(known: &Known) -> PoolInfo {
 /// The volumes that a guest has.
 fn volumes_of(id: Id, definition: &VmDefinition) -> Result<Vec<VolumeName>, Problem> {
     let mut volumes = Vec::new();
-    for (number, disk) in definition.disks.iter().enumerate() {
+    for (place, disk) in definition.disks.iter().enumerate() {
         volumes.extend(match &disk.source {
             DiskSource::Image(_) | DiskSource::Size(_) => {
-                Some(VolumeName { pool: api::default_pool(), name: own_volume(id, number)? })
+                Some(VolumeName { pool: api::default_pool(), name: own_volume(id, disk.number(place))? })
             }
             DiskSource::Volume(volume) => Some(volume.clone()),
             DiskSource::File(_) => None,

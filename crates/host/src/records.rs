@@ -1,6 +1,6 @@
 //! Guests as the store has them.
 
-use api::{Id, Name, Vm};
+use api::{Id, Name, Vm, VmDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Entry, Revision, Store, StoreError, Transaction};
@@ -19,6 +19,16 @@ pub struct Record {
     /// Whether it stood still, because somebody wanted that, when it began to be suspended.
     #[serde(default)]
     pub stood_still: bool,
+    /// What its machine is made of, while there is one that runs or is on storage: what it should be may have changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<VmDefinition>,
+}
+
+impl Record {
+    /// What its machine is made of; what it would be made of if there is none.
+    pub fn made_of(&self) -> &VmDefinition {
+        self.machine.as_ref().unwrap_or(&self.vm.definition)
+    }
 }
 
 /// The key of a guest.
@@ -44,7 +54,12 @@ pub type Versioned = (Record, Revision);
 /// # Errors
 /// If it is none.
 pub fn read(entry: &Entry) -> Result<Versioned, StoreError> {
-    Ok((serde_json::from_slice(&entry.value)?, entry.revision))
+    let mut record: Record = serde_json::from_slice(&entry.value)?;
+    // Before disks had numbers they were counted.
+    for (place, disk) in record.vm.definition.disks.iter_mut().enumerate() {
+        disk.unit.get_or_insert(place as u32);
+    }
+    Ok((record, entry.revision))
 }
 
 /// The guest with this id or name.

@@ -560,7 +560,10 @@ export interface paths {
         delete: operations["delete"];
         options?: never;
         head?: never;
-        /** Changes a guest: a JSON merge patch (RFC 7396) of its definition. What shows only after a start is marked in its status. */
+        /**
+         * Changes a guest: a JSON merge patch (RFC 7396) of its definition. One that runs is changed at once as far as that can be, and if its
+         *     system does not take part nothing is changed; what waits for the next start is marked in its status.
+         */
         patch: operations["edit"];
         trace?: never;
     };
@@ -667,6 +670,82 @@ export interface paths {
         options?: never;
         head?: never;
         patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/disks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Gives a guest one more disk, at once if it runs. */
+        post: operations["add_disk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/disks/{disk}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Takes a disk away from a guest, at once if it runs and lets go of it. One of its own is removed for good. */
+        delete: operations["remove_disk"];
+        options?: never;
+        head?: never;
+        /**
+         * Changes a disk of a guest: a JSON merge patch (RFC 7396). One that runs lets go of it and takes it again: so another disc comes into a
+         *     drive.
+         */
+        patch: operations["edit_disk"];
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/nics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Gives a guest one more network card, at once if it runs. */
+        post: operations["add_nic"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/nics/{nic}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Takes a network card away from a guest, at once if it runs and lets go of it. */
+        delete: operations["remove_nic"];
+        options?: never;
+        head?: never;
+        /**
+         * Changes a network card of a guest: a JSON merge patch (RFC 7396). Limits are changed at once; one that runs lets go of a card whose
+         *     network changes, and takes it again.
+         */
+        patch: operations["edit_nic"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/pause": {
@@ -1003,8 +1082,13 @@ export interface components {
             grow?: components["schemas"]["Size"] | null;
             /** @description Whether the guest may only read. */
             read_only?: boolean;
-            /** @description The serial number the guest sees, at most 20 printable characters. */
+            /** @description The serial number the guest sees, at most 20 printable characters; `tessera-` and the disk's number if none is given. */
             serial?: string;
+            /**
+             * Format: int32
+             * @description Its number, which stays the same while other disks come and go. The host gives it out.
+             */
+            unit?: number | null;
         };
         /**
          * @description How a disk's bytes are laid out in a file.
@@ -2245,6 +2329,11 @@ export interface components {
              * @description How many processors it has.
              */
             cpus?: number;
+            /**
+             * Format: int32
+             * @description How many processors it can have without a restart; so many as it has if nothing is said.
+             */
+            cpus_max?: number | null;
             /** @description What it is for. */
             description?: string;
             /** @description Its disks, in the order the guest sees them. */
@@ -2257,6 +2346,7 @@ export interface components {
             };
             /** @description How much memory it has. */
             memory?: components["schemas"]["Size"];
+            memory_max?: components["schemas"]["Size"] | null;
             /** @description Its name, and the host name that cloud-init gives it. */
             name: components["schemas"]["Name"];
             /** @description Its network cards. */
@@ -4356,7 +4446,11 @@ export interface operations {
     edit: {
         parameters: {
             query?: {
-                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                /** @description When the change is brought about, if it runs. */
+                apply?: "auto" | "live" | "next-boot";
+                /** @description Pull out devices that its system does not let go of, or that it uses. */
+                force?: boolean;
+                /** @description Wait so long at most until the task has ended: `30s`. */
                 wait?: string;
             };
             header?: {
@@ -4612,6 +4706,340 @@ export interface operations {
                 };
                 content: {
                     "text/plain": string;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    add_disk: {
+        parameters: {
+            query?: {
+                /** @description When the change is brought about, if it runs. */
+                apply?: "auto" | "live" | "next-boot";
+                /** @description Pull out devices that its system does not let go of, or that it uses. */
+                force?: boolean;
+                /** @description Wait so long at most until the task has ended: `30s`. */
+                wait?: string;
+            };
+            header?: {
+                /** @description Only if the guest is still this version */
+                "If-Match"?: string | null;
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Disk"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being added */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_disk: {
+        parameters: {
+            query?: {
+                /** @description When the change is brought about, if it runs. */
+                apply?: "auto" | "live" | "next-boot";
+                /** @description Pull out devices that its system does not let go of, or that it uses. */
+                force?: boolean;
+                /** @description Wait so long at most until the task has ended: `30s`. */
+                wait?: string;
+            };
+            header?: {
+                /** @description Only if the guest is still this version */
+                "If-Match"?: string | null;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description The disk's number or serial number */
+                disk: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being taken away */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_disk: {
+        parameters: {
+            query?: {
+                /** @description When the change is brought about, if it runs. */
+                apply?: "auto" | "live" | "next-boot";
+                /** @description Pull out devices that its system does not let go of, or that it uses. */
+                force?: boolean;
+                /** @description Wait so long at most until the task has ended: `30s`. */
+                wait?: string;
+            };
+            header?: {
+                /** @description Only if the guest is still this version */
+                "If-Match"?: string | null;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description The disk's number or serial number */
+                disk: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being changed */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    add_nic: {
+        parameters: {
+            query?: {
+                /** @description When the change is brought about, if it runs. */
+                apply?: "auto" | "live" | "next-boot";
+                /** @description Pull out devices that its system does not let go of, or that it uses. */
+                force?: boolean;
+                /** @description Wait so long at most until the task has ended: `30s`. */
+                wait?: string;
+            };
+            header?: {
+                /** @description Only if the guest is still this version */
+                "If-Match"?: string | null;
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Nic"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being added */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_nic: {
+        parameters: {
+            query?: {
+                /** @description When the change is brought about, if it runs. */
+                apply?: "auto" | "live" | "next-boot";
+                /** @description Pull out devices that its system does not let go of, or that it uses. */
+                force?: boolean;
+                /** @description Wait so long at most until the task has ended: `30s`. */
+                wait?: string;
+            };
+            header?: {
+                /** @description Only if the guest is still this version */
+                "If-Match"?: string | null;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description The card's hardware address */
+                nic: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being taken away */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit_nic: {
+        parameters: {
+            query?: {
+                /** @description When the change is brought about, if it runs. */
+                apply?: "auto" | "live" | "next-boot";
+                /** @description Pull out devices that its system does not let go of, or that it uses. */
+                force?: boolean;
+                /** @description Wait so long at most until the task has ended: `30s`. */
+                wait?: string;
+            };
+            header?: {
+                /** @description Only if the guest is still this version */
+                "If-Match"?: string | null;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description The card's hardware address */
+                nic: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being changed */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
                 };
             };
             /** @description A problem */

@@ -38,46 +38,55 @@ export function sizeText(of: number | string | undefined): string {
   return bytes(of).replace(/\s|,/g, "");
 }
 
-const FIELDS = ["/name", "/description", "/cpus", "/memory", "/labels", "/on_crash", "/autostart"];
+const FIELDS = ["/name", "/description", "/cpus", "/cpus_max", "/memory", "/memory_max", "/labels", "/on_crash", "/autostart"];
 
 export function EditDialog({ vm, onClose, onRenamed }: { vm: Vm; onClose: () => void; onRenamed: (name: string) => void }) {
   const [name, setName] = useState<string>(vm.name);
   const [description, setDescription] = useState(vm.description ?? "");
   const [cpus, setCpus] = useState(String(vm.cpus ?? 1));
+  const [cpusMax, setCpusMax] = useState(String(vm.cpus_max ?? ""));
   const [memory, setMemory] = useState(sizeText(vm.memory));
+  const [memoryMax, setMemoryMax] = useState(vm.memory_max ? sizeText(vm.memory_max) : "");
+  const [apply, setApply] = useState<"auto" | "live" | "next-boot">("auto");
   const [labels, setLabels] = useState(labelsText(vm.labels));
   const [onCrash, setOnCrash] = useState(vm.on_crash ?? "restart");
   const [autostart, setAutostart] = useState(vm.autostart?.enabled ?? false);
-  const before = { memory: sizeText(vm.memory) };
+  const before = { memory: sizeText(vm.memory), cpusMax: String(vm.cpus_max ?? ""), memoryMax: vm.memory_max ? sizeText(vm.memory_max) : "" };
   const { problem, busy, submit } = useSending(async () => {
     const { version } = await getVersion(at("vms", vm.id));
     const patch = {
       ...(name !== vm.name && { name }),
       ...(description !== (vm.description ?? "") && { description }),
       ...(Number(cpus) !== vm.cpus && { cpus: Number(cpus) }),
+      ...(cpusMax !== before.cpusMax && { cpus_max: cpusMax ? Number(cpusMax) : null }),
       ...(memory !== before.memory && { memory }),
+      ...(memoryMax !== before.memoryMax && { memory_max: memoryMax || null }),
       ...(labels !== labelsText(vm.labels) && { labels: labelsPatch(vm.labels, labelsOf(labels)) }),
       ...(onCrash !== (vm.on_crash ?? "restart") && { on_crash: onCrash }),
       ...(autostart !== (vm.autostart?.enabled ?? false) && { autostart: { enabled: autostart } }),
     };
     if (Object.keys(patch).length > 0) {
-      await complete("PATCH", at("vms", vm.id), { body: patch, version });
+      await complete("PATCH", at("vms", vm.id), { body: patch, version, query: { apply } });
       toast("good", t("edited", { name }));
     }
     onClose();
     if (name !== vm.name) onRenamed(name);
   });
-  const alive = vm.status.state !== "stopped" && vm.status.state !== "crashed";
-  const later = alive ? t("next-start") : undefined;
+  const alive = vm.status.state === "running";
   return (
     <Dialog title={t("edit.title", { name: vm.name })} onClose={onClose}>
       <form className="dialog-form" onSubmit={submit}>
         <Input label={t("name")} value={name} onChange={setName} error={problem?.at("/name")} required />
         <Input label={t("description")} value={description} onChange={setDescription} error={problem?.at("/description")} />
         <div className="pair">
-          <Input label={t("cpus")} type="number" min={1} value={cpus} onChange={setCpus} error={problem?.at("/cpus")} hint={later} />
-          <Input label={t("memory")} value={memory} onChange={setMemory} error={problem?.at("/memory")} hint={later} />
+          <Input label={t("cpus")} type="number" min={1} value={cpus} onChange={setCpus} error={problem?.at("/cpus")} />
+          <Input label={t("cpus.max")} type="number" min={1} value={cpusMax} onChange={setCpusMax} error={problem?.at("/cpus_max")} placeholder={cpus} hint={t("max.hint")} />
         </div>
+        <div className="pair">
+          <Input label={t("memory")} value={memory} onChange={setMemory} error={problem?.at("/memory")} />
+          <Input label={t("memory.max")} value={memoryMax} onChange={setMemoryMax} error={problem?.at("/memory_max")} placeholder={memory} hint={t("max.hint")} />
+        </div>
+        {alive && <Choice label={t("apply")} value={apply} onChange={setApply} options={[["auto", t("apply.auto")], ["live", t("apply.live")], ["next-boot", t("apply.next-boot")]]} />}
         <Area label={t("labels")} value={labels} onChange={setLabels} error={problem?.at("/labels")} hint={t("labels.hint")} rows={3} />
         <Choice label={t("on-crash")} value={onCrash} onChange={setOnCrash} options={[["restart", t("on-end.restart")], ["stop", t("on-end.stop")]]} />
         <Check label={t("autostart.long")} checked={autostart} onChange={setAutostart} />

@@ -2,7 +2,7 @@
 
 import { useState } from "react";
 
-import { at, complete, getVersion, type Schemas, type Vm } from "../api/client";
+import { at, complete, type Schemas, type Vm } from "../api/client";
 import { useNetworks, usePools, useVolumes } from "../api/queries";
 import { usePowers } from "../api/session";
 import { Card } from "../parts/basics";
@@ -17,11 +17,15 @@ import { bytes, t } from "../text";
 type Disk = Schemas["Disk"];
 type Nic = Schemas["Nic"];
 
-/** Changes the guest's disks or cards, if it is still the guest that was looked at. */
-async function replace(vm: Vm, patch: { disks?: Disk[]; nics?: Nic[] }): Promise<void> {
-  const { version } = await getVersion(at("vms", vm.id));
-  await complete("PATCH", at("vms", vm.id), { body: patch, version });
+/** Gives the guest a device, or takes one away: at once if it runs. */
+async function replace(vm: Vm, method: "POST" | "DELETE", path: string, rest: { body?: Disk | Nic; query?: { force: boolean } }): Promise<void> {
+  await complete(method, path, rest);
   toast("good", t("edited", { name: vm.name }));
+}
+
+/** A disk's number: it stays the same while others come and go. */
+function numberOf(disk: Disk, n: number): number {
+  return disk.unit ?? n;
 }
 
 function isOwn(disk: Disk): boolean {
@@ -53,18 +57,18 @@ export function Hardware({ vm }: { vm: Vm }) {
   const add = (what: "disk" | "nic") => manage && <button type="button" onClick={() => setAsked(what)}><Icon name="add" />{t(`${what}.add`)}</button>;
   return (
     <>
-      {alive && manage && <p className="hint"><Icon name="info" /> {t("hotplug.not-yet")}</p>}
+      {alive && manage && <p className="hint"><Icon name="info" /> {t("hotplug.words")}</p>}
       <Card title={t("disks")} actions={add("disk")}>
         {disks.length === 0 ? <p className="hint">{t("disks.none")}</p> : (
           <Table
             label={t("disks")} rows={disks} id={({ n }) => String(n)}
             columns={[
-              { name: t("disk"), main: true, of: ({ n }) => `vd${String.fromCharCode(97 + n)}` },
+              { name: t("disk"), main: true, of: ({ disk, n }) => t("disk.n", { n: String(numberOf(disk, n)) }) },
               { name: t("kind"), of: ({ disk }) => kind(disk) },
               { name: t("source"), of: ({ disk }) => <bdi>{source(disk)}</bdi> },
               { name: t("access-mode"), of: ({ disk }) => t(disk.read_only ? "read-only" : "read-write") },
-              { name: t("serial"), of: ({ disk }) => <bdi>{disk.serial || "–"}</bdi> },
-              { name: "", of: ({ disk, n }) => manage && <Menu label={t("more-of", { name: `vd${String.fromCharCode(97 + n)}` })} className="plain" items={[{ text: t(isOwn(disk) ? "disk.remove" : "disk.detach"), icon: "remove", risky: isOwn(disk), do: () => setLeaving({ kind: "disk", n }) }]} /> },
+              { name: t("serial"), of: ({ disk, n }) => <bdi>{disk.serial || `tessera-${String(numberOf(disk, n))}`}</bdi> },
+              { name: "", of: ({ disk, n }) => manage && <Menu label={t("more-of", { name: t("disk.n", { n: String(numberOf(disk, n)) }) })} className="plain" items={[{ text: t(isOwn(disk) ? "disk.remove" : "disk.detach"), icon: "remove", risky: isOwn(disk), do: () => setLeaving({ kind: "disk", n }) }]} /> },
             ]}
           />
         )}
@@ -93,10 +97,13 @@ export function Hardware({ vm }: { vm: Vm }) {
 
 function Leaving({ vm, kind: what, n, onClose }: { vm: Vm; kind: "disk" | "nic"; n: number; onClose: () => void }) {
   const [typed, setTyped] = useState("");
+  const [force, setForce] = useState(false);
+  const alive = vm.status.state === "running";
   const disk = what === "disk" ? vm.disks?.[n] : undefined;
   const loses = disk !== undefined && isOwn(disk);
   const { problem, busy, submit } = useSending(async () => {
-    await replace(vm, what === "disk" ? { disks: (vm.disks ?? []).filter((_, m) => m !== n) } : { nics: (vm.nics ?? []).filter((_, m) => m !== n) });
+    const device = disk ? at("vms", vm.id, "disks", String(numberOf(disk, n))) : at("vms", vm.id, "nics", vm.nics?.[n]?.mac ?? "");
+    await replace(vm, "DELETE", device, { query: { force } });
     onClose();
   });
   return (
@@ -104,6 +111,7 @@ function Leaving({ vm, kind: what, n, onClose }: { vm: Vm; kind: "disk" | "nic";
       <form className="dialog-form" onSubmit={submit}>
         <p>{t(what === "nic" ? "nic.remove.words" : loses ? "disk.remove.words" : "disk.detach.words")}</p>
         {loses && <Input label={t("type.name", { name: vm.name })} value={typed} onChange={setTyped} autoFocus />}
+        {alive && <Check label={t("hotplug.force")} checked={force} onChange={setForce} />}
         <Wrong problem={problem} />
         <Buttons go={t(what === "nic" ? "nic.remove" : loses ? "disk.remove" : "disk.detach")} busy={busy} risky={loses} disabled={loses && typed !== vm.name} onCancel={onClose} />
       </form>
@@ -123,7 +131,7 @@ function DiskDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
   const free = volumes.filter((one) => (one.used_by ?? []).length === 0);
   const { problem, busy, submit } = useSending(async () => {
     const disk: Disk = from === "size" ? { size } : { volume: { pool, name: volume || (free[0]?.name ?? "") }, ...(readOnly && { read_only: true }) };
-    await replace(vm, { disks: [...(vm.disks ?? []), disk] });
+    await replace(vm, "POST", at("vms", vm.id, "disks"), { body: disk });
     onClose();
   });
   return (
@@ -151,7 +159,7 @@ function NicDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
     const nic: Nic = network === "user"
       ? { network: "user", ...(ports.length > 0 && { forwards: ports }) }
       : { network: { named: network.slice(6) }, ...(address && { address }) };
-    await replace(vm, { nics: [...(vm.nics ?? []), nic] });
+    await replace(vm, "POST", at("vms", vm.id, "nics"), { body: nic });
     onClose();
   });
   return (

@@ -5,6 +5,7 @@ mod audit;
 mod backup;
 mod caller;
 mod console;
+mod devices;
 mod error;
 mod events;
 mod guard;
@@ -82,6 +83,10 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
     let v1 = OpenApiRouter::new()
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::get, vms::edit, vms::delete))
+        .routes(routes!(devices::add_disk))
+        .routes(routes!(devices::edit_disk, devices::remove_disk))
+        .routes(routes!(devices::add_nic))
+        .routes(routes!(devices::edit_nic, devices::remove_nic))
         .routes(routes!(vms::clone))
         .routes(routes!(vms::start))
         .routes(routes!(vms::shutdown))

@@ -21,7 +21,7 @@ use crate::access::Identity;
 use crate::daemon::Host;
 use crate::records;
 use crate::store::Update;
-use crate::supervisor::Options;
+use crate::supervisor::{Apply, Edit, Options};
 
 /// How long a guest may take to power itself off if nothing is said, seconds.
 const DEADLINE: u64 = 90;
@@ -178,10 +178,26 @@ pub async fn get(State(host): State<Arc<Host>>, _: Viewer, Path(vm): Path<String
     Ok(with_tag(&vm, revision))
 }
 
-/// Changes a guest: a JSON merge patch (RFC 7396) of its definition. What shows only after a start is marked in its status.
+/// How a guest is changed.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EditQuery {
+    /// When the change is brought about, if it runs.
+    #[serde(default)]
+    #[param(inline)]
+    pub apply: Apply,
+    /// Pull out devices that its system does not let go of, or that it uses.
+    #[serde(default)]
+    pub force: bool,
+    /// Wait so long at most until the task has ended: `30s`.
+    pub wait: Option<String>,
+}
+
+/// Changes a guest: a JSON merge patch (RFC 7396) of its definition. One that runs is changed at once as far as that can be, and if its
+/// system does not take part nothing is changed; what waits for the next start is marked in its status.
 #[utoipa::path(patch, path = "/vms/{vm}", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "Its name or id"),
-        ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), Wait),
+        ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), EditQuery),
     request_body(content = Object, content_type = "application/merge-patch+json"), responses(
     (status = 202, description = "It is being changed", body = Task), (status = 200, description = "The task has ended", body = Task),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -189,13 +205,33 @@ pub async fn edit(
     State(host): State<Arc<Host>>,
     Admin(identity): Admin,
     Path(vm): Path<String>,
-    Query(wait): Query<Wait>,
+    Query(query): Query<EditQuery>,
     headers: HeaderMap,
     Body(patch): Body<Value>,
 ) -> Result<Response> {
+    let patched = |definition: &VmDefinition| {
+        let before =
+            serde_json::to_value(definition).map_err(|error| Problem::internal(error.to_string()))?;
+        let mut after = before;
+        merge(&mut after, patch);
+        read(&after)
+    };
+    reshape(host, identity, &vm, query, &headers, patched).await
+}
+
+/// Begins a task that makes a guest what `edit` says, who is given what it is.
+pub(super) async fn reshape(
+    host: Arc<Host>,
+    identity: Identity,
+    vm: &str,
+    query: EditQuery,
+    headers: &HeaderMap,
+    edit: impl FnOnce(&VmDefinition) -> Result<VmDefinition>,
+) -> Result<Response> {
+    let wait = Wait { wait: query.wait };
     check(&wait)?;
-    let (vm, revision) = host.supervisor.find(&vm).await?;
-    let expect = if_match(&headers)?;
+    let (vm, revision) = host.supervisor.find(vm).await?;
+    let expect = if_match(headers)?;
     if expect.is_some_and(|expect| expect != revision) {
         return Err(Problem::new(
             412,
@@ -204,18 +240,16 @@ pub async fn edit(
         )
         .into());
     }
-    let before =
-        serde_json::to_value(&vm.definition).map_err(|error| Problem::internal(error.to_string()))?;
-    let mut after = before;
-    merge(&mut after, patch);
-    let mut definition: VmDefinition = read(&after)?;
+    let mut definition = edit(&vm.definition)?;
     claim(&identity, &mut definition, Some(&vm.definition), false)?;
     host.supervisor.check(&definition, Some(vm.id)).await?;
     let new = new_task("vm.edit", vm.id, vm.definition.name.as_str(), &identity);
     let (doing, actor) = (Arc::clone(&host), identity.actor);
+    let (apply, force) = (query.apply, query.force);
     let work = move |_| async move {
         // What was read must still be so: the patch was made into a whole definition.
-        doing.supervisor.edit(vm.id, definition, Some(revision), &actor).await?;
+        let edit = Edit { definition, expect: Some(revision), apply, force, actor };
+        doing.supervisor.edit(vm.id, edit).await?;
         let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
         serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
     };

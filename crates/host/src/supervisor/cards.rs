@@ -24,34 +24,49 @@ pub fn plug_in(
     let mut nets = Vec::new();
     let mut plugs = plugs.into_iter();
     for (number, nic) in definition.nics.iter().enumerate() {
-        let plug = plugs.next().flatten();
-        let failed = |why: String| MachineError::Host(format!("network card {number}: {why}"));
-        let mac = nic.mac_bytes().ok_or_else(|| failed("it has no hardware address".into()))?;
-        let cable = match &nic.network {
-            Network::User => {
-                let (socket, passt) = user::start(&forwards(nic)).map_err(|error| failed(told(error)))?;
-                programs.push(passt);
-                Cable::Stream { socket: files.add(socket), mtu: user::MTU }
-            }
-            Network::Tap(name) => {
-                let (what, path) = (format!("network card {number}: the tap device"), PathBuf::from(name));
-                let told = |error| MachineError::Open { what, path, error };
-                Cable::Tap(files.add(Tap::attach(name).map_err(told)?))
-            }
-            Network::Named(name) => match plug {
-                Some(Plug::Tap(tap)) => Cable::Tap(files.add(tap)),
-                Some(Plug::User(mut leading)) => {
-                    leading.extend(forwards(nic));
-                    let (socket, passt) = user::start(&leading).map_err(|error| failed(told(error)))?;
-                    programs.push(passt);
-                    Cable::Stream { socket: files.add(socket), mtu: user::MTU }
-                }
-                None => return Err(failed(format!("there is no network {name}"))),
-            },
-        };
-        nets.push(NetSpec { mac, cable });
+        let (net, program) = plug_in_one(number, nic, plugs.next().flatten(), files)?;
+        nets.push(net);
+        programs.extend(program);
     }
     Ok((nets, programs))
+}
+
+/// The same for one card, which is the guest's `number`th.
+///
+/// # Errors
+/// If its tap or its port is not there to be had, or passt does not start.
+pub fn plug_in_one(
+    number: usize,
+    nic: &Nic,
+    plug: Option<Plug>,
+    files: &mut Files,
+) -> Result<(NetSpec, Option<Passt>), MachineError> {
+    let mut program = None;
+    let failed = |why: String| MachineError::Host(format!("network card {number}: {why}"));
+    let mac = nic.mac_bytes().ok_or_else(|| failed("it has no hardware address".into()))?;
+    let cable = match &nic.network {
+        Network::User => {
+            let (socket, passt) = user::start(&forwards(nic)).map_err(|error| failed(told(error)))?;
+            program = Some(passt);
+            Cable::Stream { socket: files.add(socket), mtu: user::MTU }
+        }
+        Network::Tap(name) => {
+            let (what, path) = (format!("network card {number}: the tap device"), PathBuf::from(name));
+            let told = |error| MachineError::Open { what, path, error };
+            Cable::Tap(files.add(Tap::attach(name).map_err(told)?))
+        }
+        Network::Named(name) => match plug {
+            Some(Plug::Tap(tap)) => Cable::Tap(files.add(tap)),
+            Some(Plug::User(mut leading)) => {
+                leading.extend(forwards(nic));
+                let (socket, passt) = user::start(&leading).map_err(|error| failed(told(error)))?;
+                program = Some(passt);
+                Cable::Stream { socket: files.add(socket), mtu: user::MTU }
+            }
+            None => return Err(failed(format!("there is no network {name}"))),
+        },
+    };
+    Ok((NetSpec { mac, cable }, program))
 }
 
 fn told(error: network::Error) -> String {

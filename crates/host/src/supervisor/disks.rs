@@ -22,9 +22,10 @@ pub struct Made {
 }
 
 impl Made {
-    /// They belong to the guest now; those that it had before and has no more go.
-    pub fn keep(self) {
-        self.remove(&self.old);
+    /// They belong to the guest now; those that it had before and has no more go, if its machine does not `hold` them.
+    pub fn keep(self, holds: impl Fn(&Name) -> bool) {
+        let old: Vec<_> = self.old.iter().filter(|name| !holds(name)).cloned().collect();
+        self.remove(&old);
     }
 
     /// It does not get them.
@@ -47,11 +48,23 @@ fn remove(pool: &Pool, volume: &Name) {
     }
 }
 
+/// Removes the disks of its own that a guest had and has no more: what it ran with may have held them until now.
+pub fn remove_gone(pools: &Pools, id: Id, had: &[Disk], has: &[Disk]) {
+    let number = |(place, disk): (usize, &Disk)| is_own(disk).then(|| disk.number(place));
+    let kept: Vec<_> = has.iter().enumerate().filter_map(number).collect();
+    let Ok(pool) = pools.usual() else { return };
+    for gone in had.iter().enumerate().filter_map(number).filter(|number| !kept.contains(number)) {
+        if let Ok(volume) = own_volume(id, gone) {
+            remove(&pool, &volume);
+        }
+    }
+}
+
 /// Removes the disks that a guest has of its own.
 pub fn remove_all(pools: &Pools, id: Id, disks: &[Disk]) {
     let Ok(pool) = pools.usual() else { return };
-    for (number, _) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
-        if let Ok(volume) = own_volume(id, number) {
+    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+        if let Ok(volume) = own_volume(id, disk.number(place)) {
             remove(&pool, &volume);
         }
     }
@@ -94,11 +107,13 @@ pub fn check(images: &Images, pools: &Pools, number: usize, disk: &Disk) -> Opti
     }
 }
 
-/// Finds out what was left to be found out, once and for good: how the files are laid out, and what hardware addresses cards have.
+/// Finds out what was left to be found out, once and for good: how the files are laid out, what numbers disks have that are not `before`'s,
+/// and what hardware addresses cards have.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn settle(definition: &mut VmDefinition) -> Result<(), Problem> {
+pub fn settle(definition: &mut VmDefinition, before: &[Disk]) -> Result<(), Problem> {
+    definition.number_disks(before);
     for disk in &mut definition.disks {
         if let DiskSource::File(path) = &disk.source
             && disk.format.is_none()
@@ -139,34 +154,38 @@ pub fn make(
     progress: &dyn Progress,
 ) -> Result<Made, Problem> {
     let mut made = Made { pool: None, new: Vec::new(), old: Vec::new() };
-    let same = |number: usize| {
-        before.get(number).zip(after.get(number)).is_some_and(|(before, after)| before.source == after.source)
+    let own = |disks: &'_ [Disk]| -> Vec<(usize, usize, Disk)> {
+        let numbered =
+            disks.iter().enumerate().map(|(place, disk)| (disk.number(place), place, disk.clone()));
+        numbered.filter(|(_, _, disk)| is_own(disk)).collect()
     };
-    let new: Vec<_> =
-        after.iter().enumerate().filter(|(number, disk)| is_own(disk) && !same(*number)).collect();
-    let old: Vec<_> =
-        before.iter().enumerate().filter(|(number, disk)| is_own(disk) && !same(*number)).collect();
+    let (before, after) = (own(before), own(after));
+    let is_in = |list: &[(usize, usize, Disk)], (number, _, disk): &(usize, usize, Disk)| {
+        list.iter().any(|(other, _, found)| other == number && found.source == disk.source)
+    };
+    let new: Vec<_> = after.iter().filter(|disk| !is_in(&before, disk)).collect();
+    let old: Vec<_> = before.iter().filter(|disk| !is_in(&after, disk)).collect();
     if new.is_empty() && old.is_empty() {
         return Ok(made);
     }
     let pool = pools.usual()?;
     made.pool = Some(Arc::clone(&pool));
-    for (number, _) in old {
+    for (number, ..) in old {
         // It keeps its name: a new one of this number has to wait until it is gone.
-        if after.get(number).is_some_and(is_own) {
+        if after.iter().any(|(other, ..)| other == number) {
             let detail = format!("disk {number} is the guest's own: take it away first, then add another");
             return Err(Problem::conflict(detail));
         }
-        made.old.push(own_volume(id, number)?);
+        made.old.push(own_volume(id, *number)?);
     }
-    for (number, disk) in new {
-        let name = own_volume(id, number)?;
+    for (number, place_in_list, disk) in new {
+        let name = own_volume(id, *number)?;
         // Nobody knows of one that is there already: a daemon was killed before anybody did.
         remove(&pool, &name);
         let result = pool.create(&volume(name.clone(), disk), images, progress);
         if let Err(error) = result {
             made.undo();
-            return Err(place(storage_problem(error), number));
+            return Err(place(storage_problem(error), *place_in_list));
         }
         made.new.push(name);
     }
@@ -187,7 +206,8 @@ pub fn copy(
 ) -> Result<Made, Problem> {
     let pool = pools.usual()?;
     let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
-    for (number, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+        let number = disk.number(place);
         let wanted = VolumeDefinition {
             source: Some(VolumeSource::Volume(own_volume(from, number)?)),
             size: None,
@@ -205,9 +225,10 @@ pub fn copy(
 
 /// A problem if a guest has disks that another one cannot have as well.
 pub fn check_shared(definition: &VmDefinition) -> Result<(), Problem> {
-    for (number, disk) in
+    for (place, disk) in
         definition.disks.iter().enumerate().filter(|(_, disk)| !is_own(disk) && !disk.read_only)
     {
+        let number = disk.number(place);
         let what = match &disk.source {
             DiskSource::Volume(volume) => format!("the volume {volume}"),
             DiskSource::File(path) => format!("the file {}", path.display()),

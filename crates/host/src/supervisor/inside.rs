@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword, Id, Problem};
+use api::{
+    AgentInfo, Disk, Encoding, Exec, ExecResult, GuestInterface, GuestPassword, Id, Problem, Vm, VmDefinition,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -51,6 +53,20 @@ struct Program {
     err_truncated: bool,
 }
 
+/// A file system as guest-get-fsinfo tells it.
+#[derive(Debug, Deserialize)]
+struct Mounted {
+    mountpoint: String,
+    #[serde(default)]
+    disk: Vec<MountedDisk>,
+}
+
+#[derive(Debug, Deserialize)]
+struct MountedDisk {
+    #[serde(default)]
+    serial: String,
+}
+
 fn problem(error: AgentError) -> Problem {
     Problem::conflict(error.to_string())
 }
@@ -60,6 +76,38 @@ fn nonsense<E>(_: E) -> Problem {
 }
 
 impl Supervisor {
+    /// A problem if a guest that runs has mounted a disk that it would not have any more. Nobody knows that of one without an agent.
+    pub(super) async fn check_unused(&self, vm: &Vm, after: &VmDefinition) -> Result<(), Problem> {
+        let kept = |number: usize, disk: &Disk| {
+            after
+                .disks
+                .iter()
+                .enumerate()
+                .any(|(place, other)| other.number(place) == number && other.source == disk.source)
+        };
+        let numbered = vm.definition.disks.iter().enumerate();
+        let numbered = numbered.map(|(place, disk)| (disk.number(place), disk));
+        let goes: Vec<_> = numbered.filter(|(number, disk)| !kept(*number, disk)).collect();
+        if goes.is_empty() {
+            return Ok(());
+        }
+        let socket = self.shared.paths.agent_socket(vm.id);
+        let told = self.shared.agents.call(vm.id, &socket, "guest-get-fsinfo", Value::Null, PATIENCE).await;
+        let mounted: Vec<Mounted> =
+            told.ok().and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default();
+        for (number, disk) in goes {
+            let serial = disk.serial_at(number);
+            let uses = |mounted: &&Mounted| mounted.disk.iter().any(|disk| disk.serial == serial);
+            if let Some(used) = mounted.iter().find(uses) {
+                let what = format!("{}: disk {number} is mounted at {}", vm.definition.name, used.mountpoint);
+                return Err(Problem::conflict(format!(
+                    "{what}: unmount it in the guest first, or say force"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn agent_socket(&self, id: Id) -> PathBuf {
         self.shared.paths.agent_socket(id)
     }

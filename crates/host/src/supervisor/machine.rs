@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use api::{DiskFormat, DiskSource, Id, OnEnd, VmDefinition};
+use api::{Disk, DiskFormat, DiskSource, Id, Name, OnEnd, VmDefinition};
 use disk::Format;
 use network::user::Passt;
 use serde_json::Value;
@@ -80,6 +80,11 @@ impl Files {
         Ok(self.add(opened.map_err(told)?))
     }
 
+    /// The files, in the order of their numbers.
+    pub fn into_inner(self) -> Vec<OwnedFd> {
+        self.0
+    }
+
     /// Adds a file; gives its number in the message.
     pub fn add(&mut self, file: impl Into<OwnedFd>) -> usize {
         self.0.push(file.into());
@@ -115,8 +120,8 @@ pub fn open(
     };
     let spec = MachineSpec {
         processors: definition.cpus,
-        most_processors: None,
-        most_memory: None,
+        most_processors: definition.cpus_max,
+        most_memory: definition.memory_max.map(|most| most.0),
         memory: definition.memory.0,
         tsc_khz,
         saved: None,
@@ -175,40 +180,62 @@ fn open_disks(
     definition: &VmDefinition,
     files: &mut Files,
 ) -> Result<Vec<DiskSpec>, MachineError> {
-    let mut disks = Vec::new();
-    for (number, disk) in definition.disks.iter().enumerate() {
-        let told = |problem: api::Problem| MachineError::Host(format!("disk {number}: {}", problem.detail));
-        let serial = if disk.serial.is_empty() { format!("tessera-{number}") } else { disk.serial.clone() };
-        let (pool, name) = match &disk.source {
-            DiskSource::Image(_) | DiskSource::Size(_) => {
-                (pools.usual().map_err(told)?, own_volume(id, number).map_err(told)?)
-            }
-            DiskSource::Volume(volume) => {
-                (pools.get(volume.pool.as_str()).map_err(told)?, volume.name.clone())
-            }
-            DiskSource::File(path) => {
-                let file = files.open(&format!("disk {number}"), path, !disk.read_only)?;
-                let format = match disk.format {
-                    Some(DiskFormat::Qcow2) => Format::Qcow2,
-                    _ => Format::Raw,
-                };
-                let (name, read_only) = (None, disk.read_only);
-                disks.push(DiskSpec { name, file, format, backing: Vec::new(), read_only, serial });
-                continue;
-            }
-        };
-        let opened = pool.open_volume(&name, disk.read_only);
-        let opened = opened.map_err(|error| MachineError::Host(format!("disk {number}: {error}")))?;
-        disks.push(DiskSpec {
-            name: None,
-            format: opened.format.into(),
-            file: files.add(opened.file),
-            backing: opened.backing.into_iter().map(|file| files.add(file)).collect(),
-            read_only: disk.read_only,
-            serial,
-        });
-    }
-    Ok(disks)
+    let numbered = definition.disks.iter().enumerate();
+    numbered.map(|(place, disk)| open_disk(pools, id, disk.number(place), disk, files)).collect()
+}
+
+/// What disk `number` of a guest is called by its process.
+pub fn disk_name(number: usize) -> String {
+    format!("disk{number}")
+}
+
+/// The volumes of these disks of a guest that are its own.
+pub fn own_volumes(id: Id, disks: &[Disk]) -> Vec<Name> {
+    let own = disks
+        .iter()
+        .enumerate()
+        .filter(|(_, disk)| matches!(disk.source, DiskSource::Image(_) | DiskSource::Size(_)));
+    own.filter_map(|(place, disk)| own_volume(id, disk.number(place)).ok()).collect()
+}
+
+/// Opens disk `number` of a guest.
+///
+/// # Errors
+/// If its file, or what that is based on, cannot be opened, or somebody else writes to it.
+pub fn open_disk(
+    pools: &Pools,
+    id: Id,
+    number: usize,
+    disk: &Disk,
+    files: &mut Files,
+) -> Result<DiskSpec, MachineError> {
+    let told = |problem: api::Problem| MachineError::Host(format!("disk {number}: {}", problem.detail));
+    let serial = disk.serial_at(number);
+    let (pool, name) = match &disk.source {
+        DiskSource::Image(_) | DiskSource::Size(_) => {
+            (pools.usual().map_err(told)?, own_volume(id, number).map_err(told)?)
+        }
+        DiskSource::Volume(volume) => (pools.get(volume.pool.as_str()).map_err(told)?, volume.name.clone()),
+        DiskSource::File(path) => {
+            let file = files.open(&format!("disk {number}"), path, !disk.read_only)?;
+            let format = match disk.format {
+                Some(DiskFormat::Qcow2) => Format::Qcow2,
+                _ => Format::Raw,
+            };
+            let (name, read_only) = (Some(disk_name(number)), disk.read_only);
+            return Ok(DiskSpec { name, file, format, backing: Vec::new(), read_only, serial });
+        }
+    };
+    let opened = pool.open_volume(&name, disk.read_only);
+    let opened = opened.map_err(|error| MachineError::Host(format!("disk {number}: {error}")))?;
+    Ok(DiskSpec {
+        name: Some(disk_name(number)),
+        format: opened.format.into(),
+        file: files.add(opened.file),
+        backing: opened.backing.into_iter().map(|file| files.add(file)).collect(),
+        read_only: disk.read_only,
+        serial,
+    })
 }
 
 /// The disk that tells cloud-init in the guest who it is, if its definition says something of that. Written anew at each start: cloud-init

@@ -33,7 +33,7 @@ use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
 pub use agent::Agents;
 use disks::Made;
-pub use guest::Options;
+pub use guest::{Apply, Edit, Options};
 use guest::{Guest, Order, Orders};
 use rpc::{Client, RpcError};
 
@@ -243,8 +243,8 @@ impl Supervisor {
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<Vm, Problem> {
         self.check(&definition, None).await?;
-        disks::settle(&mut definition)?;
-        self.shared.wires.plug(id, &mut definition, false).await?;
+        disks::settle(&mut definition, &[])?;
+        self.shared.wires.plug(id, &mut definition, None).await?;
         let created = self.create_settled(id, source, definition, actor, progress).await;
         if created.is_err() {
             self.shared.wires.unplug(id).await;
@@ -281,7 +281,7 @@ impl Supervisor {
         };
         let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|error| Problem::internal(error.to_string()))??;
-        let record = Record { vm, wanted: false, stood_still: false };
+        let record = Record { vm, wanted: false, stood_still: false, machine: None };
         let happening = Happening::new("vm.created", "was made").by(actor);
         let happening = happening.to(records::path(id), record.vm.definition.name.as_str());
         let transaction = records::create(&record).and_then(|transaction| happening.add(transaction));
@@ -291,7 +291,7 @@ impl Supervisor {
         };
         match committed {
             Ok(revision) => {
-                made.keep();
+                made.keep(|_| false);
                 self.remember(id, Guest::spawn(Arc::clone(&self.shared), record.clone(), revision));
                 Ok(record.vm)
             }
@@ -364,21 +364,18 @@ impl Supervisor {
         self.ask(id, |reply| Order::Suspend(actor, progress, reply)).await
     }
 
-    /// Makes a guest what `definition` says, if it is still what it was at revision `expect`.
+    /// Makes a guest another one; its machine, too, if it runs and that can be.
     ///
     /// # Errors
-    /// If the definition is not valid, or the guest has changed.
-    pub async fn edit(
-        &self,
-        id: Id,
-        mut definition: VmDefinition,
-        expect: Option<Revision>,
-        actor: &str,
-    ) -> Result<(), Problem> {
-        self.check(&definition, Some(id)).await?;
-        disks::settle(&mut definition)?;
-        let actor = actor.to_owned();
-        self.ask(id, |reply| Order::Edit(Box::new(definition), expect, actor, reply)).await
+    /// If the definition is not valid, the guest has changed or uses what is to go, or its system does not take part.
+    pub async fn edit(&self, id: Id, mut edit: Edit) -> Result<(), Problem> {
+        self.check(&edit.definition, Some(id)).await?;
+        let (vm, _) = self.find(&id.to_string()).await?;
+        disks::settle(&mut edit.definition, &vm.definition.disks)?;
+        if vm.status.state == VmState::Running && edit.apply != Apply::NextBoot && !edit.force {
+            self.check_unused(&vm, &edit.definition).await?;
+        }
+        self.ask(id, |reply| Order::Edit(Box::new(edit), reply)).await
     }
 
     /// Removes a guest and what it has of its own; one that runs only if that is `force`d.
@@ -435,13 +432,13 @@ impl Supervisor {
             // One whose task has ended has nothing to take over.
             let _ = done.await;
         }
-        if booted {
-            tokio::spawn(
-                Arc::clone(self).autostart(records.iter().map(|(record, _)| record.vm.clone()).collect()),
-            );
-        }
         let (records, _) = records::list(&*self.shared.store).await?;
+        self.sweep_disks(&records).await;
         let alive = records.iter().filter(|(record, _)| record.vm.status.state.is_alive()).count();
+        if booted {
+            let vms = records.iter().map(|(record, _)| record.vm.clone()).collect();
+            tokio::spawn(Arc::clone(self).autostart(vms));
+        }
         Ok((records.len(), alive))
     }
 
@@ -462,7 +459,6 @@ impl Supervisor {
     async fn sweep(&self, known: &[records::Versioned]) {
         let known: Vec<_> = known.iter().map(|(record, _)| record.vm.id).collect();
         self.shared.groups.sweep(&known);
-        let (pools, ids) = (Arc::clone(&self.shared.pools), known.clone());
         let folders = [self.shared.paths.vms(), self.shared.paths.state().join("run")];
         let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
         for entry in entries {
@@ -477,8 +473,16 @@ impl Supervisor {
                 "removed what was left of guest {id}, which had not been made or had been deleted"
             );
         }
-        // Their processes are gone by now, and so are the locks on their disks.
-        let _ = tokio::task::spawn_blocking(move || pools.sweep(&ids)).await;
+    }
+
+    /// Removes disks that no guest has. Processes that nobody needs are gone by now, and so are the locks on their disks.
+    async fn sweep_disks(&self, known: &[records::Versioned]) {
+        let of = |(record, _): &records::Versioned| {
+            let (id, has, holds) = (record.vm.id, &record.vm.definition.disks, &record.made_of().disks);
+            [machine::own_volumes(id, has), machine::own_volumes(id, holds)].concat()
+        };
+        let (pools, known) = (Arc::clone(&self.shared.pools), known.iter().flat_map(of).collect());
+        let _ = tokio::task::spawn_blocking(move || pools.sweep(&known)).await;
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use vmm::control::{SaveEnd, StateReport};
+use vmm::control::{Changed, SaveEnd, StateReport};
 
 /// A process that does not answer in this time does not work.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,6 +55,8 @@ pub enum Notice {
     Event(StateReport),
     /// What was being saved has been, or will not be.
     Saved(SaveEnd),
+    /// What the guest has made of a change of its hardware.
+    Hardware(Changed),
 }
 
 /// How that comes. The channel closes when the process goes.
@@ -152,6 +154,7 @@ fn notice(mut message: Value) -> Option<Notice> {
     let params = message["params"].take();
     match message["method"].as_str()? {
         "event" => serde_json::from_value(params).ok().map(Notice::Event),
+        "hardware" => serde_json::from_value(params).ok().map(Notice::Hardware),
         "saved" => serde_json::from_value(params).ok().map(Notice::Saved),
         _ => None,
     }

@@ -7,6 +7,8 @@ use network::definition::{
     AntiSpoofing, Forward, Mac, Network, NetworkKind, Port, Rate, free_address, free_address6,
 };
 
+use network::Networks;
+
 use super::{Inner, Wires, invalid, kernel_problem};
 
 /// The host's end of a card on a network of this host.
@@ -58,6 +60,14 @@ impl Inner {
             ports.push(port);
         }
         if wrong.is_empty() { Ok(ports) } else { Err(wrong) }
+    }
+
+    async fn attach(&self, kernel: &Networks, id: Id, nic: &Nic) -> Result<Option<Plug>, Problem> {
+        let Some(network) = named(nic).and_then(|name| self.network(name)) else { return Ok(None) };
+        Ok(Some(match network.kind {
+            NetworkKind::User => Plug::User(network.forwards.clone()),
+            _ => Plug::Tap(kernel.attach(&port_id(id, mac(nic))).await.map_err(kernel_problem)?),
+        }))
     }
 
     /// Gives cards that need addresses and have none some that are free.
@@ -124,31 +134,42 @@ fn port(vm: Id, definition: &VmDefinition, nic: &Nic) -> Port {
 }
 
 impl Wires {
-    /// Plugs a guest's cards in, and completes its definition with the addresses that they get. Cards of a guest that `runs` which
-    /// its definition has no more stay until it ends.
+    /// Plugs a guest's cards in, and completes its definition with the addresses that they get. If it runs, the cards of its `machine`
+    /// that its definition has no more stay.
     ///
     /// # Errors
     /// If a network is not there, or an address cannot be had. The guest is plugged in as it was then.
-    pub async fn plug(&self, id: Id, definition: &mut VmDefinition, runs: bool) -> Result<(), Problem> {
+    pub async fn plug(
+        &self,
+        id: Id,
+        definition: &mut VmDefinition,
+        machine: Option<&VmDefinition>,
+    ) -> Result<(), Problem> {
         let mut inner = self.lock().await;
         inner.choose_addresses(id, definition)?;
         let mut ports = inner.ports_of(id, definition).map_err(Problem::invalid)?;
         let before = inner.ports.remove(&id).unwrap_or_default();
-        if runs {
+        if let Some(machine) = machine {
+            let is_in_it = |port: &&Port| machine.nics.iter().any(|nic| port_id(id, mac(nic)) == port.id);
             // A new card may have the name and the address of one that goes.
             let keeps = |old: &&Port| {
                 ports
                     .iter()
                     .all(|port| port.id != old.id && (port.address.is_none() || port.address != old.address))
             };
-            let gone = before.iter().filter(keeps).cloned().map(|old| Port { hostname: None, ..old });
+            let gone = before
+                .iter()
+                .filter(is_in_it)
+                .filter(keeps)
+                .cloned()
+                .map(|old| Port { hostname: None, ..old });
             ports.extend(gone.collect::<Vec<_>>());
         }
         inner.ports.insert(id, ports);
         // A guest that runs has its limits changed at once; for others it is soon enough when they start.
-        match runs {
-            true => inner.apply().await,
-            false => Ok(()),
+        match machine {
+            Some(_) => inner.apply().await,
+            None => Ok(()),
         }
     }
 
@@ -193,15 +214,25 @@ impl Wires {
         };
         let mut plugs = Vec::new();
         for nic in &definition.nics {
-            let Some(network) = named(nic).and_then(|name| inner.network(name)) else {
-                plugs.push(None);
-                continue;
-            };
-            plugs.push(Some(match network.kind {
-                NetworkKind::User => Plug::User(network.forwards.clone()),
-                _ => Plug::Tap(kernel.attach(&port_id(id, mac(nic))).await.map_err(kernel_problem)?),
-            }));
+            plugs.push(inner.attach(&kernel, id, nic).await?);
         }
         Ok(plugs)
+    }
+
+    /// The host's end of one card of a guest that is plugged in already; none if it is on no network of this host.
+    ///
+    /// # Errors
+    /// If it cannot be connected.
+    pub async fn connect_one(&self, id: Id, nic: &Nic) -> Result<Option<Plug>, Problem> {
+        if named(nic).is_none() {
+            return Ok(None);
+        }
+        let mut inner = self.lock().await;
+        self.open(&mut inner).await?;
+        inner.apply().await?;
+        let Some(kernel) = inner.kernel.clone() else {
+            return Err(Problem::internal("the kernel's networks cannot be reached"));
+        };
+        inner.attach(&kernel, id, nic).await
     }
 }

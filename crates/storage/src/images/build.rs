@@ -49,7 +49,8 @@ const LEFT_OUT: &[&str] = &[
 ];
 
 /// The kernel's command line: the disk is one file system, and the console is the serial line.
-const CMDLINE: &str = "root=/dev/vda rw console=ttyS0";
+/// Memory that a guest is given while it runs is put to use at once, and can be taken away again.
+const CMDLINE: &str = "root=/dev/vda rw console=ttyS0 memhp_default_state=online_movable";
 
 /// The smallest disk that holds the packages above with some room to work.
 const SMALLEST_DISK: Size = Size(1 << 30);

@@ -17,6 +17,7 @@ mod storage;
 mod template;
 mod vm;
 mod vm_create;
+mod vm_devices;
 mod vmm;
 
 use std::process::ExitCode;

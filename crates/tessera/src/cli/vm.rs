@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::inside;
 use crate::cli::output::{Column, OutputOption, age, print, say, size};
 use crate::cli::vm_create::CreateArgs;
+use crate::cli::vm_devices::{DiskCommand, NicCommand};
 use crate::client::{Client, HostOption, segment};
 use crate::console::terminal::RawTerminal;
 use crate::failure::{self, Failure, Result, Status};
@@ -56,8 +57,14 @@ pub enum VmCommand {
     Resume(VerbArgs),
     /// Write guests to storage, to go on later where they were
     Suspend(VerbArgs),
-    /// Change what a guest should be
+    /// Change what a guest should be, and what it is while it runs
     Edit(EditArgs),
+    /// The disks of a guest, also while it runs
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// The network cards of a guest, also while it runs
+    #[command(subcommand)]
+    Nic(NicCommand),
     /// Remove guests with what they have of their own
     Delete(DeleteArgs),
     /// Watch a guest's serial console and type into it; Ctrl-] ends that
@@ -164,9 +171,15 @@ pub struct EditArgs {
     /// The number of processors
     #[arg(long)]
     cpus: Option<u32>,
+    /// The number of processors that it can have without a restart
+    #[arg(long, value_name = "N")]
+    cpus_max: Option<u32>,
     /// Memory
     #[arg(long, value_name = "SIZE")]
     memory: Option<api::Size>,
+    /// The memory that it can have without a restart
+    #[arg(long, value_name = "SIZE")]
+    memory_max: Option<api::Size>,
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -177,7 +190,35 @@ pub struct EditArgs {
     #[arg(long, value_name = "JSON|@FILE")]
     patch: Option<String>,
     #[command(flatten)]
+    apply: ApplyOption,
+    #[command(flatten)]
     wait: WaitOption,
+}
+
+/// When a change of a guest that runs is brought about.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ApplyOption {
+    /// All of it at once, or nothing [default: what can be at once, the rest at its next start]
+    #[arg(long, conflicts_with = "next_boot")]
+    live: bool,
+    /// At its next start
+    #[arg(long)]
+    next_boot: bool,
+    /// Pull out devices that its system does not let go of, or that it uses
+    #[arg(long)]
+    force: bool,
+}
+
+impl ApplyOption {
+    /// The query that says so.
+    pub fn query(self) -> Vec<(&'static str, String)> {
+        let apply = match self {
+            ApplyOption { live: true, .. } => "live",
+            ApplyOption { next_boot: true, .. } => "next-boot",
+            _ => "auto",
+        };
+        vec![("apply", apply.to_owned()), ("force", self.force.to_string())]
+    }
 }
 
 const COLUMNS: [Column<Vm>; 10] = [
@@ -231,6 +272,8 @@ impl VmCommand {
                 each(&client, &args.verb, "reboot", "has started again", Some(&args.body())).await
             }
             VmCommand::Edit(args) => edit(&client, args).await,
+            VmCommand::Disk(command) => command.execute(&client).await,
+            VmCommand::Nic(command) => command.execute(&client).await,
             VmCommand::Delete(args) => delete(&client, &args).await,
             VmCommand::Console { vm } => console(&client, &vm).await,
             VmCommand::Log { vm } => {
@@ -383,7 +426,9 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     let mut set = |name: &str, value: Option<Value>| value.map(|value| fields.insert(name.into(), value));
     set("name", args.name.as_ref().map(|name| json!(name)));
     set("cpus", args.cpus.map(|cpus| json!(cpus)));
+    set("cpus_max", args.cpus_max.map(|cpus| json!(cpus)));
     set("memory", args.memory.map(|memory| json!(memory)));
+    set("memory_max", args.memory_max.map(|memory| json!(memory)));
     set("description", args.description.map(|text| json!(text)));
     if !args.labels.is_empty() {
         let mut labels = serde_json::Map::new();
@@ -396,14 +441,16 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
         set("labels", Some(Value::Object(labels)));
     }
     let path = format!("/vms/{}", segment(&args.vm)?);
-    let task = change(client, Method::PATCH, &path, &[], Some(&patch), args.wait).await?;
-    let pending = task.result["status"]["pending_restart"] == true;
-    done(
-        &args.vm,
-        if pending { "has changed; what needs a start shows after it" } else { "has changed" },
-        &task,
-    );
+    let query = args.apply.query();
+    let task = change(client, Method::PATCH, &path, &query, Some(&patch), args.wait).await?;
+    changed(&args.vm, &task);
     Ok(())
+}
+
+/// What is said of a guest that has changed.
+pub fn changed(vm: &str, task: &Task) {
+    let pending = task.result["status"]["pending_restart"] == true;
+    done(vm, if pending { "has changed; what needs a start shows after it" } else { "has changed" }, task);
 }
 
 /// JSON that a person gave, or `@FILE` with it.

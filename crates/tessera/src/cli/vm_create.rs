@@ -39,9 +39,15 @@ pub struct CreateArgs {
     /// The number of processors [default: 1]
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
+    /// The number of processors that it can have without a restart
+    #[arg(long, value_name = "N")]
+    cpus_max: Option<u32>,
     /// Memory [default: 1G]
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
+    /// The memory that it can have without a restart
+    #[arg(long, value_name = "SIZE")]
+    memory_max: Option<Size>,
     /// An empty disk of this size (may be repeated)
     #[arg(long = "new-disk", value_name = "SIZE")]
     new_disks: Vec<Size>,
@@ -127,6 +133,7 @@ impl CreateArgs {
         let mut definition = VmDefinition::named(self.name.clone());
         definition.description = self.description.clone();
         definition.cpus = self.cpus.unwrap_or(definition.cpus);
+        (definition.cpus_max, definition.memory_max) = (self.cpus_max, self.memory_max);
         definition.memory = self.memory.unwrap_or(definition.memory);
         definition.engine = match self.engine {
             EngineOption::Auto => Engine::Auto,
@@ -143,26 +150,16 @@ impl CreateArgs {
         };
         let own = self.image.iter().cloned().map(DiskSource::Image);
         let own = own.chain(self.new_disks.iter().copied().map(DiskSource::Size));
-        definition.disks = own.map(plain).collect();
+        definition.disks = own.map(Disk::of).collect();
         if let (Some(_), Some(disk)) = (&self.image, definition.disks.first_mut()) {
             (disk.full, disk.grow) = (self.full, self.grow);
         }
         for option in &self.volumes {
             let source = DiskSource::Volume(option.volume.clone());
-            definition.disks.push(Disk { read_only: option.read_only, ..plain(source) });
+            definition.disks.push(Disk { read_only: option.read_only, ..Disk::of(source) });
         }
         for option in &self.disks {
-            definition.disks.push(Disk {
-                full: false,
-                grow: None,
-                source: DiskSource::File(absolute(&option.file)?),
-                format: option.format.map(|format| match format {
-                    disk::Format::Raw => DiskFormat::Raw,
-                    disk::Format::Qcow2 => DiskFormat::Qcow2,
-                }),
-                read_only: option.read_only,
-                serial: option.serial.clone().unwrap_or_default(),
-            });
+            definition.disks.push(file_disk(option)?);
         }
         let cards = self.nets.iter().filter_map(|option| card(option).transpose());
         definition.nics = cards.collect::<Result<_>>()?;
@@ -202,12 +199,29 @@ impl CreateArgs {
     }
 }
 
-/// A disk of which nothing else is said.
-fn plain(source: DiskSource) -> Disk {
-    Disk { source, format: None, full: false, grow: None, read_only: false, serial: String::new() }
+/// The disk that is a file of the host's, which sees it from where this program was started.
+///
+/// # Errors
+/// If its path cannot be made absolute.
+pub fn file_disk(option: &DiskOption) -> Result<Disk> {
+    let path = std::path::absolute(&option.file)
+        .map_err(|error| Failure::input(format!("{}: {error}", option.file.display())))?;
+    Ok(Disk {
+        format: option.format.map(|format| match format {
+            disk::Format::Raw => DiskFormat::Raw,
+            disk::Format::Qcow2 => DiskFormat::Qcow2,
+        }),
+        read_only: option.read_only,
+        serial: option.serial.clone().unwrap_or_default(),
+        ..Disk::of(DiskSource::File(path))
+    })
 }
 
-fn card(option: &NetOption) -> Result<Option<Nic>> {
+/// The card that an option says, if it says one.
+///
+/// # Errors
+/// If a network of this name cannot be.
+pub fn card(option: &NetOption) -> Result<Option<Nic>> {
     Ok(match option {
         NetOption::None => None,
         NetOption::Named { name, mac, address, vlan } => {

@@ -36,8 +36,15 @@ pub fn start(daemon: &Daemon, name: &str, more: &[&str]) {
     std::fs::write(&initrd, archive).unwrap();
     let (kernel, initrd) = (tiny("vmlinuz"), initrd.display().to_string());
     let words = ["vm", "create", name, "--kernel", kernel.to_str().unwrap(), "--initrd", &initrd];
-    let rest =
-        ["--append", "console=ttyS0 quiet do=agent", "--memory", "128M", "--engine", "soft", "--start"];
+    let rest = [
+        "--append",
+        "console=ttyS0 quiet do=agent memhp_default_state=online_movable",
+        "--memory",
+        "128M",
+        "--engine",
+        "soft",
+        "--start",
+    ];
     let made = tessera(daemon, &[&words[..], &rest, more].concat(), "");
     assert!(made.status.success(), "{made:?}");
     daemon.eventually("its agent answers", |daemon| {

@@ -7,6 +7,7 @@ mod backup;
 mod crash;
 mod daemon;
 mod demo;
+mod devices;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;

@@ -77,7 +77,7 @@ pub struct SavedMachine {
 impl Machine {
     /// Puts a machine together that goes on where another one was saved; nothing runs yet. Everything but memory is there when this
     /// returns; that comes as it is touched. `config` must have devices like those that it had, with the same names; how many processors
-    /// are there, and what is in which slot, is as it was.
+    /// are there, and what is in which slot, and how much memory it began with, is as it was.
     ///
     /// # Errors
     /// If a part cannot be made or cannot go on: the error names it.
@@ -173,7 +173,9 @@ fn check(config: &MachineConfig, state: &MachineState) -> Result<(), MachineErro
     }
     let memory = |range: &[Range]| range.iter().map(|range| range.size).fold(0, u64::saturating_add);
     let room = config.most_memory.unwrap_or(config.memory);
-    let here = Layout::with_room(config.memory, room).map_err(MemoryError::from)?;
+    // What it began with is in what was saved; since then some may have been plugged in.
+    let base = memory(shape.layout.ram()).min(room);
+    let here = Layout::with_room(base, room).map_err(MemoryError::from)?;
     if here != shape.layout {
         let (saved, here) = (memory(&shape.layout.memory()), memory(&here.memory()));
         return Err(SavedError::Memory { saved, here }.into());

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Ending, OnEnd, Problem, Time, VmState};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use vmm::control::{GuestEvent, State, StateReport, console};
 
 use super::{Guest, RAN_WELL};
+use crate::supervisor::disks;
 
 /// A process that has been told to stop and does not is killed after this time.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -74,6 +76,7 @@ impl Guest {
         let ran_for = self.running.as_ref().map_or(Duration::ZERO, |running| running.since.elapsed());
         self.end_process(kind != "killed").await;
         self.not_suspended(message);
+        self.not_changed(message).await;
         if ran_for > RAN_WELL {
             self.record.vm.status.restarts = 0;
         }
@@ -115,6 +118,7 @@ impl Guest {
         let crashed = !matches!(kind, "power-off" | "stopped" | "reset") && !unwanted;
         // What cannot be removed is removed at the next start.
         let _ = self.shared.clear_run(id);
+        self.machine_is_gone().await;
         self.record.vm.status.last_end = Some(Ending {
             time: Time::now(),
             kind: kind.into(),
@@ -133,6 +137,17 @@ impl Guest {
             happening = happening.by(actor);
         }
         self.note(Some(happening)).await;
+    }
+
+    /// There is no machine any more that would hold what the guest should not have.
+    pub(super) async fn machine_is_gone(&mut self) {
+        let Some(machine) = self.record.machine.take() else { return };
+        self.record.vm.status.pending_restart = false;
+        let (pools, id) = (Arc::clone(&self.shared.pools), self.record.vm.id);
+        let has = self.record.vm.definition.disks.clone();
+        let remove = move || disks::remove_gone(&pools, id, &machine.disks, &has);
+        // What stays is tried again when the guest is deleted.
+        let _ = tokio::task::spawn_blocking(remove).await;
     }
 
     /// Whether it starts again by itself, and after how long.

@@ -1,7 +1,9 @@
 //! One guest: a task of its own that does what is asked of it, one thing after the other, and follows its process.
 
+mod change;
 mod end;
 mod order;
+mod plan;
 mod start;
 mod suspend;
 
@@ -13,7 +15,7 @@ use std::time::Duration;
 use api::{Problem, Time, VmState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use vmm::control::{SaveEnd, StateReport};
+use vmm::control::{Changed, SaveEnd, StateReport};
 
 use super::process::Process;
 use super::rpc::{Client, Notice, Notices};
@@ -22,6 +24,8 @@ use crate::events::Happening;
 use crate::records::{self, Record};
 use crate::store::Revision;
 
+use change::Changing;
+pub use change::{Apply, Edit};
 pub use order::{Options, Order};
 use suspend::Suspending;
 
@@ -40,6 +44,7 @@ pub struct Guest {
     running: Option<Running>,
     closing: Option<Closing>,
     suspending: Option<Suspending>,
+    changing: Option<Changing>,
     /// When it is to start again by itself.
     restart: Option<Instant>,
 }
@@ -68,6 +73,8 @@ enum Next {
     Order(Order),
     Event(StateReport),
     Saved(SaveEnd),
+    Hardware(Changed),
+    Patience,
     Ended(Option<ExitStatus>),
     Deadline,
     Look,
@@ -82,6 +89,7 @@ impl Running {
             Some(notice) = self.notices.recv() => match notice {
                 Notice::Event(report) => Next::Event(report),
                 Notice::Saved(end) => Next::Saved(end),
+                Notice::Hardware(changed) => Next::Hardware(changed),
             },
             status = self.process.ended() => Next::Ended(status),
         }
@@ -100,8 +108,16 @@ impl Guest {
     /// of one whose process is gone.
     pub fn spawn(shared: Arc<Shared>, record: Record, revision: Revision) -> Orders {
         let (orders, incoming) = mpsc::unbounded_channel();
-        let guest =
-            Guest { shared, record, revision, running: None, closing: None, suspending: None, restart: None };
+        let guest = Guest {
+            shared,
+            record,
+            revision,
+            running: None,
+            closing: None,
+            suspending: None,
+            changing: None,
+            restart: None,
+        };
         tokio::spawn(guest.live(incoming));
         orders
     }
@@ -122,6 +138,7 @@ impl Guest {
                 next = running => next,
                 () = at(self.closing.as_ref().map(|closing| closing.deadline)) => Next::Deadline,
                 () = at(self.suspending.as_ref().map(|suspending| suspending.look)) => Next::Look,
+                () = at(self.changing.as_ref().map(|changing| changing.deadline)) => Next::Patience,
                 () = at(self.restart) => Next::Restart,
             };
             match next {
@@ -133,6 +150,8 @@ impl Guest {
                 Next::Event(report) => self.on_event(report).await,
                 Next::Ended(status) => self.on_process_end(status).await,
                 Next::Saved(end) => self.on_saved(end).await,
+                Next::Hardware(changed) => self.on_hardware(changed).await,
+                Next::Patience => self.on_patience().await,
                 Next::Look => self.on_look().await,
                 Next::Deadline => self.on_deadline().await,
                 Next::Restart => self.on_restart().await,

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Problem, Stats, Verb, VmDefinition, VmState};
+use api::{Problem, Stats, Verb, VmState};
 use serde_json::Value;
 use storage::Progress;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Closing, Guest, Reply};
+use super::change::stale;
+use super::{Closing, Edit, Guest, Reply};
 use crate::records;
 use crate::store::Revision;
 use crate::supervisor::{rpc_problem, saved, store_problem, usage};
@@ -34,8 +35,8 @@ pub enum Order {
     Verb(Verb, Options, Reply),
     /// Writes it to storage: who wants that, who hears how far it is, and what became of it.
     Suspend(String, Arc<dyn Progress + Send + Sync>, Reply),
-    /// Makes it what `definition` says, if it is still what it was at the revision.
-    Edit(Box<VmDefinition>, Option<Revision>, String, Reply),
+    /// Makes it another one.
+    Edit(Box<Edit>, Reply),
     /// Removes it with what it has of its own. One that runs is stopped only if that is wanted.
     Delete {
         /// Whether one that runs is stopped.
@@ -58,21 +59,13 @@ pub enum Order {
     },
 }
 
-/// What a guest says to a stale expectation.
-fn stale() -> Problem {
-    Problem::new(412, "It has changed", "the guest has changed since it was read: read it again")
-}
-
 impl Guest {
     /// Does what is asked; true if that was the last thing.
     pub(super) async fn obey(&mut self, order: Order) -> bool {
         match order {
             Order::Verb(verb, options, reply) => self.do_verb(verb, options, reply).await,
             Order::Suspend(actor, progress, reply) => self.suspend(actor, progress, reply).await,
-            Order::Edit(definition, expect, actor, reply) => {
-                // Nobody may wait for it.
-                let _ = reply.send(self.edit(*definition, expect, actor).await);
-            }
+            Order::Edit(edit, reply) => self.edit(*edit, reply).await,
             Order::Delete { force, expect, actor, reply } => {
                 let result = self.delete(force, expect, &actor).await;
                 let gone = result.is_ok();
@@ -112,6 +105,14 @@ impl Guest {
         Err(Problem::conflict(format!("{} is {}: {otherwise}", self.name(), self.state().word())))
     }
 
+    /// A problem while it is being changed: a guest that stands still does not take part in that.
+    pub(super) fn must_not_change(&self) -> Result<(), Problem> {
+        match self.changing {
+            None => Ok(()),
+            Some(_) => Err(Problem::conflict(format!("{} is being changed: wait until it is", self.name()))),
+        }
+    }
+
     async fn start_for(&mut self, actor: &str) -> Result<(), Problem> {
         let still = [VmState::Stopped, VmState::Crashed, VmState::Suspended];
         self.must_be(&still, "only a guest that does not run can be started")?;
@@ -147,6 +148,7 @@ impl Guest {
 
     async fn pause(&mut self, actor: &str) -> Result<(), Problem> {
         self.must_be(&[VmState::Running], "only one that runs can be paused")?;
+        self.must_not_change()?;
         self.call("pause").await?;
         self.set_state(VmState::Paused);
         let happening = self.happening("vm.paused", "stands still").by(actor);
@@ -230,44 +232,6 @@ impl Guest {
         Ok(usage::told(stats, pid.map(usage::ready).unwrap_or_default()))
     }
 
-    async fn edit(
-        &mut self,
-        definition: VmDefinition,
-        expect: Option<Revision>,
-        actor: String,
-    ) -> Result<(), Problem> {
-        if expect.is_some_and(|expect| expect != self.revision) {
-            return Err(stale());
-        }
-        let before = self.record.clone();
-        let runs = self.running.is_some();
-        let restart = needs_restart(&before.vm.definition, &definition);
-        if restart && matches!(self.state(), VmState::Suspending | VmState::Suspended) {
-            let detail = "it is suspended with the hardware that it has: have it go on, or stop it, first";
-            return Err(Problem::conflict(format!("{}: {detail}", self.name())));
-        }
-        self.record.vm.status.pending_restart |= runs && restart;
-        let made = self.shared.change_disks(&before.vm, &definition).await?;
-        let mut definition = definition;
-        if let Err(problem) = self.shared.wires.plug(self.record.vm.id, &mut definition, runs).await {
-            made.undo();
-            return Err(problem);
-        }
-        self.record.vm.definition = definition;
-        let happening = self.happening("vm.edited", "was edited").by(actor);
-        let saved = self.save_renamed(&before.vm.definition.name, Some(happening)).await;
-        if let Err(problem) = saved {
-            self.record = before;
-            made.undo();
-            let mut definition = self.record.vm.definition.clone();
-            // It was plugged in so before.
-            let _ = self.shared.wires.plug(self.record.vm.id, &mut definition, runs).await;
-            return Err(problem);
-        }
-        made.keep();
-        Ok(())
-    }
-
     async fn delete(&mut self, force: bool, expect: Option<Revision>, actor: &str) -> Result<(), Problem> {
         if expect.is_some_and(|expect| expect != self.revision) {
             return Err(stale());
@@ -289,12 +253,4 @@ impl Guest {
         let _ = tokio::task::spawn_blocking(move || shared.remove_files(id, &disks)).await;
         Ok(())
     }
-}
-
-/// Whether what changed between two definitions shows only after a start.
-fn needs_restart(before: &VmDefinition, after: &VmDefinition) -> bool {
-    let at_start = |d: &VmDefinition| {
-        (d.cpus, d.memory, d.engine, d.boot.clone(), d.disks.clone(), d.nics.clone(), d.on_reboot)
-    };
-    at_start(before) != at_start(after)
 }

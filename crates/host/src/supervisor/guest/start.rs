@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use vmm::control::{State, StateReport};
 
 use super::suspend::set_clock;
-use super::{Guest, Running};
+use super::{Guest, Running, plan};
 use crate::paths;
 use crate::supervisor::machine::{self, Machine};
 use crate::supervisor::process::Process;
@@ -45,7 +45,11 @@ impl Guest {
                 let status = &mut self.record.vm.status;
                 status.pid = Some(running.process.pid());
                 status.engine = Some(self.shared.engine_of(&self.record.vm.definition));
-                status.pending_restart = false;
+                let machine = self.record.machine.take().filter(|_| suspended);
+                let machine = machine.unwrap_or_else(|| plan::made(&self.record.vm.definition));
+                let status = &mut self.record.vm.status;
+                status.pending_restart = plan::needs_restart(&machine, &self.record.vm.definition);
+                self.record.machine = Some(machine);
                 self.running = Some(running);
                 self.set_state(VmState::Running);
                 let (kind, message) =
@@ -73,7 +77,11 @@ impl Guest {
     /// Starts its process and lets it run; one that is `suspended` from where it was.
     async fn launch(&self, suspended: bool) -> Result<Running, Problem> {
         let place = self.shared.paths.suspended(self.record.vm.id);
-        let (shared, vm) = (self.shared.clone(), self.record.vm.clone());
+        let (shared, mut vm) = (self.shared.clone(), self.record.vm.clone());
+        if suspended {
+            // It goes on with what it had, whatever it is to have when it is started again.
+            vm.definition = self.record.made_of().clone();
+        }
         let plugs = shared.wires.connect(vm.id, &vm.definition).await?;
         let from = place.clone();
         let prepare = move || -> Result<(Machine, File), Problem> {
@@ -147,6 +155,7 @@ impl Guest {
         self.record.vm.status.pid = None;
         self.record.vm.status.engine = None;
         if booted {
+            self.machine_is_gone().await;
             self.record.wanted = self.record.vm.definition.autostart.enabled;
             self.set_state(VmState::Stopped);
             let happening = self.happening("vm.stopped", "the host has been restarted");
@@ -160,6 +169,7 @@ impl Guest {
             State::Running | State::Paused => {
                 let paused = report.state == State::Paused && self.stays_paused().await;
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
+                self.reconcile().await;
                 let happening = self.happening("vm.taken-over", "goes on under a new daemon");
                 self.note(Some(happening)).await;
             }
@@ -250,7 +260,7 @@ async fn run(client: Client, notices: Notices, from: Option<PathBuf>) -> Result<
 }
 
 /// Waits for the end of a program that ends with its guest, so that nothing of it stays.
-fn reap(program: Child) {
+pub(super) fn reap(program: Child) {
     let pid = program.id() as i32;
     tokio::spawn(async move {
         // One that cannot be followed has ended.

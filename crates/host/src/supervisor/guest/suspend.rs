@@ -66,6 +66,7 @@ impl Guest {
     async fn begin_to_suspend(&mut self, actor: &str) -> Result<(saved::Draft, Duration), Problem> {
         let before = self.state();
         self.must_be(&[VmState::Running, VmState::Paused], "only one that runs can be suspended")?;
+        self.must_not_change()?;
         let place = self.shared.paths.suspended(self.record.vm.id);
         saved::clear(&place).map_err(host_problem)?;
         let (draft, memory) = saved::Draft::new(&place).map_err(host_problem)?;
