@@ -19,7 +19,7 @@ mod vm;
 
 pub use access::{
     Account, AccountChange, AuditEntry, Bound, Login, LoginLink, MadeToken, NewAccount, NewToken,
-    PasswordChange, Role, Session, Token,
+    PasswordChange, Role, Session, Token, check_labels,
 };
 pub use agent::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword};
 pub use device::{
@@ -28,7 +28,7 @@ pub use device::{
 pub use event::Event;
 pub use host::{EngineInfo, HostInfo};
 pub use id::Id;
-pub use image::{ImageInfo, NewImage};
+pub use image::{ImageChange, ImageDetails, ImageInfo, ImageUsers, NewImage};
 pub use list::{List, ListQuery};
 pub use name::{ImageName, Name, NameError};
 pub use problem::{Invalid, Problem};

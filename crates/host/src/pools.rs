@@ -242,8 +242,8 @@ impl Pools {
         let finishing = Arc::clone(&self);
         tokio::task::spawn_blocking(move || {
             for pool in finishing.all() {
-                let finished = pool.finish_wipes(&Silent).and_then(|()| pool.expire_uploads(UPLOADS));
-                if let Err(error) = finished {
+                pool.expire_uploads(UPLOADS);
+                if let Err(error) = pool.finish_wipes(&Silent) {
                     tracing::warn!("{}: {error}", pool.folder().display());
                 }
             }

@@ -16,6 +16,7 @@ pub mod seed;
 pub mod sparse;
 mod sum;
 mod tool;
+mod upload;
 mod volumes;
 
 pub use definition::{

@@ -1324,11 +1324,24 @@ export interface components {
         ImageInfo: {
             /** @description The arguments of its kernel. */
             command_line: string;
+            /**
+             * Format: date-time
+             * @description When it came to this host.
+             */
+            created?: string | null;
+            /** @description What it is for. */
+            description?: string;
+            /** @description How the disk's file is laid out. */
+            format: components["schemas"]["DiskFormat"];
+            /** @description Words to find it by. */
+            labels?: {
+                [key: string]: string;
+            };
             /** @description Its name. */
             name: components["schemas"]["ImageName"];
             /** @description Where it came from. */
             origin: string;
-            /** @description Size of its disk. */
+            /** @description Size of its disk, as a guest sees it. */
             size: components["schemas"]["Size"];
             /** @description What that takes on the host. */
             used: components["schemas"]["Size"];
@@ -1519,11 +1532,24 @@ export interface components {
             items: {
                 /** @description The arguments of its kernel. */
                 command_line: string;
+                /**
+                 * Format: date-time
+                 * @description When it came to this host.
+                 */
+                created?: string | null;
+                /** @description What it is for. */
+                description?: string;
+                /** @description How the disk's file is laid out. */
+                format: components["schemas"]["DiskFormat"];
+                /** @description Words to find it by. */
+                labels?: {
+                    [key: string]: string;
+                };
                 /** @description Its name. */
                 name: components["schemas"]["ImageName"];
                 /** @description Where it came from. */
                 origin: string;
-                /** @description Size of its disk. */
+                /** @description Size of its disk, as a guest sees it. */
                 size: components["schemas"]["Size"];
                 /** @description What that takes on the host. */
                 used: components["schemas"]["Size"];

@@ -17,17 +17,6 @@ use crate::daemon::{Host, TaskProgress};
 use crate::records;
 use crate::supervisor::storage_problem;
 
-fn described(image: &Image) -> ImageInfo {
-    let (size, used) = image.disk_sizes();
-    ImageInfo {
-        name: image.name.clone(),
-        origin: image.about.origin.clone(),
-        size: api::Size(size),
-        used: api::Size(used),
-        command_line: image.about.cmdline.clone(),
-    }
-}
-
 /// All images, by name.
 #[utoipa::path(get, path = "/images", tag = "images", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of images", body = List<ImageInfo>),
@@ -38,7 +27,7 @@ pub async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<List<Value>>> {
     let images = Images::new(host.paths.images()).list().map_err(storage_problem)?;
-    let images: Vec<_> = images.iter().map(described).collect();
+    let images: Vec<_> = images.iter().map(Image::info).collect();
     let (_, revision) = host.store.list("revision-only/").await?;
     Ok(axum::Json(lists::page(images, &query, revision)?))
 }

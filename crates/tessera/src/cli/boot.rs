@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use api::ImageName;
 use clap::Args;
-use storage::images::About;
+use storage::images::{About, COMMAND_LINE};
 use vmm::boot::{Kernel, Source};
 
 use crate::cli::image::open_store;
@@ -13,8 +13,6 @@ use crate::failure::{Failure, Result};
 
 /// The command line of a kernel that is given alone.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0";
-/// That of a kernel with a disk which does not say: the system is on the first partition.
-pub const DISK_COMMAND_LINE: &str = "root=/dev/vda1 rw console=ttyS0";
 
 /// Options that say what to boot.
 #[derive(Debug, Args)]
@@ -65,7 +63,7 @@ impl BootOptions {
         // An image's initial RAM disk fits its own kernel only.
         let own = parts.initrd.filter(|_| self.kernel.is_none());
         let initrd = self.initrd.clone().or(own).map(|path| source("initrd", &path)).transpose()?;
-        let usual = if parts.disk.is_some() { DISK_COMMAND_LINE } else { KERNEL_COMMAND_LINE };
+        let usual = if parts.disk.is_some() { COMMAND_LINE } else { KERNEL_COMMAND_LINE };
         let command_line = self.append.clone().or(parts.cmdline).unwrap_or_else(|| usual.into());
         let kernel = Kernel { image: source("kernel", &kernel)?, initrd, command_line };
         Ok(Boot { kernel, disk: parts.disk })
@@ -158,7 +156,7 @@ mod tests {
         let boot = options(&folder.path().join("disk.raw")).find().unwrap();
         assert_eq!(boot.disk, Some(folder.path().join("disk.raw")));
         assert!(boot.kernel.initrd.is_some());
-        assert_eq!(boot.kernel.command_line, DISK_COMMAND_LINE);
+        assert_eq!(boot.kernel.command_line, COMMAND_LINE);
     }
 
     #[test]

@@ -72,9 +72,9 @@ pub struct ImportArgs {
     /// The kernel's initial RAM disk
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// The kernel's command line
-    #[arg(long, value_name = "TEXT", default_value = crate::cli::boot::DISK_COMMAND_LINE)]
-    append: String,
+    /// The kernel's command line [default: root=/dev/vda1 rw console=ttyS0; an exported image has its own]
+    #[arg(long, value_name = "TEXT")]
+    append: Option<String>,
     /// The image's name, if it is not to be the file's
     #[arg(long, value_name = "NAME")]
     name: Option<ImageName>,
@@ -134,13 +134,14 @@ impl ImportArgs {
         };
         let file = |file| Source::File { file };
         let import = Import {
-            disk,
             kernel: self.kernel.map(file),
             initrd: self.initrd.map(file),
-            cmdline: self.append,
+            command_line: self.append,
+            replace: self.force,
+            ..Import::new(name.clone(), disk)
         };
         let bar = Bar::bytes("importing");
-        bar.watch(|told| images::import(store, &name, &import, self.force, told))?;
+        bar.watch(|told| images::import(store, &import, told))?;
         println!("{name} is ready: tessera run --image {name}");
         Ok(())
     }
