@@ -116,4 +116,7 @@ pub struct NewImage {
     /// Where to take packages from, if not from where Debian has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
+    /// Whether an image that has the name gives way to it.
+    #[serde(default)]
+    pub replace: bool,
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use api::{HostInfo, Id, Size, Time, VmState};
 use serde::{Deserialize, Serialize};
-use storage::images::Store as Images;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use vmm::engine;
@@ -21,9 +20,10 @@ use crate::events::{self, Happening};
 use crate::groups::Groups;
 use crate::http;
 use crate::http::serve::{Door, Room, serve};
+use crate::images::Images;
 use crate::machine;
 use crate::paths::{Paths, PathsError};
-use crate::pools::Pools;
+use crate::pools::{Pools, UPLOADS};
 use crate::records;
 use crate::repeats::Repeats;
 use crate::store::{Sqlite, Store, StoreError, Transaction};
@@ -330,6 +330,13 @@ fn more_files() {
 
 async fn keep_house(host: Arc<Host>) {
     loop {
+        let images = Arc::clone(host.supervisor.images());
+        let clear = move || {
+            images.sweep();
+            images.expire_uploads(UPLOADS);
+        };
+        // It is tried again.
+        let _ = tokio::task::spawn_blocking(clear).await;
         tokio::time::sleep(HOUSEKEEPING).await;
         if let Err(error) = events::trim(&*host.store).await {
             tracing::warn!("old events cannot be forgotten: {error}");

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod events;
 mod groups;
 pub mod http;
+pub mod images;
 mod machine;
 pub mod paths;
 pub mod pools;

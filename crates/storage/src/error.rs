@@ -34,8 +34,8 @@ pub enum Error {
     /// Something is being uploaded by this name already, which was announced otherwise.
     #[error("something else is being uploaded as {0} already: give another name, or give that one up")]
     UploadExists(Name),
-    /// Somebody is uploading it at this moment.
-    #[error("{0} is being uploaded at this moment: go on when that has ended")]
+    /// Somebody sends a part of it, or makes something of it, at this moment.
+    #[error("the upload {0} is in use at this moment: go on when that has ended")]
     Uploading(Name),
     /// A guest has it, or something is being done with it.
     #[error("volume {0} is in use")]

@@ -26,4 +26,5 @@ pub use definition::{
 pub use error::{Cause, Error, Result};
 pub use pool::{BEAT, Host, Pool};
 pub use progress::{Progress, Silent};
+pub use sum::sha256;
 pub use volumes::{Download, OpenVolume};

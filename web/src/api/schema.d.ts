@@ -88,8 +88,12 @@ export interface paths {
         /** All images, by name. */
         get: operations["list"];
         put?: never;
-        /** Makes an image from Debian's packages. */
-        post: operations["build"];
+        /**
+         * Makes an image: from Debian's packages (`release`); or of a `disk` and its `kernel`, or of an image that was exported, as the `disk` alone. Each
+         *     file comes from an address, with its checksum, from an upload (`/uploads`), or is one of the host's. What has come of a file from elsewhere
+         *     is kept if the task ends early: the same request goes on with it. The task's result is the image.
+         */
+        post: operations["create"];
         delete?: never;
         options?: never;
         head?: never;
@@ -103,11 +107,33 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** One image, and who uses it. */
+        get: operations["get"];
         put?: never;
         post?: never;
-        /** Removes an image that no guest boots from. */
+        /** Removes an image that no guest and no template uses. Volumes that are based on it stay: their pool holds what they need of it. */
         delete: operations["delete"];
+        options?: never;
+        head?: never;
+        /**
+         * Changes what is said of an image, and what it is called if no guest or template uses it. What its kernel is told holds for guests at their
+         *     next start, if they say nothing else.
+         */
+        patch: operations["edit"];
+        trace?: never;
+    };
+    "/api/v1/images/{image}/data": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** An image as one file, to carry it elsewhere: a tar archive that `POST /images` takes as a disk. It may take a while until the first byte comes. */
+        get: operations["download"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -481,6 +507,45 @@ export interface paths {
         put?: never;
         post?: never;
         /** Takes a token away. */
+        delete: operations["delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/uploads": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All files that are being uploaded or wait for an image to be made of them, by name. */
+        get: operations["list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/uploads/{upload}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How far an upload is. */
+        get: operations["get"];
+        /**
+         * Uploads a file for `POST /images`, in one request or in parts: each begins where the one before ended. An upload that broke off is gone on
+         *     with; what nobody goes on with for a day is given up.
+         */
+        put: operations["send"];
+        post?: never;
+        /** Gives an upload up. */
         delete: operations["delete"];
         options?: never;
         head?: never;
@@ -1320,6 +1385,23 @@ export interface components {
          * @description The id of a thing: a UUID whose beginning is the time it was made at (version 7, RFC 9562), so that ids sort by age.
          */
         Id: string;
+        /** @description What is to change of an image. */
+        ImageChange: {
+            /** @description The arguments of its kernel. */
+            command_line?: string | null;
+            /** @description What it is for. */
+            description?: string | null;
+            /** @description Words to find it by: these are set, and those that are null are taken away. */
+            labels?: {
+                [key: string]: string | null;
+            };
+            name?: components["schemas"]["ImageName"] | null;
+        };
+        /** @description An image, and who uses it. */
+        ImageDetails: components["schemas"]["ImageInfo"] & {
+            /** @description Who uses it. */
+            used_by: components["schemas"]["ImageUsers"];
+        };
         /** @description A disk with the kernel that boots it. */
         ImageInfo: {
             /** @description The arguments of its kernel. */
@@ -1348,6 +1430,34 @@ export interface components {
         };
         /** @example debian:13 */
         ImageName: string;
+        /** @description Who uses an image. */
+        ImageUsers: {
+            /** @description Templates of such guests. It stays as long as they do. */
+            templates: string[];
+            /** @description Guests that have a disk made of it. They boot its kernel, so that it stays as long as they do. */
+            vms: string[];
+            /** @description Volumes that are based on it, each as `POOL/NAME`. Their pool holds what they need of it: it may go. */
+            volumes: string[];
+        };
+        /** @description An image that is to be taken in. */
+        Import: {
+            /** @description Its command line: that of an exported image, or `root=/dev/vda1 rw console=ttyS0`, if nothing is said. */
+            command_line?: string | null;
+            /** @description What it is for; that of an exported image if nothing is said. */
+            description?: string | null;
+            /** @description The disk: raw or qcow2, perhaps compressed by gzip, xz or zstd; or an exported image, which has all the rest. */
+            disk: components["schemas"]["Source"];
+            initrd?: components["schemas"]["Source"] | null;
+            kernel?: components["schemas"]["Source"] | null;
+            /** @description Words to find it by; those of an exported image if nothing is said. */
+            labels?: {
+                [key: string]: string;
+            } | null;
+            /** @description Its name. */
+            name: components["schemas"]["ImageName"];
+            /** @description Whether an image that has the name gives way to it. */
+            replace?: boolean;
+        };
         /** @description What is wrong with one field. */
         Invalid: {
             /** @description What is wrong with it, and what would be right. */
@@ -1721,6 +1831,32 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_UploadStatus: {
+            /** @description What is on it. */
+            items: {
+                /**
+                 * Format: date-time
+                 * @description When something of it came last. What nobody goes on with for a day is given up.
+                 */
+                changed: string;
+                /** @description Its length. */
+                length: components["schemas"]["Size"];
+                /** @description What it is called until an image is made of it. */
+                name: components["schemas"]["Name"];
+                /** @description The SHA-256 checksum that it must have, in hexadecimal. */
+                sha256?: string | null;
+                /** @description Bytes that are there, durably: it goes on from here. */
+                uploaded: components["schemas"]["Size"];
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Vm: {
             /** @description What is on it. */
             items: (components["schemas"]["VmDefinition"] & {
@@ -1883,6 +2019,8 @@ export interface components {
             packages?: string[];
             /** @description The release: `debian:12` or `debian:13`. */
             release: string;
+            /** @description Whether an image that has the name gives way to it. */
+            replace?: boolean;
             size?: components["schemas"]["Size"] | null;
         };
         /** @description A template that is to be. */
@@ -2137,6 +2275,19 @@ export interface components {
         };
         /** @description A number of bytes, or text such as "512MiB"; answers have the number. */
         Size: number | string;
+        /** @description Where a file comes from. */
+        Source: {
+            /** @description Its path. */
+            file: string;
+        } | {
+            /** @description The SHA-256 checksum that it must have, in hexadecimal. */
+            sha256: string;
+            /** @description Its address: http or https. */
+            url: string;
+        } | {
+            /** @description What it was called. */
+            upload: components["schemas"]["Name"];
+        };
         /** @description What a running guest uses, and what its devices have done since it was started. */
         Stats: {
             /** @description Its disks, in their order. */
@@ -2233,6 +2384,22 @@ export interface components {
             name: components["schemas"]["Name"];
             /** @description What it may do. */
             role: components["schemas"]["Role"];
+        };
+        /** @description A file that is being uploaded, or has been. */
+        UploadStatus: {
+            /**
+             * Format: date-time
+             * @description When something of it came last. What nobody goes on with for a day is given up.
+             */
+            changed: string;
+            /** @description Its length. */
+            length: components["schemas"]["Size"];
+            /** @description What it is called until an image is made of it. */
+            name: components["schemas"]["Name"];
+            /** @description The SHA-256 checksum that it must have, in hexadecimal. */
+            sha256?: string | null;
+            /** @description Bytes that are there, durably: it goes on from here. */
+            uploaded: components["schemas"]["Size"];
         };
         /** @description How far an upload is. */
         Uploaded: {
@@ -2400,6 +2567,8 @@ export interface components {
             /** @description Another volume of the pool. */
             volume: components["schemas"]["Name"];
         };
+        /** @description An image to be made: from Debian's packages, or of a disk and its kernel, or of an image that was exported. */
+        WantedImage: components["schemas"]["NewImage"] | components["schemas"]["Import"];
     };
     responses: never;
     parameters: never;
@@ -2587,7 +2756,7 @@ export interface operations {
             };
         };
     };
-    build: {
+    create: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -2602,7 +2771,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["NewImage"];
+                "application/json": components["schemas"]["WantedImage"];
             };
         };
         responses: {
@@ -2622,6 +2791,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                image: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The image */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImageDetails"];
                 };
             };
             /** @description A problem */
@@ -2666,6 +2867,74 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                image: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": components["schemas"]["ImageChange"];
+            };
+        };
+        responses: {
+            /** @description The image */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImageInfo"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    download: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                image: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A tar archive */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-tar": unknown;
                 };
             };
             /** @description A problem */
@@ -4013,6 +4282,151 @@ export interface operations {
         requestBody?: never;
         responses: {
             /** @description It is not taken any more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of uploads */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_UploadStatus"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                upload: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The upload */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadStatus"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    send: {
+        parameters: {
+            query: {
+                /** @description The length of the whole file, bytes. */
+                length: number;
+                /** @description Where in it this part begins: 0 at first, and what `uploaded` says when it goes on. */
+                offset?: number;
+                /** @description The SHA-256 checksum that the whole must have, in hexadecimal. It is compared when an image is made of it. */
+                sha256?: string;
+            };
+            header?: never;
+            path: {
+                /** @description What it is to be called */
+                upload: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description That much of it is there */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadStatus"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                upload: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is there no more */
             204: {
                 headers: {
                     [name: string]: unknown;

@@ -19,13 +19,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::{Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Verb, Vm, VmDefinition, VmState, VmStatus};
-use storage::images::Store as Images;
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
 use vmm::engine;
 
 use crate::events::Happening;
 use crate::groups::Groups;
+use crate::images::{self, Images};
 use crate::paths::Paths;
 use crate::pools::Pools;
 use crate::records::{self, Record};
@@ -42,7 +42,7 @@ pub struct Shared {
     /// Where things are.
     pub paths: Paths,
     /// What guests boot from.
-    pub images: Images,
+    pub images: Arc<Images>,
     /// What is known.
     pub store: Arc<dyn Store>,
     /// The control groups.
@@ -154,7 +154,7 @@ impl Shared {
 
     /// Makes the disks that a changed definition has and the one before had not.
     async fn change_disks(&self, before: &Vm, after: &VmDefinition) -> Result<Made, Problem> {
-        let (pools, images) = (Arc::clone(&self.pools), Images::new(self.paths.images()));
+        let (pools, images) = (Arc::clone(&self.pools), Arc::clone(&self.images));
         let (id, before, after) = (before.id, before.definition.disks.clone(), after.disks.clone());
         let make = move || disks::make(&pools, &images, id, &before, &after, &Silent);
         let made = tokio::task::spawn_blocking(make).await;
@@ -242,6 +242,7 @@ impl Supervisor {
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<Vm, Problem> {
+        let _images = self.shared.images.hold(images::of_disks(&definition.disks))?;
         self.check(&definition, None).await?;
         disks::settle(&mut definition)?;
         self.shared.wires.plug(id, &mut definition, false).await?;
@@ -375,6 +376,7 @@ impl Supervisor {
         expect: Option<Revision>,
         actor: &str,
     ) -> Result<(), Problem> {
+        let _images = self.shared.images.hold(images::of_disks(&definition.disks))?;
         self.check(&definition, Some(id)).await?;
         disks::settle(&mut definition)?;
         let actor = actor.to_owned();
@@ -401,6 +403,11 @@ impl Supervisor {
     /// Leaves nothing of a host without guests that run.
     pub fn close(&self) {
         self.shared.groups.close();
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Arc<Images> {
+        &self.shared.images
     }
 
     /// The storage pools.

@@ -95,6 +95,13 @@ impl Import {
         let mut wrong = self.disk.check("/disk");
         wrong.extend(self.kernel.iter().flat_map(|kernel| kernel.check("/kernel")));
         wrong.extend(self.initrd.iter().flat_map(|initrd| initrd.check("/initrd")));
+        for (pointer, source) in [("/kernel", &self.kernel), ("/initrd", &self.initrd)] {
+            // Whoever reads an upload has it alone.
+            let same = matches!(source, Some(Source::Upload { .. })) && source.as_ref() == Some(&self.disk);
+            if same {
+                wrong.push(Invalid::new(pointer, Value::Null, "it is the same file as the disk"));
+            }
+        }
         wrong.extend(self.labels.iter().flat_map(|labels| api::check_labels("/labels", labels)));
         if self.description.as_ref().is_some_and(|text| text.len() > 4096) {
             wrong.push(Invalid::new("/description", Value::Null, "a description has at most 4096 bytes"));

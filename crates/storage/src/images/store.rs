@@ -141,6 +141,11 @@ impl Store {
         &self.folder
     }
 
+    /// Removes what others were making, or removing, who are gone.
+    pub fn sweep(&self) {
+        draft::sweep(&self.folder);
+    }
+
     /// All images, by name. A folder that holds none is passed over.
     pub fn list(&self) -> Result<Vec<Image>> {
         let entries = match fs::read_dir(&self.folder) {

@@ -135,6 +135,22 @@ fn what_has_another_checksum_is_refused_and_forgotten() {
 }
 
 #[test]
+fn a_server_that_lies_about_a_files_length_is_not_believed() {
+    let (place, bytes) = (Place::new(), contents());
+    let server = Server::start(bytes.clone(), vec![Answer::Says(bytes.len() - 512)]);
+    let error = place.import(url(&server, &bytes), &Silent).unwrap_err();
+    assert!(matches!(&error, Error::Checksum { .. }), "{error}");
+    assert!(place.rest().is_empty() && place.store.list().unwrap().is_empty());
+    let server = Server::start(bytes.clone(), vec![Answer::Says(usize::MAX >> 1)]);
+    let error = place.import(url(&server, &bytes), &Silent).unwrap_err();
+    assert!(error.to_string().contains("there is room for"), "{error}");
+    assert!(place.rest().is_empty(), "{:?}", place.rest());
+    let server = Server::start(bytes.clone(), vec![Answer::Says(bytes.len() + 512)]);
+    place.import(url(&server, &bytes), &Silent).unwrap();
+    assert!(fs::read(place.store.get(&name()).unwrap().disk()).unwrap() == bytes);
+}
+
+#[test]
 fn what_cannot_be_fetched_is_said_at_once() {
     let place = Place::new();
     let server = Server::start(Vec::new(), vec![Answer::Status(404)]);

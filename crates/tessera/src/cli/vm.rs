@@ -360,7 +360,10 @@ async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
 }
 
 /// Does it with all of them; those that fail do not keep it from the others. Ends as the first failure.
-async fn on_all(names: &[String], each: impl AsyncFn(&str) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+/// If it fails with one of them.
+pub async fn on_all(names: &[String], each: impl AsyncFn(&str) -> Result<()>) -> Result<()> {
     let mut first = Ok(());
     for name in names {
         if let Err(failure) = each(name).await {

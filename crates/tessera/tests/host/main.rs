@@ -12,12 +12,16 @@ mod demo;
 mod guest;
 mod hostile;
 mod http;
+mod images;
 mod inputs;
 mod life;
 mod networks;
 mod privileges;
 mod repeats;
 mod sandbox;
+#[path = "../../../storage/tests/images/server.rs"]
+#[allow(dead_code)]
+mod server;
 mod stats;
 mod storage;
 mod suspend;
