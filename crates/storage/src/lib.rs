@@ -27,4 +27,4 @@ pub use error::{Cause, Error, Result};
 pub use pool::{BEAT, Host, Pool};
 pub use progress::{Progress, Silent};
 pub use sum::sha256;
-pub use volumes::{Download, OpenVolume};
+pub use volumes::{Download, Held, OpenVolume};

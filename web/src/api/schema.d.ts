@@ -621,7 +621,7 @@ export interface paths {
         get: operations["get"];
         put?: never;
         post?: never;
-        /** Removes a guest with what it has of its own. */
+        /** Removes a guest with what it has of its own, but for its disks if they are to be kept. */
         delete: operations["delete"];
         options?: never;
         head?: never;
@@ -4749,6 +4749,10 @@ export interface operations {
             query?: {
                 /** @description Pull its plug first if it runs. */
                 force?: boolean;
+                /** @description Keep the disks that it has of its own: they become volumes of their pool, which the task's result names. */
+                keep_disks?: boolean;
+                /** @description Keep them by this name, with the number of the disk behind it where there are several. Otherwise the guest's name is in theirs. */
+                keep_as?: components["schemas"]["Name"];
                 /** @description Wait so long at most until the task has ended: `30s`. */
                 wait?: string;
             };

@@ -5,6 +5,7 @@ mod cards;
 mod disks;
 mod guest;
 mod inside;
+mod keep;
 mod machine;
 mod process;
 mod rpc;
@@ -18,7 +19,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use api::{Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Verb, Vm, VmDefinition, VmState, VmStatus};
+use api::{
+    Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Verb, Vm, VmDefinition, VmState, VmStatus,
+    VolumeName,
+};
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
 use vmm::engine;
@@ -34,7 +38,8 @@ use crate::wires::Wires;
 pub use agent::Agents;
 use disks::Made;
 pub use guest::Options;
-use guest::{Guest, Order, Orders};
+use guest::{Deleted, Guest, Order, Orders};
+pub use keep::Keep;
 use rpc::{Client, RpcError};
 
 /// What all guests' tasks need.
@@ -383,21 +388,24 @@ impl Supervisor {
         self.ask(id, |reply| Order::Edit(Box::new(definition), expect, actor, reply)).await
     }
 
-    /// Removes a guest and what it has of its own; one that runs only if that is `force`d.
+    /// Removes a guest and what it has of its own, but for its disks if they are to be kept: gives the volumes that they are then. One
+    /// that runs is removed only if that is `force`d.
     ///
     /// # Errors
-    /// If it runs, or has changed.
+    /// If it runs, has changed, or its disks cannot be kept.
     pub async fn delete(
         &self,
         id: Id,
         force: bool,
+        keep: Option<Keep>,
         expect: Option<Revision>,
         actor: &str,
-    ) -> Result<(), Problem> {
+    ) -> Result<Vec<VolumeName>, Problem> {
         let actor = actor.to_owned();
-        self.ask(id, |reply| Order::Delete { force, expect, actor, reply }).await?;
+        let Deleted(volumes) =
+            self.ask(id, |reply| Order::Delete { force, keep, expect, actor, reply }).await?;
         self.guests.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        Ok(())
+        volumes
     }
 
     /// Leaves nothing of a host without guests that run.
@@ -427,7 +435,8 @@ impl Supervisor {
     /// If the store cannot be read.
     pub async fn recover(self: &Arc<Self>, booted: bool) -> Result<(usize, usize), StoreError> {
         let (records, _) = records::list(&*self.shared.store).await?;
-        self.sweep(&records).await;
+        let kept = keep::recover(&*self.shared.store, &self.shared.pools).await?;
+        self.sweep(&records, &kept).await;
         self.shared.wires.recover(&records).await?;
         let mut waiting = Vec::new();
         for (record, revision) in &records {
@@ -465,11 +474,12 @@ impl Supervisor {
         }
     }
 
-    /// Removes files and processes of guests that nobody knows of: they were being made or deleted when a daemon was killed.
-    async fn sweep(&self, known: &[records::Versioned]) {
+    /// Removes files and processes of guests that nobody knows of: they were being made or deleted when a daemon was killed. The disks of
+    /// those that are `kept` stay.
+    async fn sweep(&self, known: &[records::Versioned], kept: &[Id]) {
         let known: Vec<_> = known.iter().map(|(record, _)| record.vm.id).collect();
         self.shared.groups.sweep(&known);
-        let (pools, ids) = (Arc::clone(&self.shared.pools), known.clone());
+        let (pools, ids) = (Arc::clone(&self.shared.pools), [&known[..], kept].concat());
         let folders = [self.shared.paths.vms(), self.shared.paths.state().join("run")];
         let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
         for entry in entries {

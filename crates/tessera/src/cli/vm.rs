@@ -151,6 +151,10 @@ pub struct DeleteArgs {
     /// Pull the plug of those that run
     #[arg(long)]
     force: bool,
+    /// Keep the disks that they have of their own, as volumes: by this name, with the disk's number behind it where there are several,
+    /// or else by the guest's
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
+    keep_disks: Option<Option<api::Name>>,
 }
 
 /// Arguments of `tessera vm edit`.
@@ -350,10 +354,23 @@ async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) ->
 
 async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
     on_all(&args.verb.vms, async |vm| {
-        let query = [("force", args.force.to_string())];
+        let name = args.keep_disks.as_ref().map(|name| name.as_ref().map(ToString::to_string));
+        let keep = name.is_some().to_string();
+        let query = query(&[
+            ("force", Some(args.force.to_string())),
+            ("keep_disks", Some(keep)),
+            ("keep_as", name.flatten()),
+        ]);
         let path = format!("/vms/{}", segment(vm)?);
         let task = change(client, Method::DELETE, &path, &query, None, args.verb.wait).await?;
-        done(vm, "has been deleted", &task);
+        let volumes = task.result["volumes"].as_array().into_iter().flatten();
+        let volumes: Vec<_> = volumes.filter_map(|volume| volume["name"].as_str()).collect();
+        match volumes.as_slice() {
+            [] => done(vm, "has been deleted", &task),
+            names => {
+                done(vm, &format!("has been deleted; its disks are volumes now: {}", names.join(", ")), &task)
+            }
+        }
         Ok(())
     })
     .await

@@ -22,7 +22,7 @@ use crate::events::Happening;
 use crate::records::{self, Record};
 use crate::store::Revision;
 
-pub use order::{Options, Order};
+pub use order::{Deleted, Options, Order};
 use suspend::Suspending;
 
 /// How orders come to a guest.

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Problem, Stats, Verb, VmDefinition, VmState};
+use api::{Disk, Id, Name, Problem, Stats, Verb, VmDefinition, VmState, VolumeName};
 use serde_json::Value;
 use storage::Progress;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Closing, Guest, Reply};
+use crate::pools::Pools;
 use crate::records;
 use crate::store::Revision;
+use crate::supervisor::keep::{self, Keep, Ready};
 use crate::supervisor::{rpc_problem, saved, store_problem, usage};
 
 /// An agent that is busy is as good as none: the button works without it.
@@ -40,12 +42,14 @@ pub enum Order {
     Delete {
         /// Whether one that runs is stopped.
         force: bool,
+        /// Whether and how its disks are to be kept.
+        keep: Option<Keep>,
         /// Only if it is still what it was at this revision.
         expect: Option<Revision>,
         /// Who wants it.
         actor: String,
         /// What became of it.
-        reply: Reply,
+        reply: oneshot::Sender<Result<Deleted, Problem>>,
     },
     /// Asks what it uses.
     Stats(oneshot::Sender<Result<Stats, Problem>>),
@@ -57,6 +61,9 @@ pub enum Order {
         reply: oneshot::Sender<()>,
     },
 }
+
+/// A guest is gone; these are the volumes that its disks are now.
+pub struct Deleted(pub Result<Vec<VolumeName>, Problem>);
 
 /// What a guest says to a stale expectation.
 fn stale() -> Problem {
@@ -73,8 +80,8 @@ impl Guest {
                 // Nobody may wait for it.
                 let _ = reply.send(self.edit(*definition, expect, actor).await);
             }
-            Order::Delete { force, expect, actor, reply } => {
-                let result = self.delete(force, expect, &actor).await;
+            Order::Delete { force, keep, expect, actor, reply } => {
+                let result = self.delete(force, keep, expect, &actor).await;
                 let gone = result.is_ok();
                 let _ = reply.send(result);
                 return gone;
@@ -268,7 +275,13 @@ impl Guest {
         Ok(())
     }
 
-    async fn delete(&mut self, force: bool, expect: Option<Revision>, actor: &str) -> Result<(), Problem> {
+    async fn delete(
+        &mut self,
+        force: bool,
+        keep: Option<Keep>,
+        expect: Option<Revision>,
+        actor: &str,
+    ) -> Result<Deleted, Problem> {
         if expect.is_some_and(|expect| expect != self.revision) {
             return Err(stale());
         }
@@ -276,18 +289,53 @@ impl Guest {
             if !force {
                 self.must_be(&[], "stop it first, or say force")?;
             }
+            // What cannot be is known before its plug is pulled.
+            if let Some(keep) = &keep {
+                self.with_own_disks(keep, |pools, id, name, disks, keep| {
+                    keep::plan(pools, id, name, disks, keep).map(drop)
+                })
+                .await?;
+            }
             self.stop_for(actor).await?;
         }
-        let happening = self.happening("vm.deleted", "was deleted").by(actor);
-        let transaction =
+        let kept = match &keep {
+            Some(keep) => Some(self.with_own_disks(keep, Ready::new).await?),
+            None => None,
+        };
+        let message = match kept.as_ref().map(Ready::names).filter(|names| !names.is_empty()) {
+            Some(names) => format!("was deleted; its disks stay: {names}"),
+            None => "was deleted".into(),
+        };
+        let happening = self.happening("vm.deleted", message).by(actor);
+        let mut transaction =
             happening.add(records::delete(&self.record, self.revision)).map_err(store_problem)?;
+        if let Some(kept) = &kept {
+            transaction = kept.add(transaction).map_err(store_problem)?;
+        }
         self.shared.store.commit(transaction).await.map_err(store_problem)?;
         // What cannot be removed now is swept at the daemon's next start: nobody knows of it any more.
         let id = self.record.vm.id;
-        let (shared, disks) = (self.shared.clone(), self.record.vm.definition.disks.clone());
+        let (shared, mut disks) = (self.shared.clone(), self.record.vm.definition.disks.clone());
         shared.wires.unplug(id).await;
+        let mut volumes = Ok(Vec::new());
+        if let Some(kept) = kept {
+            volumes = keep::finish(&*shared.store, kept).await;
+            disks.clear();
+        }
         let _ = tokio::task::spawn_blocking(move || shared.remove_files(id, &disks)).await;
-        Ok(())
+        Ok(Deleted(volumes))
+    }
+
+    /// Does something with its disks, on a thread that may wait.
+    async fn with_own_disks<T: Send + 'static>(
+        &self,
+        keep: &Keep,
+        work: impl FnOnce(&Pools, Id, &Name, &[Disk], &Keep) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (shared, vm, keep) = (self.shared.clone(), self.record.vm.clone(), keep.clone());
+        let work = move || work(&shared.pools, vm.id, &vm.definition.name, &vm.definition.disks, &keep);
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Problem::internal(error.to_string()))?
     }
 }
 
