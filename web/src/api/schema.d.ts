@@ -734,6 +734,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/vms/{vm}/keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Types keys on the serial console of a guest that runs, all or none of them. */
+        post: operations["send"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/pause": {
         parameters: {
             query?: never;
@@ -2258,6 +2275,16 @@ export interface components {
          * @enum {string}
          */
         Role: "viewer" | "operator" | "admin";
+        /** @description Keys to be typed, in this order. */
+        SendKeys: {
+            /**
+             * @description `text:…` is that text, one character is itself. `enter`, `tab`, `shift-tab`, `esc`, `space`, `backspace`, `delete`, `insert`, `home`, `end`,
+             *     `page-up`, `page-down`, `up`, `down`, `left`, `right` and `f1` to `f12` are what a terminal sends for them (xterm's Control Sequences),
+             *     `ctrl-c` and the like a control character, `alt-KEY` a key after an escape. `break` is a break of the line; `sysrq:b` is a break and the
+             *     letter, which Linux takes as typed with SysRq (Documentation/admin-guide/sysrq.rst).
+             */
+            keys: string[];
+        };
         /** @description Who is asking. */
         Session: {
             /** @description Who they are, as tasks and events tell. */
@@ -5057,6 +5084,43 @@ export interface operations {
                 content: {
                     "text/plain": string;
                 };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    send: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SendKeys"];
+            };
+        };
+        responses: {
+            /** @description They are typed */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description A problem */
             default: {

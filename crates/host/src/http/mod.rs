@@ -12,6 +12,7 @@ mod guard;
 mod host;
 mod images;
 mod input;
+mod keys;
 mod lists;
 mod metrics;
 mod networks;
@@ -99,6 +100,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(agent::password))
         .routes(routes!(console::connect))
         .routes(routes!(console::log))
+        .routes(routes!(keys::send))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get, tasks::cancel))
         .routes(routes!(events::list))

@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::{
-    Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Verb, Vm, VmDefinition, VmState, VmStatus,
+    Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Typed, Verb, Vm, VmDefinition, VmState, VmStatus,
     VolumeName,
 };
 use storage::{Progress, Silent};
@@ -368,6 +368,15 @@ impl Supervisor {
     ) -> Result<(), Problem> {
         let actor = actor.to_owned();
         self.ask(id, |reply| Order::Suspend(actor, progress, reply)).await
+    }
+
+    /// Types on the serial console of a guest that runs.
+    ///
+    /// # Errors
+    /// If it does not run, or has not read what was typed before.
+    pub async fn send_keys(&self, id: Id, keys: Vec<Typed>, actor: &str) -> Result<(), Problem> {
+        let actor = actor.to_owned();
+        self.ask(id, |reply| Order::Type(keys, actor, reply)).await
     }
 
     /// Makes a guest what `definition` says, if it is still what it was at revision `expect`.

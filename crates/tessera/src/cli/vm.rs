@@ -65,6 +65,16 @@ pub enum VmCommand {
         /// Its name or id
         vm: String,
     },
+    /// Type keys on a guest's serial console: enter, esc, up, f1, ctrl-c, alt-x, one character or text:WORDS; break, or
+    /// sysrq:LETTER, which Linux takes as typed with SysRq
+    #[command(visible_alias = "send-keys")]
+    SendKey {
+        /// Its name or id
+        vm: String,
+        /// The keys
+        #[arg(required = true, value_name = "KEY", allow_hyphen_values = true)]
+        keys: Vec<String>,
+    },
     /// Print the latest of what a guest has said on its console
     Log {
         /// Its name or id
@@ -237,6 +247,13 @@ impl VmCommand {
             VmCommand::Edit(args) => edit(&client, args).await,
             VmCommand::Delete(args) => delete(&client, &args).await,
             VmCommand::Console { vm } => console(&client, &vm).await,
+            VmCommand::SendKey { vm, keys } => {
+                let path = format!("/vms/{}/keys", segment(&vm)?);
+                client
+                    .change::<Value>(Method::POST, &path, &[], Some(&json!({ "keys": keys })))
+                    .await
+                    .map(drop)
+            }
             VmCommand::Log { vm } => {
                 let said = client.text(&format!("/vms/{}/console/log", segment(&vm)?)).await?;
                 print(&String::from_utf8_lossy(&said));

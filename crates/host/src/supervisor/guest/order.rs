@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Disk, Id, Name, Problem, Stats, Verb, VmDefinition, VmState, VolumeName};
+use api::{Disk, Id, Name, Problem, Stats, Typed, Verb, VmDefinition, VmState, VolumeName};
 use serde_json::Value;
 use storage::Progress;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use vmm::control::{Key, Typing, code};
 
 use super::{Closing, Guest, Reply};
 use crate::pools::Pools;
 use crate::records;
 use crate::store::Revision;
 use crate::supervisor::keep::{self, Keep, Ready};
+use crate::supervisor::rpc::RpcError;
 use crate::supervisor::{rpc_problem, saved, store_problem, usage};
 
 /// An agent that is busy is as good as none: the button works without it.
@@ -51,6 +53,8 @@ pub enum Order {
         /// What became of it.
         reply: oneshot::Sender<Result<Deleted, Problem>>,
     },
+    /// Types on its serial console.
+    Type(Vec<Typed>, String, Reply),
     /// Asks what it uses.
     Stats(oneshot::Sender<Result<Stats, Problem>>),
     /// Looks for what a daemon before this one left; after a start of the machine there is nothing.
@@ -86,6 +90,7 @@ impl Guest {
                 let _ = reply.send(result);
                 return gone;
             }
+            Order::Type(keys, actor, reply) => drop(reply.send(self.type_keys(keys, &actor).await)),
             Order::Stats(reply) => drop(reply.send(self.stats().await)),
             Order::TakeOver { booted, reply } => {
                 self.take_over(booted).await;
@@ -225,9 +230,35 @@ impl Guest {
 
     /// Calls a method that answers with its state.
     pub(super) async fn call(&self, method: &str) -> Result<Value, Problem> {
-        let gone = || Problem::conflict(format!("{} has no process", self.name()));
-        let running = self.running.as_ref().ok_or_else(gone)?;
-        running.client.call(method, Value::Null, &[]).await.map_err(rpc_problem)
+        self.call_with(method, Value::Null).await.map_err(rpc_problem)
+    }
+
+    async fn call_with(&self, method: &str, params: Value) -> Result<Value, RpcError> {
+        let running = self.running.as_ref().ok_or(RpcError::Gone)?;
+        running.client.call(method, params, &[]).await
+    }
+
+    async fn type_keys(&mut self, keys: Vec<Typed>, actor: &str) -> Result<(), Problem> {
+        self.must_be(&[VmState::Running, VmState::Stopping], "nobody reads what is typed")?;
+        let breaks = keys.contains(&Typed::Break);
+        let key = |typed| match typed {
+            Typed::Text(text) => Key::Text(text),
+            Typed::Break => Key::Break,
+        };
+        let typing = Typing { keys: keys.into_iter().map(key).collect() };
+        let params = serde_json::to_value(typing).map_err(|error| Problem::internal(error.to_string()))?;
+        self.call_with("type", params).await.map_err(|error| match error {
+            RpcError::Refused { code, .. } if code == i64::from(code::METHOD) => {
+                let detail = "was started by a version that cannot do this: it can after its next start";
+                Problem::conflict(format!("{} {detail}", self.name()))
+            }
+            error => rpc_problem(error),
+        })?;
+        if breaks {
+            // What is typed may be a secret; a break may end a kernel.
+            self.save(Some(self.happening("vm.break", "was sent a break on its console").by(actor))).await?;
+        }
+        Ok(())
     }
 
     async fn stats(&self) -> Result<Stats, Problem> {
