@@ -21,6 +21,7 @@ use crate::groups::Groups;
 use crate::http;
 use crate::http::serve::{Door, Room, serve};
 use crate::images::Images;
+use crate::log;
 use crate::machine;
 use crate::paths::{Paths, PathsError};
 use crate::pools::{Pools, UPLOADS};
@@ -72,6 +73,9 @@ pub enum DaemonError {
     /// What a backup brought back.
     #[error("{0}: what was restored cannot be put in its place: {1}")]
     Restore(PathBuf, io::Error),
+    /// Its own log.
+    #[error("{0}: the log cannot be written: {1}")]
+    Log(PathBuf, io::Error),
     /// Its audit log.
     #[error("{0}: the audit log cannot be written: {1}")]
     Audit(PathBuf, io::Error),
@@ -166,6 +170,8 @@ impl Host {
             false => DaemonError::Store(database.clone(), error),
         });
         let store: Arc<dyn Store> = Arc::new(opened?);
+        // Not before the folder is ours.
+        log::keep(&paths.log()).map_err(|error| DaemonError::Log(paths.log(), error))?;
         backup::sweep(&paths);
         let told = |error| DaemonError::Store(database.clone(), error);
         let (id, booted) = introduce(&*store).await.map_err(told)?;

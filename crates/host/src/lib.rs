@@ -9,6 +9,7 @@ pub mod events;
 mod groups;
 pub mod http;
 pub mod images;
+pub mod log;
 mod machine;
 pub mod paths;
 pub mod pools;

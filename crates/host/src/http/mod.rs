@@ -14,6 +14,7 @@ mod images;
 mod input;
 mod keys;
 mod lists;
+mod log;
 mod metrics;
 mod networks;
 mod page;
@@ -106,6 +107,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(events::list))
         .routes(routes!(watch::watch))
         .routes(routes!(host::get))
+        .routes(routes!(log::get))
         .routes(routes!(backup::make))
         .routes(routes!(stats::get))
         .routes(routes!(images::list, images::create))

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::backup::{BackupArgs, RestoreArgs};
+use crate::cli::log::LogArgs;
 use crate::cli::output::{OutputOption, print};
 use crate::client::{HostOption, default_state};
 use crate::failure::{self, Failure, Result, Status};
@@ -54,6 +55,8 @@ enum HostCommand {
     Backup(BackupArgs),
     /// Make a host what it was when a backup was made
     Restore(RestoreArgs),
+    /// Print what the daemon says of its work
+    Log(LogArgs),
     /// Print the description of the API: OpenAPI 3.1
     Openapi,
     /// Print an address that logs in whoever opens it first, within ten minutes: for a browser
@@ -61,6 +64,11 @@ enum HostCommand {
 }
 
 impl HostArgs {
+    /// Whether it is to serve.
+    pub fn serves(&self) -> bool {
+        self.command.is_none()
+    }
+
     /// Serves until a signal ends it, or asks another one.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         match self.command {
@@ -70,6 +78,7 @@ impl HostArgs {
                 print(&(text.map_err(|error| Failure::internal(error.to_string()))? + "\n"));
                 Ok(())
             }
+            Some(HostCommand::Log(args)) => args.execute(host).await,
             Some(HostCommand::Backup(args)) => args.execute(host).await,
             Some(HostCommand::Restore(args)) => args.execute().await,
             Some(HostCommand::Link) => link(host).await,

@@ -6,6 +6,7 @@ mod boot;
 mod host;
 mod image;
 mod inside;
+mod log;
 mod network;
 pub mod options;
 mod output;
@@ -86,6 +87,11 @@ enum Command {
 }
 
 impl Cli {
+    /// Whether it is the daemon that the command line asks for.
+    pub fn serves(&self) -> bool {
+        matches!(&self.command, Command::Host(args) if args.serves())
+    }
+
     /// Does what the command line asks, and says how the process is to end.
     pub fn execute(self) -> Result<ExitCode> {
         match self.command {

@@ -16,6 +16,7 @@ mod images;
 mod inputs;
 mod keys;
 mod life;
+mod log;
 mod networks;
 mod privileges;
 mod repeats;
