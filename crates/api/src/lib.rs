@@ -27,7 +27,7 @@ pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };
 pub use event::Event;
-pub use host::{EngineInfo, HostInfo};
+pub use host::{EngineInfo, HostDisk, HostInfo, HostMount, HostNic, NumaNode};
 pub use id::Id;
 pub use image::{ImageChange, ImageDetails, ImageInfo, ImageUsers, NewImage};
 pub use keys::{SendKeys, Typed};

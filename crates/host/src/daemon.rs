@@ -232,6 +232,9 @@ impl Host {
         let running: Vec<_> =
             records.iter().map(|(record, _)| &record.vm).filter(|vm| vm.status.state.is_alive()).collect();
         let (memory, memory_available) = machine::memory();
+        let looked = tokio::task::spawn_blocking(|| (machine::nodes(), machine::disks())).await;
+        // A thread that failed has found nothing.
+        let (numa, disks) = looked.unwrap_or_default();
         let (storage, storage_available) = machine::storage(self.paths.state());
         Ok(HostInfo {
             id: self.id,
@@ -241,7 +244,10 @@ impl Host {
             kernel: machine::kernel(),
             processor: machine::processor(),
             cpus: machine::cpus(),
-            nodes: machine::nodes(),
+            nodes: numa.len() as u32,
+            numa,
+            disks,
+            nics: machine::nics().await,
             memory,
             memory_available,
             storage,

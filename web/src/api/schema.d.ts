@@ -1322,6 +1322,23 @@ export interface components {
             /** @description The account. */
             user: string;
         };
+        /** @description A disk of the machine. */
+        HostDisk: {
+            /** @description Its maker's name for it; empty if it does not say. */
+            model?: string;
+            /** @description What of it the machine uses. */
+            mounts?: components["schemas"]["HostMount"][];
+            /** @description Its name in `/dev`. */
+            name: string;
+            /** @description Whether it can only be read. */
+            read_only?: boolean;
+            /** @description Whether it can be taken out. */
+            removable?: boolean;
+            /** @description Whether it turns: whether what lies together is read faster. */
+            rotational: boolean;
+            /** @description Its size. */
+            size: components["schemas"]["Size"];
+        };
         /** @description What the machine has, and what of it is in use. */
         HostInfo: {
             /**
@@ -1334,6 +1351,8 @@ export interface components {
              * @description Processors that running guests have.
              */
             cpus_promised: number;
+            /** @description Disks of the machine. Whoever is bound to labels is told of none. */
+            disks?: components["schemas"]["HostDisk"][];
             /** @description What executes guests here, and why. */
             engine: components["schemas"]["EngineInfo"];
             /** @description The id of this host, made at its first start. */
@@ -1348,11 +1367,15 @@ export interface components {
             memory_promised: components["schemas"]["Size"];
             /** @description The machine's host name. */
             name: string;
+            /** @description Network cards of the machine, and what stands for some; not those of guests. Whoever is bound to labels is told of none. */
+            nics?: components["schemas"]["HostNic"][];
             /**
              * Format: int32
              * @description NUMA nodes.
              */
             nodes: number;
+            /** @description What each of them has. */
+            numa?: components["schemas"]["NumaNode"][];
             /** @description Where the page and the API are for other programs than those of this machine's socket. */
             pages?: string[];
             /** @description The processor's name. */
@@ -1378,6 +1401,40 @@ export interface components {
              * @description Guests that run.
              */
             vms_running: number;
+        };
+        /** @description A use of a disk, of a part of it, or of a volume that lies on it. */
+        HostMount: {
+            /** @description The part, by its name in `/dev`. */
+            device: string;
+            /** @description Its file system; empty for swap. */
+            file_system?: string;
+            /** @description Where it is mounted; `swap` if memory is moved there. */
+            path: string;
+        };
+        /** @description A network card of the machine, or what stands for one: a bridge, a bond, a VLAN. */
+        HostNic: {
+            /** @description Its addresses, each with the length of its network's part. */
+            addresses?: string[];
+            /** @description The bridge or bond that it is a part of. */
+            bridge?: string | null;
+            /** @description What it is in the kernel's words (`bridge`, `bond`, `vlan`, `veth`); empty for a card. */
+            kind?: string;
+            /** @description Its hardware address. */
+            mac?: string;
+            /**
+             * Format: int32
+             * @description The largest packet that it carries, bytes.
+             */
+            mtu: number;
+            /** @description Its name. */
+            name: string;
+            /**
+             * Format: int32
+             * @description How fast it is, Mbit/s, if it says so.
+             */
+            speed?: number | null;
+            /** @description Whether it carries frames: `up`, `down`, or what else the kernel says (RFC 2863, ifOperStatus). */
+            state: string;
         };
         /** @description What the host and all guests that run use. */
         HostStats: {
@@ -2135,6 +2192,20 @@ export interface components {
              * @description Bytes of them.
              */
             sent_bytes: number;
+        };
+        /** @description Processors and the memory that is near to them. */
+        NumaNode: {
+            /** @description The numbers of its processors. */
+            cpus: number[];
+            /** @description Memory it has. */
+            memory: components["schemas"]["Size"];
+            /** @description Memory of it that nothing uses. */
+            memory_free: components["schemas"]["Size"];
+            /**
+             * Format: int32
+             * @description Its number.
+             */
+            number: number;
         };
         /**
          * @description What follows when a guest ends by itself.

@@ -14,6 +14,7 @@ mod hostile;
 mod http;
 mod images;
 mod inputs;
+mod inventory;
 mod keys;
 mod life;
 mod log;
