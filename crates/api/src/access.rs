@@ -209,7 +209,7 @@ pub struct AuditEntry {
 }
 
 /// What is wrong with labels at `pointer`.
-pub(crate) fn check_labels(pointer: &str, labels: &Bound) -> Vec<Invalid> {
+pub fn check_labels(pointer: &str, labels: &Bound) -> Vec<Invalid> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let fits =
         |key: &str, value: &str| (1..=63).contains(&key.len()) && value.len() <= 255 && key.chars().all(good);

@@ -8,6 +8,7 @@ mod event;
 mod host;
 mod id;
 mod image;
+mod keys;
 mod list;
 mod name;
 mod problem;
@@ -19,16 +20,17 @@ mod vm;
 
 pub use access::{
     Account, AccountChange, AuditEntry, Bound, Login, LoginLink, MadeToken, NewAccount, NewToken,
-    PasswordChange, Role, Session, Token,
+    PasswordChange, Role, Session, Token, check_labels,
 };
 pub use agent::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword};
 pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };
 pub use event::Event;
-pub use host::{EngineInfo, HostInfo};
+pub use host::{EngineInfo, HostDisk, HostInfo, HostMount, HostNic, NumaNode};
 pub use id::Id;
-pub use image::{ImageInfo, NewImage};
+pub use image::{ImageChange, ImageDetails, ImageInfo, ImageUsers, NewImage};
+pub use keys::{SendKeys, Typed};
 pub use list::{List, ListQuery};
 pub use name::{ImageName, Name, NameError};
 pub use problem::{Invalid, Problem};

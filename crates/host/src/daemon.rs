@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use api::{HostInfo, Id, Size, Time, VmState};
 use serde::{Deserialize, Serialize};
-use storage::images::Store as Images;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use vmm::engine;
@@ -21,9 +20,11 @@ use crate::events::{self, Happening};
 use crate::groups::Groups;
 use crate::http;
 use crate::http::serve::{Door, Room, serve};
+use crate::images::Images;
+use crate::log;
 use crate::machine;
 use crate::paths::{Paths, PathsError};
-use crate::pools::Pools;
+use crate::pools::{Pools, UPLOADS};
 use crate::records;
 use crate::repeats::Repeats;
 use crate::store::{Sqlite, Store, StoreError, Transaction};
@@ -72,6 +73,9 @@ pub enum DaemonError {
     /// What a backup brought back.
     #[error("{0}: what was restored cannot be put in its place: {1}")]
     Restore(PathBuf, io::Error),
+    /// Its own log.
+    #[error("{0}: the log cannot be written: {1}")]
+    Log(PathBuf, io::Error),
     /// Its audit log.
     #[error("{0}: the audit log cannot be written: {1}")]
     Audit(PathBuf, io::Error),
@@ -166,6 +170,8 @@ impl Host {
             false => DaemonError::Store(database.clone(), error),
         });
         let store: Arc<dyn Store> = Arc::new(opened?);
+        // Not before the folder is ours.
+        log::keep(&paths.log()).map_err(|error| DaemonError::Log(paths.log(), error))?;
         backup::sweep(&paths);
         let told = |error| DaemonError::Store(database.clone(), error);
         let (id, booted) = introduce(&*store).await.map_err(told)?;
@@ -226,6 +232,9 @@ impl Host {
         let running: Vec<_> =
             records.iter().map(|(record, _)| &record.vm).filter(|vm| vm.status.state.is_alive()).collect();
         let (memory, memory_available) = machine::memory();
+        let looked = tokio::task::spawn_blocking(|| (machine::nodes(), machine::disks())).await;
+        // A thread that failed has found nothing.
+        let (numa, disks) = looked.unwrap_or_default();
         let (storage, storage_available) = machine::storage(self.paths.state());
         Ok(HostInfo {
             id: self.id,
@@ -235,7 +244,10 @@ impl Host {
             kernel: machine::kernel(),
             processor: machine::processor(),
             cpus: machine::cpus(),
-            nodes: machine::nodes(),
+            nodes: numa.len() as u32,
+            numa,
+            disks,
+            nics: machine::nics().await,
             memory,
             memory_available,
             storage,
@@ -330,6 +342,13 @@ fn more_files() {
 
 async fn keep_house(host: Arc<Host>) {
     loop {
+        let images = Arc::clone(host.supervisor.images());
+        let clear = move || {
+            images.sweep();
+            images.expire_uploads(UPLOADS);
+        };
+        // It is tried again.
+        let _ = tokio::task::spawn_blocking(clear).await;
         tokio::time::sleep(HOUSEKEEPING).await;
         if let Err(error) = events::trim(&*host.store).await {
             tracing::warn!("old events cannot be forgotten: {error}");

@@ -8,6 +8,8 @@ pub mod daemon;
 pub mod events;
 mod groups;
 pub mod http;
+pub mod images;
+pub mod log;
 mod machine;
 pub mod paths;
 pub mod pools;

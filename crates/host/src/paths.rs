@@ -6,7 +6,8 @@
 //! STATE/vms/ID/               a guest's console log, its process's log; where it is while it is suspended
 //! STATE/run/ID/               sockets of a guest that runs
 //! STATE/networks/             leases
-//! STATE/audit/               who did what from where
+//! STATE/audit/                who did what from where
+//! STATE/log/                  what the daemon says of its work
 //! STATE/tls/                 the host's own certificate authority
 //! STATE/host.sock             the API for this machine
 //! ```
@@ -58,7 +59,7 @@ impl Paths {
             return Err(PathsError::TooLong(state));
         }
         let paths = Paths { state };
-        for folder in ["images", "vms", "run", "networks", "audit", "tls"] {
+        for folder in ["images", "vms", "run", "networks", "audit", "log", "tls"] {
             make(&paths.state.join(folder)).map_err(told)?;
         }
         for folder in [paths.state.clone(), paths.networks()] {
@@ -80,6 +81,11 @@ impl Paths {
     /// The record of who did what from where.
     pub fn audit(&self) -> PathBuf {
         self.state.join("audit")
+    }
+
+    /// The daemon's own log.
+    pub fn log(&self) -> PathBuf {
+        self.state.join("log")
     }
 
     /// The certificate authority.
@@ -128,7 +134,7 @@ impl Paths {
     }
 
     /// What a guest's process says.
-    pub fn log(&self, id: Id) -> PathBuf {
+    pub fn process_log(&self, id: Id) -> PathBuf {
         self.vm(id).join("vmm.log")
     }
 

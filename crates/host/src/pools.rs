@@ -18,7 +18,7 @@ use crate::supervisor::{storage_problem, store_problem};
 /// Where pools are in the store.
 const PREFIX: &str = "pool/";
 /// How long an upload may say nothing before it is given up.
-const UPLOADS: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+pub const UPLOADS: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// A storage pool.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -126,9 +126,10 @@ impl Pools {
         self.get(api::default_pool().as_str())
     }
 
-    fn all(&self) -> Vec<Arc<Pool>> {
+    /// All pools that can be used, with their names.
+    pub fn opened(&self) -> Vec<(Name, Arc<Pool>)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.values().filter_map(|known| known.pool.clone().ok()).collect()
+        known.iter().filter_map(|(name, known)| Some((name.clone(), known.pool.clone().ok()?))).collect()
     }
 
     /// All pools, by name.
@@ -223,11 +224,12 @@ impl Pools {
         listed.map_err(|error| Problem::internal(error.to_string()))?.map_err(storage_problem)
     }
 
-    /// Removes guests' own disks that are not among the `known`: they were being made or removed when a daemon was killed.
-    pub fn sweep(&self, known: &HashSet<Name>) {
+    /// Removes guests' own disks that are not among the `known`: they were being made or removed when a daemon was killed. Those of guests
+    /// that are `kept` stay.
+    pub fn sweep(&self, known: &HashSet<Name>, kept: &[Id]) {
         let Ok(pool) = self.usual() else { return };
         let volumes = pool.list(|_| Vec::new()).unwrap_or_default();
-        let own = |volume: &&Volume| owner(&volume.name).is_some();
+        let own = |volume: &&Volume| owner(&volume.name).is_some_and(|id| !kept.contains(&id));
         for volume in volumes.iter().filter(own).filter(|volume| !known.contains(&volume.name)) {
             match pool.delete(&volume.name, &[]) {
                 Ok(()) => tracing::info!("removed the disk {} of no guest", volume.name),
@@ -240,9 +242,9 @@ impl Pools {
     pub async fn keep(self: Arc<Self>) {
         let finishing = Arc::clone(&self);
         tokio::task::spawn_blocking(move || {
-            for pool in finishing.all() {
-                let finished = pool.finish_wipes(&Silent).and_then(|()| pool.expire_uploads(UPLOADS));
-                if let Err(error) = finished {
+            for (_, pool) in finishing.opened() {
+                pool.expire_uploads(UPLOADS);
+                if let Err(error) = pool.finish_wipes(&Silent) {
                     tracing::warn!("{}: {error}", pool.folder().display());
                 }
             }
@@ -251,7 +253,7 @@ impl Pools {
             tokio::time::sleep(BEAT).await;
             let beating = Arc::clone(&self);
             let beat = move || {
-                for pool in beating.all() {
+                for (_, pool) in beating.opened() {
                     if let Err(error) = pool.beat() {
                         tracing::warn!("{}: {error}", pool.folder().display());
                     }

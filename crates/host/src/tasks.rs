@@ -129,6 +129,11 @@ impl Tasks {
             Err(_) if cancelled => task.state = TaskState::Cancelled,
             Err(problem) => (task.state, task.error) = (TaskState::Failed, Some(problem)),
         }
+        let ended = match &task.error {
+            Some(problem) => format!("failed: {problem}"),
+            None => format!("{:?}", task.state).to_lowercase(),
+        };
+        tracing::info!("{} {} by {}: {ended}", task.action, task.name, task.actor);
         if let Err(error) = self.record(&task).await {
             tracing::error!("the end of task {id} cannot be recorded: {error}");
         }

@@ -24,6 +24,7 @@ pub mod user;
 
 pub use dhcp::Lease;
 pub use error::{Error, Result};
+pub use kernel::{Card, cards};
 pub use names::{NoOwner, Owner};
 pub use networks::{Config, Networks, Report, Traffic};
 pub use plan::Problem;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 /// More than any file system here holds in one file.
-const LARGEST: Size = Size(1 << 46);
+pub(crate) const LARGEST: Size = Size(1 << 46);
 const MEBIBYTE: u64 = 1 << 20;
 
 /// A place that volumes are kept in, as its owner wants it.

@@ -28,12 +28,15 @@ pub enum Error {
     /// There is one already.
     #[error("a volume {0} exists already")]
     VolumeExists(Name),
-    /// No volume of this name is being uploaded.
-    #[error("no volume {0} is being uploaded")]
+    /// Nothing is being uploaded by this name.
+    #[error("nothing is being uploaded as {0}")]
     NoUpload(Name),
-    /// One of this name is being uploaded already, as something else.
-    #[error("another volume {0} is being uploaded already")]
+    /// Something is being uploaded by this name already, which was announced otherwise.
+    #[error("something else is being uploaded as {0} already: give another name, or give that one up")]
     UploadExists(Name),
+    /// Somebody sends a part of it, or makes something of it, at this moment.
+    #[error("the upload {0} is in use at this moment: go on when that has ended")]
+    Uploading(Name),
     /// A guest has it, or something is being done with it.
     #[error("volume {0} is in use")]
     InUse(Name),
@@ -168,6 +171,7 @@ impl Error {
             Error::ImageExists(_)
             | Error::VolumeExists(_)
             | Error::UploadExists(_)
+            | Error::Uploading(_)
             | Error::InUse(_)
             | Error::Used { .. }
             | Error::BaseOf { .. }

@@ -16,6 +16,7 @@ pub mod seed;
 pub mod sparse;
 mod sum;
 mod tool;
+mod upload;
 mod volumes;
 
 pub use definition::{
@@ -25,4 +26,5 @@ pub use definition::{
 pub use error::{Cause, Error, Result};
 pub use pool::{BEAT, Host, Pool};
 pub use progress::{Progress, Silent};
-pub use volumes::{Download, OpenVolume};
+pub use sum::sha256;
+pub use volumes::{Download, Held, OpenVolume};

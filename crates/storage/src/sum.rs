@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 use crate::Progress;
 
 /// The SHA-256 checksum of the first `length` bytes of a file, in hexadecimal; nothing if it was called off.
+///
+/// # Errors
+/// If the file cannot be read, or is shorter.
 pub fn sha256(file: &File, length: u64, progress: &dyn Progress) -> io::Result<Option<String>> {
     let mut sum = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

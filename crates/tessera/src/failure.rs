@@ -83,6 +83,11 @@ impl Failure {
         Failure { status: Status::BadInput, message: message.to_string() }
     }
 
+    /// Whether the same may succeed a little later: the host was not reached, or was busy with it.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.status, Status::Unreachable | Status::NotNow)
+    }
+
     /// The engine cannot run a guest here.
     pub fn engine(message: impl fmt::Display) -> Failure {
         Failure { status: Status::NoEngine, message: message.to_string() }

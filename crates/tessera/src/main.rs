@@ -9,11 +9,15 @@ mod network;
 mod progress;
 mod socket;
 
+use std::backtrace::Backtrace;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use failure::Status;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
@@ -32,7 +36,7 @@ fn main() -> ExitCode {
             return Status::BadInput.into();
         }
     };
-    start_log();
+    start_log(cli.serves());
     match cli.execute() {
         Ok(code) => code,
         Err(failure) => {
@@ -51,14 +55,17 @@ fn one_line(error: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
-/// Sends the program's own log to stderr; `TESSERA_LOG` chooses what (`warn` unless told, for example `vmm=debug`).
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TESSERA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .compact()
-        .init();
+/// Sends the program's own log to stderr, and the daemon's also to where it is kept; `TESSERA_LOG` chooses what (for example `vmm=debug`),
+/// unless it is told `warn` for the one and `info` for the other.
+fn start_log(daemon: bool) {
+    let filter = |usual| EnvFilter::try_from_env("TESSERA_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let stderr = fmt::layer().with_target(false).compact().with_writer(std::io::stderr);
+    let kept = fmt::layer().with_target(false).compact().with_ansi(false).with_writer(|| host::log::Writer);
+    let kept = daemon.then(|| kept.with_filter(filter("info")));
+    tracing_subscriber::registry().with(stderr.with_filter(filter("warn"))).with(kept).init();
+    if daemon {
+        std::panic::set_hook(Box::new(|panic| {
+            tracing::error!("a fault in the daemon: {panic}\n{}", Backtrace::capture());
+        }));
+    }
 }

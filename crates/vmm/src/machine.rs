@@ -336,6 +336,11 @@ impl Machine {
         self.serial.input(bytes)
     }
 
+    /// Sends a break on the serial line; says whether the guest had room for it.
+    pub fn send_break(&self) -> bool {
+        self.serial.send_break()
+    }
+
     /// Readable while there are events to [`wait`](Self::wait) for.
     pub fn events(&self) -> BorrowedFd<'_> {
         self.reporter.ready()

@@ -78,6 +78,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/host/log": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The latest lines of the daemon's own log; as a stream (`Accept: text/event-stream`) these, each as an event `line` with a JSON string, and
+         *     those that come after them. What it says of guests is not bound to anybody's labels.
+         */
+        get: operations["get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/images": {
         parameters: {
             query?: never;
@@ -88,8 +108,12 @@ export interface paths {
         /** All images, by name. */
         get: operations["list"];
         put?: never;
-        /** Makes an image from Debian's packages. */
-        post: operations["build"];
+        /**
+         * Makes an image: from Debian's packages (`release`); or of a `disk` and its `kernel`, or of an image that was exported, as the `disk` alone. Each
+         *     file comes from an address, with its checksum, from an upload (`/uploads`), or is one of the host's. What has come of a file from elsewhere
+         *     is kept if the task ends early: the same request goes on with it. The task's result is the image.
+         */
+        post: operations["create"];
         delete?: never;
         options?: never;
         head?: never;
@@ -103,11 +127,33 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** One image, and who uses it. */
+        get: operations["get"];
         put?: never;
         post?: never;
-        /** Removes an image that no guest boots from. */
+        /** Removes an image that no guest and no template uses. Volumes that are based on it stay: their pool holds what they need of it. */
         delete: operations["delete"];
+        options?: never;
+        head?: never;
+        /**
+         * Changes what is said of an image, and what it is called if no guest or template uses it. What its kernel is told holds for guests at their
+         *     next start, if they say nothing else.
+         */
+        patch: operations["edit"];
+        trace?: never;
+    };
+    "/api/v1/images/{image}/data": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** An image as one file, to carry it elsewhere: a tar archive that `POST /images` takes as a disk. It may take a while until the first byte comes. */
+        get: operations["download"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -487,6 +533,45 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/uploads": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All files that are being uploaded or wait for an image to be made of them, by name. */
+        get: operations["list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/uploads/{upload}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How far an upload is. */
+        get: operations["get"];
+        /**
+         * Uploads a file for `POST /images`, in one request or in parts: each begins where the one before ended. An upload that broke off is gone on
+         *     with; what nobody goes on with for a day is given up.
+         */
+        put: operations["send"];
+        post?: never;
+        /** Gives an upload up. */
+        delete: operations["delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/users": {
         parameters: {
             query?: never;
@@ -556,7 +641,7 @@ export interface paths {
         get: operations["get"];
         put?: never;
         post?: never;
-        /** Removes a guest with what it has of its own. */
+        /** Removes a guest with what it has of its own, but for its disks if they are to be kept. */
         delete: operations["delete"];
         options?: never;
         head?: never;
@@ -708,6 +793,23 @@ export interface paths {
          *     drive.
          */
         patch: operations["edit_disk"];
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Types keys on the serial console of a guest that runs, all or none of them. */
+        post: operations["send"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/api/v1/vms/{vm}/nics": {
@@ -1304,6 +1406,23 @@ export interface components {
             /** @description The account. */
             user: string;
         };
+        /** @description A disk of the machine. */
+        HostDisk: {
+            /** @description Its maker's name for it; empty if it does not say. */
+            model?: string;
+            /** @description What of it the machine uses. */
+            mounts?: components["schemas"]["HostMount"][];
+            /** @description Its name in `/dev`. */
+            name: string;
+            /** @description Whether it can only be read. */
+            read_only?: boolean;
+            /** @description Whether it can be taken out. */
+            removable?: boolean;
+            /** @description Whether it turns: whether what lies together is read faster. */
+            rotational: boolean;
+            /** @description Its size. */
+            size: components["schemas"]["Size"];
+        };
         /** @description What the machine has, and what of it is in use. */
         HostInfo: {
             /**
@@ -1316,6 +1435,8 @@ export interface components {
              * @description Processors that running guests have.
              */
             cpus_promised: number;
+            /** @description Disks of the machine. Whoever is bound to labels is told of none. */
+            disks?: components["schemas"]["HostDisk"][];
             /** @description What executes guests here, and why. */
             engine: components["schemas"]["EngineInfo"];
             /** @description The id of this host, made at its first start. */
@@ -1330,11 +1451,15 @@ export interface components {
             memory_promised: components["schemas"]["Size"];
             /** @description The machine's host name. */
             name: string;
+            /** @description Network cards of the machine, and what stands for some; not those of guests. Whoever is bound to labels is told of none. */
+            nics?: components["schemas"]["HostNic"][];
             /**
              * Format: int32
              * @description NUMA nodes.
              */
             nodes: number;
+            /** @description What each of them has. */
+            numa?: components["schemas"]["NumaNode"][];
             /** @description Where the page and the API are for other programs than those of this machine's socket. */
             pages?: string[];
             /** @description The processor's name. */
@@ -1360,6 +1485,40 @@ export interface components {
              * @description Guests that run.
              */
             vms_running: number;
+        };
+        /** @description A use of a disk, of a part of it, or of a volume that lies on it. */
+        HostMount: {
+            /** @description The part, by its name in `/dev`. */
+            device: string;
+            /** @description Its file system; empty for swap. */
+            file_system?: string;
+            /** @description Where it is mounted; `swap` if memory is moved there. */
+            path: string;
+        };
+        /** @description A network card of the machine, or what stands for one: a bridge, a bond, a VLAN. */
+        HostNic: {
+            /** @description Its addresses, each with the length of its network's part. */
+            addresses?: string[];
+            /** @description The bridge or bond that it is a part of. */
+            bridge?: string | null;
+            /** @description What it is in the kernel's words (`bridge`, `bond`, `vlan`, `veth`); empty for a card. */
+            kind?: string;
+            /** @description Its hardware address. */
+            mac?: string;
+            /**
+             * Format: int32
+             * @description The largest packet that it carries, bytes.
+             */
+            mtu: number;
+            /** @description Its name. */
+            name: string;
+            /**
+             * Format: int32
+             * @description How fast it is, Mbit/s, if it says so.
+             */
+            speed?: number | null;
+            /** @description Whether it carries frames: `up`, `down`, or what else the kernel says (RFC 2863, ifOperStatus). */
+            state: string;
         };
         /** @description What the host and all guests that run use. */
         HostStats: {
@@ -1404,21 +1563,79 @@ export interface components {
          * @description The id of a thing: a UUID whose beginning is the time it was made at (version 7, RFC 9562), so that ids sort by age.
          */
         Id: string;
+        /** @description What is to change of an image. */
+        ImageChange: {
+            /** @description The arguments of its kernel. */
+            command_line?: string | null;
+            /** @description What it is for. */
+            description?: string | null;
+            /** @description Words to find it by: these are set, and those that are null are taken away. */
+            labels?: {
+                [key: string]: string | null;
+            };
+            name?: components["schemas"]["ImageName"] | null;
+        };
+        /** @description An image, and who uses it. */
+        ImageDetails: components["schemas"]["ImageInfo"] & {
+            /** @description Who uses it. */
+            used_by: components["schemas"]["ImageUsers"];
+        };
         /** @description A disk with the kernel that boots it. */
         ImageInfo: {
             /** @description The arguments of its kernel. */
             command_line: string;
+            /**
+             * Format: date-time
+             * @description When it came to this host.
+             */
+            created?: string | null;
+            /** @description What it is for. */
+            description?: string;
+            /** @description How the disk's file is laid out. */
+            format: components["schemas"]["DiskFormat"];
+            /** @description Words to find it by. */
+            labels?: {
+                [key: string]: string;
+            };
             /** @description Its name. */
             name: components["schemas"]["ImageName"];
             /** @description Where it came from. */
             origin: string;
-            /** @description Size of its disk. */
+            /** @description Size of its disk, as a guest sees it. */
             size: components["schemas"]["Size"];
             /** @description What that takes on the host. */
             used: components["schemas"]["Size"];
         };
         /** @example debian:13 */
         ImageName: string;
+        /** @description Who uses an image. */
+        ImageUsers: {
+            /** @description Templates of such guests. It stays as long as they do. */
+            templates: string[];
+            /** @description Guests that have a disk made of it. They boot its kernel, so that it stays as long as they do. */
+            vms: string[];
+            /** @description Volumes that are based on it, each as `POOL/NAME`. Their pool holds what they need of it: it may go. */
+            volumes: string[];
+        };
+        /** @description An image that is to be taken in. */
+        Import: {
+            /** @description Its command line: that of an exported image, or `root=/dev/vda1 rw console=ttyS0`, if nothing is said. */
+            command_line?: string | null;
+            /** @description What it is for; that of an exported image if nothing is said. */
+            description?: string | null;
+            /** @description The disk: raw or qcow2, perhaps compressed by gzip, xz or zstd; or an exported image, which has all the rest. */
+            disk: components["schemas"]["Source"];
+            initrd?: components["schemas"]["Source"] | null;
+            kernel?: components["schemas"]["Source"] | null;
+            /** @description Words to find it by; those of an exported image if nothing is said. */
+            labels?: {
+                [key: string]: string;
+            } | null;
+            /** @description Its name. */
+            name: components["schemas"]["ImageName"];
+            /** @description Whether an image that has the name gives way to it. */
+            replace?: boolean;
+        };
         /** @description What is wrong with one field. */
         Invalid: {
             /** @description What is wrong with it, and what would be right. */
@@ -1603,11 +1820,24 @@ export interface components {
             items: {
                 /** @description The arguments of its kernel. */
                 command_line: string;
+                /**
+                 * Format: date-time
+                 * @description When it came to this host.
+                 */
+                created?: string | null;
+                /** @description What it is for. */
+                description?: string;
+                /** @description How the disk's file is laid out. */
+                format: components["schemas"]["DiskFormat"];
+                /** @description Words to find it by. */
+                labels?: {
+                    [key: string]: string;
+                };
                 /** @description Its name. */
                 name: components["schemas"]["ImageName"];
                 /** @description Where it came from. */
                 origin: string;
-                /** @description Size of its disk. */
+                /** @description Size of its disk, as a guest sees it. */
                 size: components["schemas"]["Size"];
                 /** @description What that takes on the host. */
                 used: components["schemas"]["Size"];
@@ -1769,6 +1999,32 @@ export interface components {
                 name: components["schemas"]["Name"];
                 /** @description What it may do. */
                 role: components["schemas"]["Role"];
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
+        List_UploadStatus: {
+            /** @description What is on it. */
+            items: {
+                /**
+                 * Format: date-time
+                 * @description When something of it came last. What nobody goes on with for a day is given up.
+                 */
+                changed: string;
+                /** @description Its length. */
+                length: components["schemas"]["Size"];
+                /** @description What it is called until an image is made of it. */
+                name: components["schemas"]["Name"];
+                /** @description The SHA-256 checksum that it must have, in hexadecimal. */
+                sha256?: string | null;
+                /** @description Bytes that are there, durably: it goes on from here. */
+                uploaded: components["schemas"]["Size"];
             }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
@@ -1941,6 +2197,8 @@ export interface components {
             packages?: string[];
             /** @description The release: `debian:12` or `debian:13`. */
             release: string;
+            /** @description Whether an image that has the name gives way to it. */
+            replace?: boolean;
             size?: components["schemas"]["Size"] | null;
         };
         /** @description A template that is to be. */
@@ -2018,6 +2276,20 @@ export interface components {
              * @description Bytes of them.
              */
             sent_bytes: number;
+        };
+        /** @description Processors and the memory that is near to them. */
+        NumaNode: {
+            /** @description The numbers of its processors. */
+            cpus: number[];
+            /** @description Memory it has. */
+            memory: components["schemas"]["Size"];
+            /** @description Memory of it that nothing uses. */
+            memory_free: components["schemas"]["Size"];
+            /**
+             * Format: int32
+             * @description Its number.
+             */
+            number: number;
         };
         /**
          * @description What follows when a guest ends by itself.
@@ -2178,6 +2450,16 @@ export interface components {
          * @enum {string}
          */
         Role: "viewer" | "operator" | "admin";
+        /** @description Keys to be typed, in this order. */
+        SendKeys: {
+            /**
+             * @description `text:…` is that text, one character is itself. `enter`, `tab`, `shift-tab`, `esc`, `space`, `backspace`, `delete`, `insert`, `home`, `end`,
+             *     `page-up`, `page-down`, `up`, `down`, `left`, `right` and `f1` to `f12` are what a terminal sends for them (xterm's Control Sequences),
+             *     `ctrl-c` and the like a control character, `alt-KEY` a key after an escape. `break` is a break of the line; `sysrq:b` is a break and the
+             *     letter, which Linux takes as typed with SysRq (Documentation/admin-guide/sysrq.rst).
+             */
+            keys: string[];
+        };
         /** @description Who is asking. */
         Session: {
             /** @description Who they are, as tasks and events tell. */
@@ -2195,6 +2477,19 @@ export interface components {
         };
         /** @description A number of bytes, or text such as "512MiB"; answers have the number. */
         Size: number | string;
+        /** @description Where a file comes from. */
+        Source: {
+            /** @description Its path. */
+            file: string;
+        } | {
+            /** @description The SHA-256 checksum that it must have, in hexadecimal. */
+            sha256: string;
+            /** @description Its address: http or https. */
+            url: string;
+        } | {
+            /** @description What it was called. */
+            upload: components["schemas"]["Name"];
+        };
         /** @description What a running guest uses, and what its devices have done since it was started. */
         Stats: {
             /** @description Its disks, in their order. */
@@ -2291,6 +2586,22 @@ export interface components {
             name: components["schemas"]["Name"];
             /** @description What it may do. */
             role: components["schemas"]["Role"];
+        };
+        /** @description A file that is being uploaded, or has been. */
+        UploadStatus: {
+            /**
+             * Format: date-time
+             * @description When something of it came last. What nobody goes on with for a day is given up.
+             */
+            changed: string;
+            /** @description Its length. */
+            length: components["schemas"]["Size"];
+            /** @description What it is called until an image is made of it. */
+            name: components["schemas"]["Name"];
+            /** @description The SHA-256 checksum that it must have, in hexadecimal. */
+            sha256?: string | null;
+            /** @description Bytes that are there, durably: it goes on from here. */
+            uploaded: components["schemas"]["Size"];
         };
         /** @description How far an upload is. */
         Uploaded: {
@@ -2464,6 +2775,8 @@ export interface components {
             /** @description Another volume of the pool. */
             volume: components["schemas"]["Name"];
         };
+        /** @description An image to be made: from Debian's packages, or of a disk and its kernel, or of an image that was exported. */
+        WantedImage: components["schemas"]["NewImage"] | components["schemas"]["Import"];
     };
     responses: never;
     parameters: never;
@@ -2611,6 +2924,38 @@ export interface operations {
             };
         };
     };
+    get: {
+        parameters: {
+            query?: {
+                /** @description So many of the latest lines: 1000 if nothing is said. */
+                lines?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Its lines, the oldest first */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list: {
         parameters: {
             query?: {
@@ -2651,7 +2996,7 @@ export interface operations {
             };
         };
     };
-    build: {
+    create: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -2666,7 +3011,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["NewImage"];
+                "application/json": components["schemas"]["WantedImage"];
             };
         };
         responses: {
@@ -2686,6 +3031,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                image: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The image */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImageDetails"];
                 };
             };
             /** @description A problem */
@@ -2730,6 +3107,74 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                image: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": components["schemas"]["ImageChange"];
+            };
+        };
+        responses: {
+            /** @description The image */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImageInfo"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    download: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                image: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A tar archive */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-tar": unknown;
                 };
             };
             /** @description A problem */
@@ -4114,6 +4559,151 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description A page of uploads */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_UploadStatus"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                upload: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The upload */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadStatus"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    send: {
+        parameters: {
+            query: {
+                /** @description The length of the whole file, bytes. */
+                length: number;
+                /** @description Where in it this part begins: 0 at first, and what `uploaded` says when it goes on. */
+                offset?: number;
+                /** @description The SHA-256 checksum that the whole must have, in hexadecimal. It is compared when an image is made of it. */
+                sha256?: string;
+            };
+            header?: never;
+            path: {
+                /** @description What it is to be called */
+                upload: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description That much of it is there */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadStatus"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                upload: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is there no more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
             /** @description A page of users */
             200: {
                 headers: {
@@ -4399,6 +4989,10 @@ export interface operations {
             query?: {
                 /** @description Pull its plug first if it runs. */
                 force?: boolean;
+                /** @description Keep the disks that it has of its own: they become volumes of their pool, which the task's result names. */
+                keep_disks?: boolean;
+                /** @description Keep them by this name, with the number of the disk behind it where there are several. Otherwise the guest's name is in theirs. */
+                keep_as?: components["schemas"]["Name"];
                 /** @description Wait so long at most until the task has ended: `30s`. */
                 wait?: string;
             };
@@ -4874,6 +5468,43 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Task"];
                 };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    send: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SendKeys"];
+            };
+        };
+        responses: {
+            /** @description They are typed */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description A problem */
             default: {

@@ -2,7 +2,8 @@
 
 import { useHost } from "../api/queries";
 import { Card, Code, Fact, Facts, Loading, Problem, Screen, When } from "../parts/basics";
-import { bytes, number, t } from "../text";
+import { Table } from "../parts/table";
+import { bytes, number, t, told } from "../text";
 
 export function Host() {
   const { data: host, error } = useHost();
@@ -14,7 +15,7 @@ export function Host() {
           <Facts>
             <Fact name={t("host.processor")}>{host.processor}</Fact>
             <Fact name={t("cpus")}>{number(host.cpus)}</Fact>
-            <Fact name={t("host.nodes")}>{number(host.nodes)}</Fact>
+            <Fact name={t("host.nodes")}>{number(host.nodes)}{host.nodes > 1 && (host.numa ?? []).map((node) => <span key={node.number} className="hint block">{t("host.node", { n: node.number, cpus: node.cpus.length, memory: bytes(node.memory) })}</span>)}</Fact>
             <Fact name={t("memory")}>{bytes(host.memory)}</Fact>
             <Fact name={t("host.kernel")}>{host.kernel}</Fact>
             <Fact name={t("host.room")}>{t("free-of", { free: bytes(host.storage_available), of: bytes(host.storage) })}</Fact>
@@ -30,6 +31,36 @@ export function Host() {
           </Facts>
         </Card>
       </div>
+      {(host.disks ?? []).length > 0 && (
+        <Card title={t("host.disks")}>
+          <Table
+            label={t("host.disks")} rows={host.disks ?? []} id={(disk) => disk.name}
+            columns={[
+              { name: t("name"), main: true, of: (disk) => <bdi>{disk.name}</bdi> },
+              { name: t("size"), number: true, of: (disk) => bytes(disk.size) },
+              { name: t("kind"), of: (disk) => t(disk.rotational ? "host.disk.turns" : "host.disk.solid") },
+              { name: t("host.disk.model"), of: (disk) => <bdi>{disk.model}</bdi> },
+              { name: t("host.disk.use"), of: (disk) => (disk.mounts ?? []).map((mount) => <bdi key={mount.device + mount.path} className="block">{`${mount.path} (${mount.device})`}</bdi>) },
+            ]}
+          />
+        </Card>
+      )}
+      {(host.nics ?? []).length > 0 && (
+        <Card title={t("host.nics")}>
+          <Table
+            label={t("host.nics")} rows={host.nics ?? []} id={(nic) => nic.name}
+            columns={[
+              { name: t("name"), main: true, of: (nic) => <bdi>{nic.name}</bdi> },
+              { name: t("kind"), of: (nic) => told("host.nic.kind", nic.kind || "card", nic.kind ?? "") },
+              { name: t("state"), of: (nic) => told("host.nic.state", nic.state, nic.state) },
+              { name: t("host.nic.speed"), number: true, of: (nic) => (nic.speed ? t("host.nic.mbit", { n: nic.speed }) : "") },
+              { name: t("host.nic.bridge"), of: (nic) => <bdi>{nic.bridge}</bdi> },
+              { name: t("mac"), of: (nic) => <code>{nic.mac}</code> },
+              { name: t("addresses"), of: (nic) => (nic.addresses ?? []).map((address) => <bdi key={address} className="block">{address}</bdi>) },
+            ]}
+          />
+        </Card>
+      )}
       <Card title={t("host.api")}>
         <p>{t("host.api.words")}</p>
         <Code label={t("api.call")} text={`curl -H "Authorization: Bearer $TOKEN" ${location.origin}/api/v1/host`} />

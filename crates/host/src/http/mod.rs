@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod backup;
+mod bytes;
 mod caller;
 mod console;
 mod devices;
@@ -12,7 +13,9 @@ mod guard;
 mod host;
 mod images;
 mod input;
+mod keys;
 mod lists;
+mod log;
 mod metrics;
 mod networks;
 mod page;
@@ -25,6 +28,7 @@ mod stats;
 mod tasks;
 mod templates;
 mod tokens;
+mod uploads;
 mod users;
 mod vms;
 mod watch;
@@ -102,15 +106,20 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(agent::password))
         .routes(routes!(console::connect))
         .routes(routes!(console::log))
+        .routes(routes!(keys::send))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get, tasks::cancel))
         .routes(routes!(events::list))
         .routes(routes!(watch::watch))
         .routes(routes!(host::get))
+        .routes(routes!(log::get))
         .routes(routes!(backup::make))
         .routes(routes!(stats::get))
-        .routes(routes!(images::list, images::build))
-        .routes(routes!(images::delete))
+        .routes(routes!(images::list, images::create))
+        .routes(routes!(images::get, images::edit, images::delete))
+        .routes(routes!(images::download))
+        .routes(routes!(uploads::list))
+        .routes(routes!(uploads::get, uploads::send, uploads::delete))
         .routes(routes!(networks::list, networks::create))
         .routes(routes!(networks::get, networks::edit, networks::delete))
         .routes(routes!(networks::leases))
@@ -164,10 +173,17 @@ pub fn router(host: Arc<Host>) -> Router {
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), audit::record))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), caller::identify))
         .layer(axum::middleware::from_fn(guard::check))
-        .layer(CompressionLayer::new().compress_when(
-            // A stream must not wait until a block of the compression is full.
-            SizeAbove::new(1024).and(NotForContentType::const_new("text/event-stream")),
-        ))
+        .layer(
+            CompressionLayer::new().compress_when(
+                // A stream must not wait until a block of the compression is full, and files keep the length by which one sees that all of
+                // them has come.
+                SizeAbove::new(1024)
+                    .and(NotForContentType::const_new("text/event-stream"))
+                    .and(NotForContentType::const_new("application/octet-stream"))
+                    .and(NotForContentType::const_new("application/x-tar"))
+                    .and(NotForContentType::const_new("application/gzip")),
+            ),
+        )
         .layer(CatchPanicLayer::custom(|_| {
             Error(api::Problem::internal("a fault in the daemon; its log says more")).into_response()
         }))

@@ -4,18 +4,17 @@ use std::io;
 use std::sync::Arc;
 
 use api::{Invalid, List, ListQuery, Name, NewTask, Problem, Size, Task};
-use axum::body::Body as Bytes;
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 use storage::{
-    Download, Pool, PoolDefinition, Resize, Silent, UploadDefinition, Volume, VolumeDefinition, VolumeFormat,
+    Pool, PoolDefinition, Resize, Silent, UploadDefinition, Volume, VolumeDefinition, VolumeFormat,
 };
-use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use utoipa::{IntoParams, ToSchema};
 
+use super::bytes::{apart, incoming, outgoing};
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
 use super::input::{Body, Query};
@@ -24,18 +23,6 @@ use super::tasks::{Wait, accepted, check};
 use crate::access::Identity;
 use crate::daemon::{Host, TaskProgress};
 use crate::pools::{self, PoolInfo};
-use crate::supervisor::storage_problem;
-
-/// How much of a download is read at once.
-const PIECE: usize = 1 << 18;
-
-/// Does what waits for disks on a thread that may wait.
-async fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> storage::Result<T> + Send + 'static,
-) -> std::result::Result<T, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Problem::internal(error.to_string()))?.map_err(storage_problem)
-}
 
 fn volume_name(name: &str) -> std::result::Result<Name, Problem> {
     let shown: String = name.chars().take(80).collect();
@@ -170,8 +157,7 @@ pub async fn create_volume(
         return Err(Problem::invalid(wrong).into());
     }
     not_a_guests(&wanted.name)?;
-    let images = storage::images::Store::new(host.paths.images());
-    let name = wanted.name.clone();
+    let (images, name) = (Arc::clone(host.supervisor.images()), wanted.name.clone());
     let make = move |pool: &Pool, progress: &TaskProgress| pool.create(&wanted, &images, progress);
     change(&host, identity, ("volume.create", &pool, &name), &wait, make).await
 }
@@ -345,9 +331,7 @@ pub async fn upload(
         length: Size(upload.length),
         sha256: upload.sha256,
     };
-    let bytes = request.into_body().into_data_stream();
-    let bytes = futures_util::TryStreamExt::map_err(bytes, io::Error::other);
-    let mut reader = SyncIoBridge::new(StreamReader::new(bytes));
+    let mut reader = incoming(request);
     let done = apart(move || {
         opened.begin_upload(&wanted)?;
         let there = opened.upload_part(&name, upload.offset, &mut reader, &Silent)?;
@@ -386,28 +370,11 @@ pub async fn download(
 ) -> Result<Response> {
     let name = volume_name(&volume)?;
     let opened = host.supervisor.pools().get(&pool)?;
-    let (download, length) = apart(move || {
+    let (mut download, length) = apart(move || {
         let download = opened.download(&name, wanted.format)?;
         let length = download.length()?;
         Ok((download, length))
     })
     .await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, length.to_string()),
-    ];
-    Ok((headers, Bytes::from_stream(ReaderStream::with_capacity(reader(download), PIECE))).into_response())
-}
-
-/// A download as what waits for nobody reads it: a thread reads ahead, a little.
-fn reader(mut download: Download) -> tokio::io::DuplexStream {
-    let (ours, theirs) = tokio::io::duplex(4 * PIECE);
-    tokio::task::spawn_blocking(move || {
-        let mut to = SyncIoBridge::new(ours);
-        // Whoever reads sees that it ends too early, by its length.
-        if let Err(error) = io::copy(&mut download, &mut to) {
-            tracing::info!("a download broke off: {error}");
-        }
-    });
-    theirs
+    Ok(outgoing("application/octet-stream", length, move |to| io::copy(&mut download, to).map(drop)))
 }

@@ -17,7 +17,7 @@ use crate::store::Update;
 use crate::supervisor::no_guest;
 
 /// What else they may ask for. Lists of guests, events and tasks hold only theirs: their handlers see to that.
-const OPEN: [(&str, &[Method]); 15] = [
+const OPEN: [(&str, &[Method]); 16] = [
     ("/api/v1/vms", &[Method::GET, Method::POST]),
     ("/api/v1/events", &[Method::GET]),
     ("/api/v1/tasks", &[Method::GET]),
@@ -27,6 +27,7 @@ const OPEN: [(&str, &[Method]); 15] = [
     ("/api/v1/host", &[Method::GET]),
     ("/api/v1/stats", &[Method::GET]),
     ("/api/v1/images", &[Method::GET]),
+    ("/api/v1/images/{image}", &[Method::GET]),
     ("/api/v1/templates", &[Method::GET]),
     ("/api/v1/templates/{template}", &[Method::GET]),
     ("/api/v1/networks", &[Method::GET]),

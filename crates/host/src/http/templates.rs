@@ -13,10 +13,8 @@ use super::input::{Body, Query, read};
 use super::lists;
 use crate::daemon::Host;
 use crate::events::Happening;
+use crate::images::{self, TEMPLATES as PREFIX};
 use crate::store::{Store, StoreError, Transaction};
-
-/// Where templates are in the store.
-const PREFIX: &str = "template/";
 
 fn key(name: &Name) -> String {
     format!("{PREFIX}{name}")
@@ -72,6 +70,7 @@ pub async fn create(
     }
     let name = new.name.clone();
     let template = Template { template: new, created: Time::now() };
+    let _images = host.supervisor.images().hold(images::of_template(&template))?;
     let happening = Happening::new("template.created", "was made").by(identity.actor);
     let happening = happening.to(format!("/api/v1/templates/{name}"), name.as_str());
     let transaction = Transaction::new().expect_none(key(&name)).put(key(&name), &template)?;

@@ -21,7 +21,7 @@ use crate::access::Identity;
 use crate::daemon::Host;
 use crate::records;
 use crate::store::Update;
-use crate::supervisor::{Apply, Edit, Options};
+use crate::supervisor::{Apply, Edit, Keep, Options};
 
 /// How long a guest may take to power itself off if nothing is said, seconds.
 const DEADLINE: u64 = 90;
@@ -264,11 +264,16 @@ pub struct DeleteQuery {
     /// Pull its plug first if it runs.
     #[serde(default)]
     pub force: bool,
+    /// Keep the disks that it has of its own: they become volumes of their pool, which the task's result names.
+    #[serde(default)]
+    pub keep_disks: bool,
+    /// Keep them by this name, with the number of the disk behind it where there are several. Otherwise the guest's name is in theirs.
+    pub keep_as: Option<Name>,
     /// Wait so long at most until the task has ended: `30s`.
     pub wait: Option<String>,
 }
 
-/// Removes a guest with what it has of its own.
+/// Removes a guest with what it has of its own, but for its disks if they are to be kept.
 #[utoipa::path(delete, path = "/vms/{vm}", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "Its name or id"),
         ("If-Match" = Option<String>, Header, description = "Only if it is still this version"), DeleteQuery), responses(
@@ -285,10 +290,17 @@ pub async fn delete(
     check(&wait)?;
     let expect = if_match(&headers)?;
     let (vm, _) = host.supervisor.find(&vm).await?;
+    let keep = (query.keep_disks || query.keep_as.is_some()).then_some(Keep { name: query.keep_as });
+    if keep.is_some() && identity.is_bound() {
+        let detail = "its disks would become the host's: they are kept by who is bound to no labels";
+        return Err(Problem::new(403, "Not allowed", detail).into());
+    }
     let new = new_task("vm.delete", vm.id, vm.definition.name.as_str(), &identity);
     let (doing, actor) = (Arc::clone(&host), identity.actor);
     let work = move |_| async move {
-        doing.supervisor.delete(vm.id, query.force, expect, &actor).await.map(|()| json!({}))
+        let keeps = keep.is_some();
+        let volumes = doing.supervisor.delete(vm.id, query.force, keep, expect, &actor).await?;
+        Ok(if keeps { json!({ "volumes": volumes }) } else { json!({}) })
     };
     let task = host.tasks.begin(new, work).await?;
     accepted(&host, task, &wait).await

@@ -70,7 +70,8 @@ pub fn remove_all(pools: &Pools, id: Id, disks: &[Disk]) {
     }
 }
 
-fn is_own(disk: &Disk) -> bool {
+/// Whether a disk comes and goes with its guest.
+pub fn is_own(disk: &Disk) -> bool {
     matches!(disk.source, DiskSource::Image(_) | DiskSource::Size(_))
 }
 

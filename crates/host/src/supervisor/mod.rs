@@ -5,6 +5,7 @@ mod cards;
 mod disks;
 mod guest;
 mod inside;
+mod keep;
 mod machine;
 mod process;
 mod rpc;
@@ -18,14 +19,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use api::{Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Verb, Vm, VmDefinition, VmState, VmStatus};
-use storage::images::Store as Images;
+use api::{
+    Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Typed, Verb, Vm, VmDefinition, VmState, VmStatus,
+    VolumeName,
+};
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
 use vmm::engine;
 
 use crate::events::Happening;
 use crate::groups::Groups;
+use crate::images::{self, Images};
 use crate::paths::Paths;
 use crate::pools::Pools;
 use crate::records::{self, Record};
@@ -34,7 +38,8 @@ use crate::wires::Wires;
 pub use agent::Agents;
 use disks::Made;
 pub use guest::{Apply, Edit, Options};
-use guest::{Guest, Order, Orders};
+use guest::{Deleted, Guest, Order, Orders};
+pub use keep::Keep;
 use rpc::{Client, RpcError};
 
 /// What all guests' tasks need.
@@ -42,7 +47,7 @@ pub struct Shared {
     /// Where things are.
     pub paths: Paths,
     /// What guests boot from.
-    pub images: Images,
+    pub images: Arc<Images>,
     /// What is known.
     pub store: Arc<dyn Store>,
     /// The control groups.
@@ -154,7 +159,7 @@ impl Shared {
 
     /// Makes the disks that a changed definition has and the one before had not.
     async fn change_disks(&self, before: &Vm, after: &VmDefinition) -> Result<Made, Problem> {
-        let (pools, images) = (Arc::clone(&self.pools), Images::new(self.paths.images()));
+        let (pools, images) = (Arc::clone(&self.pools), Arc::clone(&self.images));
         let (id, before, after) = (before.id, before.definition.disks.clone(), after.disks.clone());
         let make = move || disks::make(&pools, &images, id, &before, &after, &Silent);
         let made = tokio::task::spawn_blocking(make).await;
@@ -242,6 +247,7 @@ impl Supervisor {
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<Vm, Problem> {
+        let _images = self.shared.images.hold(images::of_disks(&definition.disks))?;
         self.check(&definition, None).await?;
         disks::settle(&mut definition, &[])?;
         self.shared.wires.plug(id, &mut definition, None).await?;
@@ -364,11 +370,21 @@ impl Supervisor {
         self.ask(id, |reply| Order::Suspend(actor, progress, reply)).await
     }
 
+    /// Types on the serial console of a guest that runs.
+    ///
+    /// # Errors
+    /// If it does not run, or has not read what was typed before.
+    pub async fn send_keys(&self, id: Id, keys: Vec<Typed>, actor: &str) -> Result<(), Problem> {
+        let actor = actor.to_owned();
+        self.ask(id, |reply| Order::Type(keys, actor, reply)).await
+    }
+
     /// Makes a guest another one; its machine, too, if it runs and that can be.
     ///
     /// # Errors
     /// If the definition is not valid, the guest has changed or uses what is to go, or its system does not take part.
     pub async fn edit(&self, id: Id, mut edit: Edit) -> Result<(), Problem> {
+        let _images = self.shared.images.hold(images::of_disks(&edit.definition.disks))?;
         self.check(&edit.definition, Some(id)).await?;
         let (vm, _) = self.find(&id.to_string()).await?;
         disks::settle(&mut edit.definition, &vm.definition.disks)?;
@@ -378,26 +394,34 @@ impl Supervisor {
         self.ask(id, |reply| Order::Edit(Box::new(edit), reply)).await
     }
 
-    /// Removes a guest and what it has of its own; one that runs only if that is `force`d.
+    /// Removes a guest and what it has of its own, but for its disks if they are to be kept: gives the volumes that they are then. One
+    /// that runs is removed only if that is `force`d.
     ///
     /// # Errors
-    /// If it runs, or has changed.
+    /// If it runs, has changed, or its disks cannot be kept.
     pub async fn delete(
         &self,
         id: Id,
         force: bool,
+        keep: Option<Keep>,
         expect: Option<Revision>,
         actor: &str,
-    ) -> Result<(), Problem> {
+    ) -> Result<Vec<VolumeName>, Problem> {
         let actor = actor.to_owned();
-        self.ask(id, |reply| Order::Delete { force, expect, actor, reply }).await?;
+        let Deleted(volumes) =
+            self.ask(id, |reply| Order::Delete { force, keep, expect, actor, reply }).await?;
         self.guests.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        Ok(())
+        volumes
     }
 
     /// Leaves nothing of a host without guests that run.
     pub fn close(&self) {
         self.shared.groups.close();
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Arc<Images> {
+        &self.shared.images
     }
 
     /// The storage pools.
@@ -417,6 +441,7 @@ impl Supervisor {
     /// If the store cannot be read.
     pub async fn recover(self: &Arc<Self>, booted: bool) -> Result<(usize, usize), StoreError> {
         let (records, _) = records::list(&*self.shared.store).await?;
+        let kept = keep::recover(&*self.shared.store, &self.shared.pools).await?;
         self.sweep(&records).await;
         self.shared.wires.recover(&records).await?;
         let mut waiting = Vec::new();
@@ -433,7 +458,7 @@ impl Supervisor {
             let _ = done.await;
         }
         let (records, _) = records::list(&*self.shared.store).await?;
-        self.sweep_disks(&records).await;
+        self.sweep_disks(&records, kept).await;
         let alive = records.iter().filter(|(record, _)| record.vm.status.state.is_alive()).count();
         if booted {
             let vms = records.iter().map(|(record, _)| record.vm.clone()).collect();
@@ -475,14 +500,15 @@ impl Supervisor {
         }
     }
 
-    /// Removes disks that no guest has. Processes that nobody needs are gone by now, and so are the locks on their disks.
-    async fn sweep_disks(&self, known: &[records::Versioned]) {
+    /// Removes disks that no guest has, but for those of the `kept`, which are gone. Processes that nobody needs are gone by now, too, and
+    /// so are the locks on their disks.
+    async fn sweep_disks(&self, known: &[records::Versioned], kept: Vec<Id>) {
         let of = |(record, _): &records::Versioned| {
             let (id, has, holds) = (record.vm.id, &record.vm.definition.disks, &record.made_of().disks);
             [machine::own_volumes(id, has), machine::own_volumes(id, holds)].concat()
         };
         let (pools, known) = (Arc::clone(&self.shared.pools), known.iter().flat_map(of).collect());
-        let _ = tokio::task::spawn_blocking(move || pools.sweep(&known)).await;
+        let _ = tokio::task::spawn_blocking(move || pools.sweep(&known, &kept)).await;
     }
 }
 

@@ -32,7 +32,7 @@ impl Kernel {
         Ok(observed)
     }
 
-    async fn look_for_addresses(&self, observed: &mut Observed) -> Result<()> {
+    pub(super) async fn look_for_addresses(&self, observed: &mut Observed) -> Result<()> {
         let told = |source| Error::Kernel { doing: "listing addresses".into(), source };
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.map_err(told)? {
@@ -97,7 +97,7 @@ impl Kernel {
     }
 }
 
-fn read_link(message: &LinkMessage) -> Link {
+pub(super) fn read_link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),

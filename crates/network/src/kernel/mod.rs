@@ -1,5 +1,6 @@
 //! The kernel's side: what is there, and how it is changed. Over rtnetlink, and for rules by the program `nft`.
 
+mod cards;
 mod change;
 mod look;
 pub(crate) mod nft;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ipnet::IpNet;
 use rtnetlink::{Handle, new_connection};
 
+pub use cards::{Card, cards};
 pub(crate) use change::Change;
 pub(crate) use shape::Shape;
 

@@ -2,6 +2,7 @@
 //! without it.
 
 mod apart;
+mod cards;
 mod frames;
 mod repair;
 mod services;

@@ -4,16 +4,22 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use api::ImageName;
 
-use super::store::{ABOUT_FILE, About, Store};
+use super::store::{ABOUT_FILE, About, Image, Store};
 use crate::{Error, Progress, Result, draft};
 
 /// Where a tar archive says that it is one (POSIX.1-1988, ustar).
 const MAGIC_AT: u64 = 257;
 const MAGIC: &[u8; 5] = b"ustar";
+/// The length of a block of an archive (POSIX.1-1988, ustar), bytes.
+const BLOCK: u64 = 512;
+/// What an image's disk is called in an archive.
+const DISK: &str = "disk.qcow2";
+/// The longest name that a header has room for.
+const LONGEST_NAME: usize = 99;
 /// What a description can have at most.
 const LONGEST_ABOUT: u64 = 64 << 10;
 
@@ -22,13 +28,89 @@ const LONGEST_ABOUT: u64 = 64 << 10;
 /// # Errors
 /// If there is no such image, it is being written to, or `to` fails.
 pub fn export(store: &Store, name: &ImageName, to: &mut dyn Write, progress: &dyn Progress) -> Result<()> {
-    let image = store.get(name)?;
+    Packed::new(store, name, progress)?.write(to, progress)
+}
+
+/// An image that is ready to be written as an archive.
+pub struct Packed {
+    about: Vec<u8>,
+    /// The files after the description: what each is called, and from where it is read.
+    files: Vec<(String, File)>,
+    place: PathBuf,
+    _draft: Option<draft::Folder>,
+}
+
+impl Packed {
+    /// Packs the disk of an image: it takes a while where the disk is no qcow2 image yet.
+    ///
+    /// # Errors
+    /// If there is no such image, or it is being written to.
+    pub fn new(store: &Store, name: &ImageName, progress: &dyn Progress) -> Result<Self> {
+        let image = store.get(name)?;
+        let open = |path: PathBuf| File::open(&path).map_err(Error::host(&path));
+        let (disk, draft) = match image.format()? {
+            disk::Format::Qcow2 => {
+                let file = open(image.disk())?;
+                disk::lock(&file, true).map_err(Error::disk(&image.disk()))?;
+                (file, None)
+            }
+            disk::Format::Raw => {
+                let draft = draft::Folder::new(store.folder())?;
+                (pack(&image, &draft.path().join(DISK), progress)?, Some(draft))
+            }
+        };
+        let about = About { disk: DISK.into(), created: None, ..image.about.clone() };
+        let mut files = vec![(about.kernel.clone(), open(image.kernel())?)];
+        if let (Some(name), Some(path)) = (&about.initrd, image.initrd()) {
+            files.push((name.clone(), open(path)?));
+        }
+        files.push((DISK.into(), disk));
+        let text = serde_json::to_vec_pretty(&about).map_err(io::Error::from);
+        let about = text.map_err(Error::host(&image.folder))?;
+        Ok(Self { about, files, place: image.folder, _draft: draft })
+    }
+
+    /// How many bytes [`write`](Self::write) will write.
+    ///
+    /// # Errors
+    /// If the host cannot tell.
+    pub fn length(&self) -> Result<u64> {
+        let mut lengths = vec![self.about.len() as u64];
+        for (_, file) in &self.files {
+            lengths.push(file.metadata().map_err(Error::host(&self.place))?.len());
+        }
+        // Each has a header before it and is filled up to whole blocks; two empty blocks end the archive.
+        let blocks: u64 = lengths.iter().map(|length| 1 + length.div_ceil(BLOCK)).sum();
+        Ok((blocks + 2) * BLOCK)
+    }
+
+    /// Writes the archive.
+    ///
+    /// # Errors
+    /// If it is called off, or `to` fails.
+    pub fn write(self, to: &mut dyn Write, progress: &dyn Progress) -> Result<()> {
+        progress.step("writing the archive");
+        let mut archive = tar::Builder::new(to);
+        let mut append = || {
+            add(&mut archive, ABOUT_FILE, self.about.len() as u64, &self.about[..], progress)?;
+            for (name, file) in &self.files {
+                add(&mut archive, name, file.metadata()?.len(), file, progress)?;
+            }
+            archive.finish()
+        };
+        append().map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe if progress.cancelled() => Error::Cancelled,
+            _ => Error::host(&self.place)(error),
+        })
+    }
+}
+
+/// Packs the disk of an image into a qcow2 image, in which its holes take no room.
+fn pack(image: &Image, to: &Path, progress: &dyn Progress) -> Result<File> {
     progress.step("packing the disk");
-    let draft = draft::Folder::new(store.folder())?;
-    let packed = draft.path().join("disk.qcow2");
     let from = disk::open(&image.disk(), None, true).map_err(Error::disk(&image.disk()))?;
-    disk::qcow2::create(&packed, from.len()).map_err(Error::disk(&packed))?;
-    let target = disk::open(&packed, None, false).map_err(Error::disk(&packed))?;
+    disk::qcow2::create(to, from.len()).map_err(Error::disk(to))?;
+    let target = disk::open(to, None, false).map_err(Error::disk(to))?;
     let copied = disk::copy(&*from, &*target, |done, total| {
         progress.amount(done, total);
         !progress.cancelled()
@@ -38,37 +120,7 @@ pub fn export(store: &Store, name: &ImageName, to: &mut dyn Write, progress: &dy
         _ => Error::host(&image.disk())(error),
     })?;
     drop(target);
-    progress.step("writing the archive");
-    let about = About { disk: "disk.qcow2".into(), ..image.about.clone() };
-    let mut archive = tar::Builder::new(to);
-    let mut append = || {
-        let text = serde_json::to_vec_pretty(&about)?;
-        add(&mut archive, ABOUT_FILE, text.len() as u64, &text[..], progress)?;
-        for (name, path) in [
-            (Some(&about.kernel), image.kernel()),
-            (about.initrd.as_ref(), image.initrd().unwrap_or_default()),
-        ] {
-            if let Some(name) = name {
-                add_file(&mut archive, name, &path, progress)?;
-            }
-        }
-        add_file(&mut archive, &about.disk, &packed, progress)?;
-        archive.finish()
-    };
-    append().map_err(|error| match error.kind() {
-        io::ErrorKind::Interrupted => Error::Cancelled,
-        _ => Error::host(&image.folder)(error),
-    })
-}
-
-fn add_file<W: Write>(
-    archive: &mut tar::Builder<W>,
-    name: &str,
-    path: &Path,
-    progress: &dyn Progress,
-) -> io::Result<()> {
-    let file = File::open(path)?;
-    add(archive, name, file.metadata()?.len(), file, progress)
+    File::open(to).map_err(Error::host(to))
 }
 
 fn add<W: Write>(
@@ -160,11 +212,11 @@ pub fn unpack(file: &File, path: &Path, folder: &Path, progress: &dyn Progress) 
     Ok(about)
 }
 
-/// Whether a name is that of a file in the image's own folder, and not one of ours.
+/// Whether a name is that of a file in the image's own folder, not one of ours, and one that can be exported again.
 fn is_plain(name: &String) -> bool {
     let mut parts = Path::new(name).components();
     let one = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
-    one && name != ABOUT_FILE && !name.starts_with('.')
+    one && name.len() <= LONGEST_NAME && name != ABOUT_FILE && !name.starts_with('.')
 }
 
 fn is_part(about: &About, name: &Path) -> bool {

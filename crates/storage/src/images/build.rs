@@ -3,13 +3,14 @@
 //! Both run as they are for root. For anybody else they run in a user namespace in which this user is root and the
 //! user's subordinate ids are the rest, so that the files of the image get their right owners without privilege.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
-use api::{ImageName, Invalid, Size};
+use api::{ImageName, Invalid, Size, Time};
 
 use super::store::{About, Draft, Store};
 use crate::{Error, Progress, Result, tool};
@@ -154,6 +155,9 @@ pub fn build(
     progress.step("making the file system");
     make_disk(&draft, recipe.size)?;
     draft.keep(&About {
+        description: String::new(),
+        labels: BTreeMap::new(),
+        created: Some(Time::now()),
         origin: recipe.release.to_string(),
         disk: "disk.raw".into(),
         kernel: "vmlinuz".into(),

@@ -61,12 +61,12 @@ pub fn fetch(url: &str, sha256: &str, folder: &Path, progress: &dyn Progress) ->
     let failed = |error| Error::host(&path)(error);
     let file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(&failed)?;
-    disk::lock(&file, false)
-        .map_err(|_| Error::Fetch { url: url.into(), why: "it is being fetched already".into() })?;
-    progress.step("fetching");
+    disk::lock(&file, false).map_err(|_| refused(url, "it is being fetched already"))?;
     let fetched = try_often(url, &file, &path, progress);
-    if fetched.is_err() && file.metadata().is_ok_and(|meta| meta.len() == 0) {
-        // There is nothing to go on with.
+    // There is nothing to go on with, or no room to.
+    let full =
+        matches!(&fetched, Err(Error::Host { error, .. }) if error.kind() == io::ErrorKind::StorageFull);
+    if full || fetched.is_err() && file.metadata().is_ok_and(|meta| meta.len() == 0) {
         let _ = fs::remove_file(&path);
     }
     fetched?;
@@ -88,7 +88,7 @@ fn try_often(url: &str, file: &File, path: &Path, progress: &dyn Progress) -> Re
         tries += 1;
         match failure {
             Failure::Final(error) => return Err(error),
-            Failure::Passing(why) if tries >= TRIES => return Err(Error::Fetch { url: url.into(), why }),
+            Failure::Passing(why) if tries >= TRIES => return Err(refused(url, &why)),
             Failure::Passing(_) => pause(PAUSE * tries, progress)?,
         }
     }
@@ -120,10 +120,15 @@ fn go_on(url: &str, file: &File, path: &Path, progress: &dyn Progress) -> std::r
             let why = format!("the server answers with status {status}");
             return match status {
                 408 | 429 | 500..=599 => Err(Failure::Passing(why)),
-                _ => Err(Failure::Final(Error::Fetch { url: url.into(), why })),
+                _ => Err(Failure::Final(refused(url, &why))),
             };
         }
     };
+    let room = room(file).map_err(Error::host(path))?;
+    if let Some(missing) = total.map(|total| total.saturating_sub(at)).filter(|missing| *missing > room) {
+        let why = format!("{missing} bytes are to come, and there is room for {room}");
+        return Err(Failure::Final(refused(url, &why)));
+    }
     if at == 0 {
         file.set_len(0).map_err(Error::host(path))?;
     }
@@ -178,8 +183,29 @@ fn told(url: &str, error: ureq::Error) -> Failure {
     let why = error.to_string();
     match error {
         E::Io(_) | E::Timeout(_) | E::ConnectionFailed => Failure::Passing(why),
-        _ => Failure::Final(Error::Fetch { url: url.into(), why }),
+        _ => Failure::Final(refused(url, &why)),
     }
+}
+
+/// The file at an address cannot be fetched.
+fn refused(url: &str, why: &str) -> Error {
+    let shown = public(url);
+    Error::Fetch { why: why.replace(url, &shown), url: shown }
+}
+
+/// An address as everybody may see it: without a name and a password, and without a query, which may be a key.
+pub fn public(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+    format!("{scheme}://{place}{path}")
+}
+
+/// Bytes that the file system of a file has room for.
+fn room(file: &File) -> io::Result<u64> {
+    let room = rustix::fs::fstatvfs(file)?;
+    Ok(room.f_bavail * room.f_frsize)
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
@@ -231,6 +257,23 @@ fn expire(folder: &Path) {
         if ours && changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > KEPT) {
             // What cannot be removed now is tried again at the next fetch.
             let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_sees_the_secrets_of_an_address() {
+        for (url, shown) in [
+            ("https://example.org/a/b.qcow2", "https://example.org/a/b.qcow2"),
+            ("http://me:secret@example.org:81/a@b?key=1#x", "http://example.org:81/a@b"),
+            ("https://example.org?sig=abc", "https://example.org"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(public(url), shown);
         }
     }
 }

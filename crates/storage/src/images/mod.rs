@@ -7,9 +7,11 @@ mod import;
 mod source;
 mod store;
 mod unpack;
+mod upload;
 
-pub use archive::export;
+pub use archive::{Packed, export};
 pub use build::{Recipe, Release, build, package_name};
-pub use import::{Import, import};
+pub use import::{COMMAND_LINE, Import, import};
 pub use source::Source;
 pub use store::{About, Image, Store};
+pub use upload::{FileUpload, UploadStatus};

@@ -1,19 +1,26 @@
 //! Where the files of an image come from.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use api::Invalid;
+use api::{Invalid, Name};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::fetch::{self, Fetched};
+use super::fetch::{self, Fetched, public};
+use super::upload::FileUpload;
 use crate::definition::{is_sha256, shown};
+use crate::upload::Upload;
 use crate::{Error, Progress, Result};
 
 /// Where a file comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, deny_unknown_fields)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "where a file comes from: {\"url\": …, \"sha256\": …}, {\"upload\": …} or {\"file\": …}"
+)]
 pub enum Source {
     /// This host.
     File {
@@ -29,6 +36,11 @@ pub enum Source {
         #[schema(pattern = "^[0-9a-fA-F]{64}$")]
         sha256: String,
     },
+    /// Whoever uploaded it.
+    Upload {
+        /// What it was called.
+        upload: Name,
+    },
 }
 
 /// A file that is here now.
@@ -37,6 +49,21 @@ pub(super) enum Opened {
     Here { file: File, path: PathBuf },
     /// It was fetched, and goes when it has been used.
     Fetched(Fetched),
+    /// It was uploaded, and goes when it has been used.
+    Uploaded { file: File, upload: Upload<FileUpload> },
+}
+
+/// What is of no use any more when the image is there.
+#[must_use]
+pub(super) struct Leftover(Option<PathBuf>);
+
+impl Leftover {
+    /// Removes it.
+    pub fn remove(self) {
+        let Some(path) = self.0 else { return };
+        // What is left is removed with all that nobody goes on with.
+        let _ = if path.is_dir() { crate::draft::discard(&path) } else { fs::remove_file(path) };
+    }
 }
 
 impl Source {
@@ -46,7 +73,7 @@ impl Source {
         if let Source::Url { url, sha256 } = self {
             if !url.starts_with("https://") && !url.starts_with("http://") {
                 let detail = "an address begins with https:// or http://";
-                wrong.push(Invalid::new(format!("{pointer}/url"), shown(url), detail));
+                wrong.push(Invalid::new(format!("{pointer}/url"), shown(&public(url)), detail));
             }
             if !is_sha256(sha256) {
                 let detail = "a SHA-256 checksum has 64 hexadecimal digits";
@@ -56,17 +83,44 @@ impl Source {
         wrong
     }
 
-    /// Opens it; what is elsewhere is fetched into `folder` before.
-    pub(super) fn open(&self, folder: &Path, progress: &dyn Progress) -> Result<Opened> {
+    /// Opens it; what is elsewhere is fetched into `folder` before. `pointer` is where it is in the request.
+    pub(super) fn open(&self, pointer: &str, folder: &Path, progress: &dyn Progress) -> Result<Opened> {
         match self {
             Source::File { file: path } => {
-                let file = File::open(path).map_err(|error| Error::unusable(path, error))?;
-                if file.metadata().map_err(|error| Error::unusable(path, error))?.is_dir() {
-                    return Err(Error::unusable(path, "is a folder"));
+                let told = |error| Error::unusable(path, error);
+                // Before it is opened: a pipe would wait for its other end.
+                let kind = fs::metadata(path).map_err(told)?.file_type();
+                if !kind.is_file() && !kind.is_block_device() {
+                    let why =
+                        if kind.is_dir() { "is a folder" } else { "is neither a file nor a block device" };
+                    return Err(Error::unusable(path, why));
                 }
-                Ok(Opened::Here { file, path: path.clone() })
+                Ok(Opened::Here { file: File::open(path).map_err(told)?, path: path.clone() })
             }
-            Source::Url { url, sha256 } => fetch::fetch(url, sha256, folder, progress).map(Opened::Fetched),
+            Source::Url { url, sha256 } => {
+                progress.step(&format!("fetching the {}", pointer.trim_start_matches('/')));
+                fetch::fetch(url, sha256, folder, progress).map(Opened::Fetched)
+            }
+            Source::Upload { upload: name } => {
+                let wrong =
+                    |detail: &str| Error::invalid(&format!("{pointer}/upload"), name.as_str(), detail);
+                let upload = Upload::<FileUpload>::find(folder, name).map_err(|error| match error {
+                    Error::NoUpload(_) => wrong(&error.to_string()),
+                    error => error,
+                })?;
+                match upload.whole(progress) {
+                    Ok(file) => Ok(Opened::Uploaded { file, upload }),
+                    Err(Error::Offset { expected, got }) => Err(wrong(&format!(
+                        "only {expected} of its {got} bytes have come: go on with the upload"
+                    ))),
+                    Err(error @ Error::Checksum { .. }) => {
+                        // Nobody can go on with it.
+                        let _ = crate::draft::discard(upload.folder());
+                        Err(error)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
         }
     }
 
@@ -74,7 +128,8 @@ impl Source {
     pub(super) fn origin(&self) -> String {
         match self {
             Source::File { file } => file.display().to_string(),
-            Source::Url { url, .. } => url.clone(),
+            Source::Url { url, .. } => public(url),
+            Source::Upload { .. } => "an upload".into(),
         }
     }
 }
@@ -82,23 +137,26 @@ impl Source {
 impl Opened {
     pub fn file(&self) -> &File {
         match self {
-            Opened::Here { file, .. } => file,
+            Opened::Here { file, .. } | Opened::Uploaded { file, .. } => file,
             Opened::Fetched(fetched) => &fetched.file,
         }
     }
 
-    pub fn path(&self) -> &Path {
+    /// Where it lies; what people call it.
+    pub fn path(&self) -> PathBuf {
         match self {
-            Opened::Here { path, .. } => path,
-            Opened::Fetched(fetched) => &fetched.path,
+            Opened::Here { path, .. } => path.clone(),
+            Opened::Fetched(fetched) => fetched.path.clone(),
+            Opened::Uploaded { upload, .. } => upload.path(),
         }
     }
 
-    /// It has been used: what was fetched is not kept.
-    pub fn done(self) {
-        if let Opened::Fetched(fetched) = self {
-            // What is left is removed with all that nobody goes on with.
-            let _ = std::fs::remove_file(fetched.path);
+    /// It is not read any more. What is not kept of it can be removed when the image is there.
+    pub fn close(self) -> Leftover {
+        match self {
+            Opened::Here { .. } => Leftover(None),
+            Opened::Fetched(fetched) => Leftover(Some(fetched.path)),
+            Opened::Uploaded { upload, .. } => Leftover(Some(upload.folder().to_owned())),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use api::ImageName;
+use api::{ImageName, Name};
 use disk::Format;
 use disk::qcow2::Header;
 use serde::{Deserialize, Serialize};
@@ -127,12 +127,31 @@ impl Pool {
         for name in self.names()? {
             let Ok(file) = File::open(self.volume(&name).join("disk.qcow2")) else { continue };
             let Ok(header) = Header::read(&file) else { return Ok(None) };
-            let base = header.backing.as_ref().and_then(|backing| backing.name.strip_prefix("../"));
-            let base = base.and_then(|rest| rest.strip_prefix(BASES)?.strip_prefix('/')?.split('/').next());
-            keys.extend(base.map(str::to_owned));
+            keys.extend(base_of(&header).map(str::to_owned));
         }
         Ok(Some(keys))
     }
+
+    /// The volumes that are based on the disk of an image, whatever it was called when they were made.
+    ///
+    /// # Errors
+    /// If the host cannot read the pool or the image.
+    pub fn based_on_image(&self, image: &Image) -> Result<Vec<Name>> {
+        let path = image.disk();
+        let key = key(&fs::metadata(&path).map_err(Error::host(&path))?);
+        let based = |name: &Name| {
+            let file = File::open(self.volume(name).join("disk.qcow2")).ok()?;
+            let header = Header::read(&file).ok()?;
+            Some(base_of(&header)? == key)
+        };
+        Ok(self.names()?.into_iter().filter(|name| based(name).unwrap_or(false)).collect())
+    }
+}
+
+/// The key of the disk of an image that a volume with this header is based on.
+fn base_of(header: &Header) -> Option<&str> {
+    let base = header.backing.as_ref()?.name.strip_prefix("../")?;
+    base.strip_prefix(BASES)?.strip_prefix('/')?.split('/').next()
 }
 
 /// The same for the same file of an image, and for no other: an image's files never change.

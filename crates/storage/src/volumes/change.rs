@@ -8,7 +8,7 @@ use std::path::Path;
 use api::{Id, Name, Size};
 
 use super::create::{copy_onto_new, make_empty};
-use super::write_about;
+use super::{ABOUT, About, OpenVolume, write_about};
 use crate::definition::{Allocation, Resize, Volume, VolumeFormat, VolumeSource};
 use crate::{Error, Pool, Progress, Result, draft, sparse};
 
@@ -164,15 +164,33 @@ impl Pool {
     }
 }
 
+/// A volume that nobody else uses, and nothing is or can be based on, until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    name: Name,
+    _files: OpenVolume,
+}
+
 impl Pool {
-    /// Gives a volume another name. No guest may run with it; those that have it must learn of it.
+    /// Keeps a volume from being used.
     ///
     /// # Errors
-    /// If there is none, the new name is taken, it is in use, or others are based on it: they have its name.
-    pub fn rename(&self, name: &Name, to: &Name) -> Result<Volume> {
-        let _lock = self.open_volume(name, false)?;
-        let place = self.volume(to);
-        match fs::rename(self.volume(name), &place) {
+    /// If there is none, it is in use, others are based on it, or its image is damaged.
+    pub fn hold(&self, name: &Name) -> Result<Held> {
+        Ok(Held { name: name.clone(), _files: self.open_volume(name, false)? })
+    }
+
+    /// Gives a volume another name, and says what it is for. Those that have it must learn of it.
+    ///
+    /// # Errors
+    /// If the new name is taken, or the host fails.
+    pub fn rename(&self, held: &Held, to: &Name, description: &str) -> Result<Volume> {
+        let (from, place) = (self.volume(&held.name), self.volume(to));
+        let about = About { description: description.into(), ..self.about_volume(&held.name)? };
+        let path = from.join(ABOUT);
+        let text = serde_json::to_vec_pretty(&about).map_err(io::Error::from);
+        text.and_then(|text| draft::write(&path, &text)).map_err(Error::host(&path))?;
+        match fs::rename(&from, &place) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 return Err(Error::VolumeExists(to.clone()));
             }

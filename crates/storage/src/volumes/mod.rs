@@ -27,6 +27,7 @@ use crate::definition::{Volume, VolumeFormat, VolumeSource};
 use crate::pool::BASES;
 use crate::{Error, Pool, Result, draft};
 
+pub use change::Held;
 pub use transfer::Download;
 
 const ABOUT: &str = "volume.json";

@@ -37,10 +37,8 @@ fn import(folder: &Path) {
     fs::write(&disk, CONTENTS.repeat(LENGTH / CONTENTS.len())).unwrap();
     fs::write(&kernel, "kernel").unwrap();
     let file = |file| Source::File { file };
-    let import =
-        Import { disk: file(disk), kernel: Some(file(kernel)), initrd: None, cmdline: String::new() };
-    images::import(&Store::new(folder.join("images")), &"image".parse().unwrap(), &import, false, &Silent)
-        .unwrap();
+    let import = Import { kernel: Some(file(kernel)), ..Import::new("image".parse().unwrap(), file(disk)) };
+    images::import(&Store::new(folder.join("images")), &import, &Silent).unwrap();
 }
 
 /// What the process does that is killed: all that changes a pool, over and over.

@@ -7,10 +7,10 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
 
-use api::ImageName;
+use api::{ImageName, Name, Size};
 use server::{Answer, Server};
 use sha2::{Digest, Sha256};
-use storage::images::{self, Import, Source, Store};
+use storage::images::{self, FileUpload, Import, Source, Store};
 use storage::{Cause, Error, Progress, Silent};
 
 fn name() -> ImageName {
@@ -44,9 +44,18 @@ impl Place {
     }
 
     fn import(&self, disk: Source, progress: &dyn Progress) -> storage::Result<()> {
-        let kernel = Source::File { file: self.folder.path().join("kernel") };
-        let import = Import { disk, kernel: Some(kernel), initrd: None, cmdline: "quiet".into() };
-        images::import(&self.store, &name(), &import, false, progress)
+        let kernel = Some(Source::File { file: self.folder.path().join("kernel") });
+        let import = Import { kernel, command_line: Some("quiet".into()), ..Import::new(name(), disk) };
+        images::import(&self.store, &import, progress)
+    }
+
+    /// Uploads bytes in one piece.
+    fn upload(&self, name: &str, bytes: &[u8], sha256: Option<String>) -> Source {
+        let upload: Name = name.parse().unwrap();
+        let wanted = FileUpload { name: upload.clone(), length: Size(bytes.len() as u64), sha256 };
+        self.store.begin_upload(wanted).unwrap();
+        self.store.upload_part(&upload, 0, &mut &bytes[..], &Silent).unwrap();
+        Source::Upload { upload }
     }
 
     /// What lies in the store that is no image.
@@ -126,6 +135,22 @@ fn what_has_another_checksum_is_refused_and_forgotten() {
 }
 
 #[test]
+fn a_server_that_lies_about_a_files_length_is_not_believed() {
+    let (place, bytes) = (Place::new(), contents());
+    let server = Server::start(bytes.clone(), vec![Answer::Says(bytes.len() - 512)]);
+    let error = place.import(url(&server, &bytes), &Silent).unwrap_err();
+    assert!(matches!(&error, Error::Checksum { .. }), "{error}");
+    assert!(place.rest().is_empty() && place.store.list().unwrap().is_empty());
+    let server = Server::start(bytes.clone(), vec![Answer::Says(usize::MAX >> 1)]);
+    let error = place.import(url(&server, &bytes), &Silent).unwrap_err();
+    assert!(error.to_string().contains("there is room for"), "{error}");
+    assert!(place.rest().is_empty(), "{:?}", place.rest());
+    let server = Server::start(bytes.clone(), vec![Answer::Says(bytes.len() + 512)]);
+    place.import(url(&server, &bytes), &Silent).unwrap();
+    assert!(fs::read(place.store.get(&name()).unwrap().disk()).unwrap() == bytes);
+}
+
+#[test]
 fn what_cannot_be_fetched_is_said_at_once() {
     let place = Place::new();
     let server = Server::start(Vec::new(), vec![Answer::Status(404)]);
@@ -192,13 +217,15 @@ fn an_exported_image_is_the_same_where_it_is_taken_in() {
     fs::write(&disk, &bytes).unwrap();
     place.import(Source::File { file: disk }, &Silent).unwrap();
     let path = place.folder.path().join("image.tar");
-    images::export(&place.store, &name(), &mut fs::File::create(&path).unwrap(), &Silent).unwrap();
-    assert!(fs::metadata(&path).unwrap().len() < 3 << 20, "holes take no room");
+    let packed = images::Packed::new(&place.store, &name(), &Silent).unwrap();
+    let length = packed.length().unwrap();
+    packed.write(&mut fs::File::create(&path).unwrap(), &Silent).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), length, "it is known before");
+    assert!(length < 3 << 20, "holes take no room");
     assert!(place.rest().is_empty());
     let other = Place::new();
-    let import =
-        Import { disk: Source::File { file: path }, kernel: None, initrd: None, cmdline: String::new() };
-    images::import(&other.store, &name(), &import, false, &Silent).unwrap();
+    let import = Import::new(name(), Source::File { file: path.clone() });
+    images::import(&other.store, &import, &Silent).unwrap();
     let image = other.store.get(&name()).unwrap();
     assert_eq!(
         (fs::read(image.kernel()).unwrap(), image.about.cmdline.as_str()),
@@ -208,6 +235,72 @@ fn an_exported_image_is_the_same_where_it_is_taken_in() {
     let mut got = vec![1; bytes.len()];
     disk::read(&*disk, &mut got, 0).unwrap();
     assert!(got == bytes);
+    // Its disk is packed already: it is exported as it is.
+    let again = other.folder.path().join("again.tar");
+    images::export(&other.store, &name(), &mut fs::File::create(&again).unwrap(), &Silent).unwrap();
+    assert!(fs::read(again).unwrap() == fs::read(path).unwrap());
+}
+
+#[test]
+fn an_image_is_made_of_what_was_uploaded_and_nothing_is_left_of_that() {
+    let (place, bytes) = (Place::new(), contents());
+    let upload: Name = "disk".parse().unwrap();
+    let length = Size(bytes.len() as u64);
+    let wanted = FileUpload { name: upload.clone(), length, sha256: Some(sum(&bytes)) };
+    assert_eq!(place.store.begin_upload(wanted.clone()).unwrap().uploaded, Size(0));
+    place.store.upload_part(&upload, 0, &mut &bytes[..1_500_000], &Silent).unwrap();
+    let source = Source::Upload { upload: upload.clone() };
+    let error = place.import(source.clone(), &Silent).unwrap_err();
+    assert!(error.to_string().contains("/disk/upload: only 1500000 of its 3145728 bytes"), "{error}");
+    assert!(place.store.list().unwrap().is_empty());
+    // As after a restart of the daemon.
+    let store = Store::new(place.store.folder());
+    assert_eq!(store.begin_upload(wanted).unwrap().uploaded, Size(1_500_000));
+    store.upload_part(&upload, 1_500_000, &mut &bytes[1_500_000..], &Silent).unwrap();
+    place.import(source, &Silent).unwrap();
+    let image = place.store.get(&name()).unwrap();
+    assert!(fs::read(image.disk()).unwrap() == bytes);
+    assert!(image.disk_sizes().1 < 2 << 20, "zeroes take no room");
+    assert!(image.info().created.is_some());
+    assert!(place.rest().is_empty(), "{:?}", place.rest());
+}
+
+#[test]
+fn an_upload_that_is_not_what_was_announced_is_given_up() {
+    let (place, bytes) = (Place::new(), contents());
+    let source = place.upload("disk", &bytes, Some(sum(b"other")));
+    let error = place.import(source.clone(), &Silent).unwrap_err();
+    assert!(matches!(&error, Error::Checksum { .. }), "{error}");
+    assert!(place.rest().is_empty(), "{:?}", place.rest());
+    let error = place.import(source, &Silent).unwrap_err();
+    assert_eq!(error.to_string(), "/disk/upload: nothing is being uploaded as disk");
+    // What can be mended is kept: here the kernel is missing.
+    let disk = place.upload("disk", &bytes, None);
+    let error = images::import(&place.store, &Import::new(name(), disk.clone()), &Silent).unwrap_err();
+    assert!(error.to_string().starts_with("/kernel: "), "{error}");
+    assert_eq!(place.store.uploads().len(), 1);
+    place.import(disk, &Silent).unwrap();
+    assert!(place.store.uploads().is_empty());
+}
+
+#[test]
+fn a_disk_that_no_guest_could_use_is_refused_when_it_is_taken_in() {
+    let place = Place::new();
+    let at = |name: &str| place.folder.path().join(name);
+    disk::qcow2::create(&at("whole"), 1 << 20).unwrap();
+    let whole = fs::read(at("whole")).unwrap();
+    fs::write(at("odd"), [1; 1000]).unwrap();
+    fs::write(at("cut"), &whole[..600]).unwrap();
+    for (file, wanted) in [("odd", "not a positive multiple of 512"), ("cut", "this qcow2 image")] {
+        let error = place.import(Source::File { file: at(file) }, &Silent).unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+        let error =
+            place.import(place.upload(file, &fs::read(at(file)).unwrap(), None), &Silent).unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    assert!(place.store.list().unwrap().is_empty());
+    place.import(place.upload("whole", &whole, None), &Silent).unwrap();
+    assert_eq!(place.store.get(&name()).unwrap().disk_sizes().0, 1 << 20, "the disk's, not its file's");
 }
 
 #[test]
@@ -227,13 +320,8 @@ fn an_archive_that_is_no_image_leads_nowhere() {
         (vec![("image.json", good.as_bytes()), ("/etc/x", b"x")], "does not belong to an image"),
     ] {
         archive(&path, &files);
-        let import = Import {
-            disk: Source::File { file: path.clone() },
-            kernel: None,
-            initrd: None,
-            cmdline: String::new(),
-        };
-        let error = images::import(&place.store, &name(), &import, false, &Silent).unwrap_err();
+        let import = Import::new(name(), Source::File { file: path.clone() });
+        let error = images::import(&place.store, &import, &Silent).unwrap_err();
         assert!(error.to_string().ends_with(wanted), "{error}");
         assert!(place.rest().is_empty());
     }

@@ -16,6 +16,8 @@ pub enum Answer {
     Stall(usize),
     /// With the whole file, whatever part was asked for.
     Whole,
+    /// As it should, but it says that so many bytes come.
+    Says(usize),
 }
 
 /// The server. It ends with the test's process.
@@ -81,7 +83,8 @@ fn serve(
         0 => "200 OK\r\n".to_owned(),
         _ => format!("206 Partial\r\nContent-Range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len()),
     };
-    let _ = write!(stream, "HTTP/1.1 {head}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    let said = if let Some(Answer::Says(said)) = answer { said } else { length };
+    let _ = write!(stream, "HTTP/1.1 {head}Content-Length: {said}\r\nConnection: close\r\n\r\n");
     let sent = match answer {
         Some(Answer::Cut(n) | Answer::Stall(n)) => n.min(length),
         _ => length,

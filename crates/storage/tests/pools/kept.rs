@@ -145,7 +145,12 @@ fn a_renamed_volume_is_the_same_under_another_name() {
     place.create(json!({"name": "a", "size": "8MiB"})).unwrap();
     place.create(json!({"name": "b", "size": "8MiB"})).unwrap();
     let id = place.get("a").id;
-    assert!(matches!(place.pool.rename(&name("a"), &name("b")), Err(Error::VolumeExists(_))));
-    assert_eq!(place.pool.rename(&name("a"), &name("c")).unwrap().id, id);
+    let held = place.pool.hold(&name("a")).unwrap();
+    assert!(matches!(place.open("a", true), Err(Error::InUse(_))), "nobody uses it meanwhile");
+    assert!(matches!(place.pool.rename(&held, &name("b"), ""), Err(Error::VolumeExists(_))));
+    let volume = place.pool.rename(&held, &name("c"), "it was a").unwrap();
+    assert_eq!((volume.id, volume.description.as_str()), (id, "it was a"));
+    drop(held);
+    place.open("c", false).unwrap();
     assert!(matches!(place.pool.get(&name("a"), Vec::new()), Err(Error::NoVolume(_))));
 }

@@ -98,7 +98,7 @@ fn a_volume_that_others_are_based_on_stays_as_it_is() {
         place.pool.resize(&base, &resize).err(),
         place.pool.convert(&base, VolumeFormat::Qcow2, &storage::Silent).err(),
         place.pool.wipe(&base, &storage::Silent).err(),
-        place.pool.rename(&base, &name("other")).err(),
+        place.pool.hold(&base).map(drop).err(),
     ] {
         let error = refused.expect("the base was changed");
         assert!(matches!(&error, Error::BaseOf { others, .. } if others == &[name("top")]), "{error}");

@@ -42,12 +42,11 @@ impl Place {
         fs::write(&kernel, "kernel").unwrap();
         let file = |file: PathBuf| Source::File { file };
         let import = Import {
-            disk: file(disk.into()),
             kernel: Some(file(kernel)),
-            initrd: None,
-            cmdline: String::new(),
+            replace: true,
+            ..Import::new(name.parse().unwrap(), file(disk.into()))
         };
-        images::import(&self.images, &name.parse().unwrap(), &import, true, &Silent).unwrap();
+        images::import(&self.images, &import, &Silent).unwrap();
     }
 
     fn create(&self, json: serde_json::Value) -> storage::Result<Volume> {

@@ -91,11 +91,7 @@ impl BackupArgs {
     /// Does it.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let draft = Draft::new(&self.file, self.force)?;
-        let own = match self.state_dir {
-            Some(state) => Some(state),
-            None if host.is_given() => None,
-            None => Some(default_state()?),
-        };
+        let own = host.own(self.state_dir)?;
         let client = own.as_deref().map_or_else(|| host.client(), |state| host.client_of(state))?;
         let asked = client.fetch(Method::POST, "/host/backup", &[], draft.writer()?).await;
         match (asked, own) {

@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 
 use api::ImageName;
 use clap::Args;
-use storage::images::About;
+use storage::images::{About, COMMAND_LINE, Image, Store};
 use vmm::boot::{Kernel, Source};
 
-use crate::cli::image::open_store;
+use crate::cli::image::{is_named, open_store};
+use crate::client::default_state;
 use crate::failure::{Failure, Result};
 
 /// The command line of a kernel that is given alone.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0";
-/// That of a kernel with a disk which does not say: the system is on the first partition.
-pub const DISK_COMMAND_LINE: &str = "root=/dev/vda1 rw console=ttyS0";
 
 /// Options that say what to boot.
 #[derive(Debug, Args)]
@@ -50,7 +49,7 @@ impl BootOptions {
     /// Finds everything.
     pub fn find(&self) -> Result<Boot> {
         let parts = match &self.image {
-            Some(image) => Parts::of(image)?,
+            Some(image) => Parts::of(image, self.persist)?,
             None => Parts::default(),
         };
         let Some(kernel) = self.kernel.clone().or(parts.kernel) else {
@@ -65,7 +64,7 @@ impl BootOptions {
         // An image's initial RAM disk fits its own kernel only.
         let own = parts.initrd.filter(|_| self.kernel.is_none());
         let initrd = self.initrd.clone().or(own).map(|path| source("initrd", &path)).transpose()?;
-        let usual = if parts.disk.is_some() { DISK_COMMAND_LINE } else { KERNEL_COMMAND_LINE };
+        let usual = if parts.disk.is_some() { COMMAND_LINE } else { KERNEL_COMMAND_LINE };
         let command_line = self.append.clone().or(parts.cmdline).unwrap_or_else(|| usual.into());
         let kernel = Kernel { image: source("kernel", &kernel)?, initrd, command_line };
         Ok(Boot { kernel, disk: parts.disk })
@@ -74,6 +73,24 @@ impl BootOptions {
 
 fn source(what: &str, path: &Path) -> Result<Source> {
     Source::open(path).map_err(|error| Failure::input(format!("{what} {}: {error}", path.display())))
+}
+
+/// The image of this name: one of this user's own, or else of the host whose folder this user can read.
+fn stored(name: &ImageName, persist: bool) -> Result<Option<Image>> {
+    if let Some(own) = open_store()?.find(name)? {
+        return Ok(Some(own));
+    }
+    let state = default_state().ok().filter(|_| !is_named());
+    let Some(found) = state.and_then(|state| Store::new(state.join("images")).find(name).ok()?) else {
+        return Ok(None);
+    };
+    if persist {
+        // Guests' disks are layers over it.
+        return Err(Failure::input(format!(
+            "{name} is an image of the host, which stays as it is: tessera image export makes a copy to import with --local"
+        )));
+    }
+    Ok(Some(found))
 }
 
 /// What an image is made of, as far as it says.
@@ -87,10 +104,10 @@ struct Parts {
 
 impl Parts {
     /// Those of a stored image, or else of a file. A name goes before a file of the same name here: `./NAME` is the file.
-    fn of(image: &str) -> Result<Self> {
+    fn of(image: &str, persist: bool) -> Result<Self> {
         let name = image.parse::<ImageName>();
         if let Ok(name) = &name
-            && let Some(found) = open_store()?.find(name)?
+            && let Some(found) = stored(name, persist)?
         {
             return Ok(Self {
                 disk: Some(found.disk()),
@@ -110,7 +127,7 @@ impl Parts {
             }
             Err(error) if name.is_err() => Err(Failure::input(format!("{image}: {error}"))),
             Err(_) => Err(Failure::input(format!(
-                "there is no image {image}: tessera image list shows those there are"
+                "there is no image {image}: tessera image ls shows those there are"
             ))),
         }
     }
@@ -158,7 +175,7 @@ mod tests {
         let boot = options(&folder.path().join("disk.raw")).find().unwrap();
         assert_eq!(boot.disk, Some(folder.path().join("disk.raw")));
         assert!(boot.kernel.initrd.is_some());
-        assert_eq!(boot.kernel.command_line, DISK_COMMAND_LINE);
+        assert_eq!(boot.kernel.command_line, COMMAND_LINE);
     }
 
     #[test]

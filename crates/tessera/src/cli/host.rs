@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use api::{HostInfo, LoginLink};
+use api::{HostDisk, HostInfo, HostNic, LoginLink};
 use clap::{Args, Subcommand};
 use host::daemon::{self, Config, DaemonError};
 use host::tls::Given;
 use reqwest::Method;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::backup::{BackupArgs, RestoreArgs};
-use crate::cli::output::{OutputOption, print};
+use crate::cli::log::LogArgs;
+use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::{HostOption, default_state};
 use crate::failure::{self, Failure, Result, Status};
 
@@ -49,11 +51,23 @@ enum HostCommand {
         #[command(flatten)]
         output: OutputOption,
     },
+    /// Show the machine's disks, and what of them is in use
+    Disks {
+        #[command(flatten)]
+        output: OutputOption,
+    },
+    /// Show the machine's network cards, and the bridges and bonds that they are in
+    Nics {
+        #[command(flatten)]
+        output: OutputOption,
+    },
     /// Write what a host knows into one file: guests' definitions, networks, pools, templates, users, tokens, its
     /// certificate authority; not disks, images and the audit log. Whoever has the file can be this host
     Backup(BackupArgs),
     /// Make a host what it was when a backup was made
     Restore(RestoreArgs),
+    /// Print what the daemon says of its work
+    Log(LogArgs),
     /// Print the description of the API: OpenAPI 3.1
     Openapi,
     /// Print an address that logs in whoever opens it first, within ten minutes: for a browser
@@ -61,15 +75,23 @@ enum HostCommand {
 }
 
 impl HostArgs {
+    /// Whether it is to serve.
+    pub fn serves(&self) -> bool {
+        self.command.is_none()
+    }
+
     /// Serves until a signal ends it, or asks another one.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         match self.command {
             Some(HostCommand::Info { ref output }) => output.one(&host.client()?.get("/host", &[]).await?),
+            Some(HostCommand::Disks { output }) => output.list(&part_of_host(host, "disks").await?, &DISKS),
+            Some(HostCommand::Nics { output }) => output.list(&part_of_host(host, "nics").await?, &NICS),
             Some(HostCommand::Openapi) => {
                 let text = host::http::openapi().to_pretty_json();
                 print(&(text.map_err(|error| Failure::internal(error.to_string()))? + "\n"));
                 Ok(())
             }
+            Some(HostCommand::Log(args)) => args.execute(host).await,
             Some(HostCommand::Backup(args)) => args.execute(host).await,
             Some(HostCommand::Restore(args)) => args.execute().await,
             Some(HostCommand::Link) => link(host).await,
@@ -103,6 +125,37 @@ impl HostArgs {
         });
         daemon::run(config, stopped).await.map_err(failure_of)
     }
+}
+
+const DISKS: [Column<HostDisk>; 4] = [
+    Column::text("NAME", |disk: &HostDisk| disk.name.clone()),
+    Column::number("SIZE", |disk: &HostDisk| size(disk.size)),
+    Column::text("MODEL", |disk: &HostDisk| match (disk.model.as_str(), disk.rotational) {
+        ("", true) => "turns".into(),
+        ("", false) => "-".into(),
+        (model, true) => format!("{model} (turns)"),
+        (model, false) => model.into(),
+    }),
+    Column::text("IN USE FOR", |disk: &HostDisk| match disk.mounts.as_slice() {
+        [] => "-".into(),
+        mounts => mounts.iter().map(|mount| mount.path.as_str()).collect::<Vec<_>>().join(" "),
+    }),
+];
+
+const NICS: [Column<HostNic>; 7] = [
+    Column::text("NAME", |nic: &HostNic| nic.name.clone()),
+    Column::text("KIND", |nic: &HostNic| if nic.kind.is_empty() { "card".into() } else { nic.kind.clone() }),
+    Column::text("STATE", |nic: &HostNic| nic.state.clone()),
+    Column::number("MBIT/S", |nic: &HostNic| nic.speed.map_or_else(|| "-".into(), |speed| speed.to_string())),
+    Column::text("IN", |nic: &HostNic| nic.bridge.clone().unwrap_or_else(|| "-".into())),
+    Column::text("MAC", |nic: &HostNic| nic.mac.clone()),
+    Column::text("ADDRESSES", |nic: &HostNic| nic.addresses.join(" ")),
+];
+
+/// A list in what a host says of itself.
+async fn part_of_host(host: &HostOption, part: &str) -> Result<Vec<Value>> {
+    let info: Value = host.client()?.get("/host", &[]).await?;
+    Ok(info[part].as_array().cloned().unwrap_or_default())
 }
 
 /// Says where the page is.

@@ -6,6 +6,7 @@ mod boot;
 mod host;
 mod image;
 mod inside;
+mod log;
 mod network;
 pub mod options;
 mod output;
@@ -41,9 +42,11 @@ pub struct Cli {
 enum Command {
     /// Boot one machine in the foreground
     Run(Box<run::RunArgs>),
-    /// Build, import, list and remove the images that machines boot from
-    #[command(subcommand)]
-    Image(image::ImageCommand),
+    /// Build, import, export, show and remove the images that machines boot from
+    ///
+    /// They are those of the host that --host names, or of this machine's host if one answers; or else, with --local, or if TESSERA_HOME
+    /// names a folder, this user's own, which tessera run boots.
+    Image(image::ImageArgs),
     /// Look after this machine's guests: the daemon, its REST API
     Host(host::HostArgs),
     /// Make, start, stop, change and watch the guests of a host
@@ -85,11 +88,16 @@ enum Command {
 }
 
 impl Cli {
+    /// Whether it is the daemon that the command line asks for.
+    pub fn serves(&self) -> bool {
+        matches!(&self.command, Command::Host(args) if args.serves())
+    }
+
     /// Does what the command line asks, and says how the process is to end.
     pub fn execute(self) -> Result<ExitCode> {
         match self.command {
             Command::Run(args) => return run::run(*args),
-            Command::Image(command) => command.execute()?,
+            Command::Image(args) => wait_for(args.execute(&self.host))?,
             Command::Host(args) => wait_for(args.execute(&self.host))?,
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
             Command::Network(command) => wait_for(command.execute(&self.host))?,

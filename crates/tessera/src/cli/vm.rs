@@ -72,6 +72,16 @@ pub enum VmCommand {
         /// Its name or id
         vm: String,
     },
+    /// Type keys on a guest's serial console: enter, esc, up, f1, ctrl-c, alt-x, one character or text:WORDS; break, or
+    /// sysrq:LETTER, which Linux takes as typed with SysRq
+    #[command(visible_alias = "send-keys")]
+    SendKey {
+        /// Its name or id
+        vm: String,
+        /// The keys
+        #[arg(required = true, value_name = "KEY", allow_hyphen_values = true)]
+        keys: Vec<String>,
+    },
     /// Print the latest of what a guest has said on its console
     Log {
         /// Its name or id
@@ -158,6 +168,10 @@ pub struct DeleteArgs {
     /// Pull the plug of those that run
     #[arg(long)]
     force: bool,
+    /// Keep the disks that they have of their own, as volumes: by this name, with the disk's number behind it where there are several,
+    /// or else by the guest's
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
+    keep_disks: Option<Option<api::Name>>,
 }
 
 /// Arguments of `tessera vm edit`.
@@ -276,6 +290,13 @@ impl VmCommand {
             VmCommand::Nic(command) => command.execute(&client).await,
             VmCommand::Delete(args) => delete(&client, &args).await,
             VmCommand::Console { vm } => console(&client, &vm).await,
+            VmCommand::SendKey { vm, keys } => {
+                let path = format!("/vms/{}/keys", segment(&vm)?);
+                client
+                    .change::<Value>(Method::POST, &path, &[], Some(&json!({ "keys": keys })))
+                    .await
+                    .map(drop)
+            }
             VmCommand::Log { vm } => {
                 let said = client.text(&format!("/vms/{}/console/log", segment(&vm)?)).await?;
                 print(&String::from_utf8_lossy(&said));
@@ -393,17 +414,33 @@ async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) ->
 
 async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
     on_all(&args.verb.vms, async |vm| {
-        let query = [("force", args.force.to_string())];
+        let name = args.keep_disks.as_ref().map(|name| name.as_ref().map(ToString::to_string));
+        let keep = name.is_some().to_string();
+        let query = query(&[
+            ("force", Some(args.force.to_string())),
+            ("keep_disks", Some(keep)),
+            ("keep_as", name.flatten()),
+        ]);
         let path = format!("/vms/{}", segment(vm)?);
         let task = change(client, Method::DELETE, &path, &query, None, args.verb.wait).await?;
-        done(vm, "has been deleted", &task);
+        let volumes = task.result["volumes"].as_array().into_iter().flatten();
+        let volumes: Vec<_> = volumes.filter_map(|volume| volume["name"].as_str()).collect();
+        match volumes.as_slice() {
+            [] => done(vm, "has been deleted", &task),
+            names => {
+                done(vm, &format!("has been deleted; its disks are volumes now: {}", names.join(", ")), &task)
+            }
+        }
         Ok(())
     })
     .await
 }
 
 /// Does it with all of them; those that fail do not keep it from the others. Ends as the first failure.
-async fn on_all(names: &[String], each: impl AsyncFn(&str) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+/// If it fails with one of them.
+pub async fn on_all(names: &[String], each: impl AsyncFn(&str) -> Result<()>) -> Result<()> {
     let mut first = Ok(());
     for name in names {
         if let Err(failure) = each(name).await {

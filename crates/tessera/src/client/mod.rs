@@ -72,6 +72,19 @@ impl HostOption {
         self.host.is_some()
     }
 
+    /// The folder of a host that can be looked into if its daemon does not answer: the one that was named, or this machine's if no other host
+    /// was.
+    ///
+    /// # Errors
+    /// If there is no place for it.
+    pub fn own(&self, named: Option<PathBuf>) -> Result<Option<PathBuf>> {
+        match named {
+            Some(state) => Ok(Some(state)),
+            None if self.host.is_some() => Ok(None),
+            None => default_state().map(Some),
+        }
+    }
+
     /// The host of this folder, in place of any other.
     ///
     /// # Errors

@@ -40,9 +40,11 @@ enum Act {
     Start,
     Stop,
     Clone,
+    /// Delete, but for the disk.
+    Keep,
 }
 
-const ACTS: [Act; 5] = [Act::Create, Act::Delete, Act::Start, Act::Stop, Act::Clone];
+const ACTS: [Act; 6] = [Act::Create, Act::Delete, Act::Start, Act::Stop, Act::Clone, Act::Keep];
 
 #[test]
 fn a_daemon_that_is_killed_at_any_moment_keeps_its_word() {
@@ -72,6 +74,7 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_its_word() {
             Act::Start => format!("vm start {name}"),
             Act::Stop => format!("vm stop {name}"),
             Act::Clone => format!("vm clone {name} {name}-clone"),
+            Act::Keep => format!("vm delete {name} --keep-disks"),
         };
         let mut child = begin(&daemon, &words);
         std::thread::sleep(moment);
@@ -87,6 +90,14 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_its_word() {
             Act::Create => assert!(is_there(&daemon, &name) || !acknowledged, "{told}"),
             Act::Delete => assert!(!is_there(&daemon, &name) || !acknowledged, "{told}"),
             Act::Clone => assert!(is_there(&daemon, &format!("{name}-clone")) || !acknowledged, "{told}"),
+            Act::Keep => {
+                let volume = daemon.tessera(&format!("volume show {name}-disk-0")).status.success();
+                let guest = is_there(&daemon, &name);
+                assert!(
+                    guest != volume && (volume || !acknowledged),
+                    "{told}: guest {guest}, volume {volume}"
+                );
+            }
             Act::Start => {
                 daemon.eventually("it is settled", |daemon| daemon.state_of(&name) != "starting");
                 assert!(daemon.state_of(&name) == "running" || !acknowledged, "{told}: {}", daemon.vm(&name));
@@ -100,6 +111,9 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_its_word() {
     let all = daemon.run("vm ls -o name");
     daemon.run(&format!("vm delete --force {}", all.split_whitespace().collect::<Vec<_>>().join(" ")));
     assert!(processes_of(&daemon.state()).is_empty());
+    for kept in daemon.run("volume ls -o name -f name=g*-disk-0").split_whitespace() {
+        daemon.run(&format!("volume delete {kept}"));
+    }
     assert_eq!(daemon.json("volume ls").as_array().unwrap().len(), 0);
 }
 
@@ -118,6 +132,9 @@ fn nothing_is_leaked(daemon: &Daemon, told: &str) {
     }
     for volume in daemon.json("volume ls").as_array().unwrap() {
         let name = volume["name"].as_str().unwrap();
+        if name.ends_with("-disk-0") {
+            continue;
+        }
         assert_ne!(volume["used_by"], serde_json::Value::Null, "{told}: the disk {name} is of no guest");
     }
     let drafts = std::fs::read_dir(daemon.state().join("pools/default")).unwrap();

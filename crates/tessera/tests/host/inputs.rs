@@ -26,6 +26,8 @@ fn wrong_input_gets_one_clear_line_and_changes_nothing() {
         ("vm edit a --patch {\"cpu\":2}", 2, "unknown field `cpu`"),
         ("vm edit a --patch nonsense", 2, "--patch"),
         ("vm resume a", 5, "only one that is paused"),
+        ("vm send-key a dance", 2, "/keys/0: a key is one character"),
+        ("vm send-key nobody enter", 4, "there is no guest nobody"),
         ("vm ls -f nonsense", 2, "state=running"),
         ("task show 12", 4, "there is no such task"),
         ("--host ftp://x vm ls", 2, "https://ADDRESS:PORT"),

@@ -13,12 +13,19 @@ mod devices;
 mod guest;
 mod hostile;
 mod http;
+mod images;
 mod inputs;
+mod inventory;
+mod keys;
 mod life;
+mod log;
 mod networks;
 mod privileges;
 mod repeats;
 mod sandbox;
+#[path = "../../../storage/tests/images/server.rs"]
+#[allow(dead_code)]
+mod server;
 mod stats;
 mod storage;
 mod suspend;

@@ -81,6 +81,55 @@ fn a_guest_made_from_an_image_keeps_only_what_differs_and_leaves_nothing() {
 }
 
 #[test]
+fn the_disks_of_a_guest_that_goes_stay_as_volumes_if_that_is_wanted() {
+    let daemon = Daemon::start();
+    daemon.image("what the image has");
+    daemon.run("vm create web --image tiny --new-disk 1M --memory 128M");
+    daemon.run("volume create web-disk-1 --size 1M");
+    let layer = daemon.own_disks().into_iter().find(|name| name.ends_with("-0")).unwrap();
+    let before = daemon.contents(&layer);
+    // One that something is based on has to keep its name.
+    daemon.run(&format!("volume create over --volume {layer}"));
+    let (status, line) = daemon.fails("vm delete web --keep-disks");
+    assert!(status == Some(5) && line.contains("over is based on it"), "{line}");
+    daemon.run("volume delete over");
+    assert_eq!(daemon.state_of("web"), "stopped");
+    let said = daemon.run("vm delete web --keep-disks");
+    assert!(said.contains("its disks are volumes now: web-disk-0, web-disk-1-2"), "{said}");
+    assert_eq!(daemon.fails("vm show web").0, Some(4));
+    let volume = daemon.volume("web-disk-0");
+    assert_eq!((&volume["based_on"], &volume["used_by"]), (&json!({ "image": "tiny" }), &Value::Null));
+    assert_eq!(volume["description"], "was disk 0 of the guest web");
+    assert_eq!(daemon.contents("web-disk-0"), before);
+    assert_eq!((daemon.own_disks(), daemon.leftovers()), (Vec::<String>::new(), Vec::<PathBuf>::new()));
+    let event = &daemon.json("event ls -f kind=vm.deleted")[0];
+    assert_eq!(event["message"], "was deleted; its disks stay: web-disk-0, web-disk-1-2");
+    let task = &daemon.json("task ls -f action=vm.delete,state=done")[0];
+    assert_eq!(task["result"]["volumes"][0], json!({ "pool": "default", "name": "web-disk-0" }));
+
+    // They are volumes like others: a guest has one, and without --keep-disks it stays, too.
+    let kernel = daemon.kernel("k", &waits());
+    daemon.run(&format!(
+        "vm create b --kernel {kernel} --memory 32M --volume web-disk-0 --new-disk 1M --start"
+    ));
+    assert_eq!(daemon.fails("vm delete b --keep-disks=web-disk-0").0, Some(5), "it runs");
+    for (name, wanted) in
+        [("web-disk-0", "/keep_as: there is a volume"), (&layer, "/keep_as: names that are vm-")]
+    {
+        let (status, line) = daemon.fails(&format!("vm delete b --force --keep-disks={name}"));
+        assert!(status == Some(2) && line.contains(wanted), "{line}");
+    }
+    assert_eq!(daemon.state_of("b"), "running", "its plug was not pulled in vain");
+    daemon.run("vm delete b --force --keep-disks=mine");
+    assert!(daemon.volume("mine")["used_by"].is_null() && daemon.volume("web-disk-0")["used_by"].is_null());
+    assert_eq!(daemon.json("volume ls").as_array().unwrap().len(), 4);
+    daemon.run(&format!("vm create c --kernel {kernel} --memory 32M --label team=a"));
+    let secret = daemon.run("token create t --role admin --label team=a");
+    let (status, line) = daemon.fails(&format!("--token {} vm delete c --keep-disks", secret.trim()));
+    assert!(status == Some(6) && line.contains("would become the host's"), "{line}");
+}
+
+#[test]
 fn a_clone_has_what_the_other_had_and_goes_its_own_way() {
     let daemon = Daemon::start();
     daemon.image("first");

@@ -1,7 +1,7 @@
 //! The serial line: a 16550A (National Semiconductor PC16550D data sheet) between the guest and a console.
 //!
 //! What the guest sends leaves at once, so the transmitter is always empty. What is typed waits in the receiver's FIFO; the
-//! console is told how much of it there was room for and offers the rest again.
+//! console is told how much of it there was room for and offers the rest again. A break comes as a zero that is marked as one.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -81,7 +81,11 @@ mod mcr {
 mod lsr {
     pub const DATA_READY: u8 = 1;
     pub const OVERRUN: u8 = 1 << 1;
+    /// The byte that is read next is a break.
+    pub const BREAK: u8 = 1 << 4;
     pub const TRANSMITTER_EMPTY: u8 = 1 << 5 | 1 << 6;
+    /// There is a break somewhere in the receiver's FIFO.
+    pub const ERROR_IN_FIFO: u8 = 1 << 7;
 }
 
 /// Modem status register: the lines, and below them what changed.
@@ -103,6 +107,9 @@ pub struct SerialState {
     scratch: u8,
     divisor: u16,
     received: VecDeque<u8>,
+    /// Which of the received bytes are breaks that LSR has not told of yet: bit n for the byte that is the n-th to be read.
+    #[serde(default)]
+    breaks: u32,
     overrun: bool,
     /// "Transmitter empty" has not been told since it last became so.
     transmitter_emptied: bool,
@@ -120,6 +127,7 @@ impl Default for SerialState {
             scratch: 0,
             divisor: 12,
             received: VecDeque::new(),
+            breaks: 0,
             overrun: false,
             transmitter_emptied: false,
             modem_changes: 0,
@@ -148,10 +156,21 @@ impl SerialState {
         }
     }
 
+    /// The next byte to be read.
+    fn take(&mut self) -> u8 {
+        self.breaks >>= 1;
+        self.received.pop_front().unwrap_or(0)
+    }
+
+    /// Whether the byte that is read next is a break. That is told only then (section 8.6.4).
+    fn is_break_next(&self) -> bool {
+        self.breaks & 1 != 0
+    }
+
     /// The most urgent reason to interrupt.
     fn reason(&self) -> u8 {
         let trigger = fcr::TRIGGER[usize::from(self.fifo_control >> 6)];
-        if self.enable.contains(Enable::LINE_STATUS) && self.overrun {
+        if self.enable.contains(Enable::LINE_STATUS) && (self.overrun || self.is_break_next()) {
             iir::LINE_STATUS
         } else if self.enable.contains(Enable::RECEIVED) && !self.received.is_empty() {
             // Bytes below the trigger level are told as soon as the line falls silent, which it is between any two.
@@ -181,7 +200,7 @@ impl SerialState {
         match offset {
             register::DATA if divisor => self.divisor as u8,
             register::IER if divisor => (self.divisor >> 8) as u8,
-            register::DATA => self.received.pop_front().unwrap_or(0),
+            register::DATA => self.take(),
             register::IER => self.enable.bits(),
             register::IIR_FCR => {
                 let reason = self.reason();
@@ -195,7 +214,10 @@ impl SerialState {
             register::LSR => {
                 let ready = if self.received.is_empty() { 0 } else { lsr::DATA_READY };
                 let overrun = if std::mem::take(&mut self.overrun) { lsr::OVERRUN } else { 0 };
-                ready | overrun | lsr::TRANSMITTER_EMPTY
+                let in_fifo = if self.fifo_on() && self.breaks != 0 { lsr::ERROR_IN_FIFO } else { 0 };
+                let next = if self.is_break_next() { lsr::BREAK } else { 0 };
+                self.breaks &= !1;
+                ready | overrun | in_fifo | next | lsr::TRANSMITTER_EMPTY
             }
             register::MSR => self.modem_lines() | std::mem::take(&mut self.modem_changes),
             register::SCRATCH => self.scratch,
@@ -225,6 +247,7 @@ impl SerialState {
             register::IIR_FCR => {
                 if (value ^ self.fifo_control) & fcr::ENABLE != 0 || value & fcr::CLEAR_RECEIVER != 0 {
                     self.received.clear();
+                    self.breaks = 0;
                 }
                 self.fifo_control = if value & fcr::ENABLE != 0 { value } else { 0 };
             }
@@ -281,6 +304,20 @@ impl Serial {
         room
     }
 
+    /// Holds the line down for longer than a byte takes; says whether there was room for the guest to notice. If not it must be done again
+    /// later. Linux takes the letter after a break on its console as one typed with SysRq (Documentation/admin-guide/sysrq.rst).
+    pub fn send_break(&self) -> bool {
+        let mut line = self.lock();
+        let at = line.state.received.len();
+        if line.state.loops_back() || at >= line.state.capacity() {
+            return false;
+        }
+        line.state.received.push_back(0);
+        line.state.breaks |= 1 << at;
+        self.set_pin(&line);
+        true
+    }
+
     /// What is saved.
     pub fn save(&self) -> SerialState {
         self.lock().state.clone()
@@ -289,6 +326,7 @@ impl Serial {
     /// Puts back what was saved. More received bytes than the FIFO holds are dropped.
     pub fn restore(&self, mut state: SerialState) {
         state.received.truncate(state.capacity());
+        state.breaks &= (1 << state.received.len()) - 1;
         let mut line = self.lock();
         line.state = state;
         self.set_pin(&line);
@@ -401,6 +439,48 @@ mod tests {
         b.read(register::DATA);
         assert_eq!(b.serial.input(b"yz"), 1);
         assert_eq!(b.read(register::LSR) & lsr::OVERRUN, 0);
+    }
+
+    #[test]
+    fn a_break_is_told_when_its_zero_is_the_next_byte_and_once() {
+        let b = bench();
+        b.write(register::IIR_FCR, fcr::ENABLE);
+        b.write(register::IER, (Enable::RECEIVED | Enable::LINE_STATUS).bits());
+        assert_eq!(b.serial.input(b"a"), 1);
+        assert!(b.serial.send_break());
+        assert_eq!(b.serial.input(b"h"), 1);
+        let quiet = lsr::TRANSMITTER_EMPTY | lsr::DATA_READY;
+        // It is not its turn yet.
+        assert_eq!(b.read(register::IIR_FCR), iir::RECEIVED | iir::FIFO_ON);
+        assert_eq!(b.read(register::LSR), quiet | lsr::ERROR_IN_FIFO);
+        assert_eq!(b.read(register::DATA), b'a');
+        assert_eq!(b.read(register::IIR_FCR), iir::LINE_STATUS | iir::FIFO_ON);
+        assert_eq!(b.read(register::LSR), quiet | lsr::ERROR_IN_FIFO | lsr::BREAK);
+        assert_eq!(b.read(register::LSR), quiet);
+        assert_eq!(b.read(register::IIR_FCR), iir::RECEIVED | iir::FIFO_ON);
+        assert_eq!((b.read(register::DATA), b.read(register::DATA)), (0, b'h'));
+        assert!(!b.interrupts());
+    }
+
+    #[test]
+    fn a_break_that_nobody_looked_for_goes_with_its_zero() {
+        let b = bench();
+        assert!(b.serial.send_break());
+        assert!(!b.serial.send_break() && b.serial.input(b"x") == 0, "there is no room without the FIFO");
+        assert_eq!(b.read(register::DATA), 0);
+        assert_eq!(b.read(register::LSR), lsr::TRANSMITTER_EMPTY);
+        b.write(register::IIR_FCR, fcr::ENABLE);
+        b.serial.input(&[b'x'; FIFO - 1]);
+        assert!(b.serial.send_break() && !b.serial.send_break());
+        let other = bench();
+        other.serial.restore(b.serial.save());
+        assert_eq!(other.serial.save(), b.serial.save());
+        for _ in 0..FIFO - 1 {
+            assert_eq!((other.read(register::LSR) & lsr::BREAK, other.read(register::DATA)), (0, b'x'));
+        }
+        assert_eq!(other.read(register::LSR) & lsr::BREAK, lsr::BREAK);
+        b.write(register::IIR_FCR, fcr::ENABLE | fcr::CLEAR_RECEIVER);
+        assert_eq!(b.read(register::LSR), lsr::TRANSMITTER_EMPTY);
     }
 
     #[test]

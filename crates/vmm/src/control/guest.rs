@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::console::Console;
 use super::open::{Files, console_outputs, open_card, open_disk, open_ports};
 use super::protocol::{
-    GuestEvent, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Stats, code,
-    notification,
+    GuestEvent, Key, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Stats, Typing,
+    code, notification,
 };
 use super::saves::Saves;
 use super::usage::Meters;
@@ -45,7 +45,14 @@ pub(super) struct Guest {
     on_panic: OnPanic,
     console: Option<File>,
     consoles: Option<Console>,
-    typed: VecDeque<u8>,
+    typed: VecDeque<Typed>,
+}
+
+/// What the guest has not had room for yet.
+#[derive(Clone, Copy)]
+enum Typed {
+    Byte(u8),
+    Break,
 }
 
 impl Guest {
@@ -78,6 +85,10 @@ impl Guest {
             "unplug" => return self.unplug(&read(params)?),
             "processors" => return json(&self.set_processors(&read(params)?)?),
             "memory" => return json(&self.set_memory(&read(params)?)?),
+            "type" => {
+                self.type_keys(read(params)?)?;
+                return json(&self.report());
+            }
             _ if params.is_null() || params == serde_json::json!({}) => {}
             _ => return Err(Refusal::new(code::PARAMS, format!("{method} takes no parameters"))),
         }
@@ -263,7 +274,7 @@ impl Guest {
     pub fn serve_consoles(&mut self) {
         let room = self.room_for_typed();
         if let Some(consoles) = &self.consoles {
-            self.typed.extend(consoles.serve(room.min(512)));
+            self.typed.extend(consoles.serve(room.min(512)).into_iter().map(Typed::Byte));
         }
     }
 
@@ -277,18 +288,52 @@ impl Guest {
         let Some(console) = &mut self.console else { return };
         let mut buffer = [0; 512];
         match console.read(&mut buffer) {
-            Ok(n) if n > 0 => self.typed.extend(&buffer[..n]),
+            Ok(n) if n > 0 => self.typed.extend(buffer[..n].iter().copied().map(Typed::Byte)),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             // Nobody types any more; the guest's own words still go where they went.
             _ => self.console = None,
         }
     }
 
+    /// Types all of the keys, or none if there is no room for them.
+    fn type_keys(&mut self, typing: Typing) -> Result<(), Refusal> {
+        self.running()?;
+        let mut keys = Vec::new();
+        for key in typing.keys {
+            match key {
+                Key::Text(text) => keys.extend(text.bytes().map(Typed::Byte)),
+                Key::Break => keys.push(Typed::Break),
+            }
+        }
+        if keys.len() > self.room_for_typed() {
+            let why = format!(
+                "the guest has not read what was typed before: there is room for {} of {} bytes",
+                self.room_for_typed(),
+                keys.len()
+            );
+            return Err(Refusal::new(code::STATE, why));
+        }
+        self.typed.extend(keys);
+        Ok(())
+    }
+
     /// Gives the guest what was typed, as far as it has room.
     pub fn pass_typed(&mut self) {
         let Some(machine) = self.machine.as_ref().filter(|_| self.state == State::Running) else { return };
-        let taken = machine.input(self.typed.make_contiguous());
-        self.typed.drain(..taken);
+        while let Some(first) = self.typed.front() {
+            let byte = |typed: &Typed| match typed {
+                Typed::Byte(byte) => Some(*byte),
+                Typed::Break => None,
+            };
+            let taken = match first {
+                Typed::Break => usize::from(machine.send_break()),
+                Typed::Byte(_) => machine.input(&self.typed.iter().map_while(byte).collect::<Vec<_>>()),
+            };
+            if taken == 0 {
+                return;
+            }
+            self.typed.drain(..taken);
+        }
     }
 }
 

@@ -28,9 +28,9 @@ mod server;
 mod usage;
 
 pub use protocol::{
-    Cable, Changed, DiskSpec, DiskStats, GuestEvent, Hardware, MachineSpec, MemorySpec, NetSpec, NetStats,
-    OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats, ProcessorsSpec, SaveEnd, SaveProgress, SaveSpec,
-    Saved, SavedSpec, State, StateReport, Stats, UnplugSpec, What, code,
+    Cable, Changed, DiskSpec, DiskStats, GuestEvent, Hardware, Key, MachineSpec, MemorySpec, NetSpec,
+    NetStats, OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats, ProcessorsSpec, SaveEnd, SaveProgress,
+    SaveSpec, Saved, SavedSpec, State, StateReport, Stats, Typing, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::prepare;

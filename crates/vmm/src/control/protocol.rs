@@ -308,6 +308,24 @@ pub struct PortSpec {
     pub console: bool,
 }
 
+/// What `type` types on the serial line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Typing {
+    /// In this order.
+    pub keys: Vec<Key>,
+}
+
+/// What is typed at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// These bytes.
+    Text(String),
+    /// A break: the line is held down for longer than a byte takes.
+    Break,
+}
+
 /// What follows when the guest resets itself, or faults three times over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -182,6 +182,38 @@ fn what_is_typed_at_the_console_reaches_the_guest() {
 }
 
 #[test]
+fn keys_and_breaks_reach_the_guest_in_order() {
+    // mov dx, 0x3fd; l: in al, dx; test al, 0x11; jz l; mov ah, al; mov dx, 0x3f8; in al, dx
+    let receive =
+        [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x11, 0x74, 0xfb, 0x88, 0xc4, 0x66, 0xba, 0xf8, 0x03, 0xec];
+    // test ah, 0x10; jz s; mov al, '!'; s: out dx, al
+    let tell = [0xf6, 0xc4, 0x10, 0x74, 2, 0xb0, b'!', 0xee];
+    let one = [&receive[..], &tell].concat();
+    let code = (0..40).fold(Code::default(), |code, _| code.bytes(&one)).spin();
+    let mut client = Client::start();
+    assert_eq!(
+        client.error("type", json!({"keys": []}), &[]).1,
+        "there is no machine yet: create comes first"
+    );
+    let mut console = client.create(code, json!({}));
+    let keys = json!({"keys": [{"text": "before the\u{1b}[A"}, "break", {"text": "h"}, "break", "break"]});
+    assert_eq!(client.error("type", keys.clone(), &[]).1, "the machine does not run: it is paused");
+    client.result("resume");
+    assert_eq!(client.call("type", keys, &[]).0["result"]["state"], "running");
+    assert_eq!(text(&mut console, 17), "before the\u{1b}[A!h!!");
+    for (params, wanted) in [
+        (json!({"keys": ["dance"]}), "unknown variant `dance`"),
+        (json!({"key": []}), "unknown field `key`"),
+        (json!({"keys": [{"text": "x".repeat(5000)}]}), "there is room for 4096 of 5000 bytes"),
+    ] {
+        let (_, message) = client.error("type", params, &[]);
+        assert!(message.contains(wanted), "{message}");
+    }
+    console.write_all(b"on").unwrap();
+    assert_eq!(text(&mut console, 2), "on");
+}
+
+#[test]
 fn a_console_that_nobody_reads_does_not_hold_the_guest_up() {
     let mut client = Client::start();
     // mov ecx, 1000000; mov dx, 0x3f8; l: out dx, al; loop l

@@ -124,7 +124,7 @@ impl Guest {
             kind: kind.into(),
             message: message.into(),
             console: self.last_words(),
-            log: last_lines(&std::fs::read(self.shared.paths.log(id)).unwrap_or_default()),
+            log: last_lines(&std::fs::read(self.shared.paths.process_log(id)).unwrap_or_default()),
         });
         (self.record.vm.status.pid, self.record.vm.status.engine) = (None, None);
         let again = self.again(kind, crashed && !asked);

@@ -26,7 +26,7 @@ use crate::store::Revision;
 
 use change::Changing;
 pub use change::{Apply, Edit};
-pub use order::{Options, Order};
+pub use order::{Deleted, Options, Order};
 use suspend::Suspending;
 
 /// How orders come to a guest.

@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Problem, Stats, Verb, VmState};
+use api::{Disk, Id, Name, Problem, Stats, Typed, Verb, VmState, VolumeName};
 use serde_json::Value;
 use storage::Progress;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use vmm::control::{Key, Typing, code};
 
 use super::change::stale;
 use super::{Closing, Edit, Guest, Reply};
+use crate::pools::Pools;
 use crate::records;
 use crate::store::Revision;
+use crate::supervisor::keep::{self, Keep, Ready};
+use crate::supervisor::rpc::RpcError;
 use crate::supervisor::{rpc_problem, saved, store_problem, usage};
 
 /// An agent that is busy is as good as none: the button works without it.
@@ -41,13 +45,17 @@ pub enum Order {
     Delete {
         /// Whether one that runs is stopped.
         force: bool,
+        /// Whether and how its disks are to be kept.
+        keep: Option<Keep>,
         /// Only if it is still what it was at this revision.
         expect: Option<Revision>,
         /// Who wants it.
         actor: String,
         /// What became of it.
-        reply: Reply,
+        reply: oneshot::Sender<Result<Deleted, Problem>>,
     },
+    /// Types on its serial console.
+    Type(Vec<Typed>, String, Reply),
     /// Asks what it uses.
     Stats(oneshot::Sender<Result<Stats, Problem>>),
     /// Looks for what a daemon before this one left; after a start of the machine there is nothing.
@@ -59,6 +67,9 @@ pub enum Order {
     },
 }
 
+/// A guest is gone; these are the volumes that its disks are now.
+pub struct Deleted(pub Result<Vec<VolumeName>, Problem>);
+
 impl Guest {
     /// Does what is asked; true if that was the last thing.
     pub(super) async fn obey(&mut self, order: Order) -> bool {
@@ -66,12 +77,13 @@ impl Guest {
             Order::Verb(verb, options, reply) => self.do_verb(verb, options, reply).await,
             Order::Suspend(actor, progress, reply) => self.suspend(actor, progress, reply).await,
             Order::Edit(edit, reply) => self.edit(*edit, reply).await,
-            Order::Delete { force, expect, actor, reply } => {
-                let result = self.delete(force, expect, &actor).await;
+            Order::Delete { force, keep, expect, actor, reply } => {
+                let result = self.delete(force, keep, expect, &actor).await;
                 let gone = result.is_ok();
                 let _ = reply.send(result);
                 return gone;
             }
+            Order::Type(keys, actor, reply) => drop(reply.send(self.type_keys(keys, &actor).await)),
             Order::Stats(reply) => drop(reply.send(self.stats().await)),
             Order::TakeOver { booted, reply } => {
                 self.take_over(booted).await;
@@ -220,9 +232,35 @@ impl Guest {
 
     /// Calls a method that answers with its state.
     pub(super) async fn call(&self, method: &str) -> Result<Value, Problem> {
-        let gone = || Problem::conflict(format!("{} has no process", self.name()));
-        let running = self.running.as_ref().ok_or_else(gone)?;
-        running.client.call(method, Value::Null, &[]).await.map_err(rpc_problem)
+        self.call_with(method, Value::Null).await.map_err(rpc_problem)
+    }
+
+    async fn call_with(&self, method: &str, params: Value) -> Result<Value, RpcError> {
+        let running = self.running.as_ref().ok_or(RpcError::Gone)?;
+        running.client.call(method, params, &[]).await
+    }
+
+    async fn type_keys(&mut self, keys: Vec<Typed>, actor: &str) -> Result<(), Problem> {
+        self.must_be(&[VmState::Running, VmState::Stopping], "nobody reads what is typed")?;
+        let breaks = keys.contains(&Typed::Break);
+        let key = |typed| match typed {
+            Typed::Text(text) => Key::Text(text),
+            Typed::Break => Key::Break,
+        };
+        let typing = Typing { keys: keys.into_iter().map(key).collect() };
+        let params = serde_json::to_value(typing).map_err(|error| Problem::internal(error.to_string()))?;
+        self.call_with("type", params).await.map_err(|error| match error {
+            RpcError::Refused { code, .. } if code == i64::from(code::METHOD) => {
+                let detail = "was started by a version that cannot do this: it can after its next start";
+                Problem::conflict(format!("{} {detail}", self.name()))
+            }
+            error => rpc_problem(error),
+        })?;
+        if breaks {
+            // What is typed may be a secret; a break may end a kernel.
+            self.save(Some(self.happening("vm.break", "was sent a break on its console").by(actor))).await?;
+        }
+        Ok(())
     }
 
     async fn stats(&self) -> Result<Stats, Problem> {
@@ -232,7 +270,13 @@ impl Guest {
         Ok(usage::told(stats, pid.map(usage::ready).unwrap_or_default()))
     }
 
-    async fn delete(&mut self, force: bool, expect: Option<Revision>, actor: &str) -> Result<(), Problem> {
+    async fn delete(
+        &mut self,
+        force: bool,
+        keep: Option<Keep>,
+        expect: Option<Revision>,
+        actor: &str,
+    ) -> Result<Deleted, Problem> {
         if expect.is_some_and(|expect| expect != self.revision) {
             return Err(stale());
         }
@@ -240,17 +284,52 @@ impl Guest {
             if !force {
                 self.must_be(&[], "stop it first, or say force")?;
             }
+            // What cannot be is known before its plug is pulled.
+            if let Some(keep) = &keep {
+                self.with_own_disks(keep, |pools, id, name, disks, keep| {
+                    keep::plan(pools, id, name, disks, keep).map(drop)
+                })
+                .await?;
+            }
             self.stop_for(actor).await?;
         }
-        let happening = self.happening("vm.deleted", "was deleted").by(actor);
-        let transaction =
+        let kept = match &keep {
+            Some(keep) => Some(self.with_own_disks(keep, Ready::new).await?),
+            None => None,
+        };
+        let message = match kept.as_ref().map(Ready::names).filter(|names| !names.is_empty()) {
+            Some(names) => format!("was deleted; its disks stay: {names}"),
+            None => "was deleted".into(),
+        };
+        let happening = self.happening("vm.deleted", message).by(actor);
+        let mut transaction =
             happening.add(records::delete(&self.record, self.revision)).map_err(store_problem)?;
+        if let Some(kept) = &kept {
+            transaction = kept.add(transaction).map_err(store_problem)?;
+        }
         self.shared.store.commit(transaction).await.map_err(store_problem)?;
         // What cannot be removed now is swept at the daemon's next start: nobody knows of it any more.
         let id = self.record.vm.id;
-        let (shared, disks) = (self.shared.clone(), self.record.vm.definition.disks.clone());
+        let (shared, mut disks) = (self.shared.clone(), self.record.vm.definition.disks.clone());
         shared.wires.unplug(id).await;
+        let mut volumes = Ok(Vec::new());
+        if let Some(kept) = kept {
+            volumes = keep::finish(&*shared.store, kept).await;
+            disks.clear();
+        }
         let _ = tokio::task::spawn_blocking(move || shared.remove_files(id, &disks)).await;
-        Ok(())
+        Ok(Deleted(volumes))
+    }
+
+    /// Does something with its disks, on a thread that may wait.
+    async fn with_own_disks<T: Send + 'static>(
+        &self,
+        keep: &Keep,
+        work: impl FnOnce(&Pools, Id, &Name, &[Disk], &Keep) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (shared, vm, keep) = (self.shared.clone(), self.record.vm.clone(), keep.clone());
+        let work = move || work(&shared.pools, vm.id, &vm.definition.name, &vm.definition.disks, &keep);
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Problem::internal(error.to_string()))?
     }
 }

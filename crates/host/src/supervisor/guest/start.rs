@@ -106,7 +106,7 @@ impl Guest {
             if let Some(from) = from {
                 machine.go_on_from(from, false);
             }
-            let log = open_log(&shared.paths.log(vm.id));
+            let log = open_log(&shared.paths.process_log(vm.id));
             Ok((machine, log.map_err(|error| Problem::internal(format!("the guest's log: {error}")))?))
         };
         let prepared = tokio::task::spawn_blocking(prepare).await;

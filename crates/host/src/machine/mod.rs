@@ -1,11 +1,22 @@
 //! The machine under the daemon, as the kernel tells of it (proc(5), sysfs(5)).
 
+mod disks;
+mod nics;
+mod nodes;
+
 use std::fs;
 use std::path::Path;
 
 use api::Size;
 
-fn text(path: &str) -> String {
+pub use disks::disks;
+pub use nics::nics;
+pub use nodes::nodes;
+
+/// Where the kernel tells of hardware (sysfs(5)).
+const SYS: &str = "/sys";
+
+fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
@@ -57,13 +68,6 @@ pub fn times() -> Times {
     // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user and nice already.
     let busy = [0, 1, 2, 5, 6].map(field).iter().sum();
     Times { busy, idle: field(3) + field(4), stolen: field(7) }
-}
-
-/// NUMA nodes.
-pub fn nodes() -> u32 {
-    let list = fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();
-    let node = |name: &str| name.strip_prefix("node").is_some_and(|rest| rest.parse::<u32>().is_ok());
-    (list.filter(|entry| node(&entry.file_name().to_string_lossy())).count() as u32).max(1)
 }
 
 /// Memory it has, and memory that could be given out now.

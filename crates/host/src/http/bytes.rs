@@ -1,0 +1,60 @@
+//! Bytes on their way in and out, however many. What waits for disks reads and writes them on a thread of its own.
+
+use std::future::ready;
+use std::io::{self, Read, Write};
+
+use api::Problem;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::oneshot;
+use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
+
+use crate::supervisor::storage_problem;
+
+/// How much is read at once.
+pub const PIECE: usize = 1 << 18;
+
+/// Does what waits for disks on a thread that may wait.
+///
+/// # Errors
+/// If the work fails.
+pub async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> storage::Result<T> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Problem::internal(error.to_string()))?.map_err(storage_problem)
+}
+
+/// The body of a request, to be read on a thread that may wait.
+pub fn incoming(request: Request) -> impl Read + Send {
+    let bytes = request.into_body().into_data_stream().map_err(io::Error::other);
+    SyncIoBridge::new(StreamReader::new(bytes))
+}
+
+/// An answer of this kind and of `length` bytes, which `write` writes on a thread that may wait. Where that fails the answer breaks off:
+/// nobody takes a part for the whole.
+pub fn outgoing(
+    kind: &'static str,
+    length: u64,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> Response {
+    let (ours, theirs) = tokio::io::duplex(4 * PIECE);
+    let (tell, failed) = oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = write(&mut SyncIoBridge::new(ours)) {
+            tracing::info!("a download broke off: {error}");
+            // Whoever downloads may be gone.
+            let _ = tell.send(error);
+        }
+    });
+    let end = stream::once(failed).filter_map(|failed| ready(failed.ok().map(Err)));
+    let body = Body::from_stream(ReaderStream::with_capacity(theirs, PIECE).chain(end));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CONTENT_LENGTH, HeaderValue::from(length)),
+    ];
+    (headers, body).into_response()
+}
