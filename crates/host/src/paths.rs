@@ -7,6 +7,7 @@
 //! STATE/run/ID/               sockets of a guest that runs
 //! STATE/networks/             leases
 //! STATE/audit/               who did what from where
+//! STATE/series/              what was used over time
 //! STATE/tls/                 the host's own certificate authority
 //! STATE/host.sock             the API for this machine
 //! ```
@@ -58,7 +59,7 @@ impl Paths {
             return Err(PathsError::TooLong(state));
         }
         let paths = Paths { state };
-        for folder in ["images", "vms", "run", "networks", "audit", "tls"] {
+        for folder in ["images", "vms", "run", "networks", "audit", "series", "tls"] {
             make(&paths.state.join(folder)).map_err(told)?;
         }
         for folder in [paths.state.clone(), paths.networks()] {
@@ -80,6 +81,11 @@ impl Paths {
     /// The record of who did what from where.
     pub fn audit(&self) -> PathBuf {
         self.state.join("audit")
+    }
+
+    /// What was used over time.
+    pub fn series(&self) -> PathBuf {
+        self.state.join("series")
     }
 
     /// The certificate authority.

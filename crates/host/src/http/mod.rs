@@ -8,6 +8,7 @@ mod console;
 mod error;
 mod events;
 mod guard;
+mod history;
 mod host;
 mod images;
 mod input;
@@ -92,6 +93,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::resume))
         .routes(routes!(vms::suspend))
         .routes(routes!(vms::stats))
+        .routes(routes!(history::of_guest))
         .routes(routes!(agent::get))
         .routes(routes!(agent::exec))
         .routes(routes!(agent::password))
@@ -102,6 +104,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(events::list))
         .routes(routes!(watch::watch))
         .routes(routes!(host::get))
+        .routes(routes!(history::of_host))
         .routes(routes!(backup::make))
         .routes(routes!(stats::get))
         .routes(routes!(images::list, images::build))

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::backup::{BackupArgs, RestoreArgs};
+use crate::cli::history::HistoryArgs;
 use crate::cli::output::{OutputOption, print};
 use crate::client::{HostOption, default_state};
 use crate::failure::{self, Failure, Result, Status};
@@ -49,6 +50,8 @@ enum HostCommand {
         #[command(flatten)]
         output: OutputOption,
     },
+    /// Show what the machine has used over time
+    History(HistoryArgs),
     /// Write what a host knows into one file: guests' definitions, networks, pools, templates, users, tokens, its
     /// certificate authority; not disks, images and the audit log. Whoever has the file can be this host
     Backup(BackupArgs),
@@ -65,6 +68,7 @@ impl HostArgs {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         match self.command {
             Some(HostCommand::Info { ref output }) => output.one(&host.client()?.get("/host", &[]).await?),
+            Some(HostCommand::History(args)) => args.execute(&host.client()?, "/host/history").await,
             Some(HostCommand::Openapi) => {
                 let text = host::http::openapi().to_pretty_json();
                 print(&(text.map_err(|error| Failure::internal(error.to_string()))? + "\n"));

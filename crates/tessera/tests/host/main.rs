@@ -10,6 +10,7 @@ mod demo;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;
+mod history;
 mod hostile;
 mod http;
 mod inputs;
