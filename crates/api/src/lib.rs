@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod device;
 mod event;
+mod history;
 mod host;
 mod id;
 mod image;
@@ -27,6 +28,7 @@ pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };
 pub use event::Event;
+pub use history::{History, HistoryQuery, Series};
 pub use host::{EngineInfo, HostDisk, HostInfo, HostMount, HostNic, NumaNode};
 pub use id::Id;
 pub use image::{ImageChange, ImageDetails, ImageInfo, ImageUsers, NewImage};

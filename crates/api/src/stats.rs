@@ -95,6 +95,12 @@ pub struct HostStats {
     pub storage: Size,
     /// What of it is free.
     pub storage_available: Size,
+    /// What the host's cards have received, bytes.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// What they have sent, bytes.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// The guests that run, and answered in time.
     pub vms: Vec<VmStats>,
 }

@@ -27,6 +27,7 @@ use crate::paths::{Paths, PathsError};
 use crate::pools::{Pools, UPLOADS};
 use crate::records;
 use crate::repeats::Repeats;
+use crate::series::{Sampler, Series};
 use crate::store::{Sqlite, Store, StoreError, Transaction};
 use crate::supervisor::{Agents, Shared, Supervisor};
 use crate::tasks::{Tasks, Work};
@@ -79,6 +80,9 @@ pub enum DaemonError {
     /// Its audit log.
     #[error("{0}: the audit log cannot be written: {1}")]
     Audit(PathBuf, io::Error),
+    /// What is used cannot be measured.
+    #[error("what is used cannot be measured: {0}")]
+    Series(io::Error),
     /// It cannot listen there.
     #[error("--listen {0}: {1}")]
     Listen(SocketAddr, io::Error),
@@ -123,6 +127,8 @@ pub struct Host {
     pages: OnceLock<Vec<String>>,
     /// Who did what.
     pub(crate) audit: Audit,
+    /// What was used over time.
+    pub(crate) series: Arc<Series>,
     /// What shows that this is the host.
     pub certificates: Arc<Certificates>,
 }
@@ -194,6 +200,7 @@ impl Host {
             why: choice.why.unwrap_or_default(),
             tsc_khz: engine::kvm::Kvm::open().ok().map(|kvm| engine::Engine::tsc_khz(&kvm)),
         };
+        let series = Arc::new(Series::open(&paths.series(), paths.state()));
         let host = Host {
             id,
             started: Time::now(),
@@ -204,6 +211,7 @@ impl Host {
             repeats: Repeats::new(Arc::clone(&store)),
             pages: OnceLock::new(),
             audit,
+            series,
             certificates: Arc::new(certificates),
             store,
         };
@@ -319,12 +327,15 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     servers.spawn(serve(Door::Unix(socket), router, room, stop.clone()));
     let keeper = tokio::spawn(keep_house(Arc::clone(&host)));
     let pools = tokio::spawn(Arc::clone(host.supervisor.pools()).keep());
+    let (series, store) = (Arc::clone(&host.series), Arc::clone(&host.store));
+    let sampler = Sampler::begin(series, store, Arc::clone(&host.supervisor)).map_err(DaemonError::Series)?;
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
     let _ = tokio::time::timeout(FAREWELL, async { while servers.join_next().await.is_some() {} }).await;
     keeper.abort();
     pools.abort();
+    sampler.end();
     host.supervisor.close();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);

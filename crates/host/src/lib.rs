@@ -15,6 +15,7 @@ pub mod paths;
 pub mod pools;
 pub mod records;
 mod repeats;
+mod series;
 pub mod store;
 pub mod supervisor;
 pub mod tasks;

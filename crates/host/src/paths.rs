@@ -8,6 +8,7 @@
 //! STATE/networks/             leases
 //! STATE/audit/                who did what from where
 //! STATE/log/                  what the daemon says of its work
+//! STATE/series/               what was used over time
 //! STATE/tls/                 the host's own certificate authority
 //! STATE/host.sock             the API for this machine
 //! ```
@@ -59,7 +60,7 @@ impl Paths {
             return Err(PathsError::TooLong(state));
         }
         let paths = Paths { state };
-        for folder in ["images", "vms", "run", "networks", "audit", "log", "tls"] {
+        for folder in ["images", "vms", "run", "networks", "audit", "log", "series", "tls"] {
             make(&paths.state.join(folder)).map_err(told)?;
         }
         for folder in [paths.state.clone(), paths.networks()] {
@@ -86,6 +87,11 @@ impl Paths {
     /// The daemon's own log.
     pub fn log(&self) -> PathBuf {
         self.state.join("log")
+    }
+
+    /// What was used over time.
+    pub fn series(&self) -> PathBuf {
+        self.state.join("series")
     }
 
     /// The certificate authority.

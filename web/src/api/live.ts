@@ -18,8 +18,8 @@ export interface Live {
   stats: HostStats | null;
   /** What each guest has used since the sample before, by id. */
   loads: ReadonlyMap<string, Load>;
-  /** What the host has used, the oldest first. */
-  past: readonly Load[];
+  /** What the host has used since the sample before; of disks what all guests have. */
+  host: Load | undefined;
 }
 
 /** How often what is used is told, seconds. */
@@ -27,7 +27,7 @@ export const EVERY = 2;
 const MOST_TASKS = 500;
 const MOST_EVENTS = 1000;
 
-const nothing: Live = { link: "connecting", vms: [], byId: new Map(), tasks: [], events: [], stats: null, loads: new Map(), past: [] };
+const nothing: Live = { link: "connecting", vms: [], byId: new Map(), tasks: [], events: [], stats: null, loads: new Map(), host: undefined };
 
 let now = nothing;
 let vms = new Map<string, Vm>();
@@ -123,7 +123,7 @@ export function watch(): void {
   mine.addEventListener("stats", (event: Event_) => {
     const stats = parse<HostStats>(event);
     loads.take(stats);
-    publish({ stats, loads: loads.guests, past: [...loads.host] });
+    publish({ stats, loads: loads.guests, host: loads.host });
   });
   mine.addEventListener("ready", () => {
     ready = true;

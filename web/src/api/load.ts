@@ -15,9 +15,6 @@ export interface Load {
   net: number;
 }
 
-/** How many samples of the host and of each guest are remembered: ten minutes at one each two seconds. */
-export const REMEMBERED = 300;
-
 interface Counters {
   time: number;
   cpu: number;
@@ -47,42 +44,27 @@ export function between(before: Counters | undefined, after: Counters): Load | u
 /** Turns samples into loads, of the host and of each guest. */
 export class Loads {
   guests: ReadonlyMap<string, Load> = new Map();
-  host: Load[] = [];
+  host: Load | undefined;
   private last = new Map<string, Counters>();
   private lastHost: Counters | undefined;
-  private pasts = new Map<string, Load[]>();
 
   take(stats: HostStats): void {
     const guests = new Map<string, Load>();
     const last = new Map<string, Counters>();
-    let [disk, net] = [0, 0];
+    let disk = 0;
     for (const { id, stats: of } of stats.vms) {
       const counters = guest(of);
       const load = between(this.last.get(id), counters);
       last.set(id, counters);
       if (!load) continue;
       guests.set(id, load);
-      [disk, net] = [disk + load.disk, net + load.net];
-      const past = this.pasts.get(id) ?? [];
-      past.push(load);
-      if (past.length > REMEMBERED) past.shift();
-      this.pasts.set(id, past);
+      disk += load.disk;
     }
-    for (const id of this.pasts.keys()) if (!last.has(id)) this.pasts.delete(id);
     [this.guests, this.last] = [guests, last];
 
-    const whole = { time: Date.parse(stats.time), cpu: stats.busy_ns, memory: Number(stats.memory) - Number(stats.memory_available), disk: 0, net: 0 };
+    const whole = { time: Date.parse(stats.time), cpu: stats.busy_ns, memory: Number(stats.memory) - Number(stats.memory_available), disk: 0, net: (stats.received_bytes ?? 0) + (stats.sent_bytes ?? 0) };
     const load = between(this.lastHost, whole);
     this.lastHost = whole;
-    if (load) this.host.push({ ...load, disk, net });
-    if (this.host.length > REMEMBERED) this.host.shift();
-    pasts = this.pasts;
+    this.host = load && { ...load, disk };
   }
-}
-
-let pasts: ReadonlyMap<string, Load[]> = new Map();
-
-/** What a guest has used, the oldest first. */
-export function pastOf(id: string): readonly Load[] {
-  return pasts.get(id) ?? [];
 }

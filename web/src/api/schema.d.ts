@@ -78,6 +78,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/host/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What the host has used over time. */
+        get: operations["of_host"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/host/log": {
         parameters: {
             query?: never;
@@ -795,6 +812,23 @@ export interface paths {
         patch: operations["edit_disk"];
         trace?: never;
     };
+    "/api/v1/vms/{vm}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a guest has used over time. It is measured while it runs; what was measured stays as long as the guest is there. */
+        get: operations["of_guest"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/keys": {
         parameters: {
             query?: never;
@@ -1406,6 +1440,26 @@ export interface components {
             /** @description The account. */
             user: string;
         };
+        /** @description What was used over time: series of spans that are equally long and follow each other. */
+        History: {
+            /**
+             * Format: date-time
+             * @description When the first span begins: a multiple of `step` since the epoch.
+             */
+            from: string;
+            /**
+             * Format: int32
+             * @description How many spans there are.
+             */
+            points: number;
+            /** @description The series. */
+            series: components["schemas"]["Series"][];
+            /**
+             * Format: int32
+             * @description How long a span is, seconds.
+             */
+            step: number;
+        };
         /** @description A disk of the machine. */
         HostDisk: {
             /** @description Its maker's name for it; empty if it does not say. */
@@ -1541,6 +1595,16 @@ export interface components {
             memory: components["schemas"]["Size"];
             /** @description Memory that could be given out. */
             memory_available: components["schemas"]["Size"];
+            /**
+             * Format: int64
+             * @description What the host's cards have received, bytes.
+             */
+            received_bytes?: number;
+            /**
+             * Format: int64
+             * @description What they have sent, bytes.
+             */
+            sent_bytes?: number;
             /**
              * Format: int64
              * @description Time that a machine below this one gave to others, all together, ns.
@@ -2460,6 +2524,19 @@ export interface components {
              */
             keys: string[];
         };
+        /** @description One series: a value for each span, or nothing where nothing was measured. A guest is measured while it runs. */
+        Series: {
+            /** @description The mean of each span. */
+            avg: (number | null)[];
+            /** @description The largest. */
+            max: (number | null)[];
+            /** @description The smallest value that was measured in it. */
+            min: (number | null)[];
+            /** @description What it is. */
+            name: string;
+            /** @description What its values count: `processors`, `bytes`, `bytes/s` or `1/s`. */
+            unit: string;
+        };
         /** @description Who is asking. */
         Session: {
             /** @description Who they are, as tasks and events tell. */
@@ -2911,6 +2988,49 @@ export interface operations {
                 };
                 content: {
                     "application/gzip": unknown;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    of_host: {
+        parameters: {
+            query?: {
+                /** @description From when on; an hour before `to` if nothing is said. */
+                from?: string;
+                /** @description Until when; now if nothing is said. */
+                to?: string;
+                /**
+                 * @description How long a span should be, seconds; as short as `points` and what is kept allow if nothing is said. What is older is kept in spans
+                 *     that are longer: a second for an hour, 10 for a day, 300 for 30 days.
+                 */
+                step?: number;
+                /** @description At most so many spans; 600 if nothing is said. */
+                points?: number;
+                /** @description Only these series, with commas between. */
+                series?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What it has used: `cpu_busy` and `cpu_stolen` (by whoever runs this machine as a guest), `memory_used`, `storage_used` (where guests' disks are), `disk_read`, `disk_written`, `net_received`, `net_sent` */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
                 };
             };
             /** @description A problem */
@@ -5467,6 +5587,52 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    of_guest: {
+        parameters: {
+            query?: {
+                /** @description From when on; an hour before `to` if nothing is said. */
+                from?: string;
+                /** @description Until when; now if nothing is said. */
+                to?: string;
+                /**
+                 * @description How long a span should be, seconds; as short as `points` and what is kept allow if nothing is said. What is older is kept in spans
+                 *     that are longer: a second for an hour, 10 for a day, 300 for 30 days.
+                 */
+                step?: number;
+                /** @description At most so many spans; 600 if nothing is said. */
+                points?: number;
+                /** @description Only these series, with commas between. */
+                series?: string;
+            };
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What it has used: `cpu_run`, `cpu_ready` and `cpu_wait` (the time that its processors ran, had work but no processor of the host, and had nothing to do), `memory` (that its process takes), `disk_read`, `disk_written`, `disk_reads`, `disk_writes`, `net_received`, `net_sent` */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
                 };
             };
             /** @description A problem */

@@ -28,17 +28,36 @@ export function Meter({ name, used, of, promised, text, under }: MeterProps) {
   );
 }
 
-/** A line of the latest values; the newest on the right. */
-export function Spark({ values, most, label, span = 60 }: { values: readonly number[]; most?: number; label: string; span?: number }) {
-  const shown = values.slice(-span);
-  const top = Math.max(most ?? 0, ...shown, 1e-9);
-  const points = shown.map((value, n) => `${String(((span - shown.length + n) / (span - 1)) * 100)},${String(30 - (value / top) * 28)}`);
-  const first = ((span - shown.length) / (span - 1)) * 100;
+/** A line of values; the newest on the right, holes where nothing is known. */
+export function Spark({ values, most, label }: { values: readonly (number | null)[]; most?: number; label: string }) {
+  const top = Math.max(most ?? 0, ...values.map((value) => value ?? 0), 1e-9);
+  const place = (value: number, n: number) => `${String((n / Math.max(1, values.length - 1)) * 100)},${String(30 - (value / top) * 28)}`;
+  const parts = runs(values);
   return (
     <svg className="spark" viewBox="0 0 100 31" preserveAspectRatio="none" role="img" aria-label={label}>
       <path className="spark-ground" d="M0 30H100" />
-      {shown.length > 1 && <path className="spark-area" d={`M${String(first)},30L${points.join("L")}L100,30Z`} />}
-      {shown.length > 1 && <polyline className="spark-line" points={points.join(" ")} />}
+      {parts.map(([first, part]) => {
+        const points = part.map((value, n) => place(value, first + n));
+        const [begin, end] = [points[0]?.split(",")[0] ?? "0", points.at(-1)?.split(",")[0] ?? "0"];
+        return (
+          <g key={first}>
+            <path className="spark-area" d={`M${begin},30L${points.join("L")}L${end},30Z`} />
+            <polyline className="spark-line" points={points.join(" ")} />
+          </g>
+        );
+      })}
     </svg>
   );
+}
+
+/** The values that follow each other without a hole, and where each such run begins. */
+export function runs(values: readonly (number | null)[]): [number, number[]][] {
+  const found: [number, number[]][] = [];
+  values.forEach((value, n) => {
+    if (value === null) return;
+    const last = found.at(-1);
+    if (last && last[0] + last[1].length === n) last[1].push(value);
+    else found.push([n, [value]]);
+  });
+  return found;
 }

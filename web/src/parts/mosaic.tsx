@@ -8,23 +8,12 @@ import type { Vm } from "../api/client";
 import { selectLoads, selectVms, useLive } from "../api/live";
 import type { Load } from "../api/load";
 import { bytes, percent, t } from "../text";
+import { colours } from "./theme";
 import { type Tile, tiles } from "./tiles";
 
 const GAP = 2;
 const COLOURS = ["--tile-idle", "--tile-low", "--tile-mid", "--tile-high", "--tile-full", "--tile-off", "--tile-change", "--tile-crashed", "--ink", "--tile-ink"] as const;
 type Colours = Record<(typeof COLOURS)[number], string>;
-
-/** What the colours of the page are at the moment: a canvas does not know them by name. */
-function colours(place: HTMLElement): Colours {
-  const probe = document.createElement("i");
-  place.append(probe);
-  const found = COLOURS.map((name) => {
-    probe.style.color = `var(${name})`;
-    return [name, getComputedStyle(probe).color] as const;
-  });
-  probe.remove();
-  return Object.fromEntries(found) as Colours;
-}
 
 function colour(vm: Vm, load: Load | undefined, of: Colours): string {
   switch (vm.status.state) {
@@ -63,7 +52,7 @@ export function Mosaic() {
 
   useEffect(() => {
     const frame = requestAnimationFrame(() => {
-      if (canvas.current && place.current) draw(canvas.current, colours(place.current), layout.vms, layout.tiles, loads, size, over?.vm.id);
+      if (canvas.current && place.current) draw(canvas.current, colours(place.current, COLOURS), layout.vms, layout.tiles, loads, size, over?.vm.id);
     });
     return () => cancelAnimationFrame(frame);
   });

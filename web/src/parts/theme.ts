@@ -10,6 +10,7 @@ export function theme(): Theme {
 export function chooseTheme(next: Theme): void {
   localStorage.setItem("theme", next);
   apply();
+  for (const listener of listeners) listener();
 }
 
 export function apply(): void {
@@ -18,7 +19,27 @@ export function apply(): void {
   else document.documentElement.dataset["theme"] = chosen;
 }
 
-export function isDark(): boolean {
-  const chosen = theme();
-  return chosen === "auto" ? window.matchMedia("(prefers-color-scheme: dark)").matches : chosen === "dark";
+const listeners = new Set<() => void>();
+
+/** Calls `changed` whenever it becomes light or dark; gives what ends that. */
+export function onTheme(changed: () => void): () => void {
+  const system = window.matchMedia("(prefers-color-scheme: dark)");
+  listeners.add(changed);
+  system.addEventListener("change", changed);
+  return () => {
+    listeners.delete(changed);
+    system.removeEventListener("change", changed);
+  };
+}
+
+/** What these colours of the page are at the moment: a canvas does not know them by name. */
+export function colours<N extends string>(place: HTMLElement, names: readonly N[]): Record<N, string> {
+  const probe = document.createElement("i");
+  place.append(probe);
+  const found = names.map((name) => {
+    probe.style.color = `var(${name})`;
+    return [name, getComputedStyle(probe).color] as const;
+  });
+  probe.remove();
+  return Object.fromEntries(found) as Record<N, string>;
 }

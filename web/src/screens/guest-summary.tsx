@@ -1,22 +1,26 @@
 // What a guest is and does, at a glance.
 
 import { Link } from "@tanstack/react-router";
+import { lazy, Suspense, useMemo } from "react";
 
-import type { Vm } from "../api/client";
+import { at, type Vm } from "../api/client";
 import { selectEvents, selectLoads, useLive } from "../api/live";
-import { pastOf } from "../api/load";
 import { useAgent } from "../api/queries";
-import { Card, Copy, Fact, Facts, Labels, When } from "../parts/basics";
-import { Meter, Spark } from "../parts/meter";
+import { Card, Copy, Fact, Facts, Labels, Loading, When } from "../parts/basics";
+import { Meter } from "../parts/meter";
 import { bytes, number, percent, rate, t } from "../text";
 import { EventLine } from "../parts/event-line";
 import { imageOf } from "./guest-columns";
+import type { Group } from "./usage";
+
+const Usage = lazy(() => import("./usage"));
 
 export function Summary({ vm }: { vm: Vm }) {
   const running = vm.status.state === "running";
   return (
     <>
       {running && <Meters vm={vm} />}
+      <Past vm={vm} />
       <div className="columns">
         <About vm={vm} />
         <Inside vm={vm} />
@@ -27,32 +31,38 @@ export function Summary({ vm }: { vm: Vm }) {
 }
 
 function Meters({ vm }: { vm: Vm }) {
-  // Each sample makes a new map: the past has grown then.
   const load = useLive(selectLoads).get(vm.id);
-  const past = pastOf(vm.id);
   const cpus = vm.cpus ?? 1;
   return (
     <div className="meters">
       <Card>
         <Meter name={t("cpu")} used={load?.cpu ?? 0} of={cpus} text={load ? percent(load.cpu / cpus) : "–"} under={t("cpus.of", { n: cpus })} />
-        <Spark values={past.map((one) => one.cpu)} most={cpus} label={t("spark.cpu")} />
       </Card>
       <Card>
         <Meter name={t("memory")} used={load?.memory ?? 0} of={Number(vm.memory)} text={bytes(load?.memory)} under={t("memory.of", { of: bytes(vm.memory) })} />
-        <Spark values={past.map((one) => one.memory)} most={Number(vm.memory)} label={t("spark.memory")} />
       </Card>
       <Card>
         <div className="meter"><div className="meter-words"><span>{t("disks")}</span><strong>{rate(load?.disk ?? 0)}</strong></div></div>
-        <Spark values={past.map((one) => one.disk)} label={t("spark.disk")} />
         <p className="hint">{t("meter.rw")}</p>
       </Card>
       <Card>
         <div className="meter"><div className="meter-words"><span>{t("net")}</span><strong>{rate(load?.net ?? 0)}</strong></div></div>
-        <Spark values={past.map((one) => one.net)} label={t("spark.net")} />
-        <p className="hint">{t("meter.since-open")}</p>
+        <p className="hint">{t("meter.sr")}</p>
       </Card>
     </div>
   );
+}
+
+function Past({ vm }: { vm: Vm }) {
+  const [cpus, memory] = [vm.cpus ?? 1, Number(vm.memory)];
+  const groups = useMemo((): readonly Group[] => [
+    { title: "cpu", unit: "processors", series: ["cpu_run", "cpu_ready", "cpu_wait"], stacked: true, most: cpus },
+    { title: "memory", unit: "bytes", series: ["memory"], most: memory },
+    { title: "disks", unit: "bytes/s", series: ["disk_read", "disk_written"] },
+    { title: "usage.operations", unit: "1/s", series: ["disk_reads", "disk_writes"] },
+    { title: "net", unit: "bytes/s", series: ["net_received", "net_sent"] },
+  ], [cpus, memory]);
+  return <Suspense fallback={<Loading />}><Usage key={vm.id} path={at("vms", vm.id)} groups={groups} /></Suspense>;
 }
 
 function About({ vm }: { vm: Vm }) {

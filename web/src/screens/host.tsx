@@ -1,15 +1,22 @@
 // The machine that all this runs on.
 
-import { useHost } from "../api/queries";
+import { lazy, Suspense, useMemo } from "react";
+
+import { at } from "../api/client";
+import { type HostInfo, useHost } from "../api/queries";
 import { Card, Code, Fact, Facts, Loading, Problem, Screen, When } from "../parts/basics";
 import { Table } from "../parts/table";
 import { bytes, number, t, told } from "../text";
+import type { Group } from "./usage";
+
+const Usage = lazy(() => import("./usage"));
 
 export function Host() {
   const { data: host, error } = useHost();
   if (!host) return <Screen title={t("host")} name={t("host")}>{error ? <Problem error={error} /> : <Loading />}</Screen>;
   return (
     <Screen title={<bdi>{host.name}</bdi>} name={t("host")} under={t("host.under")}>
+      <Past host={host} />
       <div className="columns two">
         <Card title={t("host.machine")}>
           <Facts>
@@ -68,4 +75,16 @@ export function Host() {
       </Card>
     </Screen>
   );
+}
+
+function Past({ host: { cpus, memory, storage } }: { host: HostInfo }) {
+  const [all, room] = [Number(memory), Number(storage)];
+  const groups = useMemo((): readonly Group[] => [
+    { title: "cpu", unit: "processors", series: ["cpu_busy", "cpu_stolen"], stacked: true, most: cpus },
+    { title: "memory", unit: "bytes", series: ["memory_used"], most: all },
+    { title: "storage", unit: "bytes", series: ["storage_used"], most: room },
+    { title: "disks", unit: "bytes/s", series: ["disk_read", "disk_written"] },
+    { title: "net", unit: "bytes/s", series: ["net_received", "net_sent"] },
+  ], [cpus, all, room]);
+  return <Suspense fallback={<Loading />}><Usage path={at("host")} groups={groups} /></Suspense>;
 }

@@ -2,7 +2,8 @@
 
 import { Link } from "@tanstack/react-router";
 
-import type { Vm } from "../api/client";
+import { at, type Vm } from "../api/client";
+import { seriesOf, useHistory } from "../api/history";
 import { type Live, selectEvents, selectLoads, selectTasks, selectVms, useLive } from "../api/live";
 import { useHost } from "../api/queries";
 import { usePowers } from "../api/session";
@@ -15,7 +16,7 @@ import { bytes, number, percent, rate, t } from "../text";
 import { EventLine } from "../parts/event-line";
 
 const selectStats = (live: Live) => live.stats;
-const selectPast = (live: Live) => live.past;
+const selectHost = (live: Live) => live.host;
 
 export function Overview() {
   const { data: host, error } = useHost();
@@ -28,6 +29,7 @@ export function Overview() {
   return (
     <Screen title={<bdi>{host.name}</bdi>} name={t("overview")} under={under} actions={create}>
       <Meters host={host} vms={vms} />
+      <p className="hint">{t("meter.hour")} <Link to="/host">{t("usage.more")}</Link></p>
       {vms.length === 0 ? <First manage={manage} /> : (
         <Card title={t("mosaic")} actions={<Legend />}><Mosaic /></Card>
       )}
@@ -57,8 +59,9 @@ function Legend() {
 
 function Meters({ host, vms }: { host: NonNullable<ReturnType<typeof useHost>["data"]>; vms: readonly Vm[] }) {
   const stats = useLive(selectStats);
-  const past = useLive(selectPast);
-  const last = past.at(-1);
+  const last = useLive(selectHost);
+  const { history } = useHistory(at("host"), "hour", 360);
+  const hour = (...names: string[]) => sum(names.map((name) => seriesOf(history, name)?.avg ?? []));
   const alive = vms.filter((vm) => vm.status.state !== "stopped" && vm.status.state !== "crashed");
   const promised = { cpus: alive.reduce((sum, vm) => sum + (vm.cpus ?? 1), 0), memory: alive.reduce((sum, vm) => sum + Number(vm.memory), 0) };
   const memory = Number(stats?.memory ?? host.memory);
@@ -69,24 +72,32 @@ function Meters({ host, vms }: { host: NonNullable<ReturnType<typeof useHost>["d
     <div className="meters">
       <Card>
         <Meter name={t("cpu")} used={last?.cpu ?? 0} of={host.cpus} promised={promised.cpus} text={last ? percent(last.cpu / host.cpus) : "–"} under={t("meter.cpu", { promised: promised.cpus, of: host.cpus })} />
-        <Spark values={past.map((load) => load.cpu)} most={host.cpus} label={t("spark.cpu")} />
+        <Spark values={hour("cpu_busy")} most={host.cpus} label={t("spark.cpu")} />
       </Card>
       <Card>
         <Meter name={t("memory")} used={used} of={memory} promised={promised.memory} text={bytes(used)} under={t("meter.memory", { promised: bytes(promised.memory), of: bytes(memory) })} />
-        <Spark values={past.map((load) => load.memory)} most={memory} label={t("spark.memory")} />
+        <Spark values={hour("memory_used")} most={memory} label={t("spark.memory")} />
       </Card>
       <Card>
         <Meter name={t("storage")} used={stored} of={storage} text={bytes(stored)} under={t("meter.storage", { free: bytes(storage - stored), of: bytes(storage) })} />
-        <Spark values={past.map((load) => load.disk)} label={t("spark.disk")} />
         <p className="hint">{t("meter.disk", { rate: rate(last?.disk ?? 0) })}</p>
+        <Spark values={hour("disk_read", "disk_written")} label={t("spark.disk")} />
       </Card>
       <Card>
         <div className="meter"><div className="meter-words"><span>{t("net")}</span><strong>{rate(last?.net ?? 0)}</strong></div></div>
-        <Spark values={past.map((load) => load.net)} label={t("spark.net")} />
         <p className="hint">{t("meter.net")}</p>
+        <Spark values={hour("net_received", "net_sent")} label={t("spark.net")} />
       </Card>
     </div>
   );
+}
+
+/** The values of several series together, where all are known. */
+function sum(series: readonly (readonly (number | null)[])[]): (number | null)[] {
+  return (series[0] ?? []).map((_, n) => series.reduce<number | null>((all, one) => {
+    const value = one[n] ?? null;
+    return all === null || value === null ? null : all + value;
+  }, 0));
 }
 
 function Running() {

@@ -70,6 +70,11 @@ export function clock(time: string | number): string {
   return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" }).format(new Date(time));
 }
 
+/** From when until when, in as few words as say it. */
+export function period(from: number, to: number): string {
+  return new Intl.DateTimeFormat(language, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: to - from < 600_000 ? "2-digit" : undefined, hourCycle: "h23" }).formatRange(from, to);
+}
+
 export function duration(ms: number): string {
   const seconds = Math.max(0, ms / 1000);
   const unit = (n: number, unit: string) =>

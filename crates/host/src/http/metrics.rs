@@ -97,6 +97,13 @@ fn host(text: &mut Text, vms: &[Vm], stats: &HostStats) {
         text.family(name, "gauge", "bytes", help);
         text.value(name, "", value.0);
     }
+    for (name, help, value) in [
+        ("tessera_host_net_received_bytes", "What the host's cards have received", stats.received_bytes),
+        ("tessera_host_net_sent_bytes", "What they have sent", stats.sent_bytes),
+    ] {
+        text.family(name, "counter", "bytes", help);
+        text.value(&format!("{name}_total"), "", value);
+    }
 }
 
 fn processors(text: &mut Text, vms: &[VmStats]) {

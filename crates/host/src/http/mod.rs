@@ -10,6 +10,7 @@ mod devices;
 mod error;
 mod events;
 mod guard;
+mod history;
 mod host;
 mod images;
 mod input;
@@ -101,6 +102,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::resume))
         .routes(routes!(vms::suspend))
         .routes(routes!(vms::stats))
+        .routes(routes!(history::of_guest))
         .routes(routes!(agent::get))
         .routes(routes!(agent::exec))
         .routes(routes!(agent::password))
@@ -113,6 +115,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(watch::watch))
         .routes(routes!(host::get))
         .routes(routes!(log::get))
+        .routes(routes!(history::of_host))
         .routes(routes!(backup::make))
         .routes(routes!(stats::get))
         .routes(routes!(images::list, images::create))

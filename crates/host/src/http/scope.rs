@@ -17,7 +17,7 @@ use crate::store::Update;
 use crate::supervisor::no_guest;
 
 /// What else they may ask for. Lists of guests, events and tasks hold only theirs: their handlers see to that.
-const OPEN: [(&str, &[Method]); 16] = [
+const OPEN: [(&str, &[Method]); 17] = [
     ("/api/v1/vms", &[Method::GET, Method::POST]),
     ("/api/v1/events", &[Method::GET]),
     ("/api/v1/tasks", &[Method::GET]),
@@ -25,6 +25,7 @@ const OPEN: [(&str, &[Method]); 16] = [
     ("/api/v1/session", &[Method::GET, Method::DELETE]),
     ("/api/v1/session/password", &[Method::POST]),
     ("/api/v1/host", &[Method::GET]),
+    ("/api/v1/host/history", &[Method::GET]),
     ("/api/v1/stats", &[Method::GET]),
     ("/api/v1/images", &[Method::GET]),
     ("/api/v1/images/{image}", &[Method::GET]),

@@ -8,6 +8,7 @@ use axum::extract::State;
 use super::caller::Viewer;
 use super::error::Result;
 use crate::daemon::Host;
+use crate::series::Devices;
 use crate::{machine, records};
 
 /// What the host and all guests that run use, at once. A guest that does not answer within half a second is left out.
@@ -26,7 +27,10 @@ pub async fn all(host: &Host, vms: &[Vm]) -> HostStats {
     let vms = host.supervisor.all_stats(vms.iter()).await;
     let (memory, memory_available) = machine::memory();
     let (storage, storage_available) = machine::storage(host.paths.state());
-    let times = machine::times();
+    for vm in &vms {
+        host.series.note(vm.id, Devices::of(&vm.stats));
+    }
+    let (times, traffic) = (machine::times(), machine::traffic());
     HostStats {
         time: Time::now(),
         cpus: machine::cpus(),
@@ -37,6 +41,8 @@ pub async fn all(host: &Host, vms: &[Vm]) -> HostStats {
         memory_available,
         storage,
         storage_available,
+        received_bytes: traffic.received,
+        sent_bytes: traffic.sent,
         vms,
     }
 }

@@ -20,6 +20,7 @@ use super::{events, lists};
 use crate::access::Identity;
 use crate::daemon::Host;
 use crate::records;
+use crate::series::Devices;
 use crate::store::Update;
 use crate::supervisor::{Apply, Edit, Keep, Options};
 
@@ -445,5 +446,7 @@ pub async fn stats(
     Path(vm): Path<String>,
 ) -> Result<axum::Json<Stats>> {
     let (vm, _) = host.supervisor.find(&vm).await?;
-    Ok(axum::Json(host.supervisor.stats(vm.id).await?))
+    let stats = host.supervisor.stats(vm.id).await?;
+    host.series.note(vm.id, Devices::of(&stats));
+    Ok(axum::Json(stats))
 }

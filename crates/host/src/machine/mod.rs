@@ -1,6 +1,7 @@
 //! The machine under the daemon, as the kernel tells of it (proc(5), sysfs(5)).
 
 mod disks;
+mod done;
 mod nics;
 mod nodes;
 
@@ -10,6 +11,7 @@ use std::path::Path;
 use api::Size;
 
 pub use disks::disks;
+pub use done::{Disks, Traffic, done, traffic};
 pub use nics::nics;
 pub use nodes::nodes;
 
@@ -48,6 +50,7 @@ pub fn cpus() -> u32 {
 }
 
 /// What all processors together have done since the machine started, ns (proc_stat(5)).
+#[derive(Debug, Clone, Copy)]
 pub struct Times {
     /// They ran something.
     pub busy: u64,

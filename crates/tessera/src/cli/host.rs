@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::backup::{BackupArgs, RestoreArgs};
+use crate::cli::history::HistoryArgs;
 use crate::cli::log::LogArgs;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::{HostOption, default_state};
@@ -61,6 +62,8 @@ enum HostCommand {
         #[command(flatten)]
         output: OutputOption,
     },
+    /// Show what the machine has used over time
+    History(HistoryArgs),
     /// Write what a host knows into one file: guests' definitions, networks, pools, templates, users, tokens, its
     /// certificate authority; not disks, images and the audit log. Whoever has the file can be this host
     Backup(BackupArgs),
@@ -86,6 +89,7 @@ impl HostArgs {
             Some(HostCommand::Info { ref output }) => output.one(&host.client()?.get("/host", &[]).await?),
             Some(HostCommand::Disks { output }) => output.list(&part_of_host(host, "disks").await?, &DISKS),
             Some(HostCommand::Nics { output }) => output.list(&part_of_host(host, "nics").await?, &NICS),
+            Some(HostCommand::History(args)) => args.execute(&host.client()?, "/host/history").await,
             Some(HostCommand::Openapi) => {
                 let text = host::http::openapi().to_pretty_json();
                 print(&(text.map_err(|error| Failure::internal(error.to_string()))? + "\n"));

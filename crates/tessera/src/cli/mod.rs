@@ -3,6 +3,7 @@
 mod access;
 mod backup;
 mod boot;
+mod history;
 mod host;
 mod image;
 mod inside;

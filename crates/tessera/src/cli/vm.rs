@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
 use crate::cli::output::{Column, OutputOption, age, print, say, size};
 use crate::cli::vm_create::CreateArgs;
@@ -103,6 +104,13 @@ pub enum VmCommand {
         /// The account
         #[arg(default_value = "root")]
         user: String,
+    },
+    /// Show what a guest has used over time
+    History {
+        /// Its name or id
+        vm: String,
+        #[command(flatten)]
+        args: HistoryArgs,
     },
     /// Show what a running guest uses
     Stats {
@@ -301,6 +309,9 @@ impl VmCommand {
                 let said = client.text(&format!("/vms/{}/console/log", segment(&vm)?)).await?;
                 print(&String::from_utf8_lossy(&said));
                 Ok(())
+            }
+            VmCommand::History { vm, args } => {
+                args.execute(&client, &format!("/vms/{}/history", segment(&vm)?)).await
             }
             VmCommand::Stats { vm, output } => {
                 output.one(&client.get(&format!("/vms/{}/stats", segment(&vm)?), &[]).await?)

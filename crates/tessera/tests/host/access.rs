@@ -88,9 +88,14 @@ fn who_is_bound_to_labels_sees_and_uses_guests_that_carry_them_only() {
     assert_eq!(names(&get("/events").body, "name"), ["mine"]);
     assert_eq!(names(&get("/tasks").body, "name"), ["mine"]);
     let other = daemon.vm("other")["id"].as_str().unwrap().to_owned();
-    for path in
-        ["/vms/other", "/vms/none", &format!("/vms/{other}"), "/vms/other/stats", "/vms/other/console"]
-    {
+    for path in [
+        "/vms/other",
+        "/vms/none",
+        &format!("/vms/{other}"),
+        "/vms/other/stats",
+        "/vms/other/history",
+        "/vms/other/console",
+    ] {
         let answer = get(path);
         assert_eq!((answer.status, answer.body["title"].as_str()), (404, Some("Not found")), "{path}");
     }

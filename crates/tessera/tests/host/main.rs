@@ -11,6 +11,7 @@ mod devices;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;
+mod history;
 mod hostile;
 mod http;
 mod images;

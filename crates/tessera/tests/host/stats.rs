@@ -7,7 +7,8 @@ use crate::http::ask;
 use crate::{Daemon, waits};
 
 impl Daemon {
-    fn exec(&self, vm: &str, command: &str) {
+    /// Runs a line of the shell in a guest, by its agent.
+    pub fn exec(&self, vm: &str, command: &str) {
         let ran = tessera(self, &["vm", "exec", vm, "--", "sh", "-c", command], "");
         assert!(ran.status.success(), "{command}: {ran:?}");
     }

@@ -1,0 +1,110 @@
+//! What the host and its guests used over time.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::agent::start;
+use crate::http::ask;
+use crate::{Code, Daemon, waits};
+
+/// Loops for ever: `jmp` to itself.
+const WORK: [u8; 2] = [0xeb, 0xfe];
+
+fn works() -> Code {
+    Code::default().print("it works\n").bytes(&WORK)
+}
+
+/// The latest ten minutes in seconds.
+fn seconds(daemon: &Daemon, path: &str) -> Value {
+    let answer = ask(daemon, "GET", &format!("{path}/history?step=1"), "", &Value::Null);
+    assert_eq!((answer.status, &answer.body["step"]), (200, &1.into()), "{}", answer.text);
+    answer.body
+}
+
+/// The values of a series, those of seconds of which nothing is known left out.
+fn known(history: &Value, name: &str) -> Vec<f64> {
+    let all = history["series"].as_array().unwrap();
+    let series =
+        all.iter().find(|series| series["name"] == name).unwrap_or_else(|| panic!("{name}: {history}"));
+    series["avg"].as_array().unwrap().iter().filter_map(Value::as_f64).collect()
+}
+
+#[test]
+fn what_guests_and_the_host_used_is_kept_each_second_and_survives_a_killed_daemon() {
+    let mut daemon = Daemon::start();
+    daemon.guest("works", &works(), "");
+    daemon.guest("waits", &waits(), "");
+    daemon.eventually("some seconds were measured", |daemon| {
+        known(&seconds(daemon, "/vms/works"), "cpu_run").len() >= 7
+    });
+    let history = seconds(&daemon, "/vms/works");
+    let [run, ready, wait] = ["cpu_run", "cpu_ready", "cpu_wait"].map(|name| known(&history, name));
+    for ((run, ready), wait) in run.iter().zip(&ready).zip(&wait) {
+        // Running, ready and waiting are all there is; what is measured is a little off where much goes on.
+        assert!((run + ready + wait - 1.0).abs() < 0.2 && *run <= 1.2, "{run} {ready} {wait}");
+    }
+    assert!(run.iter().sum::<f64>() > 0.2, "it works as much as it is let: {run:?}");
+    assert!(known(&history, "memory").iter().all(|bytes| *bytes > 1e6));
+    let idle = known(&seconds(&daemon, "/vms/waits"), "cpu_run");
+    assert!(idle.iter().sum::<f64>() / (idle.len() as f64) < 0.1, "{idle:?}");
+    let host = seconds(&daemon, "/host");
+    for name in
+        ["cpu_busy", "cpu_stolen", "memory_used", "storage_used", "disk_written", "net_received", "net_sent"]
+    {
+        assert!(!known(&host, name).is_empty(), "{name}");
+    }
+    assert!(known(&host, "memory_used").iter().all(|bytes| *bytes > 1e6));
+
+    // Some seconds at most are lost with the daemon, and those while there was none.
+    let before = known(&history, "cpu_run").len();
+    daemon.kill();
+    daemon.start_again();
+    let after = known(&seconds(&daemon, "/vms/works"), "cpu_run").len();
+    assert!(after + 7 >= before && after > 0, "{before} seconds were known, {after} are");
+    daemon.eventually("it goes on", |daemon| known(&seconds(daemon, "/vms/works"), "cpu_run").len() > before);
+
+    // What does not run is not measured, and not forgotten.
+    daemon.run("vm stop waits");
+    daemon.eventually("it is not measured any more", |daemon| {
+        let now = || known(&seconds(daemon, "/vms/waits"), "memory").len();
+        let before = now();
+        std::thread::sleep(Duration::from_millis(2100));
+        before > 0 && now() == before
+    });
+    daemon.run("vm delete waits works --force");
+    let kept = || std::fs::read_dir(daemon.state().join("series")).unwrap().count();
+    daemon.eventually("what is kept goes with the guests", |_| kept() == 1);
+}
+
+#[test]
+fn what_disks_and_cards_did_is_told_in_the_seconds_in_which_they_did_it() {
+    let daemon = Daemon::start();
+    start(&daemon, "a", &["--new-disk", "16M", "--net", "user"]);
+    daemon.eventually("it was asked", |daemon| !known(&seconds(daemon, "/vms/a"), "disk_written").is_empty());
+    daemon.exec("a", "dd if=/dev/zero of=/dev/vda bs=64k count=64 conv=fsync");
+    daemon.exec("a", "ip link set eth0 up; udhcpc -q -n -i eth0 -s /bin/true");
+    daemon.eventually("it was written", |daemon| {
+        // Rates of each second, so that they are bytes all together.
+        let written: f64 = known(&seconds(daemon, "/vms/a"), "disk_written").iter().sum();
+        (written / f64::from(4 << 20) - 1.0).abs() < 0.1
+    });
+    let history = seconds(&daemon, "/vms/a");
+    assert!(known(&history, "disk_writes").iter().sum::<f64>() > 0.5);
+    assert!(known(&history, "disk_written").contains(&0.0), "not all of the time");
+    daemon.eventually("it was sent", |daemon| {
+        known(&seconds(daemon, "/vms/a"), "net_sent").iter().sum::<f64>() > 100.0
+    });
+
+    // The same on the command line.
+    let shown = daemon.run("vm history a --last 10m");
+    for word in ["OVER TIME", "cpu_run", "disk_written", "█"] {
+        assert!(shown.contains(word), "{word} is not in\n{shown}");
+    }
+    let one = daemon.json("vm history a --last 1h --series memory --points 60");
+    assert_eq!((one["series"].as_array().unwrap().len(), &one["step"]), (1, &60.into()));
+    assert!(daemon.run("host history").contains("cpu_busy"));
+    let (_, said) = daemon.fails("vm history a --series nothing");
+    assert!(said.contains("cpu_run"), "{said}");
+    assert!(daemon.fails("vm history nobody").1.contains("there is no guest nobody"));
+}
