@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use libc::iovec;
@@ -114,6 +114,22 @@ pub fn take(buffers: &mut &[iovec], skip: &mut usize, mut len: u64) -> Vec<iovec
     taken
 }
 
+/// Fills buffers with zeroes.
+///
+/// # Safety
+/// The buffers must be writable for their lengths.
+pub unsafe fn fill_zeroes(buffers: &[iovec]) {
+    for buffer in buffers {
+        // SAFETY: the caller vouches for the buffer.
+        unsafe { buffer.iov_base.cast::<u8>().write_bytes(0, buffer.iov_len) };
+    }
+}
+
+/// An image ends where it should go on.
+pub fn past_the_end(offset: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("the image is cut short: nothing at {offset:#x}"))
+}
+
 /// Reads all of `buffers`; gives how many bytes there were before the end of the file.
 ///
 /// # Safety
@@ -161,6 +177,30 @@ fn all(buffers: &[iovec], offset: u64, transfer: impl Fn(&[iovec], i64) -> isize
         take(&mut rest, &mut skip, n as u64);
     }
     Ok(done)
+}
+
+/// Reads into `bytes`; gives how many there were before the end of the file.
+pub fn read_there(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    let buffer = [iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
+    // SAFETY: the buffer is a mutable slice.
+    unsafe { read(file, &buffer, at) }.map(|n| n as usize)
+}
+
+/// Writes `bytes`, all of them.
+pub fn write_all(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let buffer = [iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }];
+    // SAFETY: the buffer is a slice, and is only read from.
+    unsafe { write(file, &buffer, at) }
+}
+
+/// Makes the bytes of a file durable.
+pub fn sync(file: &File) -> io::Result<()> {
+    file.sync_data()
+}
+
+/// Makes a file so long.
+pub fn set_len(file: &File, len: u64) -> io::Result<()> {
+    file.set_len(len)
 }
 
 /// Where data of a file of `len` bytes begins next, from `offset`, and where it ends: what lies between are holes.
@@ -232,7 +272,7 @@ fn fallocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Resul
 fn write_zeroes(file: &File, mut offset: u64, mut len: u64) -> io::Result<()> {
     while len > 0 {
         let n = len.min(ZEROES.len() as u64);
-        file.write_all_at(&ZEROES[..n as usize], offset)?;
+        write_all(file, &ZEROES[..n as usize], offset)?;
         offset += n;
         len -= n;
     }
@@ -241,6 +281,8 @@ fn write_zeroes(file: &File, mut offset: u64, mut len: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! [`open`] is the door: it finds out the format, takes the locks and gives a [`Disk`].
 
+mod below;
 mod copy;
 mod error;
 mod file;
 mod overlay;
 pub mod qcow2;
 mod raw;
+mod stack;
 
 use std::fs::File;
 use std::io;
@@ -21,8 +23,9 @@ pub use copy::{copy, read, write};
 pub use error::OpenError;
 pub use file::{allocate, lock};
 pub use overlay::Overlay;
-pub use qcow2::{Qcow2, files};
+pub use qcow2::files;
 pub use raw::Raw;
+pub use stack::Stack;
 
 /// Bytes of a sector: what offsets and lengths are multiples of.
 pub const SECTOR: u64 = 512;
@@ -118,10 +121,7 @@ pub fn open(path: &Path, format: Option<Format>, read_only: bool) -> Result<Box<
         Some(format) => format,
         None => found_out(&file, path)?,
     };
-    Ok(match format {
-        Format::Raw => Box::new(Raw::from_file(file, read_only)?),
-        Format::Qcow2 => Box::new(Qcow2::new(file, path, read_only)?),
-    })
+    Ok(Box::new(Stack::from_named(file, path, format, read_only)?))
 }
 
 fn found_out(file: &File, path: &Path) -> Result<Format, OpenError> {
@@ -141,8 +141,7 @@ pub fn from_file(file: File, format: Format, read_only: bool) -> Result<Box<dyn 
     from_files(file, Vec::new(), format, read_only)
 }
 
-/// The image in a file that is open, with all its backing files, the one that it is based on first. Each header must say that it
-/// is based on the next one, by its name as far as the kernel tells it, and how that one is laid out.
+/// The image in a file that is open, with all its backing files: see [`Stack::from_files`].
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -152,9 +151,5 @@ pub fn from_files(
     format: Format,
     read_only: bool,
 ) -> Result<Box<dyn Disk>, OpenError> {
-    Ok(match format {
-        Format::Raw if !backing.is_empty() => return Err(OpenError::Spare(backing.len())),
-        Format::Raw => Box::new(Raw::from_file(file, read_only)?),
-        Format::Qcow2 => Box::new(Qcow2::from_files(file, backing, read_only)?),
-    })
+    Ok(Box::new(Stack::from_files(file, backing, format, read_only)?))
 }

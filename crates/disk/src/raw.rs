@@ -43,9 +43,9 @@ impl Raw {
     pub fn resize(&mut self, len: u64) -> io::Result<()> {
         let len =
             file::check_size(len).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        self.file.set_len(len)?;
+        file::set_len(&self.file, len)?;
         self.len = len;
-        self.file.sync_all()
+        file::sync(&self.file)
     }
 }
 
@@ -77,7 +77,7 @@ impl Disk for Raw {
     }
 
     fn flush(&self) -> io::Result<()> {
-        if self.read_only { Ok(()) } else { self.file.sync_data() }
+        if self.read_only { Ok(()) } else { file::sync(&self.file) }
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -18,7 +18,7 @@ fn good() -> &'static (PathBuf, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap().keep();
         let path = folder.join("good.qcow2");
         disk::qcow2::create(&path, 8 << 20).unwrap();
-        let disk = disk::Qcow2::open(&path, false).unwrap();
+        let disk = tools::open(&path, false).unwrap();
         for n in 0..4 {
             tools::write(&disk, n << 20, &tools::bytes(n, 100 << 10)).unwrap();
         }

@@ -7,17 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
-
-use super::container::Container;
 use super::header::{Backing, Header};
-use super::tables;
+use crate::below::{Layer, MOST_LAYERS};
 use crate::{Format, OpenError, file};
-
-/// More would be a mistake, or an attack.
-const MOST_FILES: usize = 64;
-
-type Access = FormatAccess<Container>;
 
 /// The files opened so far, and where the others come from.
 #[derive(Default)]
@@ -34,74 +26,72 @@ impl Chain {
         Self { seen: Vec::new(), handed: Some(files.into()) }
     }
 
-    /// All files that were handed over must have been used.
-    pub fn end(&self) -> Result<(), OpenError> {
-        match self.handed.as_ref().map_or(0, VecDeque::len) {
-            0 => Ok(()),
-            spare => Err(OpenError::Spare(spare)),
-        }
-    }
-
-    fn enter(&mut self, file: &File) -> Result<(), OpenError> {
+    /// A file that belongs to it.
+    ///
+    /// # Errors
+    /// If it does already, or there are too many.
+    pub fn enter(&mut self, file: &File) -> Result<(), OpenError> {
         let meta = file.metadata()?;
         let who = (meta.dev(), meta.ino());
         if self.seen.contains(&who) {
             return Err(OpenError::Loop);
         }
-        if self.seen.len() > MOST_FILES {
-            return Err(OpenError::Chain(MOST_FILES));
+        if self.seen.len() > MOST_LAYERS {
+            return Err(OpenError::Chain(MOST_LAYERS));
         }
         self.seen.push(who);
         Ok(())
     }
 
-    /// The qcow2 image in `file`, with its backing files, whose names are relative to `path`.
-    pub fn qcow2(&mut self, file: File, path: Option<&Path>, read_only: bool) -> Result<Access, OpenError> {
-        file::check_kind(&file)?;
-        self.enter(&file)?;
-        file::lock(&file, read_only)?;
-        let header = Header::read(&file)?;
-        tables::check(&file, &header, file::size(&file)?)?;
-        let backing = match &header.backing {
-            Some(backing) => Some(self.backing(backing, path)?),
-            None => None,
-        };
-        let container = Container::new(file, header.cluster())?;
-        let image = imago::qcow2::Qcow2::<Container, Arc<Access>>::builder(container)
-            .write(!read_only)
-            .backing(backing.map(Arc::new))
-            .data_file(None)
-            .open(DenyImplicitOpenGate::default())
-            .map_err(|error| OpenError::Damaged(error.to_string()))?;
-        Ok(FormatAccess::new(image))
+    /// The layers that an image is based on, `backing` the uppermost one, each locked; the bottom first. Names are relative to
+    /// `path`, the image's. All files that were handed over must be used.
+    ///
+    /// # Errors
+    /// If one of them cannot be had.
+    pub fn layers(
+        &mut self,
+        backing: Option<Backing>,
+        path: Option<&Path>,
+    ) -> Result<Vec<Arc<Layer>>, OpenError> {
+        let (mut layers, mut next, mut path) = (Vec::<Arc<Layer>>::new(), backing, path.map(Path::to_owned));
+        while let Some(backing) = next {
+            // What is wrong with a backing file is said of it, what is wrong with the image itself needs no name.
+            let told = |error| match (&path, layers.is_empty()) {
+                (Some(path), false) => wrap(path.clone(), error),
+                _ => error,
+            };
+            // A raw file's first bytes are its guest's: the format is not guessed.
+            let format = backing.format.ok_or(OpenError::Unrecorded).map_err(told)?;
+            let (file, to) = self.file(&backing, path.as_deref()).map_err(told)?;
+            let layer = self.layer(file, format).map_err(|error| wrap(to.clone(), error))?;
+            next = layer.backing().cloned();
+            layers.push(Arc::new(layer));
+            path = Some(to);
+        }
+        match self.handed.as_ref().map_or(0, VecDeque::len) {
+            0 => {}
+            spare => return Err(OpenError::Spare(spare)),
+        }
+        layers.reverse();
+        Ok(layers)
     }
 
-    fn raw(&mut self, file: File) -> Result<Access, OpenError> {
-        file::check_kind(&file)?;
-        self.enter(&file)?;
-        file::lock(&file, true)?;
-        // A cluster of one byte: nothing behind the end is ever asked for.
-        let container = Container::new(file, 1)?;
-        let image = imago::raw::Raw::builder(container).open(DenyImplicitOpenGate::default())?;
-        Ok(FormatAccess::new(image))
-    }
-
-    fn backing(&mut self, backing: &Backing, image: Option<&Path>) -> Result<Access, OpenError> {
-        // A raw file's first bytes are its guest's: the format is not guessed.
-        let format = backing.format.ok_or(OpenError::Unrecorded)?;
-        let (file, path) = match &mut self.handed {
+    fn file(&mut self, backing: &Backing, image: Option<&Path>) -> Result<(File, PathBuf), OpenError> {
+        match &mut self.handed {
             Some(files) => {
                 let file = files.pop_front().ok_or(OpenError::Alone)?;
                 check_name(&file, backing)?;
-                (file, PathBuf::from(&backing.name))
+                Ok((file, PathBuf::from(&backing.name)))
             }
-            None => open(backing, image.ok_or(OpenError::Alone)?)?,
-        };
-        let opened = match format {
-            Format::Qcow2 => self.qcow2(file, Some(&path), true),
-            Format::Raw => self.raw(file),
-        };
-        opened.map_err(|error| wrap(path, error))
+            None => open(backing, image.ok_or(OpenError::Alone)?),
+        }
+    }
+
+    fn layer(&mut self, file: File, format: Format) -> Result<Layer, OpenError> {
+        file::check_kind(&file)?;
+        self.enter(&file)?;
+        file::lock(&file, true)?;
+        Layer::open(Arc::new(file), format)
     }
 }
 

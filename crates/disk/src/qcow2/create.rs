@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use imago::FormatCreateBuilder;
 use imago::format::PreallocateMode;
@@ -58,6 +59,14 @@ pub fn create_based_on(path: &Path, name: &str, format: Format, size: Option<u64
     make(path, size, Some((name.to_owned(), format)), PreallocateMode::None)
 }
 
+/// The same with this size, and without a look at that file: somebody may be writing to it.
+///
+/// # Errors
+/// If the host refuses; then there is no file.
+pub fn create_layer(path: &Path, name: &str, format: Format, size: u64) -> Result<(), OpenError> {
+    make(path, file::check_size(size)?, Some((name.to_owned(), format)), PreallocateMode::None)
+}
+
 /// What the image in `path` calls the file `backing`: its name alone if it lies in the same folder, so that both can be moved.
 fn name_from(path: &Path, backing: &Path) -> io::Result<String> {
     let folder = |path: &Path| match path.parent() {
@@ -82,7 +91,7 @@ fn make(
 ) -> Result<(), OpenError> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     let made = file::lock(&file, false).and_then(|()| {
-        let container = Container::new(file, CLUSTER as u64)?;
+        let container = Container::of_file(Arc::new(file), CLUSTER as u64)?;
         let mut builder = imago::qcow2::Qcow2::<Container>::create_builder(container);
         builder = builder.size(size).cluster_size(CLUSTER).preallocate(mode);
         if let Some((name, format)) = backing {

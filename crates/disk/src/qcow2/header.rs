@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crate::{Format, OpenError, file};
 
@@ -59,6 +58,15 @@ pub struct Backing {
     pub name: String,
     /// Its format, where the header has it.
     pub format: Option<Format>,
+}
+
+/// A header extension.
+struct Extension {
+    /// Its type.
+    kind: u32,
+    /// How long it says that it is.
+    len: usize,
+    data: Vec<u8>,
 }
 
 /// The bytes of the first cluster, with the numbers in them.
@@ -168,16 +176,8 @@ impl Header {
 /// Reads at most `len` bytes from the start.
 fn first_bytes(file: &File, len: usize) -> io::Result<Bytes> {
     let mut bytes = vec![0; len];
-    let mut filled = 0;
-    while filled < len {
-        match file.read_at(&mut bytes[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(filled);
+    let there = file::read_there(file, &mut bytes, 0)?;
+    bytes.truncate(there);
     Ok(Bytes(bytes))
 }
 
@@ -213,20 +213,35 @@ fn backing(bytes: &Bytes, format: Option<Format>) -> Result<Option<Backing>, Ope
     Ok(Some(Backing { name, format }))
 }
 
-/// Walks the header extensions (type, length, data padded to eight bytes) to the one with the backing file's format.
-fn backing_format(bytes: &Bytes, version: u32) -> Result<Option<Format>, OpenError> {
+/// The header extensions: type, length, data padded to eight bytes.
+fn extensions(bytes: &Bytes, version: u32) -> Vec<Extension> {
     let mut at = if version == 2 { LENGTH_V2 } else { bytes.u32(100) as usize };
-    let mut format = None;
+    let mut list = Vec::new();
     while at + 8 <= bytes.0.len() && bytes.u32(at) != 0 {
         let (kind, len) = (bytes.u32(at), bytes.u32(at + 4) as usize);
-        match kind {
-            BACKING_FORMAT => format = Some(bytes.text(at + 8, len, "the format of its backing file")?),
-            FEATURE_NAMES if !len.is_multiple_of(FEATURE_NAME) => {
-                return Err(damaged(format!("names of features of {len} bytes")));
+        let end = at.saturating_add(8).saturating_add(len).min(bytes.0.len());
+        list.push(Extension { kind, len, data: bytes.0[(at + 8).min(end)..end].to_vec() });
+        at = at.saturating_add(8).saturating_add(len.next_multiple_of(8));
+    }
+    list
+}
+
+/// The backing file's format.
+fn backing_format(bytes: &Bytes, version: u32) -> Result<Option<Format>, OpenError> {
+    let mut format = None;
+    for extension in extensions(bytes, version) {
+        let whole = extension.data.len() == extension.len;
+        match extension.kind {
+            BACKING_FORMAT => {
+                let text = String::from_utf8(extension.data).ok().filter(|_| whole);
+                let what = "the format of its backing file is no text of its first cluster";
+                format = Some(text.ok_or_else(|| damaged(what))?);
+            }
+            FEATURE_NAMES if !extension.len.is_multiple_of(FEATURE_NAME) => {
+                return Err(damaged(format!("names of features of {} bytes", extension.len)));
             }
             _ => {}
         }
-        at += 8 + len.next_multiple_of(8);
     }
     match format.as_deref() {
         None => Ok(None),

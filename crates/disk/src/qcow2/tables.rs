@@ -4,23 +4,15 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
+use super::entry::{self, L1_RESERVED, Mapping, OFFSET};
 use super::header::Header;
-use crate::OpenError;
+use crate::{OpenError, file};
 
 /// How many tables of the second level are looked at: they map 512 GiB where clusters have 64 KiB. What lies behind others is
 /// found out when it is read.
 const MOST_TABLES: usize = 1024;
 
-/// Bits 55:9 of an entry: an offset.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-/// Entries of the first table: bits that must be zero.
-const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
-/// Entries of the second: bits that must be zero (bit 0 says "zeroes" since version 3), and compressed data.
-const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
-const L2_ZERO: u64 = 1;
-const L2_COMPRESSED: u64 = 1 << 62;
 /// Entries of the table of reference counts: bits that must be zero.
 const REFCOUNT_RESERVED: u64 = 0x1ff;
 
@@ -42,15 +34,10 @@ pub fn check(file: &File, header: &Header, len: u64) -> Result<(), OpenError> {
     counts.used(l1_at, entries * 8)?;
     counts.blocks_used()?;
     let mut seen = HashSet::new();
-    for entry in image.table(l1_at, entries * 8)? {
-        if entry & L1_RESERVED != 0 {
-            return Err(OpenError::Damaged(format!("an entry {entry:#x} in its first table")));
-        }
-        let at = entry & OFFSET;
+    for at in image.first()? {
         if at == 0 || seen.len() >= MOST_TABLES || !seen.insert(at) {
             continue;
         }
-        image.place("a table", at, cluster)?;
         counts.used(at, cluster)?;
         for entry in image.table(at, cluster)? {
             if let Some(at) = image.mapping(entry)? {
@@ -59,6 +46,14 @@ pub fn check(file: &File, header: &Header, len: u64) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+/// Where the tables of the second level of the image in `file`, which is `len` bytes long, are: those of an image that is only
+/// read. What is in them is looked at when it is read.
+pub fn first(file: &File, header: &Header, len: u64) -> Result<Vec<u64>, OpenError> {
+    let image = Image { file, header, len };
+    image.place("its first table", header.l1.0, header.l1.1 * 8)?;
+    image.first()
 }
 
 /// An image's file, and what places there are in it.
@@ -82,32 +77,36 @@ impl Image<'_> {
         if end > whole { Err(OpenError::CutShort(self.len, end)) } else { Ok(()) }
     }
 
+    /// Where the tables of the second level are; zero where there is none.
+    fn first(&self) -> Result<Vec<u64>, OpenError> {
+        let mut tables = self.table(self.header.l1.0, self.header.l1.1 * 8)?;
+        for entry in &mut tables {
+            if *entry & L1_RESERVED != 0 {
+                return Err(OpenError::Damaged(format!("an entry {entry:#x} in its first table")));
+            }
+            *entry &= OFFSET;
+            if *entry != 0 {
+                self.place("a table", *entry, self.header.cluster())?;
+            }
+        }
+        Ok(tables)
+    }
+
     /// Where an entry of a table of the second level leads, if anywhere.
     fn mapping(&self, entry: u64) -> Result<Option<u64>, OpenError> {
-        if entry & L2_COMPRESSED != 0 {
-            // The length in sectors is an upper bound; where it begins must be there.
-            let offset_bits = 62 - (self.header.cluster_bits - 8);
-            let at = entry & ((1 << offset_bits) - 1);
-            return self.end(at.saturating_add(1)).map(|()| Some(at));
-        }
-        let reserved = if self.header.version == 2 { L2_RESERVED | L2_ZERO } else { L2_RESERVED };
-        let at = entry & OFFSET;
-        if entry & reserved != 0 || !at.is_multiple_of(self.header.cluster()) {
-            return Err(OpenError::Damaged(format!("an entry {entry:#x} in a table")));
-        }
-        if at == 0 { Ok(None) } else { self.end(at + 1).map(|()| Some(at)) }
+        let at = match entry::read(entry, self.header) {
+            None => return Err(OpenError::Damaged(format!("an entry {entry:#x} in a table"))),
+            Some(Mapping::Nothing | Mapping::Zeroes { kept: None }) => return Ok(None),
+            // The length of what is compressed is an upper bound; where it begins must be there.
+            Some(Mapping::Data(at) | Mapping::Zeroes { kept: Some(at) } | Mapping::Compressed(at)) => at,
+        };
+        self.end(at.saturating_add(1)).map(|()| Some(at))
     }
 
     fn bytes(&self, at: u64, len: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len as usize];
         // What is at the end of the file may end within its cluster.
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self.file.read_at(&mut bytes[filled..], at + filled as u64)? {
-                0 => break,
-                n => filled += n,
-            }
-        }
+        file::read_there(self.file, &mut bytes, at)?;
         Ok(bytes)
     }
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use disk::{Disk, Qcow2};
+use disk::{Disk, Stack};
 
-use crate::tools::{read, write};
+use crate::tools::{open, read, write};
 
 /// Where numbers mean something: the header, and the tables behind it.
 const PLACES: [usize; 6] = [0, 0, 1 << 16, 2 << 16, 3 << 16, 4 << 16];
@@ -31,7 +31,7 @@ pub fn use_damaged(good: &[u8], input: &[u8], path: &Path) -> bool {
     let _ = damage(&mut bad, &mut input);
     std::fs::write(path, &bad).unwrap();
     let Some([read_only]) = input.bytes() else { return false };
-    let Ok(disk) = Qcow2::open(path, read_only % 4 == 0) else { return false };
+    let Ok(disk) = open(path, read_only % 4 == 0) else { return false };
     while operate(&disk, &mut input).is_some() {}
     true
 }
@@ -52,7 +52,7 @@ fn damage(bytes: &mut [u8], input: &mut Input) -> Option<()> {
     Some(())
 }
 
-fn operate(disk: &Qcow2, input: &mut Input) -> Option<()> {
+fn operate(disk: &Stack, input: &mut Input) -> Option<()> {
     // An error is as good as any answer.
     let at = input.below((disk.len() / 512).min(1 << 20))? * 512;
     let len = (1 + input.below(64)?) * 512;

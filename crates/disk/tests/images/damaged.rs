@@ -2,17 +2,17 @@ use std::fs;
 use std::path::Path;
 
 use disk::qcow2::create_overlay;
-use disk::{Format, OpenError, Qcow2};
+use disk::{Format, OpenError};
 
 use crate::damage::use_damaged;
-use crate::tools::{Random, bytes, have_qemu_img, qemu_img, write};
+use crate::tools::{Random, bytes, have_qemu_img, open, qemu_img, write};
 
 /// A qcow2 image with some data; version 3, clusters of 64 KiB.
 fn image(folder: &Path) -> Vec<u8> {
     let path = folder.join("whole.qcow2");
     let _ = fs::remove_file(&path);
     disk::qcow2::create(&path, 8 << 20).unwrap();
-    let disk = Qcow2::open(&path, false).unwrap();
+    let disk = open(&path, false).unwrap();
     for n in 0..4 {
         write(&disk, n << 20, &bytes(n, 100 << 10)).unwrap();
     }
@@ -24,7 +24,7 @@ fn image(folder: &Path) -> Vec<u8> {
 fn refused(folder: &Path, image: &[u8]) -> String {
     let path = folder.join("bad.qcow2");
     fs::write(&path, image).unwrap();
-    let told = Qcow2::open(&path, false).err().map(|error| error.to_string());
+    let told = open(&path, false).err().map(|error| error.to_string());
     let told = told.unwrap_or_else(|| panic!("it was opened"));
     assert!(!told.contains('\n') && told.len() < 200, "{told:?}");
     assert!(fs::read(&path).unwrap() == image, "it was changed: {told}");
@@ -88,7 +88,7 @@ fn an_image_that_was_cut_short_is_not_opened() {
 fn backing_files_that_cannot_be_had_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let told = |name: &str| Qcow2::open(&at(name), true).unwrap_err().to_string();
+    let told = |name: &str| open(&at(name), true).unwrap_err().to_string();
     fs::write(at("base"), [0; 4096]).unwrap();
     create_overlay(&at("a.qcow2"), &at("base"), Format::Raw).unwrap();
     create_overlay(&at("b.qcow2"), &at("a.qcow2"), Format::Qcow2).unwrap();
@@ -109,20 +109,20 @@ fn a_loop_of_backing_files_is_one() {
     qemu_img(folder.path(), "create -q -f qcow2 -b a.qcow2 -F qcow2 b.qcow2");
     qemu_img(folder.path(), "rebase -u -b b.qcow2 -F qcow2 a.qcow2");
     for name in ["a.qcow2", "b.qcow2"] {
-        assert!(matches!(Qcow2::open(&at(name), false), Err(OpenError::Loop)), "{name}");
+        assert!(matches!(open(&at(name), false), Err(OpenError::Loop)), "{name}");
     }
     // Without the header extension that says so, nobody knows what a.qcow2 is.
     let mut image = fs::read(at("b.qcow2")).unwrap();
     let extension = image.windows(4).position(|w| w == 0xe279_2acau32.to_be_bytes()).unwrap();
     image[extension] = 1;
     fs::write(at("b.qcow2"), image).unwrap();
-    assert!(matches!(Qcow2::open(&at("b.qcow2"), true), Err(OpenError::Unrecorded)));
+    assert!(matches!(open(&at("b.qcow2"), true), Err(OpenError::Unrecorded)));
     for (name, want) in [
         ("json:{}", "has the backing file \"json:{}\", which is not supported"),
         ("nbd://host/disk", "has the backing file \"nbd://host/disk\", which is not supported"),
     ] {
         qemu_img(folder.path(), &format!("rebase -u -b {name} -F raw a.qcow2"));
-        let told = Qcow2::open(&at("a.qcow2"), true).unwrap_err().to_string();
+        let told = open(&at("a.qcow2"), true).unwrap_err().to_string();
         assert!(told.contains(want), "{told}");
     }
 }

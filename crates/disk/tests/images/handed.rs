@@ -5,16 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use disk::qcow2::{create, create_overlay};
-use disk::{Format, OpenError, Qcow2};
+use disk::{Format, OpenError};
 
-use crate::tools::{bytes, read, write};
+use crate::tools::{bytes, open, read, write};
 
 /// A raw base, an image on it and one on that.
 fn chain(folder: &Path) -> Vec<u8> {
     let mut want = bytes(3, 3 << 20);
     fs::write(folder.join("base.raw"), &want).unwrap();
     create_overlay(&folder.join("middle.qcow2"), &folder.join("base.raw"), Format::Raw).unwrap();
-    let middle = Qcow2::open(&folder.join("middle.qcow2"), false).unwrap();
+    let middle = open(&folder.join("middle.qcow2"), false).unwrap();
     write(&middle, 1 << 20, &[7; 512]).unwrap();
     want[1 << 20..(1 << 20) + 512].fill(7);
     drop(middle);
@@ -112,12 +112,12 @@ fn a_disk_is_made_longer_and_shorter() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.qcow2");
     create(&path, 8 << 20).unwrap();
-    let image = Qcow2::open(&path, false).unwrap();
+    let image = open(&path, false).unwrap();
     write(&image, 0, &bytes(1, 8 << 20)).unwrap();
     image.resize(1 << 20).unwrap();
     image.resize(2 << 20).unwrap();
     drop(image);
-    let image = Qcow2::open(&path, false).unwrap();
+    let image = open(&path, false).unwrap();
     let want = [bytes(1, 1 << 20), vec![0; 1 << 20]].concat();
     assert!(read(&image, 0, 2 << 20).unwrap() == want, "what was cut off does not come back");
     assert!(image.resize(1000).is_err());

@@ -3,7 +3,9 @@
 mod damage;
 mod damaged;
 mod handed;
+mod layers;
 mod overlay;
 mod qcow2;
 mod raw;
+mod speed;
 mod tools;

@@ -2,20 +2,20 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use disk::qcow2::{create, create_overlay};
-use disk::{Disk, Format, OpenError, Qcow2};
+use disk::{Disk, Format, OpenError, Stack};
 
-use crate::tools::{Random, bytes, check, contents, have_qemu_img, qemu_img, read, write};
+use crate::tools::{Random, bytes, check, contents, have_qemu_img, open, qemu_img, read, write};
 
 /// A disk, and what must be in it.
 struct Model {
-    disk: Qcow2,
+    disk: Stack,
     want: Vec<u8>,
     random: Random,
 }
 
 impl Model {
     fn new(path: &Path, want: Vec<u8>) -> Self {
-        let disk = Qcow2::open(path, false).unwrap();
+        let disk = open(path, false).unwrap();
         assert_eq!(disk.len(), want.len() as u64);
         Self { disk, want, random: Random(7) }
     }
@@ -94,7 +94,7 @@ fn an_overlay_shows_its_backing_files_until_it_is_written() {
     let mut want = bytes(3, 3 << 20);
     fs::write(at("base.raw"), &want).unwrap();
     create_overlay(&at("middle.qcow2"), &at("base.raw"), Format::Raw).unwrap();
-    let middle = Qcow2::open(&at("middle.qcow2"), false).unwrap();
+    let middle = open(&at("middle.qcow2"), false).unwrap();
     write(&middle, 1 << 20, &[7; 100 * 512]).unwrap();
     want[1 << 20..(1 << 20) + 100 * 512].fill(7);
     drop(middle);
@@ -125,7 +125,7 @@ fn an_image_made_by_us_is_one_of_qemus() {
     assert!(matches!(create(&path, 1 << 20), Err(OpenError::Host(_))), "the name is taken");
     assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
     check(folder.path(), "a.qcow2");
-    let disk = Qcow2::open(&path, false).unwrap();
+    let disk = open(&path, false).unwrap();
     write(&disk, (10 << 30) - 512, &[5; 512]).unwrap();
     disk.grow((10 << 30) + 4096).unwrap();
     write(&disk, 10 << 30, &[6; 4096]).unwrap();
@@ -134,7 +134,7 @@ fn an_image_made_by_us_is_one_of_qemus() {
     drop(disk);
     check(folder.path(), "a.qcow2");
     assert!(qemu_img(folder.path(), "info a.qcow2").contains("10737422336 bytes"));
-    let disk = Qcow2::open(&path, true).unwrap();
+    let disk = open(&path, true).unwrap();
     assert_eq!(read(&disk, (10 << 30) - 512, 1024).unwrap(), [[5; 512], [6; 512]].concat());
     assert!(write(&disk, 0, &[0; 512]).is_err());
     assert!(disk.discard(0, 512).is_err() && disk.write_zeroes(0, 512, false).is_err());
@@ -173,7 +173,7 @@ fn several_threads_write_an_image_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.qcow2");
     create(&path, 16 << 20).unwrap();
-    let disk = Qcow2::open(&path, false).unwrap();
+    let disk = open(&path, false).unwrap();
     let want: Vec<u8> = bytes(9, 16 << 20);
     // Sectors in turn: all share clusters with each other.
     std::thread::scope(|scope| {
@@ -205,13 +205,13 @@ fn an_image_is_locked_and_so_are_its_backing_files() {
     File::create(at("base.raw")).unwrap().set_len(1 << 20).unwrap();
     create_overlay(&at("a.qcow2"), &at("base.raw"), Format::Raw).unwrap();
     create_overlay(&at("b.qcow2"), &at("base.raw"), Format::Raw).unwrap();
-    let a = Qcow2::open(&at("a.qcow2"), false).unwrap();
-    let b = Qcow2::open(&at("b.qcow2"), false).unwrap();
-    assert!(matches!(Qcow2::open(&at("a.qcow2"), true), Err(OpenError::InUse)));
+    let a = open(&at("a.qcow2"), false).unwrap();
+    let b = open(&at("b.qcow2"), false).unwrap();
+    assert!(matches!(open(&at("a.qcow2"), true), Err(OpenError::InUse)));
     assert!(matches!(disk::open(&at("base.raw"), None, false), Err(OpenError::InUse)));
     drop((a, b));
     let _writer = disk::open(&at("base.raw"), None, false).unwrap();
-    let error = Qcow2::open(&at("a.qcow2"), false).unwrap_err().to_string();
+    let error = open(&at("a.qcow2"), false).unwrap_err().to_string();
     assert!(error.ends_with("base.raw: it is in use by another machine"), "{error}");
 }
 

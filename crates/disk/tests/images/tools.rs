@@ -4,8 +4,13 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Once;
 
-use disk::Disk;
+use disk::{Disk, Format, OpenError, Stack};
 use libc::iovec;
+
+/// Opens a qcow2 image.
+pub fn open(path: &Path, read_only: bool) -> Result<Stack, OpenError> {
+    Stack::open(path, Format::Qcow2, read_only)
+}
 
 /// Reads `len` bytes, into buffers of uneven lengths.
 pub fn read(disk: &dyn Disk, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {

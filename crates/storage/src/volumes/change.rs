@@ -35,16 +35,8 @@ impl Pool {
                 format!("it has {} bytes: what is beyond would be lost, so say shrink if it may be", old.0);
             return Err(Error::invalid("/size", wanted.size.0, &detail));
         }
-        match format {
-            VolumeFormat::Raw => {
-                let file = disk::Raw::from_file(opened.file, false).map_err(Error::disk(&path));
-                file?.resize(wanted.size.0).map_err(Error::host(&path))?;
-            }
-            VolumeFormat::Qcow2 => {
-                let image = disk::Qcow2::from_files(opened.file, opened.backing, false);
-                image.map_err(Error::disk(&path))?.resize(wanted.size.0).map_err(Error::host(&path))?;
-            }
-        }
+        let disk = disk::Stack::from_files(opened.file, opened.backing, format.into(), false);
+        disk.map_err(Error::disk(&path))?.resize(wanted.size.0).map_err(Error::host(&path))?;
         self.get(name, Vec::new())
     }
 
@@ -202,11 +194,8 @@ impl Pool {
 
 /// Makes the disk in a file of a draft longer.
 pub(super) fn resize_file(path: &Path, format: VolumeFormat, size: u64) -> Result<()> {
-    match format {
-        VolumeFormat::Raw => disk::Raw::open(path, false).map_err(Error::disk(path))?.resize(size),
-        VolumeFormat::Qcow2 => disk::Qcow2::open(path, false).map_err(Error::disk(path))?.resize(size),
-    }
-    .map_err(Error::host(path))
+    let disk = disk::Stack::open(path, format.into(), false).map_err(Error::disk(path))?;
+    disk.resize(size).map_err(Error::host(path))
 }
 
 /// Overwrites all data of a file with zeroes, durably.

@@ -1,0 +1,207 @@
+//! A disk as guests have it: the layer that is written to, and all that it is based on.
+//!
+//! ```text
+//! guest ──▶ Stack ──▶ top ──┬── what it has ──▶ its file
+//!                           └── all else ─────▶ the layers below, by one map of them
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use libc::iovec;
+
+use crate::below::Below;
+use crate::qcow2::{Chain, Header, Image};
+use crate::{Disk, Format, OpenError, Raw, file};
+
+/// A disk of any number of layers.
+#[derive(Debug)]
+pub struct Stack {
+    read_only: bool,
+    /// Shared by reads and writes; alone for what takes clusters away, which imago allows only while nobody uses them.
+    top: RwLock<Top>,
+}
+
+#[derive(Debug)]
+enum Top {
+    Raw(Raw),
+    Qcow2(Image),
+}
+
+impl Top {
+    fn len(&self) -> u64 {
+        match self {
+            Top::Raw(raw) => raw.len(),
+            Top::Qcow2(image) => image.len(),
+        }
+    }
+}
+
+impl Stack {
+    /// Opens the image in `path`, of this format, and all that it is based on.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(path: &Path, format: Format, read_only: bool) -> Result<Self, OpenError> {
+        Self::new(file::open(path, read_only)?, format, Chain::default(), Some(path), read_only)
+    }
+
+    /// The image in an open file; names of what it is based on are relative to `path`.
+    pub(crate) fn from_named(
+        file: File,
+        path: &Path,
+        format: Format,
+        read_only: bool,
+    ) -> Result<Self, OpenError> {
+        Self::new(file, format, Chain::default(), Some(path), read_only)
+    }
+
+    /// The image in a file that is open, with all the files that it is based on, the nearest one first. Each header must say that
+    /// it is based on the next one, by its name as far as the kernel tells it, and how that one is laid out.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn from_files(
+        file: File,
+        backing: Vec<File>,
+        format: Format,
+        read_only: bool,
+    ) -> Result<Self, OpenError> {
+        if format == Format::Raw && !backing.is_empty() {
+            return Err(OpenError::Spare(backing.len()));
+        }
+        Self::new(file, format, Chain::handed(backing), None, read_only)
+    }
+
+    fn new(
+        file: File,
+        format: Format,
+        mut chain: Chain,
+        path: Option<&Path>,
+        read_only: bool,
+    ) -> Result<Self, OpenError> {
+        let top = match format {
+            Format::Raw => Top::Raw(Raw::from_file(file, read_only)?),
+            Format::Qcow2 => {
+                file::check_kind(&file)?;
+                chain.enter(&file)?;
+                file::lock(&file, read_only)?;
+                let header = Header::read(&file)?;
+                let layers = chain.layers(header.backing.clone(), path)?;
+                let below = (!layers.is_empty()).then(|| Arc::new(Below::new(layers)));
+                Top::Qcow2(Image::open(Arc::new(file), &header, below, read_only)?)
+            }
+        };
+        Ok(Self { read_only, top: RwLock::new(top) })
+    }
+
+    /// How many layers there are below the top.
+    pub fn layers(&self) -> usize {
+        match &*self.shared() {
+            Top::Raw(_) => 0,
+            Top::Qcow2(image) => image.below().map_or(0, |below| below.count()),
+        }
+    }
+
+    /// Makes the disk `len` bytes long: what is added reads as zeroes, what is taken away is lost. Reads and writes may go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// If `len` is no positive multiple of a sector, or the host refuses.
+    pub fn resize(&self, len: u64) -> io::Result<()> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        file::check_size(len).map_err(invalid)?;
+        match &mut *self.alone() {
+            Top::Raw(raw) => raw.resize(len),
+            Top::Qcow2(image) => image.resize(len),
+        }
+    }
+
+    /// The same, and refuses to make it shorter.
+    ///
+    /// # Errors
+    /// If the new length is shorter or no multiple of a sector, or the host refuses.
+    pub fn grow(&self, len: u64) -> io::Result<()> {
+        if len < self.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a disk cannot shrink"));
+        }
+        self.resize(len)
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Top> {
+        self.top.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, Top> {
+        self.top.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk for Stack {
+    fn len(&self) -> u64 {
+        self.shared().len()
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    unsafe fn read(&self, buffers: &[iovec], offset: u64) -> io::Result<()> {
+        // SAFETY: the caller vouches for the buffers.
+        unsafe {
+            match &*self.shared() {
+                Top::Raw(raw) => raw.read(buffers, offset),
+                Top::Qcow2(image) => image.read(buffers, offset),
+            }
+        }
+    }
+
+    unsafe fn write(&self, buffers: &[iovec], offset: u64) -> io::Result<()> {
+        // SAFETY: as above.
+        unsafe {
+            match &*self.shared() {
+                Top::Raw(raw) => raw.write(buffers, offset),
+                Top::Qcow2(image) => image.write(buffers, offset),
+            }
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        match &*self.shared() {
+            Top::Raw(raw) => raw.next_data(offset),
+            Top::Qcow2(image) => image.next_data(offset),
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        match &*self.shared() {
+            Top::Raw(raw) => raw.flush(),
+            Top::Qcow2(image) => image.flush(),
+        }
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        if let Top::Raw(raw) = &*self.shared() {
+            return raw.discard(offset, len);
+        }
+        match &mut *self.alone() {
+            Top::Raw(raw) => raw.discard(offset, len),
+            Top::Qcow2(image) => image.discard(offset, len),
+        }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        if let Top::Raw(raw) = &*self.shared() {
+            return raw.write_zeroes(offset, len, unmap);
+        }
+        match &mut *self.alone() {
+            Top::Raw(raw) => raw.write_zeroes(offset, len, unmap),
+            Top::Qcow2(image) => image.write_zeroes(offset, len, unmap),
+        }
+    }
+}
