@@ -43,6 +43,23 @@ pub enum OpenError {
         /// What there is.
         got: PathBuf,
     },
+    /// It is based on nothing, and should be based on the disk that it is to be the new top of.
+    #[error("it is based on nothing")]
+    Unbased,
+    /// It is to be the new top of a disk, and has something already.
+    #[error("it is not empty")]
+    NotEmpty,
+    /// It is to be the new top of a disk of another size.
+    #[error("it has {got} bytes, and the disk {want}")]
+    Unequal {
+        /// What the disk has.
+        want: u64,
+        /// What it has.
+        got: u64,
+    },
+    /// The disk is only read.
+    #[error("the disk is only read")]
+    ReadOnly,
     /// More files were handed over than it is based on.
     #[error("{0} files were handed over that it is not based on")]
     Spare(usize),

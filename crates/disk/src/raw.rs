@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use libc::iovec;
 
@@ -11,7 +12,7 @@ use crate::{Disk, OpenError, file};
 /// A raw image.
 #[derive(Debug)]
 pub struct Raw {
-    file: File,
+    file: Arc<File>,
     len: u64,
     read_only: bool,
 }
@@ -33,7 +34,12 @@ impl Raw {
         file::check_kind(&file)?;
         file::lock(&file, read_only)?;
         let len = file::check_size(file::size(&file)?)?;
-        Ok(Self { file, len, read_only })
+        Ok(Self { file: Arc::new(file), len, read_only })
+    }
+
+    /// Its file.
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// Makes the disk `len` bytes long: what is added reads as zeroes, what is taken away is lost.

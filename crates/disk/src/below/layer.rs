@@ -62,6 +62,14 @@ impl Layer {
         })
     }
 
+    /// Whether the image in a file has nothing itself.
+    ///
+    /// # Errors
+    /// If it is damaged, or the host cannot read it.
+    pub fn is_empty(file: &File, header: &Header) -> Result<bool, OpenError> {
+        Ok(tables::first(file, header, file::size(file)?)?.iter().all(|table| *table == 0))
+    }
+
     /// Bytes of the disk in it.
     pub fn len(&self) -> u64 {
         self.len

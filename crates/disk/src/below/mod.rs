@@ -95,10 +95,8 @@ impl State {
         self.layers.last().map_or(0, |member| member.layer.len())
     }
 
-    /// Forgets what is known of the map.
-    fn forget(&mut self) {
-        self.parts.iter_mut().for_each(|part| *part = RwLock::default());
-        self.tables = AtomicUsize::new(0);
+    fn list(&self) -> Vec<Arc<Layer>> {
+        self.layers.iter().map(|member| Arc::clone(&member.layer)).collect()
     }
 
     /// Puts a layer on top whose clusters are no smaller than the map's.
@@ -225,6 +223,11 @@ impl Below {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The layers, the bottom first.
+    pub fn layers(&self) -> Vec<Arc<Layer>> {
+        self.state().list()
+    }
+
     /// How many layers there are.
     pub fn count(&self) -> usize {
         self.state().layers.len()
@@ -233,6 +236,18 @@ impl Below {
     /// Bytes of the disk that they are: behind it there are zeroes.
     pub fn len(&self) -> u64 {
         self.state().len()
+    }
+
+    /// Puts a layer on top. What is read changes nowhere else than where that layer has something.
+    pub fn push(&self, layer: Arc<Layer>) {
+        let mut state = self.alone();
+        if layer.cluster_bits().is_some_and(|bits| bits < state.bits()) {
+            let mut layers = state.list();
+            layers.push(layer);
+            *state = State::new(layers);
+        } else {
+            state.add(layer);
+        }
     }
 
     /// Reads from `offset` into the buffers, all of them.
@@ -263,7 +278,7 @@ impl Below {
         drop(state);
         if crowded {
             let mut state = self.alone();
-            state.forget();
+            *state = State::new(state.list());
         }
         Ok(())
     }

@@ -104,7 +104,7 @@ fn open(backing: &Backing, image: &Path) -> Result<(File, PathBuf), OpenError> {
 
 /// Whether a file that was handed over is called what the header calls it. The kernel tells the name only where there is a
 /// /proc; whoever handed the file over has opened it by its name.
-fn check_name(file: &File, backing: &Backing) -> Result<(), OpenError> {
+pub fn check_name(file: &File, backing: &Backing) -> Result<(), OpenError> {
     let Ok(link) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return Ok(()) };
     if link.file_name() == Path::new(&backing.name).file_name() {
         return Ok(());

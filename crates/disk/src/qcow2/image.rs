@@ -72,6 +72,11 @@ impl Image {
         self.access.size()
     }
 
+    /// Its file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
     /// What it is based on, if anything.
     pub fn below(&self) -> Option<&Arc<Below>> {
         self.below.as_ref()

@@ -16,6 +16,6 @@ pub use chain::files;
 pub use create::{create, create_allocated, create_based_on, create_layer, create_overlay};
 pub use header::{Backing, Header, MAGIC};
 
-pub(crate) use chain::Chain;
+pub(crate) use chain::{Chain, check_name};
 pub(crate) use container::Container;
 pub(crate) use image::Image;

@@ -4,11 +4,15 @@
 //! guest ──▶ Stack ──▶ top ──┬── what it has ──▶ its file
 //!                           └── all else ─────▶ the layers below, by one map of them
 //! ```
+//!
+//! The top can be exchanged for a new one over it while the guest reads and writes.
+
+mod switch;
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use libc::iovec;
 
@@ -20,8 +24,11 @@ use crate::{Disk, Format, OpenError, Raw, file};
 #[derive(Debug)]
 pub struct Stack {
     read_only: bool,
-    /// Shared by reads and writes; alone for what takes clusters away, which imago allows only while nobody uses them.
+    /// Shared by reads and writes; alone for what takes clusters away, which imago allows only while nobody uses them, and for
+    /// what exchanges layers.
     top: RwLock<Top>,
+    /// Files that were the top: what was written to them may not be durable yet.
+    unsynced: Mutex<Vec<Arc<File>>>,
 }
 
 #[derive(Debug)]
@@ -35,6 +42,28 @@ impl Top {
         match self {
             Top::Raw(raw) => raw.len(),
             Top::Qcow2(image) => image.len(),
+        }
+    }
+
+    fn file(&self) -> &Arc<File> {
+        match self {
+            Top::Raw(raw) => raw.file(),
+            Top::Qcow2(image) => image.file(),
+        }
+    }
+
+    fn below(&self) -> Option<&Arc<Below>> {
+        match self {
+            Top::Raw(_) => None,
+            Top::Qcow2(image) => image.below(),
+        }
+    }
+
+    /// Has everything written so far in the file, durable or not.
+    fn write_back(&self) -> io::Result<()> {
+        match self {
+            Top::Raw(_) => Ok(()),
+            Top::Qcow2(image) => image.write_back(),
         }
     }
 }
@@ -94,15 +123,12 @@ impl Stack {
                 Top::Qcow2(Image::open(Arc::new(file), &header, below, read_only)?)
             }
         };
-        Ok(Self { read_only, top: RwLock::new(top) })
+        Ok(Self { read_only, top: RwLock::new(top), unsynced: Mutex::default() })
     }
 
     /// How many layers there are below the top.
     pub fn layers(&self) -> usize {
-        match &*self.shared() {
-            Top::Raw(_) => 0,
-            Top::Qcow2(image) => image.below().map_or(0, |below| below.count()),
-        }
+        self.shared().below().map_or(0, |below| below.count())
     }
 
     /// Makes the disk `len` bytes long: what is added reads as zeroes, what is taken away is lost. Reads and writes may go on
@@ -179,7 +205,15 @@ impl Disk for Stack {
         if self.read_only {
             return Ok(());
         }
-        match &*self.shared() {
+        let top = self.shared();
+        // Whoever comes second waits: its writes may be in these files, too.
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in &*unsynced {
+            file::sync(file)?;
+        }
+        unsynced.clear();
+        drop(unsynced);
+        match &*top {
             Top::Raw(raw) => raw.flush(),
             Top::Qcow2(image) => image.flush(),
         }

@@ -2,10 +2,12 @@
 
 mod damage;
 mod damaged;
+mod guest;
 mod handed;
 mod layers;
 mod overlay;
 mod qcow2;
 mod raw;
 mod speed;
+mod switch;
 mod tools;
