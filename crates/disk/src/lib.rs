@@ -19,6 +19,7 @@ use std::path::Path;
 use libc::iovec;
 use serde::{Deserialize, Serialize};
 
+pub use below::Extent;
 pub use copy::{copy, read, write};
 pub use error::OpenError;
 pub use file::{allocate, lock};

@@ -37,8 +37,8 @@ impl Table {
         }
     }
 
-    #[cfg(test)]
-    fn place(&self, index: usize) -> Place {
+    /// Where a cluster is.
+    pub fn place(&self, index: usize) -> Place {
         self.places[index]
     }
 }

@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use libc::iovec;
 
 use self::chunk::{CLUSTERS, Chunk, Table};
-use self::place::{Place, Row, Target};
+use self::place::{NOTHING, Place, Row, Target};
 use crate::file;
 
 pub use self::layer::Layer;
@@ -34,6 +34,32 @@ pub const MOST_LAYERS: usize = 256;
 const USUAL_BITS: u32 = 16;
 /// How many parts of the map may take room at once, 32 KiB each. When there are more, all are forgotten.
 const MOST_TABLES: usize = 8192;
+
+/// A range of a disk that layers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins.
+    pub offset: u64,
+    /// Bytes of it.
+    pub len: u64,
+    /// Whether it is known to be zeroes.
+    pub zeroes: bool,
+}
+
+impl Extent {
+    /// Where it ends.
+    pub fn end(&self) -> u64 {
+        self.offset + self.len
+    }
+
+    /// Appends it to others that lie before it; neighbours of one kind become one.
+    pub(crate) fn append_to(self, extents: &mut Vec<Extent>) {
+        match extents.last_mut() {
+            Some(last) if last.end() == self.offset && last.zeroes == self.zeroes => last.len += self.len,
+            _ => extents.push(self),
+        }
+    }
+}
 
 /// The layers below.
 #[derive(Default)]
@@ -131,7 +157,7 @@ impl State {
     fn run(&self, at: u64, end: u64) -> io::Result<(Place, u64)> {
         let (cluster, last) = (at >> self.bits(), (end - 1) >> self.bits());
         let (part, index) = (cluster / CLUSTERS as u64, (cluster % CLUSTERS as u64) as usize);
-        let Some(slot) = self.parts.get(part as usize) else { return Ok((place::NOTHING, end)) };
+        let Some(slot) = self.parts.get(part as usize) else { return Ok((NOTHING, end)) };
         let most = (CLUSTERS - index).min((last - cluster + 1) as usize);
         let found = |(place, n): (Place, usize)| (place, ((cluster + n as u64) << self.bits()).min(end));
         let known = slot.read().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +174,7 @@ impl State {
             self.tables.fetch_sub(had, Ordering::Relaxed);
             *known = Some(Part { layers: self.layers.len(), chunk });
         }
-        Ok(known.as_ref().map_or((place::NOTHING, end), |part| found(part.chunk.run(index, most))))
+        Ok(known.as_ref().map_or((NOTHING, end), |part| found(part.chunk.run(index, most))))
     }
 
     /// Reads one run into buffers.
@@ -186,26 +212,67 @@ impl State {
         Ok(())
     }
 
-    /// Whether what is at `at` may be anything but zeroes, where it is at `place`, and up to where, at most `end`, that holds.
-    fn is_data(&self, place: Place, at: u64, end: u64) -> io::Result<(bool, u64)> {
-        let (layer, offset) = match self.row.target(place) {
+    /// Whether what is at `at` may be anything but zeroes, where it is at `place`, and up to where, at most `end`, that holds, if
+    /// there are only the lowest `count` layers.
+    fn is_data(&self, place: Place, at: u64, end: u64, count: usize) -> io::Result<(bool, u64)> {
+        let index = match self.row.target(place) {
             Target::Zeroes => return Ok((false, end)),
-            Target::File { layer, .. } => (&self.layers[layer], at),
-            Target::Ask { layer } => (&self.layers[layer], at),
+            Target::File { layer, .. } | Target::Ask { layer } => layer,
         };
-        if at >= layer.end {
+        let seen = self.end(index..count);
+        if at >= seen {
             return Ok((false, end));
         }
-        let end = end.min(layer.end);
-        if !layer.layer.has_holes() {
+        let (layer, end) = (&self.layers[index].layer, end.min(seen));
+        if !layer.has_holes() {
             return Ok((true, end));
         }
         // What is data of a raw layer is at the same place in its file.
-        Ok(match file::next_data(layer.layer.file(), offset, end)? {
+        Ok(match file::next_data(layer.file(), at, end)? {
             None => (false, end),
             Some((data, _)) if data > at => (false, data),
             Some((_, hole)) => (true, hole.min(end)),
         })
+    }
+
+    /// Up to where the lowest of some layers can be seen through the others.
+    fn end(&self, layers: Range<usize>) -> u64 {
+        self.layers[layers].iter().map(|member| member.layer.len()).min().unwrap_or(0)
+    }
+
+    fn held(&self, at: u64, layers: Range<usize>) -> io::Result<(Vec<Extent>, u64)> {
+        let (part, last) = (at / self.reach(), layers.end);
+        if layers.is_empty() {
+            return Ok((Vec::new(), (part + 1) * self.reach()));
+        }
+        let seen = self.end(layers.clone());
+        let table = self.look_up(part, layers, None)?;
+        let offset = |index: usize| part * self.reach() + ((index as u64) << self.bits());
+        let mut extents = Vec::new();
+        let mut index = ((at - offset(0)) >> self.bits()) as usize;
+        while index < CLUSTERS {
+            let (start, first) = (index, table.place(index));
+            let alike = |index| {
+                let (last, next) = (table.place(index - 1), table.place(index));
+                place::follows(last, next) && (first == NOTHING) == (next == NOTHING)
+            };
+            index += 1;
+            while index < CLUSTERS && alike(index) {
+                index += 1;
+            }
+            let (mut at, end) = (offset(start).max(at), offset(index));
+            if first == NOTHING && seen < end {
+                // A layer ends within this cluster, and hides what is below behind its end.
+                let at = at.max(seen);
+                Extent { offset: at, len: end - at, zeroes: true }.append_to(&mut extents);
+            }
+            while first != NOTHING && at < end {
+                let (data, to) = self.is_data(first, at, end, last)?;
+                Extent { offset: at, len: to - at, zeroes: !data }.append_to(&mut extents);
+                at = to;
+            }
+        }
+        Ok((extents, offset(CLUSTERS)))
     }
 }
 
@@ -236,6 +303,11 @@ impl Below {
     /// Bytes of the disk that they are: behind it there are zeroes.
     pub fn len(&self) -> u64 {
         self.state().len()
+    }
+
+    /// Takes these layers instead, the bottom first.
+    pub fn replace(&self, layers: Vec<Arc<Layer>>) {
+        *self.alone() = State::new(layers);
     }
 
     /// Puts a layer on top. What is read changes nowhere else than where that layer has something.
@@ -290,7 +362,16 @@ impl Below {
     pub fn data(&self, at: u64, end: u64) -> io::Result<(bool, u64)> {
         let state = self.state();
         let (place, to) = state.run(at, end)?;
-        state.is_data(place, at, to)
+        state.is_data(place, at, to, state.layers.len())
+    }
+
+    /// What some of the layers, counted from the bottom, have in the part of the disk that `at` is in, from `at` on, and where that
+    /// part ends.
+    ///
+    /// # Errors
+    /// If the host cannot read the layers' tables.
+    pub fn held(&self, at: u64, layers: Range<usize>) -> io::Result<(Vec<Extent>, u64)> {
+        self.state().held(at, layers)
     }
 }
 

@@ -61,12 +61,45 @@ pub struct Backing {
 }
 
 /// A header extension.
-struct Extension {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
     /// Its type.
-    kind: u32,
+    pub kind: u32,
     /// How long it says that it is.
     len: usize,
     data: Vec<u8>,
+}
+
+/// Where things are in the first cluster.
+#[derive(Debug)]
+pub struct Layout {
+    /// The header extensions.
+    pub extensions: Vec<Extension>,
+    /// Where they begin.
+    pub extensions_at: u64,
+    /// Where they end, behind what says so.
+    pub end: u64,
+    /// Where the name of the backing file is, and its length; zeroes if there is none.
+    pub name: (u64, u64),
+}
+
+impl Extension {
+    /// The one that says how the backing file is laid out.
+    pub fn of_format(format: Format) -> Self {
+        let text = match format {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        };
+        Self { kind: BACKING_FORMAT, len: text.len(), data: text.into() }
+    }
+
+    /// Appends it as it is in a file.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.kind.to_be_bytes());
+        bytes.extend((self.len as u32).to_be_bytes());
+        bytes.extend(&self.data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
 }
 
 /// The bytes of the first cluster, with the numbers in them.
@@ -135,6 +168,24 @@ impl Header {
         };
         header.check_sizes()?;
         Ok(header)
+    }
+
+    /// Where things are in the first cluster of the image in `file`, whose header is good.
+    ///
+    /// # Errors
+    /// If the host cannot read, or the extensions do not end where they should.
+    pub fn layout(file: &File) -> Result<Layout, OpenError> {
+        let header = Header::read(file)?;
+        let mut bytes = first_bytes(file, header.cluster() as usize)?;
+        bytes.0.resize(header.cluster() as usize, 0);
+        let (extensions, end) = extensions(&bytes, header.version);
+        let name = if header.backing.is_some() { (bytes.u64(8), u64::from(bytes.u32(16))) } else { (0, 0) };
+        let (at, end) = (extensions_at(&bytes, header.version) as u64, end as u64 + 8);
+        // QEMU lets them end with the name; there would be no telling where without it.
+        if end > header.cluster() || bytes.u32(end as usize - 8) != 0 || name.0 != 0 && end > name.0 {
+            return Err(unsupported("has header extensions without an end"));
+        }
+        Ok(Layout { extensions, extensions_at: at, end, name })
     }
 
     /// Bytes of a cluster.
@@ -213,9 +264,13 @@ fn backing(bytes: &Bytes, format: Option<Format>) -> Result<Option<Backing>, Ope
     Ok(Some(Backing { name, format }))
 }
 
-/// The header extensions: type, length, data padded to eight bytes.
-fn extensions(bytes: &Bytes, version: u32) -> Vec<Extension> {
-    let mut at = if version == 2 { LENGTH_V2 } else { bytes.u32(100) as usize };
+fn extensions_at(bytes: &Bytes, version: u32) -> usize {
+    if version == 2 { LENGTH_V2 } else { bytes.u32(100) as usize }
+}
+
+/// The header extensions: type, length, data padded to eight bytes. Gives where they end, too, before the type zero that ends them.
+fn extensions(bytes: &Bytes, version: u32) -> (Vec<Extension>, usize) {
+    let mut at = extensions_at(bytes, version);
     let mut list = Vec::new();
     while at + 8 <= bytes.0.len() && bytes.u32(at) != 0 {
         let (kind, len) = (bytes.u32(at), bytes.u32(at + 4) as usize);
@@ -223,13 +278,13 @@ fn extensions(bytes: &Bytes, version: u32) -> Vec<Extension> {
         list.push(Extension { kind, len, data: bytes.0[(at + 8).min(end)..end].to_vec() });
         at = at.saturating_add(8).saturating_add(len.next_multiple_of(8));
     }
-    list
+    (list, at)
 }
 
 /// The backing file's format.
 fn backing_format(bytes: &Bytes, version: u32) -> Result<Option<Format>, OpenError> {
     let mut format = None;
-    for extension in extensions(bytes, version) {
+    for extension in extensions(bytes, version).0 {
         let whole = extension.data.len() == extension.len;
         match extension.kind {
             BACKING_FORMAT => {

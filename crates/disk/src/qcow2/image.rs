@@ -77,6 +77,11 @@ impl Image {
         &self.file
     }
 
+    /// Bytes of a cluster.
+    pub fn cluster(&self) -> u64 {
+        self.cluster
+    }
+
     /// What it is based on, if anything.
     pub fn below(&self) -> Option<&Arc<Below>> {
         self.below.as_ref()
@@ -194,5 +199,43 @@ impl Image {
         }
         self.access.resize(len, PreallocateMode::None)?;
         self.flush()
+    }
+
+    /// Takes what is below into the image, where the image has nothing itself. What is read stays the same, also meanwhile.
+    pub fn take_up(&self, mut at: u64, end: u64) -> io::Result<()> {
+        while at < end {
+            let (own, to) = self.own(at, end)?;
+            at = match own {
+                Own::Nothing => {
+                    let mapping = self.access.prepare_data_mapping(at, to - at, false)?;
+                    let taken = mapping.length();
+                    self.access.commit_data_mapping(mapping)?;
+                    at + taken
+                }
+                _ => to,
+            };
+        }
+        Ok(())
+    }
+
+    /// The same where there are zeroes below, in whole clusters, without writing them.
+    pub fn take_up_zeroes(&mut self, mut at: u64, end: u64) -> io::Result<()> {
+        while at < end {
+            let (own, to) = self.own(at, end)?;
+            if own == Own::Nothing {
+                match self.access.inner().ensure_zero_mapping(at, to - at) {
+                    Ok((from, len)) if from == at && len > 0 => at += len,
+                    Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
+                    // Version 2 has no mapping for zeroes.
+                    _ => {
+                        self.take_up(at, to)?;
+                        at = to;
+                    }
+                }
+            } else {
+                at = to;
+            }
+        }
+        Ok(())
     }
 }

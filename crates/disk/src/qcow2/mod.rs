@@ -9,6 +9,7 @@ mod create;
 pub(crate) mod entry;
 mod header;
 mod image;
+mod rebase;
 pub(crate) mod tables;
 pub(crate) mod vector;
 
@@ -19,3 +20,4 @@ pub use header::{Backing, Header, MAGIC};
 pub(crate) use chain::{Chain, check_name};
 pub(crate) use container::Container;
 pub(crate) use image::Image;
+pub(crate) use rebase::{Name, beside};

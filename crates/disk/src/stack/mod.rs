@@ -5,8 +5,10 @@
 //!                           └── all else ─────▶ the layers below, by one map of them
 //! ```
 //!
-//! The top can be exchanged for a new one over it while the guest reads and writes.
+//! The top can be exchanged for a new one over it, layers below can be taken up into the top, and what is below can be
+//! exchanged for other files of the same contents, all while the guest reads and writes.
 
+mod pull;
 mod switch;
 
 use std::fs::File;
@@ -29,6 +31,8 @@ pub struct Stack {
     top: RwLock<Top>,
     /// Files that were the top: what was written to them may not be durable yet.
     unsynced: Mutex<Vec<Arc<File>>>,
+    /// Whoever takes layers away from below has this.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -123,7 +127,7 @@ impl Stack {
                 Top::Qcow2(Image::open(Arc::new(file), &header, below, read_only)?)
             }
         };
-        Ok(Self { read_only, top: RwLock::new(top), unsynced: Mutex::default() })
+        Ok(Self { read_only, top: RwLock::new(top), unsynced: Mutex::default(), changing: Mutex::default() })
     }
 
     /// How many layers there are below the top.

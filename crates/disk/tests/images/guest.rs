@@ -39,6 +39,13 @@ impl Files {
         File::options().read(true).write(true).open(new).unwrap()
     }
 
+    /// Removes the uppermost layers' files.
+    pub fn remove(&mut self, count: usize) {
+        for name in self.layers.split_off(self.layers.len() - count) {
+            fs::remove_file(self.path(&name)).unwrap();
+        }
+    }
+
     pub fn open(&self) -> Stack {
         let (name, format) = self.top();
         let disk = Stack::open(&self.path(&name), format, false).unwrap();

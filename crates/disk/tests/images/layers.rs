@@ -6,26 +6,7 @@ use std::path::Path;
 use disk::qcow2::create_overlay;
 use disk::{Disk, Format, OpenError};
 
-use crate::tools::{Random, bytes, check, contents, have_qemu_img, open, qemu_img, read, write};
-
-/// Writes here and there, also zeroes, and puts down what must be read then.
-fn scribble(disk: &dyn Disk, want: &mut [u8], random: &mut Random, rounds: u64) {
-    for round in 0..rounds {
-        let sectors = want.len() as u64 / 512;
-        let at = random.below(sectors);
-        let most = (sectors - at).min(if random.below(4) == 0 { 700 } else { 16 });
-        let (at, len) = (at * 512, (1 + random.below(most)) as usize * 512);
-        let part = &mut want[at as usize..at as usize + len];
-        if random.below(4) == 0 {
-            disk.write_zeroes(at, len as u64, round % 2 == 0).unwrap();
-            part.fill(0);
-        } else {
-            let data = bytes(random.next(), len);
-            write(disk, at, &data).unwrap();
-            part.copy_from_slice(&data);
-        }
-    }
-}
+use crate::tools::{Random, bytes, check, contents, have_qemu_img, open, qemu_img, read, scribble, write};
 
 /// Reads all of a disk in pieces that begin and end anywhere.
 fn all(disk: &dyn Disk, random: &mut Random) -> Vec<u8> {

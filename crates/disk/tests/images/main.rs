@@ -6,6 +6,7 @@ mod guest;
 mod handed;
 mod layers;
 mod overlay;
+mod pull;
 mod qcow2;
 mod raw;
 mod speed;

@@ -63,6 +63,25 @@ impl Random {
     }
 }
 
+/// Writes here and there, also zeroes, and puts down what must be read then.
+pub fn scribble(disk: &dyn Disk, want: &mut [u8], random: &mut Random, rounds: u64) {
+    for round in 0..rounds {
+        let sectors = want.len() as u64 / 512;
+        let at = random.below(sectors);
+        let most = (sectors - at).min(if random.below(4) == 0 { 700 } else { 16 });
+        let (at, len) = (at * 512, (1 + random.below(most)) as usize * 512);
+        let part = &mut want[at as usize..at as usize + len];
+        if random.below(4) == 0 {
+            disk.write_zeroes(at, len as u64, round % 2 == 0).unwrap();
+            part.fill(0);
+        } else {
+            let data = bytes(random.next(), len);
+            write(disk, at, &data).unwrap();
+            part.copy_from_slice(&data);
+        }
+    }
+}
+
 /// Whether qemu-img is there; says once if it is not.
 pub fn have_qemu_img() -> bool {
     static TOLD: Once = Once::new();
