@@ -26,7 +26,7 @@ pub use file::{allocate, lock};
 pub use overlay::Overlay;
 pub use qcow2::files;
 pub use raw::Raw;
-pub use stack::Stack;
+pub use stack::{Held, Stack};
 
 /// Bytes of a sector: what offsets and lengths are multiples of.
 pub const SECTOR: u64 = 512;

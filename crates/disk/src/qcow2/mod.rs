@@ -19,5 +19,5 @@ pub use header::{Backing, Header, MAGIC};
 
 pub(crate) use chain::{Chain, check_name};
 pub(crate) use container::Container;
-pub(crate) use image::Image;
+pub(crate) use image::{Image, Own};
 pub(crate) use rebase::{Name, beside};

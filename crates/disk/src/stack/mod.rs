@@ -8,6 +8,7 @@
 //! The top can be exchanged for a new one over it, layers below can be taken up into the top, and what is below can be
 //! exchanged for other files of the same contents, all while the guest reads and writes.
 
+mod held;
 mod pull;
 mod switch;
 
@@ -21,6 +22,8 @@ use libc::iovec;
 use crate::below::Below;
 use crate::qcow2::{Chain, Header, Image};
 use crate::{Disk, Format, OpenError, Raw, file};
+
+pub use held::Held;
 
 /// A disk of any number of layers.
 #[derive(Debug)]
@@ -70,6 +73,10 @@ impl Top {
             Top::Qcow2(image) => image.write_back(),
         }
     }
+}
+
+fn busy(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::ResourceBusy, what)
 }
 
 impl Stack {

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, MutexGuard, TryLockError};
 
-use super::{Stack, Top};
+use super::{Stack, Top, busy};
 use crate::below::{Below, Extent};
 use crate::qcow2::{Backing, Chain, Header, Image, Name, beside};
 use crate::{Disk, OpenError, file};
@@ -84,10 +84,6 @@ impl Stack {
             Err(TryLockError::WouldBlock) => Err(busy("layers are being merged already")),
         }
     }
-}
-
-fn busy(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::ResourceBusy, what)
 }
 
 fn failed(error: OpenError) -> io::Error {

@@ -68,6 +68,11 @@ impl Guest {
             Format::Raw => File::create_new(folder.join("disk.raw")).unwrap().set_len(len).unwrap(),
             Format::Qcow2 => disk::qcow2::create(&folder.join("disk.qcow2"), len).unwrap(),
         }
+        Self::of_file(folder, len)
+    }
+
+    /// The empty disk that is in a folder.
+    pub fn of_file(folder: &Path, len: u64) -> Self {
         let files = Files { folder: folder.to_owned(), layers: Vec::new(), made: 0 };
         Self { disk: Some(files.open()), files, want: vec![0; len as usize], random: Random(len) }
     }

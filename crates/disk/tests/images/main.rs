@@ -4,6 +4,7 @@ mod damage;
 mod damaged;
 mod guest;
 mod handed;
+mod held;
 mod layers;
 mod overlay;
 mod pull;
