@@ -8,6 +8,8 @@ use std::path::Path;
 
 use libc::iovec;
 
+#[cfg(test)]
+use crate::journal::{self, Change};
 use crate::{OpenError, SECTOR};
 
 /// The most buffers one system call takes.
@@ -145,6 +147,8 @@ pub unsafe fn read(file: &File, buffers: &[iovec], offset: u64) -> io::Result<u6
 /// # Safety
 /// The buffers must be readable for their lengths.
 pub unsafe fn write(file: &File, buffers: &[iovec], offset: u64) -> io::Result<()> {
+    #[cfg(test)]
+    journal::note(file, || journal::write(buffers, offset))?;
     let fd = file.as_raw_fd();
     // SAFETY: the caller vouches for the buffers.
     let n = all(buffers, offset, |b, at| unsafe { libc::pwritev(fd, b.as_ptr(), b.len() as i32, at) })?;
@@ -195,11 +199,15 @@ pub fn write_all(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
 
 /// Makes the bytes of a file durable.
 pub fn sync(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    journal::note(file, || Change::Sync)?;
     file.sync_data()
 }
 
 /// Makes a file so long.
 pub fn set_len(file: &File, len: u64) -> io::Result<()> {
+    #[cfg(test)]
+    journal::note(file, || Change::Length(len))?;
     file.set_len(len)
 }
 
@@ -254,6 +262,11 @@ pub fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
 }
 
 fn fallocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+    #[cfg(test)]
+    if mode != 0 {
+        let grows = mode & libc::FALLOC_FL_KEEP_SIZE == 0;
+        journal::note(file, || Change::Zero { offset, len, grows })?;
+    }
     loop {
         // SAFETY: the descriptor is open; no memory is involved.
         let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, len as i64) };

@@ -4,8 +4,12 @@
 
 mod below;
 mod copy;
+#[cfg(test)]
+mod crash;
 mod error;
 mod file;
+#[cfg(test)]
+mod journal;
 mod overlay;
 pub mod qcow2;
 mod raw;

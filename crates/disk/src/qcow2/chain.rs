@@ -103,10 +103,12 @@ fn open(backing: &Backing, image: &Path) -> Result<(File, PathBuf), OpenError> {
 }
 
 /// Whether a file that was handed over is called what the header calls it. The kernel tells the name only where there is a
-/// /proc; whoever handed the file over has opened it by its name.
+/// /proc, and only that which the file was opened by; whoever handed it over knows it.
 pub fn check_name(file: &File, backing: &Backing) -> Result<(), OpenError> {
     let Ok(link) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return Ok(()) };
-    if link.file_name() == Path::new(&backing.name).file_name() {
+    // That name is gone, and the file has another one.
+    let renamed = link.to_string_lossy().ends_with(" (deleted)") && file.metadata()?.nlink() > 0;
+    if renamed || link.file_name() == Path::new(&backing.name).file_name() {
         return Ok(());
     }
     Err(OpenError::Other { want: backing.name.clone(), got: link })

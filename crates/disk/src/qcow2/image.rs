@@ -48,23 +48,18 @@ impl Image {
         below: Option<Arc<Below>>,
         read_only: bool,
     ) -> Result<Self, OpenError> {
-        tables::check(&file, header, file::size(&file)?)?;
-        let backing = match &below {
-            Some(below) => {
-                let container = Container::of_layers(Arc::clone(below));
-                let raw = imago::raw::Raw::builder(container).open(DenyImplicitOpenGate::default())?;
-                Some(Arc::new(FormatAccess::new(raw)))
-            }
-            None => None,
-        };
-        let container = Container::of_file(Arc::clone(&file), header.cluster())?;
-        let image = imago::qcow2::Qcow2::<Container, Arc<Access>>::builder(container)
-            .write(!read_only)
-            .backing(backing)
-            .data_file(None)
-            .open(DenyImplicitOpenGate::default())
-            .map_err(|error| OpenError::Damaged(error.to_string()))?;
-        Ok(Self { access: FormatAccess::new(image), file, cluster: header.cluster(), below })
+        tables::check(&file, header, file::size(&file)?, !read_only)?;
+        let cluster = header.cluster();
+        let access = access(&file, cluster, below.as_ref(), read_only)?;
+        Ok(Self { access, file, cluster, below })
+    }
+
+    /// Opens it anew, for writing, over what it is based on now: imago keeps the header in memory and writes it again.
+    pub fn reopen(&mut self, below: Option<Arc<Below>>) -> Result<(), OpenError> {
+        self.write_back()?;
+        self.access = access(&self.file, self.cluster, below.as_ref(), false)?;
+        self.below = below;
+        Ok(())
     }
 
     /// Bytes of the disk.
@@ -238,4 +233,29 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// imago's view of an image.
+fn access(
+    file: &Arc<File>,
+    cluster: u64,
+    below: Option<&Arc<Below>>,
+    read_only: bool,
+) -> Result<Access, OpenError> {
+    let backing = match below {
+        Some(below) => {
+            let container = Container::of_layers(Arc::clone(below));
+            let raw = imago::raw::Raw::builder(container).open(DenyImplicitOpenGate::default())?;
+            Some(Arc::new(FormatAccess::new(raw)))
+        }
+        None => None,
+    };
+    let container = Container::of_file(Arc::clone(file), cluster)?;
+    let image = imago::qcow2::Qcow2::<Container, Arc<Access>>::builder(container)
+        .write(!read_only)
+        .backing(backing)
+        .data_file(None)
+        .open(DenyImplicitOpenGate::default())
+        .map_err(|error| OpenError::Damaged(error.to_string()))?;
+    Ok(FormatAccess::new(image))
 }

@@ -192,12 +192,22 @@ impl<'a> Pull<'a> {
         self.with(&mut self.stack.alone(), |image| image.write_back())?;
         file::sync(&self.file)?;
         let name = Name::put_down(&self.file, self.base.as_ref()).map_err(failed)?;
-        // imago writes to the header, too.
-        self.with(&mut self.stack.alone(), |image| name.enter(image.file()).map_err(failed))?;
+        // imago writes to the header, too, so it has to know.
+        self.with(&mut self.stack.alone(), |image| {
+            name.enter(image.file()).and_then(|()| image.reopen(image.below().cloned())).map_err(failed)
+        })?;
         file::sync(&self.file)?;
         let mut layers = self.below.layers();
-        layers.drain(self.run);
+        layers.drain(self.run.clone());
+        let none = layers.is_empty();
         self.below.replace(layers);
+        if let Top::Qcow2(image) = &mut *self.stack.alone()
+            && none
+            && Arc::ptr_eq(image.file(), &self.file)
+        {
+            // It is only quicker; if it fails, all goes on as it is.
+            let _ = image.reopen(None);
+        }
         Ok(())
     }
 }

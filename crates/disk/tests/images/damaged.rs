@@ -147,3 +147,25 @@ fn no_damage_makes_more_than_an_error() {
     }
     assert!(opened >= cases / 20, "only {opened} images were good enough to be opened");
 }
+
+#[test]
+fn an_image_that_counts_as_free_what_it_uses_is_mended_before_it_is_written() {
+    if !have_qemu_img() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (good, path) = (image(folder.path()), folder.path().join("bad.qcow2"));
+    // The block of reference counts lies in the third cluster; the last cluster in use is one of data.
+    let counts = &good[2 << 16..3 << 16];
+    let last = counts.as_chunks::<2>().0.iter().rposition(|count| *count != [0; 2]).unwrap();
+    let bad = with(&good, (2 << 16) + last * 2, &[0; 2]);
+    fs::write(&path, &bad).unwrap();
+    drop(open(&path, true).unwrap());
+    assert!(fs::read(&path).unwrap() == bad, "who only reads needs no counts");
+    drop(open(&path, false).unwrap());
+    assert!(fs::read(&path).unwrap() == good);
+    // Used twice, it cannot be told whose it is.
+    let entry = ((last as u64 * 65536) | (1 << 63)).to_be_bytes();
+    let other = bad.windows(8).position(|bytes| bytes == entry).unwrap() + 8;
+    assert!(refused(folder.path(), &with(&bad, other, &entry)).contains("as free"));
+}

@@ -9,6 +9,7 @@ mod layers;
 mod overlay;
 mod pull;
 mod qcow2;
+mod random;
 mod raw;
 mod speed;
 mod switch;
