@@ -214,6 +214,29 @@ pub struct Volume {
     pub problem: String,
 }
 
+/// A layer of a volume: what it was at some time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Layer {
+    /// Its id.
+    pub id: Id,
+    /// The size of the disk that it was.
+    pub size: Size,
+    /// Room that it takes on the host: what was written since the one that it is based on.
+    pub allocated: Size,
+    /// The layer that it is based on, this volume's or the one's that this volume was cloned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub based_on: Option<Id>,
+    /// The layers that are based on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Id>,
+    /// The volumes that went on from it and have made no other layer since: its own one, and clones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Name>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created: Time,
+}
+
 impl PoolDefinition {
     /// What is wrong with it, as far as it can be told without looking at the host.
     pub fn check(&self) -> Vec<Invalid> {

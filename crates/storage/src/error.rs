@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use api::{ImageName, Invalid, Name};
+use api::{Id, ImageName, Invalid, Name};
 use disk::OpenError;
 
 /// The result of a call.
@@ -55,6 +55,20 @@ pub enum Error {
         name: Name,
         /// The others.
         others: Vec<Name>,
+    },
+    /// There is no layer of this id, or not of that volume.
+    #[error("there is no layer {0}")]
+    NoLayer(Id),
+    /// There is one already.
+    #[error("a layer {0} exists already")]
+    LayerExists(Id),
+    /// It has layers, which would keep what is on it.
+    #[error("volume {name} has {count} layers of what was on it before: delete them first")]
+    HasLayers {
+        /// The volume.
+        name: Name,
+        /// How many.
+        count: usize,
     },
     /// An upload goes on elsewhere than it was left.
     #[error("{expected} bytes are there already: go on from there, not from {got}")]
@@ -167,7 +181,7 @@ impl Error {
             | Error::Disk { .. }
             | Error::Checksum { .. }
             | Error::Fetch { .. } => Cause::Asked,
-            Error::NoImage(_) | Error::NoVolume(_) | Error::NoUpload(_) => Cause::Missing,
+            Error::NoImage(_) | Error::NoVolume(_) | Error::NoUpload(_) | Error::NoLayer(_) => Cause::Missing,
             Error::ImageExists(_)
             | Error::VolumeExists(_)
             | Error::UploadExists(_)
@@ -175,6 +189,8 @@ impl Error {
             | Error::InUse(_)
             | Error::Used { .. }
             | Error::BaseOf { .. }
+            | Error::LayerExists(_)
+            | Error::HasLayers { .. }
             | Error::Offset { .. }
             | Error::PoolTaken { .. }
             | Error::PoolUnlocked { .. } => Cause::State,

@@ -10,6 +10,7 @@ mod definition;
 mod draft;
 mod error;
 pub mod images;
+mod layers;
 mod pool;
 mod progress;
 pub mod seed;
@@ -20,7 +21,7 @@ mod upload;
 mod volumes;
 
 pub use definition::{
-    Allocation, PoolDefinition, PoolHost, PoolKind, PoolStatus, Resize, UploadDefinition, Volume,
+    Allocation, Layer, PoolDefinition, PoolHost, PoolKind, PoolStatus, Resize, UploadDefinition, Volume,
     VolumeDefinition, VolumeFormat, VolumeSource,
 };
 pub use error::{Cause, Error, Result};

@@ -4,6 +4,7 @@
 //! pool.json          what it is: its id and kind, the same for all hosts
 //! .hosts/ID          one file a host: locked by its daemon, which says in it every few seconds that it is there
 //! .bases/KEY/        disks of images that linked volumes are based on
+//! .layer-ID/         what volumes were before
 //! .upload-NAME/      volumes that are being uploaded
 //! NAME/              volumes
 //! ```
@@ -90,6 +91,8 @@ impl Pool {
             draft::sweep_alone(folder);
             draft::sweep_alone(&folder.join(BASES));
         }
+        // What cannot be read now keeps what it needs.
+        let _ = pool.sweep_layers();
         pool.sweep_bases()?;
         Ok(pool)
     }

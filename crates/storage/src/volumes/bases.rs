@@ -11,10 +11,10 @@ use std::os::unix::fs::MetadataExt;
 
 use api::{ImageName, Name};
 use disk::Format;
-use disk::qcow2::Header;
 use serde::{Deserialize, Serialize};
 
 use crate::images::Image;
+use crate::layers::Base;
 use crate::pool::BASES;
 use crate::{Error, Pool, Progress, Result, draft, sparse};
 
@@ -121,15 +121,9 @@ impl Pool {
         Ok(())
     }
 
-    /// The keys of all that volumes are based on; nothing if that of one of them cannot be read.
+    /// The keys of all that volumes and layers are based on; nothing if that of one of them cannot be read.
     fn bases_in_use(&self) -> Result<Option<HashSet<String>>> {
-        let mut keys = HashSet::new();
-        for name in self.names()? {
-            let Ok(file) = File::open(self.volume(&name).join("disk.qcow2")) else { continue };
-            let Ok(header) = Header::read(&file) else { return Ok(None) };
-            keys.extend(base_of(&header).map(str::to_owned));
-        }
-        Ok(Some(keys))
+        Ok(self.graph().ok().map(|graph| graph.images().map(str::to_owned).collect()))
     }
 
     /// The volumes that are based on the disk of an image, whatever it was called when they were made.
@@ -139,19 +133,11 @@ impl Pool {
     pub fn based_on_image(&self, image: &Image) -> Result<Vec<Name>> {
         let path = image.disk();
         let key = key(&fs::metadata(&path).map_err(Error::host(&path))?);
-        let based = |name: &Name| {
-            let file = File::open(self.volume(name).join("disk.qcow2")).ok()?;
-            let header = Header::read(&file).ok()?;
-            Some(base_of(&header)? == key)
-        };
-        Ok(self.names()?.into_iter().filter(|name| based(name).unwrap_or(false)).collect())
+        let key = Some(Base::Image(key));
+        let based =
+            |name: &Name| self.root_of(&self.volume(name).join("disk.qcow2")).is_ok_and(|base| base == key);
+        Ok(self.names()?.into_iter().filter(based).collect())
     }
-}
-
-/// The key of the disk of an image that a volume with this header is based on.
-fn base_of(header: &Header) -> Option<&str> {
-    let base = header.backing.as_ref()?.name.strip_prefix("../")?;
-    base.strip_prefix(BASES)?.strip_prefix('/')?.split('/').next()
 }
 
 /// The same for the same file of an image, and for no other: an image's files never change.

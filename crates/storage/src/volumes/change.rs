@@ -9,7 +9,7 @@ use api::{Id, Name, Size};
 
 use super::create::{copy_onto_new, make_empty};
 use super::{ABOUT, About, OpenVolume, write_about};
-use crate::definition::{Allocation, Resize, Volume, VolumeFormat, VolumeSource};
+use crate::definition::{Allocation, Resize, Volume, VolumeFormat};
 use crate::{Error, Pool, Progress, Result, draft, sparse};
 
 /// How the names of folders begin whose disk is to be overwritten before it is removed.
@@ -68,10 +68,14 @@ impl Pool {
     /// Makes a volume read as zeroes, and overwrites what was on it.
     ///
     /// # Errors
-    /// If there is none, it is in use, or others are based on it.
+    /// If there is none, it is in use, others are based on it, or it has layers, which would keep what was on it.
     pub fn wipe(&self, name: &Name, progress: &dyn Progress) -> Result<Volume> {
         let opened = self.open_volume(name, false)?;
         let volume = self.get(name, Vec::new())?;
+        match self.layers(name)?.len() {
+            0 => {}
+            count => return Err(Error::HasLayers { name: name.clone(), count }),
+        }
         let draft = draft::Folder::new(self.folder())?;
         make_empty(&draft.path().join(opened.format.file()), opened.format, volume.size, Allocation::Thin)?;
         write_about(draft.path(), &self.about_volume(name)?)?;
@@ -120,7 +124,7 @@ impl Pool {
         fs::remove_dir_all(folder).map_err(Error::host(folder))
     }
 
-    /// Removes a volume. `users` are the guests that have it.
+    /// Removes a volume, with its layers unless others are based on them. `users` are the guests that have it.
     ///
     /// # Errors
     /// If there is none, guests have it, it is in use, or others are based on it.
@@ -130,7 +134,6 @@ impl Pool {
         }
         let place = self.volume(name);
         self.check_not_base(name)?;
-        let base = self.based_on(name).unwrap_or_default();
         match self.take(name, false) {
             Ok(opened) => {
                 self.check_not_base(name)?;
@@ -149,10 +152,9 @@ impl Pool {
             }
             Err(error) => return Err(error),
         }
-        match base {
-            Some(VolumeSource::Image(_)) => self.sweep_bases(),
-            _ => Ok(()),
-        }
+        // If one of the others cannot be read, what this one needed stays until it can.
+        let _ = self.sweep_layers();
+        self.sweep_bases()
     }
 }
 

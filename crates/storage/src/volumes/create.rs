@@ -126,7 +126,8 @@ pub(super) fn make_empty(to: &Path, format: VolumeFormat, size: Size, allocation
     .map_err(Error::disk(to))
 }
 
-fn link(to: &Path, name: &str, format: Format, size: Option<Size>) -> Result<()> {
+/// Makes a file that has only what differs from another one, and is longer if `size` is.
+pub(crate) fn link(to: &Path, name: &str, format: Format, size: Option<Size>) -> Result<()> {
     disk::qcow2::create_based_on(to, name, format, None).map_err(Error::disk(to))?;
     let Some(size) = size else { return Ok(()) };
     grow(to, VolumeFormat::Qcow2, size)

@@ -1,7 +1,8 @@
 //! The volumes of a pool: disks that guests use, or that wait for one.
 //!
 //! A volume is a folder of its name with its disk and `volume.json`. What is based on what is only in the headers of the disks: a
-//! linked volume calls the disk under it `../OTHER/disk.qcow2` or `../.bases/KEY/disk.raw`, so a pool can be moved as a whole.
+//! linked volume calls the disk under it `../OTHER/disk.qcow2`, `../.bases/KEY/disk.raw` or `../.layer-ID/ID.qcow2`, so a pool can be
+//! moved as a whole.
 //!
 //! Whoever uses a volume has the lock on its disk, and read locks on what is under it; the lock goes with the open file, so it
 //! follows the file into the process of a guest, and dies with it. Whoever changes which file is the disk has the lock too, so a
@@ -24,10 +25,11 @@ use disk::{Disk, OpenError};
 use serde::{Deserialize, Serialize};
 
 use crate::definition::{Volume, VolumeFormat, VolumeSource};
-use crate::pool::BASES;
+use crate::layers::Base;
 use crate::{Error, Pool, Result, draft};
 
 pub use change::Held;
+pub(crate) use create::link;
 pub use transfer::Download;
 
 const ABOUT: &str = "volume.json";
@@ -38,12 +40,12 @@ const MOMENT: Duration = Duration::from_millis(150);
 
 /// What is known of a volume beside its disk; `volume.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct About {
-    id: Id,
+pub(crate) struct About {
+    pub id: Id,
     #[serde(default)]
-    description: String,
-    format: VolumeFormat,
-    created: Time,
+    pub description: String,
+    pub format: VolumeFormat,
+    pub created: Time,
 }
 
 /// The open files of a volume, and with them its locks: what a machine is given as its disk.
@@ -146,11 +148,11 @@ impl Pool {
     }
 
     /// The folder of a volume.
-    fn volume(&self, name: &Name) -> PathBuf {
+    pub(crate) fn volume(&self, name: &Name) -> PathBuf {
         self.folder().join(name.as_str())
     }
 
-    fn about_volume(&self, name: &Name) -> Result<About> {
+    pub(crate) fn about_volume(&self, name: &Name) -> Result<About> {
         let path = self.volume(name).join(ABOUT);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -161,48 +163,44 @@ impl Pool {
         serde_json::from_slice(&text).map_err(|error| Error::unusable(&path, error))
     }
 
-    /// What a volume is based on.
+    /// What a volume is based on, below its layers.
     fn based_on(&self, name: &Name) -> Result<Option<VolumeSource>> {
         let path = self.volume(name).join(VolumeFormat::Qcow2.file());
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            result => result.map_err(Error::host(&path))?,
-        };
-        let Some(backing) = Header::read(&file).map_err(Error::disk(&path))?.backing else { return Ok(None) };
-        self.source(&backing.name).map(Some).ok_or_else(|| {
-            Error::unusable(&path, format!("it is based on {:?}, which is not in the pool", backing.name))
-        })
-    }
-
-    /// What a header means by the name of a file in the pool.
-    fn source(&self, name: &str) -> Option<VolumeSource> {
-        let mut parts = name.strip_prefix("../")?.split('/');
-        match (parts.next()?, parts.next()?, parts.next(), parts.next()) {
-            (BASES, key, Some(_), None) => self.base_image(key).map(VolumeSource::Image),
-            (volume, _, None, None) => volume.parse().ok().map(VolumeSource::Volume),
-            _ => None,
+        match self.root_of(&path)? {
+            None | Some(Base::Layer(_)) => Ok(None),
+            Some(Base::Volume(volume)) => Ok(Some(VolumeSource::Volume(volume))),
+            Some(Base::Image(key)) => match self.base_image(&key) {
+                Some(image) => Ok(Some(VolumeSource::Image(image))),
+                None => Err(Error::unusable(
+                    &path,
+                    format!("it is based on an image {key:?} that is not in the pool"),
+                )),
+            },
         }
     }
 
-    /// The volumes that are based on one.
+    /// The volumes that are based on one, they or layers of theirs.
     fn base_of(&self, name: &Name) -> Result<Vec<Name>> {
         let base = VolumeSource::Volume(name.clone());
+        let layers = self.owners_of_layers_on(name)?;
         let names = self.names()?.into_iter();
         // One whose header cannot be read is taken for based on it rather than spoilt.
         Ok(names
             .filter(|other| {
-                other != name && self.based_on(other).map_or(true, |on| on.as_ref() == Some(&base))
+                let direct = || self.based_on(other).map_or(true, |on| on.as_ref() == Some(&base));
+                let by_layer = || self.about_volume(other).is_ok_and(|about| layers.contains(&about.id));
+                other != name && (direct() || by_layer())
             })
             .collect())
     }
 
-    fn check_not_base(&self, name: &Name) -> Result<()> {
+    pub(crate) fn check_not_base(&self, name: &Name) -> Result<()> {
         let others = self.base_of(name)?;
         if others.is_empty() { Ok(()) } else { Err(Error::BaseOf { name: name.clone(), others }) }
     }
 
     /// Puts a draft into its place as a new volume, which nothing can be based on yet.
-    fn publish(&self, draft: draft::Folder, name: &Name, about: &About) -> Result<Volume> {
+    pub(crate) fn publish(&self, draft: draft::Folder, name: &Name, about: &About) -> Result<Volume> {
         write_about(draft.path(), about)?;
         let place = self.volume(name);
         draft.keep(&place).map_err(|error| match error.kind() {
@@ -229,7 +227,7 @@ fn is_in_use(error: &OpenError) -> bool {
     }
 }
 
-fn write_about(folder: &Path, about: &About) -> Result<()> {
+pub(crate) fn write_about(folder: &Path, about: &About) -> Result<()> {
     let path = folder.join(ABOUT);
     let text = serde_json::to_vec_pretty(about).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(Error::host(&path))

@@ -2,6 +2,8 @@
 //!
 //! In a program of its own: a process that is being started has the locks of its parent for a moment.
 
+mod layers;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -63,10 +65,10 @@ fn child() {
     }
 }
 
-/// Lets the process work for a while, and kills it.
-fn work_and_die(folder: &Path, time: Duration) {
+/// Lets the process `child` work for a while, and kills it.
+fn work_and_die(child: &str, folder: &Path, time: Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--quiet"])
+        .args(["--exact", child, "--quiet"])
         .env(FOLDER, folder)
         .stdout(Stdio::null())
         .spawn()
@@ -91,7 +93,7 @@ fn a_process_that_is_killed_leaves_whole_volumes_and_nothing_else() {
     let want = CONTENTS.repeat(LENGTH / CONTENTS.len());
     let mut seen = 0;
     for round in 0..40u64 {
-        work_and_die(folder.path(), Duration::from_micros(20_000 + round * 7_919 % 90_000));
+        work_and_die("child", folder.path(), Duration::from_micros(20_000 + round * 7_919 % 90_000));
         // As the next daemon: it has no need to know what the last one was doing.
         let pool = open_pool(folder.path());
         let volumes = pool.list(|_| Vec::new()).unwrap();

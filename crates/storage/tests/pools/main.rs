@@ -1,6 +1,7 @@
 //! Volumes in pools, as the host's daemon uses them.
 
 mod kept;
+mod layers;
 mod made;
 mod transfer;
 
