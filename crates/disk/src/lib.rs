@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use libc::iovec;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ pub use file::{allocate, lock};
 pub use overlay::Overlay;
 pub use qcow2::files;
 pub use raw::Raw;
-pub use stack::{Held, Stack};
+pub use stack::{Held, Stack, Switch};
 
 /// Bytes of a sector: what offsets and lengths are multiples of.
 pub const SECTOR: u64 = 512;
@@ -84,6 +85,43 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// If the host cannot.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+}
+
+/// A disk that somebody else has, too, who changes what it is made of.
+impl<D: Disk + ?Sized> Disk for Arc<D> {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read_only(&self) -> bool {
+        (**self).read_only()
+    }
+
+    unsafe fn read(&self, buffers: &[iovec], offset: u64) -> io::Result<()> {
+        // SAFETY: the caller vouches for the buffers.
+        unsafe { (**self).read(buffers, offset) }
+    }
+
+    unsafe fn write(&self, buffers: &[iovec], offset: u64) -> io::Result<()> {
+        // SAFETY: the caller vouches for the buffers.
+        unsafe { (**self).write(buffers, offset) }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        (**self).next_data(offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        (**self).discard(offset, len)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        (**self).write_zeroes(offset, len, unmap)
+    }
 }
 
 /// How the bytes of an image's file are laid out.

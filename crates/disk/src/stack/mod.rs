@@ -24,6 +24,7 @@ use crate::qcow2::{Chain, Header, Image};
 use crate::{Disk, Format, OpenError, Raw, file};
 
 pub use held::Held;
+pub use switch::Switch;
 
 /// A disk of any number of layers.
 #[derive(Debug)]
@@ -167,6 +168,21 @@ impl Stack {
         self.resize(len)
     }
 
+    /// Makes everything written so far durable, with `top` being the top.
+    fn flush_top(&self, top: &Top) -> io::Result<()> {
+        // Whoever comes second waits: its writes may be in these files, too.
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in &*unsynced {
+            file::sync(file)?;
+        }
+        unsynced.clear();
+        drop(unsynced);
+        match top {
+            Top::Raw(raw) => raw.flush(),
+            Top::Qcow2(image) => image.flush(),
+        }
+    }
+
     fn shared(&self) -> RwLockReadGuard<'_, Top> {
         self.top.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,21 +229,7 @@ impl Disk for Stack {
     }
 
     fn flush(&self) -> io::Result<()> {
-        if self.read_only {
-            return Ok(());
-        }
-        let top = self.shared();
-        // Whoever comes second waits: its writes may be in these files, too.
-        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-        for file in &*unsynced {
-            file::sync(file)?;
-        }
-        unsynced.clear();
-        drop(unsynced);
-        match &*top {
-            Top::Raw(raw) => raw.flush(),
-            Top::Qcow2(image) => image.flush(),
-        }
+        if self.read_only { Ok(()) } else { self.flush_top(&self.shared()) }
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {

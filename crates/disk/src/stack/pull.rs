@@ -64,7 +64,10 @@ impl Stack {
     /// If they are not what the headers name, or cannot be used, or layers are being taken up: then all goes on as before.
     pub fn replace_below(&self, files: Vec<File>) -> Result<(), OpenError> {
         let _alone = self.change_below().map_err(OpenError::Host)?;
-        let top = Arc::clone(self.shared().file());
+        let top = match &*self.shared() {
+            Top::Qcow2(image) => Arc::clone(image.file()),
+            Top::Raw(_) => return Err(OpenError::Unbased),
+        };
         let mut chain = Chain::handed(files);
         chain.enter(&top)?;
         let layers = chain.layers(Header::read(&top)?.backing, None)?;

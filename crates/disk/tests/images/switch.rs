@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use disk::qcow2::create_layer;
-use disk::{Disk, Format, OpenError, Stack};
+use disk::{Disk, Format, OpenError, Stack, Switch};
 
 use crate::guest::Guest;
 use crate::tools::{bytes, have_qemu_img, read, write};
@@ -129,4 +129,39 @@ fn threads_read_and_write_while_tops_come_and_go() {
         }
     }
     guest.end();
+}
+
+#[test]
+fn several_disks_go_on_over_what_they_were_at_once_or_none_does() {
+    let folders = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    let mut guests = [0, 1].map(|n| Guest::new(folders[n].path(), [Format::Raw, Format::Qcow2][n], 1 << 20));
+    for _ in 0..3 {
+        guests.iter_mut().for_each(|guest| guest.work(20));
+        let [one, two] = &mut guests;
+        let ((first, a), (second, b)) = (one.parts(), two.parts());
+        // The second one is no image.
+        let text = folders[1].path().join("text");
+        fs::write(&text, "text").unwrap();
+        let (a_before, b_before) = (a.layers(), b.layers());
+        let new = first.next_top(a.len());
+        let wrong = File::options().read(true).write(true).open(&text).unwrap();
+        let refused = Switch::prepare(vec![(a, new.try_clone().unwrap()), (b, wrong)]).unwrap_err();
+        assert_eq!(refused.0, 1, "{refused:?}");
+        let other = second.next_top(b.len());
+        let twice = vec![(a, new.try_clone().unwrap()), (a, other.try_clone().unwrap())];
+        assert!(matches!(Switch::prepare(twice), Err((1, OpenError::InUse))));
+        let pair = || vec![(a, new.try_clone().unwrap()), (b, other.try_clone().unwrap())];
+        // Ready, and not taken.
+        Switch::prepare(pair()).unwrap().flush().unwrap();
+        assert_eq!((a.layers(), b.layers()), (a_before, b_before));
+        write(a, 0, &[7; 512]).unwrap();
+        let lower = |files: &crate::guest::Files| files.path(files.layers.last().unwrap());
+        assert!(matches!(disk::open(&lower(first), None, true), Err(OpenError::InUse)), "it is written to");
+        Switch::prepare(pair()).unwrap().take();
+        assert_eq!((a.layers(), b.layers()), (a_before + 1, b_before + 1));
+        disk::open(&lower(first), None, true).expect("others may read it");
+        one.want[..512].fill(7);
+        guests.iter_mut().for_each(|guest| guest.work(20));
+    }
+    guests.into_iter().for_each(Guest::end);
 }

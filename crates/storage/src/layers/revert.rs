@@ -19,7 +19,7 @@ impl Pool {
         let lock = self.open_volume(name, false)?;
         let mut about = self.about_volume(name)?;
         let layer = self.own_layer(name, layer)?;
-        let (file, path) = self.hold(&layer)?;
+        let (file, path) = self.hold_layer(&layer)?;
         let size = self.size_of(&file, layer.format, &path)?;
         about.format = VolumeFormat::Qcow2;
         self.go_on_over(&layer, &self.volume(name), &about, size)?;
@@ -47,7 +47,7 @@ impl Pool {
         }
         let about = self.about_layer(layer)?.filter(|about| about.volume.is_some());
         let layer = about.ok_or(Error::NoLayer(layer))?;
-        let _lock = self.hold(&layer)?;
+        let _lock = self.hold_layer(&layer)?;
         let draft = draft::Folder::new(self.folder())?;
         let format = VolumeFormat::Qcow2;
         link(&draft.path().join(format.file()), &layer.name(), layer.format.into(), size)?;
@@ -57,7 +57,7 @@ impl Pool {
     }
 
     /// A layer's file, locked: it stays while this is there.
-    fn hold(&self, layer: &About) -> Result<(File, PathBuf)> {
+    fn hold_layer(&self, layer: &About) -> Result<(File, PathBuf)> {
         let path = self.layer_file(layer);
         let file = File::open(&path).map_err(Error::host(&path))?;
         disk::lock(&file, true).map_err(Error::disk(&path))?;

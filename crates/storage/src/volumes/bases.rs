@@ -14,7 +14,6 @@ use disk::Format;
 use serde::{Deserialize, Serialize};
 
 use crate::images::Image;
-use crate::layers::Base;
 use crate::pool::BASES;
 use crate::{Error, Pool, Progress, Result, draft, sparse};
 
@@ -133,7 +132,7 @@ impl Pool {
     pub fn based_on_image(&self, image: &Image) -> Result<Vec<Name>> {
         let path = image.disk();
         let key = key(&fs::metadata(&path).map_err(Error::host(&path))?);
-        let key = Some(Base::Image(key));
+        let key = Some(crate::layers::Base::Image(key));
         let based =
             |name: &Name| self.root_of(&self.volume(name).join("disk.qcow2")).is_ok_and(|base| base == key);
         Ok(self.names()?.into_iter().filter(based).collect())

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::console::Console;
+use super::layers::Disks;
 use super::open::{Files, console_outputs, open_card, open_disk, open_ports};
 use super::protocol::{
     GuestEvent, Key, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Stats, Typing,
@@ -35,6 +36,7 @@ pub(super) struct Guest {
     pub(super) saves: Saves,
     machine: Option<Machine>,
     pub(super) meters: Meters,
+    pub(super) disks: Disks,
     /// How many queues a disk has.
     pub(super) queues: u16,
     /// How many processors there are to be when the guest has let go of the others.
@@ -61,6 +63,7 @@ impl Guest {
             saves: Saves::new()?,
             machine: None,
             meters: Meters::default(),
+            disks: Disks::none()?,
             queues: 1,
             wanted_processors: None,
             state: State::Empty,
@@ -81,6 +84,10 @@ impl Guest {
                 return json(&self.report());
             }
             "save" => return json(&self.save(read(params)?, Files::new(files))?),
+            "disk_switch" => return json(&self.switch_disks(read(params)?, Files::new(files))?),
+            "disk_pull" => return json(&self.pull_layers(read(params)?)?),
+            "disk_pull_cancel" => return self.cancel_pull(&read(params)?),
+            "disk_replace_below" => return json(&self.replace_below(read(params)?, Files::new(files))?),
             "plug" => return self.plug(read(params)?, Files::new(files)),
             "unplug" => return self.unplug(&read(params)?),
             "processors" => return json(&self.set_processors(&read(params)?)?),
@@ -141,11 +148,12 @@ impl Guest {
         let console = spec.console.map(|n| files.take("console", n)).transpose()?;
         let queues = spec.most_processors.unwrap_or(spec.processors).clamp(1, MOST_QUEUES) as u16;
         let mut devices = Vec::new();
-        let mut meters = Meters::default();
+        let (mut meters, mut disks) = (Meters::default(), Disks::none().map_err(machine_refusal)?);
         for (number, spec) in spec.disks.into_iter().enumerate() {
             let (name, serial) = (spec.name(number), spec.serial.clone());
-            let disk = open_disk(&format!("disks[{number}]"), spec, queues, &mut files)?;
+            let (disk, stack) = open_disk(&format!("disks[{number}]"), spec, queues, &mut files)?;
             meters.disk(&name, &serial, &disk);
+            disks.add(&name, stack);
             devices.push(Part::new(name, disk));
         }
         for (number, spec) in spec.nets.into_iter().enumerate() {
@@ -179,7 +187,7 @@ impl Guest {
             Some(saved) => Machine::restore(&*engine, config, saved),
         };
         self.machine = Some(machine.map_err(machine_refusal)?);
-        (self.meters, self.queues) = (meters, queues);
+        (self.meters, self.disks, self.queues) = (meters, disks, queues);
         (self.on_reset, self.on_panic) = (spec.on_reset, spec.on_panic);
         (self.console, self.consoles) = (console, consoles);
         self.state = State::Paused;

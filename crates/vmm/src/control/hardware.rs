@@ -25,8 +25,9 @@ impl Guest {
                 let name = disk.name.clone().ok_or_else(unnamed)?;
                 free(&name)?;
                 let serial = disk.serial.clone();
-                let disk = open_disk("disk", disk, self.queues, &mut files)?;
+                let (disk, stack) = open_disk("disk", disk, self.queues, &mut files)?;
                 self.meters.disk(&name, &serial, &disk);
+                self.disks.add(&name, stack);
                 (name.clone(), Part::new(name, disk))
             }
             (None, Some(net)) => {
@@ -39,7 +40,7 @@ impl Guest {
             _ => return Err(Refusal::new(code::PARAMS, "give a disk or a net")),
         };
         if let Err(error) = self.machine()?.plug_in(part) {
-            self.meters.forget(&name);
+            self.forget(&name);
             return Err(machine_refusal(error));
         }
         Ok(json!({ "name": name }))
@@ -52,8 +53,14 @@ impl Guest {
             return Ok(json!({}));
         }
         self.while_paused(|machine| machine.pull_out(&spec.name))?;
-        self.meters.forget(&spec.name);
+        self.forget(&spec.name);
         Ok(json!({}))
+    }
+
+    /// A device is not there any more.
+    fn forget(&mut self, name: &str) {
+        self.meters.forget(name);
+        self.disks.forget(name);
     }
 
     /// Adds processors, or asks the guest to let go of some, one after the other.
@@ -116,7 +123,7 @@ impl Guest {
         match change {
             Change::DeviceTaken(name, status) => device(&name, What::Taken, status),
             Change::DeviceGone(name) => {
-                self.meters.forget(&name);
+                self.forget(&name);
                 device(&name, What::Gone, 0)
             }
             Change::DeviceStays(name, status) => device(&name, What::Stays, status),

@@ -15,12 +15,18 @@
 //! `plug`, `unplug`, `processors` and `memory` change a machine that runs. They answer when the guest has been told; what it has made of it tells
 //! the notification `hardware`.
 //!
+//! `disk_switch` has disks go on over what they were, all at one point in time; with `switch` in its parameters `save` does so at the
+//! point in time that it saves. `disk_pull` merges layers into a disk's top in the background: the notifications `disk_pulling` and
+//! `disk_pulled` tell how far it is and how it ended, `disk_pull_cancel` calls it off. `disk_replace_below` takes what somebody else
+//! has merged.
+//!
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
 
 mod connection;
 pub mod console;
 mod guest;
 mod hardware;
+mod layers;
 mod open;
 mod protocol;
 mod saves;
@@ -28,9 +34,10 @@ mod server;
 mod usage;
 
 pub use protocol::{
-    Cable, Changed, DiskSpec, DiskStats, GuestEvent, Hardware, Key, MachineSpec, MemorySpec, NetSpec,
-    NetStats, OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats, ProcessorsSpec, SaveEnd, SaveProgress,
-    SaveSpec, Saved, SavedSpec, State, StateReport, Stats, Typing, UnplugSpec, What, code,
+    BelowSpec, Cable, Changed, DiskName, DiskSpec, DiskStats, GuestEvent, Hardware, Key, Layers, MachineSpec,
+    MemorySpec, NetSpec, NetStats, NewTop, OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats,
+    ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec,
+    State, StateReport, Stats, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::prepare;

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use disk::Stack;
 
 use super::console::Console;
 use super::protocol::{Cable, Descriptor, DiskSpec, NetSpec, PortSpec, Refusal, code};
@@ -34,12 +37,13 @@ impl Files {
     }
 }
 
+/// A disk for the guest, and what it is made of.
 pub(super) fn open_disk(
     field: &str,
     spec: DiskSpec,
     queues: u16,
     files: &mut Files,
-) -> Result<Block, Refusal> {
+) -> Result<(Block, Arc<Stack>), Refusal> {
     let file = files.take(&format!("{field}.file"), spec.file)?;
     if spec.serial.len() > 20 {
         return Err(Refusal::new(code::PARAMS, format!("{field}.serial: at most 20 bytes")));
@@ -47,9 +51,10 @@ pub(super) fn open_disk(
     let name = |n| format!("{field}.backing[{n}]");
     let backing = spec.backing.into_iter().enumerate().map(|(n, file)| files.take(&name(n), file));
     let backing = backing.collect::<Result<Vec<File>, Refusal>>()?;
-    let disk = disk::from_files(file, backing, spec.format, spec.read_only)
+    let stack = Stack::from_files(file, backing, spec.format, spec.read_only)
         .map_err(|error| Refusal::new(code::MACHINE, format!("{field}: {error}")))?;
-    Ok(Block::new(disk, &spec.serial, queues))
+    let stack = Arc::new(stack);
+    Ok((Block::new(Box::new(Arc::clone(&stack)), &spec.serial, queues), stack))
 }
 
 pub(super) fn open_card(field: &str, spec: NetSpec, files: &mut Files) -> Result<Net, Refusal> {

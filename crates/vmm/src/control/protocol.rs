@@ -115,6 +115,91 @@ pub struct SaveSpec {
     /// Whether the machine stands still afterwards; it goes on otherwise, if it ran.
     #[serde(default)]
     pub stay: bool,
+    /// New top layers that disks go on with at that point in time: what is in memory and what is on the disks belong together.
+    #[serde(default)]
+    pub switch: Vec<NewTop>,
+}
+
+/// A new top layer of a disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTop {
+    /// What the disk is called.
+    pub name: String,
+    /// An empty qcow2 image, open for reading and writing, that names the disk's file so far as what it is based on.
+    pub file: Descriptor,
+}
+
+/// What `disk_switch` does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchSpec {
+    /// The disks that go on with new top layers, all at one point in time.
+    pub disks: Vec<NewTop>,
+}
+
+/// The answer to `disk_switch`: what was written before is durable in the layers that are below now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// How long the guest's requests waited for it, nanoseconds.
+    pub held_ns: u64,
+}
+
+/// What `disk_pull` takes up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PullSpec {
+    /// What the disk is called.
+    pub name: String,
+    /// How many of the layers right below its top are merged into the top.
+    pub layers: usize,
+}
+
+/// Which disk `disk_pull_cancel` is about.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskName {
+    /// What the disk is called.
+    pub name: String,
+}
+
+/// How far a `disk_pull` is, as the notification `disk_pulling` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullProgress {
+    /// What the disk is called.
+    pub name: String,
+    /// Bytes of the disk that have been looked at.
+    pub done: u64,
+    /// Of how many.
+    pub total: u64,
+}
+
+/// How a `disk_pull` ended, as the notification `disk_pulled` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullEnd {
+    /// What the disk is called.
+    pub name: String,
+    /// Why the layers are still there, if they are: the disk reads the same, and what was merged need not be merged again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What `disk_replace_below` replaces.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BelowSpec {
+    /// What the disk is called.
+    pub name: String,
+    /// The files that its top is based on, open for reading, the nearest one first: what one reads in them is what one reads in
+    /// those so far, which are closed.
+    pub files: Vec<Descriptor>,
+}
+
+/// The answer to `disk_pull` and `disk_replace_below`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layers {
+    /// How many layers are below the top.
+    pub layers: usize,
 }
 
 /// What `plug` plugs in: one of these.

@@ -1,5 +1,6 @@
 //! Saving a machine: `save`, and what becomes of it in the background.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -7,6 +8,7 @@ use std::time::Instant;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::guest::{Guest, machine_refusal};
+use super::layers::NewTops;
 use super::open::Files;
 use super::protocol::{Refusal, SaveEnd, SaveProgress, SaveSpec, Saved, State, code};
 use crate::memory::Saving;
@@ -58,20 +60,24 @@ impl Saves {
 }
 
 impl Guest {
-    /// Saves the machine: pauses it, takes its state, has its memory written in the background, and lets it go on.
+    /// Saves the machine: pauses it, takes its state, has its disks go on with new layers, its memory written in the background, and lets
+    /// it go on.
     pub(super) fn save(&mut self, spec: SaveSpec, mut files: Files) -> Result<Saved, Refusal> {
         if self.saves.now.is_some() {
             return Err(Refusal::new(code::STATE, "the machine is being saved already"));
         }
         let file = files.take("memory", spec.memory)?;
+        let tops = self.new_tops("switch", spec.switch, &mut files)?;
         let ran = match (self.machine()?, self.state) {
             (_, State::Running) => true,
             (_, State::Paused) => false,
             _ => return Err(Refusal::new(code::STATE, "the machine has ended: there is nothing to save")),
         };
+        // What is durable before need not be waited for while it stands still.
+        tops.flush()?;
         let started = Instant::now();
         self.pause()?;
-        let result = self.save_paused(file);
+        let result = self.save_paused(file, tops);
         if ran && !(spec.stay && result.is_ok()) {
             self.resume()?;
         }
@@ -79,9 +85,10 @@ impl Guest {
         Ok(Saved { state, pause_ns: started.elapsed().as_nanos() as u64 })
     }
 
-    fn save_paused(&mut self, file: std::fs::File) -> Result<serde_json::Value, Refusal> {
+    fn save_paused(&mut self, file: File, tops: NewTops) -> Result<serde_json::Value, Refusal> {
         let state = self.machine()?.save().map_err(machine_refusal)?;
         let state = state.to_json().map_err(|error| Refusal::new(code::MACHINE, error))?;
+        let switch = tops.prepare()?;
         let (ready, end) = (Arc::clone(&self.saves.ready), Arc::clone(&self.saves.end));
         let done = move |result: Result<u64, crate::memory::ImageError>| {
             let told = match result {
@@ -93,6 +100,8 @@ impl Guest {
             let _ = ready.write(1);
         };
         let saving = self.machine()?.save_memory(file, Box::new(done)).map_err(machine_refusal)?;
+        // Nothing can fail any more.
+        switch.take();
         self.saves.now = Some(saving);
         Ok(state)
     }

@@ -50,6 +50,7 @@ struct Ready {
     listener: bool,
     guest: bool,
     saves: bool,
+    disks: bool,
     console: bool,
     consoles: bool,
     clients: Vec<bool>,
@@ -77,6 +78,11 @@ impl Server {
             && let Some(end) = self.guest.saves.ended()
         {
             self.tell(&notification("saved", &end));
+        }
+        if ready.disks {
+            for line in self.guest.disks.news() {
+                self.tell(&line);
+            }
         }
         if ready.console {
             self.guest.read_console();
@@ -109,7 +115,12 @@ impl Server {
         let count = consoles.len();
         let mut list = consoles;
         list.push(input(listener.as_fd()));
-        let optional = [self.guest.events(), self.guest.saves.running(), self.guest.console()];
+        let optional = [
+            self.guest.events(),
+            self.guest.saves.running(),
+            self.guest.disks.pulling(),
+            self.guest.console(),
+        ];
         list.extend(optional.iter().flatten().copied().map(input));
         for client in &self.clients {
             let unsent = if client.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
@@ -124,8 +135,8 @@ impl Server {
         let consoles = ready.by_ref().take(count).fold(false, |any, one| any | one);
         let mut next = |there: Option<&BorrowedFd>| there.is_some() && ready.next().unwrap_or(false);
         let listener = next(Some(&listener.as_fd()));
-        let [guest, saves, console] = optional.each_ref().map(|there| next(there.as_ref()));
-        Ok(Ready { listener, guest, saves, console, consoles, clients: ready.collect() })
+        let [guest, saves, disks, console] = optional.each_ref().map(|there| next(there.as_ref()));
+        Ok(Ready { listener, guest, saves, disks, console, consoles, clients: ready.collect() })
     }
 
     fn serve_client(&mut self, index: usize) -> io::Result<()> {

@@ -13,16 +13,16 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde_json::{Value, json};
 
 /// A server on its own thread, as a process would be, and a client of it.
-struct Client {
+pub struct Client {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
     server: Option<JoinHandle<()>>,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
     next: u64,
 }
 
 impl Client {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("control")).unwrap();
         let server = std::thread::spawn(move || vmm::control::serve(&listener).unwrap());
@@ -43,14 +43,14 @@ impl Client {
         sendmsg(&self.stream, &[IoSlice::new(line.as_bytes())], &mut control, SendFlags::empty()).unwrap();
     }
 
-    fn receive(&mut self) -> Value {
+    pub fn receive(&mut self) -> Value {
         let mut line = String::new();
         assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "the server hung up");
         serde_json::from_str(&line).unwrap()
     }
 
     /// Calls a method; gives the answer, and the events that came before it.
-    fn call(&mut self, method: &str, params: Value, files: &[&File]) -> (Value, Vec<Value>) {
+    pub fn call(&mut self, method: &str, params: Value, files: &[&File]) -> (Value, Vec<Value>) {
         self.next += 1;
         let request = json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params});
         self.send(&request.to_string(), files);
@@ -65,12 +65,26 @@ impl Client {
         }
     }
 
-    fn result(&mut self, method: &str) -> Value {
+    /// The same with notifications of all kinds, whole.
+    pub fn call_told(&mut self, method: &str, params: Value, files: &[&File]) -> (Value, Vec<Value>) {
+        self.next += 1;
+        let request = json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params});
+        self.send(&request.to_string(), files);
+        let mut told = Vec::new();
+        loop {
+            match self.receive() {
+                answer if answer["id"] == self.next => return (answer, told),
+                other => told.push(other),
+            }
+        }
+    }
+
+    pub fn result(&mut self, method: &str) -> Value {
         let (answer, _) = self.call(method, Value::Null, &[]);
         answer.get("result").unwrap_or_else(|| panic!("{method}: {answer}")).clone()
     }
 
-    fn error(&mut self, method: &str, params: Value, files: &[&File]) -> (i64, String) {
+    pub fn error(&mut self, method: &str, params: Value, files: &[&File]) -> (i64, String) {
         let (answer, _) = self.call(method, params, files);
         let error = answer.get("error").unwrap_or_else(|| panic!("{method} was carried out: {answer}"));
         (error["code"].as_i64().unwrap(), error["message"].as_str().unwrap().to_owned())
