@@ -12,6 +12,7 @@
 //! Who uses which layer is only in the headers, and whose it is in `layer.json`: what a crash leaves says itself what it is. A layer
 //! goes when its volume is gone, or does not want it any more, and nothing is based on it.
 
+mod delete;
 mod freeze;
 mod graph;
 mod revert;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::definition::{Layer, VolumeFormat};
 use crate::{Error, Pool, Result, draft};
 
+pub use delete::Deleted;
 pub use graph::{Base, Graph};
 
 /// How the names of the folders of layers begin.

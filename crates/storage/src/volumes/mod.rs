@@ -104,7 +104,7 @@ impl Pool {
     }
 
     /// Opens a volume's files with their locks. Waits a moment for them.
-    fn take(&self, name: &Name, read_only: bool) -> Result<OpenVolume> {
+    pub(crate) fn take(&self, name: &Name, read_only: bool) -> Result<OpenVolume> {
         let deadline = Instant::now() + MOMENT;
         loop {
             let format = self.about_volume(name)?.format;

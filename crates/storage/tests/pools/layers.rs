@@ -6,7 +6,7 @@ use std::process::Command;
 
 use api::{Id, Size};
 use serde_json::json;
-use storage::{Cause, Error, Layer, Resize, Silent, VolumeFormat, VolumeSource};
+use storage::{Cause, Deleted, Error, Layer, Resize, Silent, VolumeFormat, VolumeSource};
 
 use crate::{MIB, Place, name};
 
@@ -19,6 +19,10 @@ impl Place {
 
     fn layers(&self, volume: &str) -> Vec<Layer> {
         self.pool.layers(&name(volume)).unwrap()
+    }
+
+    fn delete_layer(&self, volume: &str, layer: Id) -> Deleted {
+        self.pool.delete_layer(&name(volume), layer, &Silent).unwrap()
     }
 
     /// What a layer reads as at an offset, as a volume that begins there.
@@ -234,4 +238,144 @@ fn a_volume_has_its_size_of_then_when_it_is_reverted() {
         place.layers("a").iter().map(|layer| layer.size).collect::<Vec<_>>(),
         [8 * MIB, 16 * MIB].map(Size)
     );
+}
+
+/// A volume with layers that have more and more: each writes its number to a place of its own and to one that all have, and the ones
+/// that `large` names some more.
+fn grown(place: &Place, volume: &str, format: &str, large: &[u8]) -> Vec<Id> {
+    place.create(json!({"name": volume, "size": "64MiB", "format": format})).unwrap();
+    let layers = (1..=4).map(|number| {
+        place.write(volume, 0, &[number; 512]);
+        place.write(volume, u64::from(number) * MIB + 512, &[number; 512]);
+        if large.contains(&number) {
+            place.write(volume, 32 * MIB, &vec![number; 8 << 20]);
+        }
+        place.freeze(volume)
+    });
+    layers.collect()
+}
+
+/// Looks at all that must be in a layer made by [`grown`].
+fn look(place: &Place, layer: Id, number: u8, large: &[u8]) {
+    place.pool.clone_layer(layer, &name("look"), "", None).unwrap();
+    assert_eq!(place.read("look", 0, 1), [number]);
+    for other in 1..=4u8 {
+        let wanted = if other <= number { other } else { 0 };
+        assert_eq!(place.read("look", u64::from(other) * MIB + 512, 1), [wanted], "{other} in {number}");
+    }
+    let last = large.iter().filter(|large| **large <= number).max().copied().unwrap_or(0);
+    for at in [32 * MIB, 40 * MIB - 512] {
+        assert_eq!(place.read("look", at, 1), [last], "large in {number}");
+    }
+    place.pool.delete(&name("look"), &[]).unwrap();
+}
+
+#[test]
+fn any_layer_goes_and_all_others_stay_as_they_are() {
+    let large = [2, 4];
+    for format in ["raw", "qcow2"] {
+        for gone in 0..4 {
+            let place = Place::new();
+            let layers = grown(&place, "a", format, &large);
+            place.write("a", 0, &[5; 512]);
+            assert_eq!(place.delete_layer("a", layers[gone]), Deleted::Gone);
+            assert!(matches!(
+                place.pool.delete_layer(&name("a"), layers[gone], &Silent),
+                Err(Error::NoLayer(_))
+            ));
+            assert_eq!((place.read("a", 0, 1), place.read("a", 40 * MIB - 1, 1)), (vec![5], vec![4]));
+            for (number, layer) in layers.iter().enumerate().filter(|(number, _)| *number != gone) {
+                look(&place, *layer, number as u8 + 1, &large);
+            }
+            assert_eq!((place.layers("a").len(), place.rest().len()), (3, 3));
+            place.check("a", 4);
+            // And all of them, in some order.
+            for number in [2, 0, 3, 1].into_iter().filter(|number| *number != gone) {
+                assert_eq!(place.delete_layer("a", layers[number]), Deleted::Gone);
+            }
+            assert!(place.rest().is_empty(), "{:?}", place.rest());
+            assert_eq!((place.read("a", 0, 1), place.read("a", 3 * MIB + 512, 1)), (vec![5], vec![3]));
+            place.check("a", 1);
+        }
+    }
+}
+
+#[test]
+fn what_is_large_is_not_copied_when_a_layer_goes() {
+    let place = Place::new();
+    place.create(json!({"name": "a", "size": "64MiB"})).unwrap();
+    place.write("a", 0, &vec![1; 16 << 20]);
+    let layer = place.freeze("a");
+    place.write("a", 4 * MIB, &[2; 512]);
+    let file = fs::metadata(place.pool.folder().join(format!(".layer-{layer}/{layer}.qcow2"))).unwrap();
+    assert_eq!(place.delete_layer("a", layer), Deleted::Gone);
+    let now = fs::metadata(place.pool.folder().join("a/disk.qcow2")).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(now.ino(), file.ino(), "the large file is the volume's again");
+    assert_eq!((place.read("a", 4 * MIB, 1), place.read("a", 4 * MIB + 512, 1)), (vec![2], vec![1]));
+    // Also one that is longer now, and one where zeroes hide what was there.
+    let layer = place.freeze("a");
+    place.pool.resize(&name("a"), &Resize { size: Size(96 * MIB), shrink: false }).unwrap();
+    place.write("a", 95 * MIB, &[3; 512]);
+    let disk = place.open("a", false).unwrap();
+    disk.write_zeroes(MIB, 2 * MIB, true).unwrap();
+    disk.flush().unwrap();
+    drop(disk);
+    assert_eq!(place.delete_layer("a", layer), Deleted::Gone);
+    assert_eq!(place.get("a").size, Size(96 * MIB));
+    let reads = [0, MIB, 3 * MIB - 512, 3 * MIB, 95 * MIB].map(|at| place.read("a", at, 1)[0]);
+    assert_eq!(reads, [1, 0, 0, 1, 3]);
+    place.check("a", 1);
+}
+
+#[test]
+fn a_layer_that_several_need_goes_with_the_last_but_one() {
+    let place = Place::new();
+    let layers = grown(&place, "a", "qcow2", &[]);
+    place.pool.clone_layer(layers[1], &name("b"), "", None).unwrap();
+    place.write("b", 0, &[9; 512]);
+    assert_eq!(place.delete_layer("a", layers[1]), Deleted::Needed("several are based on it".into()));
+    assert_eq!(
+        place.layers("a").iter().map(|layer| layer.id).collect::<Vec<_>>(),
+        [layers[0], layers[2], layers[3]]
+    );
+    assert_eq!(place.layers("a")[1].based_on, Some(layers[0]), "nobody sees it any more");
+    assert_eq!(place.layers("a")[0].volumes, [name("b")]);
+    assert!(matches!(place.pool.revert(&name("a"), layers[1]), Err(Error::NoLayer(_))));
+    assert!(matches!(place.pool.clone_layer(layers[1], &name("c"), "", None), Err(Error::NoLayer(_))));
+    assert_eq!((place.read("b", 2 * MIB + 512, 1), place.rest().len()), (vec![2], 4));
+    place.pool.delete(&name("b"), &[]).unwrap();
+    assert!(place.pool.tidy_layers(&Silent).unwrap().is_empty());
+    assert_eq!(place.rest().len(), 3);
+    for (layer, number) in [(layers[0], 1), (layers[2], 3), (layers[3], 4)] {
+        look(&place, layer, number, &[]);
+    }
+    // One that nobody goes on from simply goes.
+    place.pool.revert(&name("a"), layers[0]).unwrap();
+    assert_eq!(place.delete_layer("a", layers[3]), Deleted::Gone);
+    assert_eq!(place.delete_layer("a", layers[2]), Deleted::Gone);
+    assert_eq!((place.rest().len(), place.read("a", 0, 1)), (1, vec![1]));
+}
+
+#[test]
+fn a_layer_below_a_guest_goes_when_the_guest_lets_it() {
+    let place = Place::new();
+    let layers = grown(&place, "a", "qcow2", &[]);
+    let opened = place.pool.open_volume(&name("a"), false).unwrap();
+    let guest = disk::Stack::from_files(opened.file, opened.backing, opened.format.into(), false).unwrap();
+    assert_eq!(place.delete_layer("a", layers[3]), Deleted::Needed("volume a is in use".into()));
+    assert!(matches!(place.delete_layer("a", layers[1]), Deleted::Needed(_)));
+    assert_eq!((place.layers("a").len(), place.rest().len()), (2, 4));
+    // Its machine takes the one right below up.
+    guest.pull(1, |_, _| true).unwrap();
+    assert_eq!(place.pool.tidy_layers(&Silent).unwrap().keys().collect::<Vec<_>>(), [&layers[1]]);
+    disk::write(&guest, &[5; 512], 0).unwrap();
+    disk::Disk::flush(&guest).unwrap();
+    drop(guest);
+    assert!(place.pool.tidy_layers(&Silent).unwrap().is_empty());
+    assert_eq!(place.rest().len(), 2);
+    look(&place, layers[0], 1, &[]);
+    look(&place, layers[2], 3, &[]);
+    assert_eq!((place.read("a", 0, 1), place.read("a", 4 * MIB + 512, 1)), (vec![5], vec![4]));
+    place.check("a", 3);
 }
