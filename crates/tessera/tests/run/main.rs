@@ -3,6 +3,7 @@
 //! The guest is the tiny one, which `make guests` puts into build/tiny: it does what its command line says and powers off.
 
 mod inputs;
+mod layers;
 mod networks;
 mod vmm;
 

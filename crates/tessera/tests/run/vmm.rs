@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{PATIENCE, tiny};
 
 /// The process, which ends with the test.
-struct Vmm {
+pub struct Vmm {
     child: Child,
     stream: UnixStream,
     lines: BufReader<UnixStream>,
@@ -27,9 +27,13 @@ struct Vmm {
 
 impl Vmm {
     fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    pub fn start_with(folder: &Path, more: &[&str]) -> Self {
         let socket = folder.join("control");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
-        let child = command.arg("vmm").arg("--control").arg(&socket).spawn().unwrap();
+        let child = command.arg("vmm").arg("--control").arg(&socket).args(more).spawn().unwrap();
         let start = Instant::now();
         let stream = loop {
             match UnixStream::connect(&socket) {
@@ -43,9 +47,14 @@ impl Vmm {
         Self { child, stream, lines, told: VecDeque::new() }
     }
 
-    fn call(&mut self, method: &str, params: Value, files: &[&File]) -> Value {
+    pub fn call(&mut self, method: &str, params: Value, files: &[&File]) -> Value {
+        let answer = self.answer(method, params, files);
+        answer.get("result").unwrap_or_else(|| panic!("{method}: {answer}")).clone()
+    }
+
+    pub fn answer(&mut self, method: &str, params: Value, files: &[&File]) -> Value {
         let fds: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(&fds)));
         let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string() + "\n";
@@ -53,7 +62,7 @@ impl Vmm {
         loop {
             let answer = self.receive();
             if answer["id"] == 1 {
-                return answer.get("result").unwrap_or_else(|| panic!("{method}: {answer}")).clone();
+                return answer;
             }
             self.told.push_back(answer);
         }
@@ -65,8 +74,18 @@ impl Vmm {
         serde_json::from_str(&line).unwrap()
     }
 
+    /// The next notification whose method begins so.
+    pub fn next(&mut self, method: &str) -> Value {
+        loop {
+            let message = self.told.pop_front().unwrap_or_else(|| self.receive());
+            if message["method"].as_str().unwrap().starts_with(method) {
+                return message["params"].clone();
+            }
+        }
+    }
+
     /// The next notification, which must be of this kind.
-    fn told(&mut self, method: &str) -> Value {
+    pub fn told(&mut self, method: &str) -> Value {
         loop {
             let message = self.told.pop_front().unwrap_or_else(|| self.receive());
             assert_eq!(message["method"], method, "{message}");
@@ -120,11 +139,11 @@ fn a_guest_writes_to_a_linked_clone_and_what_it_is_based_on_stays() {
 }
 
 /// A shell in the tiny guest, at its console.
-struct Shell(UnixStream);
+pub struct Shell(pub UnixStream);
 
 impl Shell {
     /// A machine that runs one.
-    fn start(vmm: &mut Vmm, more: Value) -> Self {
+    pub fn start(vmm: &mut Vmm, more: Value) -> Self {
         let (console, far) = UnixStream::pair().unwrap();
         console.set_read_timeout(Some(PATIENCE)).unwrap();
         let files = [File::open(tiny("vmlinuz")).unwrap(), File::open(tiny("initramfs")).unwrap()];
@@ -150,7 +169,7 @@ impl Shell {
     }
 
     /// Runs a command; gives what it wrote.
-    fn run(&mut self, command: &str) -> String {
+    pub fn run(&mut self, command: &str) -> String {
         self.0.write_all(format!("{command}; echo E''ND\n").as_bytes()).unwrap();
         self.until("ND\r\n");
         let text = self.until("END\r\n");
@@ -159,7 +178,7 @@ impl Shell {
     }
 
     /// The same until it writes this.
-    fn says(&mut self, command: &str, wanted: &str) {
+    pub fn says(&mut self, command: &str, wanted: &str) {
         let start = Instant::now();
         loop {
             let said = self.run(command);
