@@ -82,6 +82,12 @@ impl Pool {
         for (about, _) in graph.layers.values().filter(|(about, _)| !graph.is_kept(about)) {
             match only_user(&graph, about.id) {
                 _ if tried.contains(&about.id) => {}
+                _ if graph.damaged => {
+                    needed.insert(
+                        about.id,
+                        "something in the pool that may be based on it cannot be read".into(),
+                    );
+                }
                 Some(user) => return Ok(Some((about.clone(), user))),
                 None if graph.is_used(about.id) => {
                     needed.insert(about.id, "several are based on it".into());

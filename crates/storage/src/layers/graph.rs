@@ -22,6 +22,8 @@ pub enum Base {
     Volume(Name),
     /// A layer.
     Layer(Id),
+    /// Something that cannot be read.
+    Unknown,
 }
 
 impl Base {
@@ -47,44 +49,61 @@ pub struct Top {
     base: Option<Base>,
 }
 
+/// Layers, and what each is based on.
+type Layers = BTreeMap<Id, (About, Option<Base>)>;
+
 /// All volumes and layers of a pool.
 pub struct Graph {
     pub volumes: Vec<Top>,
-    pub layers: BTreeMap<Id, (About, Option<Base>)>,
+    pub layers: Layers,
+    /// Whether something could not be read: it may be based on anything.
+    pub damaged: bool,
 }
 
 impl Pool {
     /// What is based on what.
     ///
     /// # Errors
-    /// If something cannot be read: nothing may be taken for not needed then.
+    /// If the host cannot read the pool. What cannot be read of it may be based on anything.
     pub fn graph(&self) -> Result<Graph> {
-        let layers = self.all_layers()?;
+        let (layers, mut damaged) = self.all_layers()?;
         let mut volumes = Vec::new();
         for name in self.names()? {
             let about = match self.about_volume(&name) {
+                Ok(about) => about,
                 Err(Error::NoVolume(_)) => continue,
-                result => result?,
+                Err(_) => {
+                    damaged = true;
+                    continue;
+                }
             };
-            let base = self.base_in(&self.volume(&name).join(VolumeFormat::Qcow2.file()))?;
+            let base = self.base_in(&self.volume(&name).join(VolumeFormat::Qcow2.file()));
+            let base = base.unwrap_or(Some(Base::Unknown));
+            damaged |= base == Some(Base::Unknown);
             volumes.push(Top { name, id: about.id, format: about.format, base });
         }
-        Ok(Graph { volumes, layers })
+        Ok(Graph { volumes, layers, damaged })
     }
 
-    fn all_layers(&self) -> Result<BTreeMap<Id, (About, Option<Base>)>> {
-        let mut layers = BTreeMap::new();
+    /// All layers, and whether something of them cannot be read.
+    fn all_layers(&self) -> Result<(Layers, bool)> {
+        let (mut layers, mut damaged) = (BTreeMap::new(), false);
         for entry in fs::read_dir(self.folder()).map_err(Error::host(self.folder()))? {
             let entry = entry.map_err(Error::host(self.folder()))?;
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.strip_prefix(LAYER)?.parse::<Id>().ok());
-            // One that is not there any more went this moment.
-            if let Some(about) = id.map(|id| self.about_layer(id)).transpose()?.flatten() {
-                let base = self.base_in(&self.layer_file(&about))?;
-                layers.insert(about.id, (about, base));
+            match id.map(|id| self.about_layer(id)).transpose() {
+                Ok(Some(Some(about))) => {
+                    let base = self.base_in(&self.layer_file(&about)).unwrap_or(Some(Base::Unknown));
+                    damaged |= base == Some(Base::Unknown);
+                    layers.insert(about.id, (about, base));
+                }
+                // It is none, or went this moment.
+                Ok(_) => {}
+                Err(_) => damaged = true,
             }
         }
-        Ok(layers)
+        Ok((layers, damaged))
     }
 
     /// What the file in `path` is based on; nothing if it is none that can be, or there is none.
@@ -108,8 +127,9 @@ impl Pool {
     /// The ids of the volumes that want a layer which is right over this volume.
     pub fn owners_of_layers_on(&self, name: &Name) -> Result<HashSet<Id>> {
         let on = Some(Base::Volume(name.clone()));
-        let layers = self.all_layers()?;
-        let over = layers.values().filter(|(_, base)| *base == on);
+        let (layers, _) = self.all_layers()?;
+        // One that cannot be read is taken for based on it rather than spoilt.
+        let over = layers.values().filter(|(_, base)| *base == on || *base == Some(Base::Unknown));
         Ok(over.filter_map(|(about, _)| about.volume).collect())
     }
 
@@ -155,10 +175,10 @@ impl Graph {
         (volumes.map(|volume| volume.name.clone()).collect(), layers.map(|(id, _)| *id).collect())
     }
 
-    /// Whether something is based on a layer.
+    /// Whether something is based on a layer, or may be.
     pub fn is_used(&self, id: Id) -> bool {
         let (volumes, layers) = self.users(id);
-        !volumes.is_empty() || !layers.is_empty()
+        self.damaged || !volumes.is_empty() || !layers.is_empty()
     }
 
     /// The first layer from here downwards that its volume wants.

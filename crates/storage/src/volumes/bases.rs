@@ -122,7 +122,8 @@ impl Pool {
 
     /// The keys of all that volumes and layers are based on; nothing if that of one of them cannot be read.
     fn bases_in_use(&self) -> Result<Option<HashSet<String>>> {
-        Ok(self.graph().ok().map(|graph| graph.images().map(str::to_owned).collect()))
+        let graph = self.graph()?;
+        Ok((!graph.damaged).then(|| graph.images().map(str::to_owned).collect()))
     }
 
     /// The volumes that are based on the disk of an image, whatever it was called when they were made.

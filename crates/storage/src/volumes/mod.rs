@@ -167,7 +167,7 @@ impl Pool {
     fn based_on(&self, name: &Name) -> Result<Option<VolumeSource>> {
         let path = self.volume(name).join(VolumeFormat::Qcow2.file());
         match self.root_of(&path)? {
-            None | Some(Base::Layer(_)) => Ok(None),
+            None | Some(Base::Layer(_) | Base::Unknown) => Ok(None),
             Some(Base::Volume(volume)) => Ok(Some(VolumeSource::Volume(volume))),
             Some(Base::Image(key)) => match self.base_image(&key) {
                 Some(image) => Ok(Some(VolumeSource::Image(image))),

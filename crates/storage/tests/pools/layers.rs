@@ -379,3 +379,21 @@ fn a_layer_below_a_guest_goes_when_the_guest_lets_it() {
     assert_eq!((place.read("a", 0, 1), place.read("a", 4 * MIB + 512, 1)), (vec![5], vec![4]));
     place.check("a", 3);
 }
+
+#[test]
+fn what_cannot_be_read_keeps_all_that_it_may_need() {
+    let place = Place::new();
+    let layers = grown(&place, "a", "qcow2", &[]);
+    place.create(json!({"name": "b", "size": "8MiB"})).unwrap();
+    let header = place.pool.folder().join("b/disk.qcow2");
+    let good = fs::read(&header).unwrap();
+    fs::write(&header, "damaged").unwrap();
+    assert_eq!(place.layers("a").len(), 4);
+    let why = "something in the pool that may be based on it cannot be read";
+    assert_eq!(place.delete_layer("a", layers[1]), Deleted::Needed(why.into()));
+    assert_eq!(place.rest().len(), 4);
+    fs::write(&header, good).unwrap();
+    assert!(place.pool.tidy_layers(&Silent).unwrap().is_empty());
+    assert_eq!(place.rest().len(), 3);
+    look(&place, layers[3], 4, &[]);
+}
