@@ -231,6 +231,8 @@ pub async fn recover(store: &dyn Store, pools: &Arc<Pools>) -> Result<Vec<Id>, S
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::paths::Paths;
     use crate::store::Sqlite;
@@ -258,7 +260,7 @@ mod tests {
         store.commit(Transaction::new().put(key(id), &kept).unwrap()).await.unwrap();
         let used = pool.hold(&own(2)).unwrap();
         assert_eq!(recover(&*store, &pools).await.unwrap(), [id]);
-        pools.sweep(&[id]);
+        pools.sweep(&HashSet::new(), &[id]);
         drop(used);
         assert!(recover(&*store, &pools).await.unwrap().is_empty());
         let names = |pool: &Pool| pool.list(|_| Vec::new()).unwrap().into_iter().map(|v| v.name.to_string());

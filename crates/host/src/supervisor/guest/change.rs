@@ -228,7 +228,7 @@ impl Guest {
             Device::Card(nic) => self.open_card(id, nic).await?,
         };
         let _: Value = self.tell("plug", params, &files).await?;
-        program.and_then(Passt::release).map(reap);
+        program.into_iter().filter_map(Passt::release).for_each(reap);
         Ok(())
     }
 
