@@ -3,6 +3,7 @@
 
 mod access;
 mod agent;
+mod alarm;
 mod device;
 mod event;
 mod history;
@@ -24,6 +25,10 @@ pub use access::{
     PasswordChange, Role, Session, Token, check_labels,
 };
 pub use agent::{AgentInfo, Encoding, Exec, ExecResult, GuestInterface, GuestPassword};
+pub use alarm::{
+    Acknowledge, Acknowledgement, ActionResult, ActiveAlarm, Alarm, AlarmAction, AlarmDefinition, AlarmScope,
+    AlarmState, AlarmStatus, EventTrigger, METRICS, Metric, MetricTrigger, Severity, Trigger, Watched,
+};
 pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };

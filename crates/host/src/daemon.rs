@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use vmm::engine;
 
 use crate::access::Access;
+use crate::alarms::{self, Alarms};
 use crate::audit::Audit;
 use crate::backup;
 use crate::events::{self, Happening};
@@ -129,6 +130,8 @@ pub struct Host {
     pub(crate) audit: Audit,
     /// What was used over time.
     pub(crate) series: Arc<Series>,
+    /// What is bad, and who hears of it.
+    pub alarms: Alarms,
     /// What shows that this is the host.
     pub certificates: Arc<Certificates>,
 }
@@ -201,6 +204,7 @@ impl Host {
             tsc_khz: engine::kvm::Kvm::open().ok().map(|kvm| engine::Engine::tsc_khz(&kvm)),
         };
         let series = Arc::new(Series::open(&paths.series(), paths.state()));
+        let alarms = Alarms::open(Arc::clone(&store), id, machine::host_name()).await.map_err(told)?;
         let host = Host {
             id,
             started: Time::now(),
@@ -212,6 +216,7 @@ impl Host {
             pages: OnceLock::new(),
             audit,
             series,
+            alarms,
             certificates: Arc::new(certificates),
             store,
         };
@@ -329,6 +334,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let pools = tokio::spawn(Arc::clone(host.supervisor.pools()).keep());
     let (series, store) = (Arc::clone(&host.series), Arc::clone(&host.store));
     let sampler = Sampler::begin(series, store, Arc::clone(&host.supervisor)).map_err(DaemonError::Series)?;
+    let alarms = tokio::spawn(alarms::keep(Arc::clone(&host)));
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
@@ -336,6 +342,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     keeper.abort();
     pools.abort();
     sampler.end();
+    alarms.abort();
     host.supervisor.close();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);

@@ -2,6 +2,7 @@
 //! it.
 
 pub mod access;
+pub mod alarms;
 mod audit;
 pub mod backup;
 pub mod daemon;

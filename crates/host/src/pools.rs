@@ -132,6 +132,12 @@ impl Pools {
         known.iter().filter_map(|(name, known)| Some((name.clone(), known.pool.clone().ok()?))).collect()
     }
 
+    /// All pools by name; nothing for those that cannot be used.
+    pub fn usable(&self) -> BTreeMap<Name, Option<Arc<Pool>>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(name, known)| (name.clone(), known.pool.clone().ok())).collect()
+    }
+
     /// All pools, by name.
     pub fn list(&self) -> Vec<PoolInfo> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -278,7 +284,10 @@ fn info(known: &Known) -> PoolInfo {
 }
 
 /// The volumes that a guest has.
-fn volumes_of(id: Id, definition: &VmDefinition) -> Result<Vec<VolumeName>, Problem> {
+///
+/// # Errors
+/// Never: a guest's own disks have names.
+pub fn volumes_of(id: Id, definition: &VmDefinition) -> Result<Vec<VolumeName>, Problem> {
     let mut volumes = Vec::new();
     for (place, disk) in definition.disks.iter().enumerate() {
         volumes.extend(match &disk.source {

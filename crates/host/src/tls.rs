@@ -132,6 +132,13 @@ impl Certificates {
         Ok(certificates)
     }
 
+    /// Until when the certificate that somebody else gave is good. Those of the host's own authority are made anew in time.
+    pub fn given_until(&self) -> Option<api::Time> {
+        let (chain, _) = read(self.given.as_ref()?).ok()?;
+        let (_, first) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+        api::Time::from_second(first.validity().not_after.timestamp()).ok()
+    }
+
     /// The authority's certificate, PEM: whoever trusts it trusts this host.
     pub fn authority(&self) -> &str {
         &self.pem

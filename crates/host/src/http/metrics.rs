@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use api::{HostStats, Problem, Vm, VmState, VmStats};
+use api::{AlarmDefinition, HostStats, Problem, Vm, VmState, VmStats};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -23,8 +23,9 @@ pub async fn get(State(host): State<Arc<Host>>, Viewer(identity): Viewer) -> Res
     let vms: Vec<_> =
         records.into_iter().map(|(record, _)| record.vm).filter(|vm| identity.sees(vm)).collect();
     let stats = stats::all(&host, &vms).await;
+    let alarms = host.alarms.counts(&identity).await;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text(&vms, &stats)).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], text(&vms, &stats, &alarms)).into_response())
 }
 
 /// The text as it grows.
@@ -55,9 +56,10 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-fn text(vms: &[Vm], stats: &HostStats) -> String {
+fn text(vms: &[Vm], stats: &HostStats, counts: &[(AlarmDefinition, [usize; 3])]) -> String {
     let mut text = Text::default();
     host(&mut text, vms, stats);
+    alarms(&mut text, counts);
     processors(&mut text, &stats.vms);
     memory(&mut text, &stats.vms);
     disks(&mut text, &stats.vms);
@@ -103,6 +105,17 @@ fn host(text: &mut Text, vms: &[Vm], stats: &HostStats) {
     ] {
         text.family(name, "counter", "bytes", help);
         text.value(&format!("{name}_total"), "", value);
+    }
+}
+
+fn alarms(text: &mut Text, counts: &[(AlarmDefinition, [usize; 3])]) {
+    text.family("tessera_alarms", "gauge", "", "What each alarm stands for, by how far it has come");
+    for (definition, states) in counts {
+        for (state, count) in ["pending", "raised", "acknowledged"].into_iter().zip(states) {
+            let severity = definition.severity.word();
+            let labels = format!("alarm=\"{}\",severity=\"{severity}\",state=\"{state}\"", definition.name);
+            text.value("tessera_alarms", &labels, count);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The REST API, `/api/v1`. Handlers say what HTTP has to do with it; what is done is done elsewhere.
 
 mod agent;
+mod alarms;
 mod audit;
 mod backup;
 mod bytes;
@@ -136,6 +137,10 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(pools::upload, pools::download))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
+        .routes(routes!(alarms::list, alarms::create))
+        .routes(routes!(alarms::get, alarms::edit, alarms::delete))
+        .routes(routes!(alarms::acknowledge))
+        .routes(routes!(alarms::test))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .routes(routes!(users::list, users::create))

@@ -16,8 +16,8 @@ use crate::records::{self, Record};
 use crate::store::Update;
 use crate::supervisor::no_guest;
 
-/// What else they may ask for. Lists of guests, events and tasks hold only theirs: their handlers see to that.
-const OPEN: [(&str, &[Method]); 17] = [
+/// What else they may ask for. Lists of guests, events, tasks and alarms hold only theirs: their handlers see to that.
+const OPEN: [(&str, &[Method]); 20] = [
     ("/api/v1/vms", &[Method::GET, Method::POST]),
     ("/api/v1/events", &[Method::GET]),
     ("/api/v1/tasks", &[Method::GET]),
@@ -35,6 +35,9 @@ const OPEN: [(&str, &[Method]); 17] = [
     ("/api/v1/networks/{network}", &[Method::GET]),
     ("/api/v1/pools", &[Method::GET]),
     ("/api/v1/pools/{pool}", &[Method::GET]),
+    ("/api/v1/alarms", &[Method::GET]),
+    ("/api/v1/alarms/{alarm}", &[Method::GET]),
+    ("/api/v1/alarms/{alarm}/acknowledge", &[Method::POST]),
 ];
 
 /// Whether what is asked for is theirs.

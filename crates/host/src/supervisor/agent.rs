@@ -50,6 +50,8 @@ type Line = BufReader<UnixStream>;
 #[derive(Default)]
 pub struct Agents {
     lines: Lock<HashMap<Id, Arc<Mutex<Option<Line>>>>>,
+    /// When each has said something, the last time since its guest was started.
+    heard: Lock<HashMap<Id, Time>>,
 }
 
 impl Agents {
@@ -78,6 +80,7 @@ impl Agents {
             let result = converse(&mut current, command, &arguments).await;
             if matches!(result, Ok(_) | Err(AgentError::Refused(_))) {
                 *line = Some(current);
+                self.heard().insert(id, Time::now());
             }
             result
         };
@@ -109,6 +112,16 @@ impl Agents {
     /// The guest's process is gone, and its agent with it.
     pub fn forget(&self, id: Id) {
         self.lock().remove(&id);
+        self.heard().remove(&id);
+    }
+
+    /// When the agent of a guest has said something, the last time since the guest was started.
+    pub fn last_heard(&self, id: Id) -> Option<Time> {
+        self.heard().get(&id).copied()
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, HashMap<Id, Time>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&self, id: Id) -> Arc<Mutex<Option<Line>>> {

@@ -117,6 +117,17 @@ impl Supervisor {
         self.shared.agents.call(id, &socket, command, arguments, PATIENCE).await.map_err(problem)
     }
 
+    /// When a guest's agent has said something, the last time since the guest was started.
+    pub fn agent_heard(&self, id: Id) -> Option<api::Time> {
+        self.shared.agents.last_heard(id)
+    }
+
+    /// Asks a guest's agent for nothing but an answer.
+    pub async fn ping_agent(&self, id: Id) {
+        // Whether it came can be asked.
+        let _ = self.ask_agent(id, "guest-ping", Value::Null).await;
+    }
+
     /// What a guest's agent says of the guest.
     ///
     /// # Errors

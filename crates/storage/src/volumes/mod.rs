@@ -134,6 +134,25 @@ impl Pool {
         }
     }
 
+    /// How much the file of a volume may still grow by, bytes: what a guest can write to it that has no room on the host yet.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn growth(&self, name: &Name) -> Result<u64> {
+        let folder = self.volume(name);
+        let opened = [VolumeFormat::Qcow2, VolumeFormat::Raw].into_iter().find_map(|format| {
+            let path = folder.join(format.file());
+            File::open(&path).ok().map(|file| (format, path, file))
+        });
+        let (format, path, file) = opened.ok_or_else(|| Error::NoVolume(name.clone()))?;
+        let meta = file.metadata().map_err(Error::host(&path))?;
+        let size = match format {
+            VolumeFormat::Raw => meta.len(),
+            VolumeFormat::Qcow2 => Header::read(&file).map_err(Error::disk(&path))?.size,
+        };
+        Ok(size.saturating_sub(meta.blocks() * 512))
+    }
+
     /// The names of all volumes, in order.
     pub(crate) fn names(&self) -> Result<Vec<Name>> {
         let entries = fs::read_dir(self.folder()).map_err(Error::host(self.folder()))?;

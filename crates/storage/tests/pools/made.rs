@@ -19,6 +19,8 @@ fn a_new_volume_reads_as_zeroes_and_takes_room_as_it_is_asked_to() {
                 .unwrap();
             assert_eq!(made.size, Size(8 * MIB));
             assert_eq!(made.allocated.0 >= 8 * MIB, allocation == "full", "{made:?}");
+            let growth = place.pool.growth(&made.name).unwrap();
+            assert_eq!(growth, made.size.0.saturating_sub(made.allocated.0), "{made:?}");
             assert!(made.used.0 < MIB, "{made:?}");
             assert!(place.read(&volume, 0, 8 << 20).iter().all(|byte| *byte == 0));
             place.write(&volume, 5 * MIB, &[7; 4096]);
