@@ -1,6 +1,7 @@
 //! The verbs of the command line, one file each.
 
 mod access;
+mod alarm;
 mod backup;
 mod boot;
 mod history;
@@ -71,6 +72,9 @@ enum Command {
     /// Show what happened on a host
     #[command(subcommand)]
     Event(records::EventCommand),
+    /// Make, change, acknowledge and try the alarms of a host
+    #[command(subcommand)]
+    Alarm(alarm::AlarmCommand),
     /// Make the tokens that programs show a host
     #[command(subcommand)]
     Token(access::TokenCommand),
@@ -107,6 +111,7 @@ impl Cli {
             Command::Template(command) => wait_for(command.execute(&self.host))?,
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
+            Command::Alarm(command) => wait_for(command.execute(&self.host))?,
             Command::Token(command) => wait_for(command.execute(&self.host))?,
             Command::User(command) => wait_for(command.execute(&self.host))?,
             Command::Audit(command) => wait_for(command.execute(&self.host))?,

@@ -3,6 +3,7 @@
 
 mod access;
 mod agent;
+mod alarms;
 mod backup;
 mod crash;
 mod daemon;
