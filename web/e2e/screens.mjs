@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { browser, Host, open, sleep } from "./host.mjs";
 
 const OUT = join(dirname(fileURLToPath(import.meta.url)), "../../docs/screens");
-const SCREENS = { overview: "/", guests: "/guests", guest: "/guests/web-1", console: "/guests/web-1/console", hardware: "/guests/web-1/hardware", definition: "/guests/web-1/definition", create: "/create", images: "/images", storage: "/storage", networks: "/networks", tasks: "/tasks", events: "/events", access: "/access", audit: "/audit", host: "/host" };
+const SCREENS = { overview: "/", guests: "/guests", guest: "/guests/web-1", console: "/guests/web-1/console", hardware: "/guests/web-1/hardware", definition: "/guests/web-1/definition", create: "/create", images: "/images", storage: "/storage", networks: "/networks", tasks: "/tasks", events: "/events", alarms: "/alarms", access: "/access", audit: "/audit", host: "/host" };
 const LOOKS = { light: {}, dark: { colorScheme: "dark" }, phone: { viewport: { width: 390, height: 780 } } };
 const GUESTS = [["web-1", "256M", "web"], ["web-2", "256M", "web"], ["web-3", "256M", "web"], ["db-1", "512M", "db"], ["db-2", "512M", "db"], ["cache", "192M", "db"], ["mail", "256M", "mail"], ["build", "384M", "ci"], ["metrics", "192M", "ci"], ["old-web", "256M", "web"]];
 

@@ -5,6 +5,7 @@ import { useEffect, useState } from "react";
 
 import { onTaskEnd, selectLink, selectVms, useLive } from "./api/live";
 import { logOut, usePowers } from "./api/session";
+import { Bell } from "./parts/alarm";
 import { Icon } from "./parts/icon";
 import { Menu } from "./parts/menu";
 import { Palette } from "./parts/palette";
@@ -48,6 +49,7 @@ export function Frame() {
           <Icon name="search" /><span>{t("search.everything")}</span><kbd>Ctrl K</kbd>
         </button>
         <span className={`link ${link}`} role="status">{t(`link.${link}`)}</span>
+        <Bell />
         <Person />
       </header>
       {link === "lost" && <div className="offline" role="alert"><Icon name="warning" />{t("lost.words")}</div>}

@@ -30,6 +30,7 @@ const routes = [
   createRoute({ ...at("/networks/$name"), component: lazyRouteComponent(() => import("./screens/network"), "Network") }),
   createRoute({ ...at("/tasks"), component: lazyRouteComponent(() => import("./screens/tasks"), "Tasks") }),
   createRoute({ ...at("/events"), component: lazyRouteComponent(() => import("./screens/events"), "Events") }),
+  createRoute({ ...at("/alarms"), component: lazyRouteComponent(() => import("./screens/alarms"), "Alarms") }),
   createRoute({ ...at("/access"), component: lazyRouteComponent(() => import("./screens/access"), "Access") }),
   createRoute({ ...at("/audit"), component: lazyRouteComponent(() => import("./screens/audit"), "Audit") }),
   createRoute({ ...at("/host"), component: lazyRouteComponent(() => import("./screens/host"), "Host") }),

@@ -25,6 +25,7 @@ const CONCERNED: Record<string, readonly string[]> = {
   volume: ["pools", "volumes"],
   user: ["users"],
   token: ["tokens"],
+  alarm: ["alarms"],
 };
 
 function concern(kind: string): void {
@@ -65,6 +66,8 @@ export type Volume = Schemas["Volume"];
 export type Lease = Schemas["Lease"];
 export type Account = Schemas["Account"];
 export type Token = Schemas["Token"];
+export type Alarm = Schemas["Alarm"];
+export type ActiveAlarm = Schemas["ActiveAlarm"];
 export type AuditEntry = Schemas["AuditEntry"];
 export type HostInfo = Schemas["HostInfo"];
 
@@ -73,6 +76,7 @@ export const useTemplates = list<Template>("templates");
 export const useNetworks = list<NetworkInfo>("networks");
 export const usePools = list<Pool>("pools");
 export const useUsers = list<Account>("users");
+export const useAlarms = list<Alarm>("alarms");
 export const useTokens = list<Token>("tokens");
 
 export function useHost() {

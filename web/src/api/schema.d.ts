@@ -4,6 +4,83 @@
  */
 
 export interface paths {
+    "/api/v1/alarms": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All alarms, by name, and where they stand. */
+        get: operations["list"];
+        put?: never;
+        /** Makes an alarm. It watches from now on. */
+        post: operations["create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/alarms/{alarm}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One alarm. */
+        get: operations["get"];
+        put?: never;
+        post?: never;
+        /** Removes an alarm; those that every host has can only be switched off. */
+        delete: operations["delete"];
+        options?: never;
+        head?: never;
+        /** Changes an alarm: a JSON merge patch (RFC 7396) of its definition. Its name stays. What is raised is when it is switched off no more. */
+        patch: operations["edit"];
+        trace?: never;
+    };
+    "/api/v1/alarms/{alarm}/acknowledge": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Says that one knows that an alarm is raised. It stays raised until what is bad is good again, and is not counted among those that
+         *     somebody has to look at.
+         */
+        post: operations["acknowledge"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/alarms/{alarm}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Does what an alarm does when it is raised, once, and says that it is a test. The task's result tells what came of each action; it fails
+         *     if one did.
+         */
+        post: operations["test"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/audit": {
         parameters: {
             query?: never;
@@ -1109,6 +1186,48 @@ export interface components {
             password?: string | null;
             role?: components["schemas"]["Role"] | null;
         };
+        /** @description What is acknowledged. */
+        Acknowledge: {
+            /** @description Only what is raised for this: its target, or its name; everything if nothing is said. */
+            target?: string | null;
+        };
+        /** @description Somebody knows that an alarm is raised. */
+        Acknowledgement: {
+            /** @description Who. */
+            actor: string;
+            /**
+             * Format: date-time
+             * @description Since when.
+             */
+            time: string;
+        };
+        /** @description Something is not good. */
+        ActiveAlarm: {
+            acknowledged?: components["schemas"]["Acknowledgement"] | null;
+            /** @description In words. */
+            message: string;
+            /** @description Its name. */
+            name: string;
+            /**
+             * Format: date-time
+             * @description When the alarm was raised.
+             */
+            raised?: string | null;
+            /**
+             * Format: date-time
+             * @description Since when it has been bad.
+             */
+            since: string;
+            /** @description `pending`, `raised` or `acknowledged`. */
+            state: components["schemas"]["AlarmState"];
+            /** @description What: `/api/v1/vms/…`. */
+            target: string;
+            /**
+             * Format: double
+             * @description The number that was seen last, in the metric's unit; how many events there were.
+             */
+            value: number;
+        };
         /** @description What a guest's agent says of the guest. */
         AgentInfo: {
             /** @description The guest's own host name. */
@@ -1121,6 +1240,72 @@ export interface components {
             os?: string | null;
             /** @description The agent's version. */
             version: string;
+        };
+        /** @description An alarm. */
+        Alarm: components["schemas"]["AlarmDefinition"] & {
+            /** @description Whether every host has it: it can be changed and switched off, and not deleted. */
+            built_in?: boolean;
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created: string;
+            /** @description What it is now. */
+            status: components["schemas"]["AlarmStatus"];
+        };
+        /** @description What is done when an alarm is raised, and when it is cleared. */
+        AlarmAction: {
+            /**
+             * @description Runs this program of the host as the daemon's user: its path and its arguments. No shell reads them. The variables
+             *     `TESSERA_ALARM…` of its environment tell which alarm; what it prints is kept in an event.
+             */
+            command?: string[];
+            /**
+             * Format: int32
+             * @description How many seconds it may take.
+             */
+            timeout?: number;
+            /** @description Sends what happened there as JSON by HTTP POST: again, more and more seldom, if nobody answers. Either this or `command` is given. */
+            webhook?: string | null;
+        };
+        /** @description What an alarm should be: what its owner says of it. */
+        AlarmDefinition: {
+            /** @description What is done when it is raised and when it is cleared. Only administrators of the whole host see them. */
+            actions?: components["schemas"]["AlarmAction"][];
+            /** @description What it is for, and what to do about it. */
+            description?: string;
+            /** @description Whether it watches at all. */
+            enabled?: boolean;
+            /** @description Its name, which stays. */
+            name: components["schemas"]["Name"];
+            /** @description What it watches: all there is of that kind if nothing is said. */
+            scope?: components["schemas"]["AlarmScope"];
+            /** @description How bad it is. */
+            severity?: components["schemas"]["Severity"];
+            /** @description When it is raised, and when it is cleared. */
+            trigger: components["schemas"]["Trigger"];
+        };
+        /** @description Which things an alarm watches. Nothing said is all of them. */
+        AlarmScope: {
+            /** @description Guests that carry all these labels. */
+            labels?: {
+                [key: string]: string;
+            };
+            pool?: components["schemas"]["Name"] | null;
+            /** @description The guest of this name or id; its id is kept. */
+            vm?: string | null;
+        };
+        /**
+         * @description Where an alarm is.
+         * @enum {string}
+         */
+        AlarmState: "off" | "ok" | "pending" | "acknowledged" | "raised";
+        /** @description What an alarm is at the moment. */
+        AlarmStatus: {
+            /** @description What of that is not good, the oldest first. */
+            active?: components["schemas"]["ActiveAlarm"][];
+            /** @description The worst of what it watches. */
+            state: components["schemas"]["AlarmState"];
         };
         /**
          * @description When a volume takes its room on the host.
@@ -1353,6 +1538,23 @@ export interface components {
              * @description When it happened.
              */
             time: string;
+        };
+        /** @description Events of a kind happen to something. The alarm is cleared once none has happened to it for `within` seconds. */
+        EventTrigger: {
+            /**
+             * Format: int32
+             * @description How many there have to be.
+             */
+            count?: number;
+            /** @description Only those whose detail `how` is one of these: `panic`, `killed`; all of them if none is named. */
+            how?: string[];
+            /** @description The kind of event: `vm.crashed`. Those of alarms themselves are none. */
+            kind: string;
+            /**
+             * Format: int32
+             * @description Within how many seconds.
+             */
+            within?: number;
         };
         /** @description A program to run in a guest. */
         Exec: {
@@ -1808,6 +2010,28 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_Alarm: {
+            /** @description What is on it. */
+            items: (components["schemas"]["AlarmDefinition"] & {
+                /** @description Whether every host has it: it can be changed and switched off, and not deleted. */
+                built_in?: boolean;
+                /**
+                 * Format: date-time
+                 * @description When it was made.
+                 */
+                created: string;
+                /** @description What it is now. */
+                status: components["schemas"]["AlarmStatus"];
+            })[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_AuditEntry: {
             /** @description What is on it. */
             items: {
@@ -2181,6 +2405,37 @@ export interface components {
             /** @description What to show: `Authorization: Bearer SECRET`. */
             secret: string;
         };
+        /**
+         * @description What can be watched.
+         * @enum {string}
+         */
+        Metric: "pool.used" | "disk.room" | "agent.silent" | "host.memory" | "host.cpu" | "expiry.days";
+        /** @description A number is beyond a threshold for a while. */
+        MetricTrigger: {
+            /**
+             * Format: double
+             * @description It is bad above this, in the metric's unit. Either this or `below` is given.
+             */
+            above?: number | null;
+            /**
+             * Format: double
+             * @description It is bad below this.
+             */
+            below?: number | null;
+            /**
+             * Format: double
+             * @description What was bad is good again only when it is not beyond this, so that a number that wavers raises one alarm and not a hundred. The
+             *     threshold itself if nothing is said.
+             */
+            clear?: number | null;
+            /**
+             * Format: int32
+             * @description For how many seconds it has to be bad at every look before the alarm is raised.
+             */
+            for?: number;
+            /** @description The number. */
+            of: components["schemas"]["Metric"];
+        };
         /** @example web-1 */
         Name: string;
         /** @description What a network card is connected to. */
@@ -2552,6 +2807,11 @@ export interface components {
             role: components["schemas"]["Role"];
             user?: components["schemas"]["Name"] | null;
         };
+        /**
+         * @description How bad something is.
+         * @enum {string}
+         */
+        Severity: "info" | "warning" | "critical";
         /** @description A number of bytes, or text such as "512MiB"; answers have the number. */
         Size: number | string;
         /** @description Where a file comes from. */
@@ -2663,6 +2923,14 @@ export interface components {
             name: components["schemas"]["Name"];
             /** @description What it may do. */
             role: components["schemas"]["Role"];
+        };
+        /** @description When an alarm is raised. */
+        Trigger: {
+            /** @description A number is beyond a threshold. */
+            metric: components["schemas"]["MetricTrigger"];
+        } | {
+            /** @description Something happens, or happens often. */
+            event: components["schemas"]["EventTrigger"];
         };
         /** @description A file that is being uploaded, or has been. */
         UploadStatus: {
@@ -2863,6 +3131,271 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    list: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of alarms */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Alarm"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AlarmDefinition"];
+            };
+        };
+        responses: {
+            /** @description The alarm */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Alarm"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                alarm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The alarm */
+            200: {
+                headers: {
+                    /** @description What its definition is a version of */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Alarm"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                alarm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is there no more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    edit: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if its definition is still this version */
+                "If-Match"?: string | null;
+            };
+            path: {
+                /** @description Its name */
+                alarm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The alarm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Alarm"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    acknowledge: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name */
+                alarm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Acknowledge"];
+            };
+        };
+        responses: {
+            /** @description The alarm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Alarm"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    test: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name */
+                alarm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being tried */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list: {
         parameters: {
             query?: {

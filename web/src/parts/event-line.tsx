@@ -8,12 +8,13 @@ import { When } from "./basics";
 
 /** What happened, in words; English ones of the daemon where the catalogue has none. */
 export function words(event: Event): string {
-  const known = told("event", event.kind, "");
+  const { alarm } = (event.details ?? {}) as { alarm?: string };
+  const known = told("event", event.kind, "", { alarm: alarm ?? "" });
   return known || event.message;
 }
 
 export function tone(event: Event): "risk" | "good" | "" {
-  if (/crashed|failed|not-stopped/.test(event.kind)) return "risk";
+  if (/crashed|failed|not-stopped|alarm.raised/.test(event.kind)) return "risk";
   return /started|created|resumed/.test(event.kind) ? "good" : "";
 }
 

@@ -4,7 +4,7 @@ import type { Powers } from "../api/session";
 import type { Key } from "../text";
 import type { IconName } from "./icon";
 
-type To = "/" | "/guests" | "/images" | "/storage" | "/networks" | "/tasks" | "/events" | "/access" | "/audit" | "/host";
+type To = "/" | "/guests" | "/images" | "/storage" | "/networks" | "/tasks" | "/events" | "/alarms" | "/access" | "/audit" | "/host";
 
 interface Place {
   to: To;
@@ -26,6 +26,7 @@ export const PLACES: readonly Place[] = [
   { to: "/networks", name: "networks", icon: "networks", group: "have", may: anybody },
   { to: "/tasks", name: "tasks", icon: "tasks", group: "know", may: anybody },
   { to: "/events", name: "events", icon: "events", group: "know", may: anybody },
+  { to: "/alarms", name: "alarms", icon: "bell", group: "know", may: anybody },
   { to: "/access", name: "access", icon: "access", group: "know", may: (powers) => powers.own },
   { to: "/audit", name: "audit", icon: "audit", group: "know", may: (powers) => powers.own },
   { to: "/host", name: "host", icon: "host", group: "know", may: anybody },

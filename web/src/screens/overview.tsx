@@ -5,8 +5,9 @@ import { Link } from "@tanstack/react-router";
 import { at, type Vm } from "../api/client";
 import { seriesOf, useHistory } from "../api/history";
 import { type Live, selectEvents, selectLoads, selectTasks, selectVms, useLive } from "../api/live";
-import { useHost } from "../api/queries";
+import { useAlarms, useHost } from "../api/queries";
 import { usePowers } from "../api/session";
+import { raisedOf } from "../parts/alarm";
 import { Card, Code, Empty, Loading, Problem, Screen, State } from "../parts/basics";
 import { Icon } from "../parts/icon";
 import { Meter, Spark } from "../parts/meter";
@@ -28,6 +29,7 @@ export function Overview() {
   const under = t("overview.under", { n: vms.length, running, cpus: host.cpus, engine: host.engine.engine });
   return (
     <Screen title={<bdi>{host.name}</bdi>} name={t("overview")} under={under} actions={create}>
+      <Alarms />
       <Meters host={host} vms={vms} />
       <p className="hint">{t("meter.hour")} <Link to="/host">{t("usage.more")}</Link></p>
       {vms.length === 0 ? <First manage={manage} /> : (
@@ -37,6 +39,23 @@ export function Overview() {
         <Running /><Top vms={vms} /><Latest />
       </div>
     </Screen>
+  );
+}
+
+/** What is raised that nobody knows of, if anything is. */
+function Alarms() {
+  const { data } = useAlarms();
+  const waiting = raisedOf(data ?? []).filter(({ one }) => !one.acknowledged);
+  if (waiting.length === 0) return null;
+  const critical = waiting.some(({ alarm }) => alarm.severity === "critical");
+  return (
+    <div className={critical ? "notice risk" : "notice"} role="status">
+      <Icon name="bell" />
+      <div>
+        {waiting.slice(0, 5).map(({ alarm, one }) => <p key={`${alarm.name}${one.target}`}><strong><bdi>{one.name}</bdi></strong> · <bdi>{alarm.name}</bdi>: <bdi>{one.message}</bdi></p>)}
+        <p><Link to="/alarms">{t("alarms.bell", { n: waiting.length })}</Link></p>
+      </div>
+    </div>
   );
 }
 

@@ -40,9 +40,9 @@ export function fill(pattern: string, values: Values): string {
 }
 
 /** The text of a key that is made of words of the daemon; `other` where the catalogue does not know it. */
-export function told(prefix: string, word: string, other: string): string {
+export function told(prefix: string, word: string, other: string, values: Values = {}): string {
   const key = `${prefix}.${word}`;
-  return key in en ? t(key as Key) : other;
+  return key in en ? t(key as Key, values) : other;
 }
 
 export function number(n: number, digits = 0): string {
