@@ -2,12 +2,14 @@
 
 mod cli;
 mod client;
+mod colour;
 mod console;
 mod devices;
 mod failure;
 mod network;
 mod progress;
 mod socket;
+mod top;
 
 use std::backtrace::Backtrace;
 use std::process::ExitCode;

@@ -17,6 +17,7 @@ mod shell;
 mod stats;
 mod storage;
 mod template;
+mod top;
 mod vm;
 mod vm_create;
 mod vm_devices;
@@ -53,6 +54,8 @@ enum Command {
     /// Make, start, stop, change and watch the guests of a host
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Watch what guests use, live
+    Top(top::TopArgs),
     /// Make, change and watch the networks of a host
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -101,6 +104,7 @@ impl Cli {
             Command::Image(args) => wait_for(args.execute(&self.host))?,
             Command::Host(args) => wait_for(args.execute(&self.host))?,
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
+            Command::Top(args) => wait_for(args.execute(&self.host))?,
             Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Pool(command) => wait_for(command.execute(&self.host))?,
             Command::Volume(command) => wait_for(command.execute(&self.host))?,

@@ -10,6 +10,9 @@ use crate::failure::{self, Failure, Result};
 /// The longest that the host is asked to wait for a task before we show how far it is.
 const GLANCE: &str = "1s";
 
+/// The longest that it is asked to wait where nobody looks.
+const LONG: &str = "30s";
+
 impl Client {
     /// Waits until a task has ended, with a bar on the terminal; gives what it gave.
     ///
@@ -27,6 +30,17 @@ impl Client {
             task = self.get(&format!("/tasks/{}", task.id), &[("wait", GLANCE.into())]).await?;
         }
         bar.finish_and_clear();
+        ended(task)
+    }
+
+    /// Waits until a task has ended, and shows nothing; gives what it gave.
+    ///
+    /// # Errors
+    /// As [`Client::wait`].
+    pub async fn settle(&self, mut task: Task) -> Result<Task> {
+        while !task.state.is_final() {
+            task = self.get(&format!("/tasks/{}", task.id), &[("wait", LONG.into())]).await?;
+        }
         ended(task)
     }
 

@@ -31,6 +31,8 @@ mod stats;
 mod storage;
 mod suspend;
 mod templates;
+mod terminal;
+mod top;
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
