@@ -73,6 +73,11 @@ impl Failure {
         Failure { status, message: message.to_string() }
     }
 
+    /// The same, with where it went wrong before it.
+    pub fn within(self, place: impl fmt::Display) -> Failure {
+        Failure { status: self.status, message: format!("{place}: {}", self.message) }
+    }
+
     /// No host answers.
     pub fn unreachable(message: impl fmt::Display) -> Failure {
         Failure::new(Status::Unreachable, message)

@@ -8,6 +8,7 @@ mod devices;
 mod failure;
 mod network;
 mod progress;
+mod site;
 mod socket;
 mod top;
 

@@ -1,6 +1,7 @@
 //! The verbs of the command line, one file each.
 
 mod access;
+mod apply;
 mod backup;
 mod boot;
 mod history;
@@ -68,6 +69,12 @@ enum Command {
     /// Make, show and remove templates, which guests are made from
     #[command(subcommand)]
     Template(template::TemplateCommand),
+    /// Make a host what a file says: pools, networks, volumes, templates, guests, users
+    Apply(apply::ApplyArgs),
+    /// Show what tessera apply would do; the exit status says whether that is anything
+    Diff(apply::DiffArgs),
+    /// Print what a host has as a file for tessera apply
+    Export(apply::ExportArgs),
     /// Follow the changes that a host makes
     #[command(subcommand)]
     Task(records::TaskCommand),
@@ -109,6 +116,9 @@ impl Cli {
             Command::Pool(command) => wait_for(command.execute(&self.host))?,
             Command::Volume(command) => wait_for(command.execute(&self.host))?,
             Command::Template(command) => wait_for(command.execute(&self.host))?,
+            Command::Apply(args) => wait_for(args.execute(&self.host))?,
+            Command::Diff(args) => return wait_for(args.execute(&self.host)),
+            Command::Export(args) => wait_for(args.execute(&self.host))?,
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
             Command::Token(command) => wait_for(command.execute(&self.host))?,

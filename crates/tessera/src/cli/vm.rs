@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use api::{List, Task, Vm, VmDefinition};
+use api::{Task, Vm, VmDefinition};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use crate::cli::inside;
 use crate::cli::output::{Column, OutputOption, age, print, say, size};
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
+pub use crate::client::everything;
 use crate::client::{Client, HostOption, segment};
 use crate::console::terminal::RawTerminal;
 use crate::failure::{self, Failure, Result, Status};
@@ -360,22 +361,6 @@ async fn list(client: &Client, args: ListArgs) -> Result<()> {
 /// A query of those parameters that are there.
 pub fn query<'a>(parameters: &[(&'a str, Option<String>)]) -> Vec<(&'a str, String)> {
     parameters.iter().filter_map(|(name, value)| Some((*name, value.clone()?))).collect()
-}
-
-/// All items of a list, page by page.
-///
-/// # Errors
-/// If the host cannot be reached or refuses.
-pub async fn everything(client: &Client, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
-    let mut items = Vec::new();
-    let mut query = query.to_vec();
-    loop {
-        let page: List<Value> = client.get(path, &query).await?;
-        items.extend(page.items);
-        let Some(next) = page.next else { return Ok(items) };
-        query.retain(|(name, _)| *name != "cursor");
-        query.push(("cursor", next));
-    }
 }
 
 /// Begins a change, and waits for it if that is wanted.

@@ -27,6 +27,7 @@ mod sandbox;
 #[path = "../../../storage/tests/images/server.rs"]
 #[allow(dead_code)]
 mod server;
+mod site;
 mod stats;
 mod storage;
 mod suspend;
