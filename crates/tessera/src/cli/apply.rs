@@ -1,13 +1,12 @@
 //! `tessera apply`, `tessera diff` and `tessera export`: a whole host as text.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::output::{OutputOption, print, say};
+use crate::cli::output::{OutputOption, agreed, print, say};
 use crate::client::{Client, HostOption};
 use crate::colour;
 use crate::failure::{self, Failure, Result, Status};
@@ -142,7 +141,7 @@ impl ApplyArgs {
         if planned.steps.is_empty() && !self.undo {
             return Ok(());
         }
-        if !self.yes && !agreed()? {
+        if !self.yes && !agreed("Do this?")? {
             return Err(Failure::new(Status::NotNow, "nothing has been done"));
         }
         // Somebody may have been quicker than the answer.
@@ -177,19 +176,6 @@ impl Aim {
             None => applier.undone().await,
         }
     }
-}
-
-/// Asks whether to go on.
-fn agreed() -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::input("there is no terminal to ask at: give --yes"));
-    }
-    eprint!("Do this? [y/N] ");
-    let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    read.map_err(|error| Failure::input(format!("the terminal: {error}")))?;
-    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 fn print_schema() -> Result<()> {

@@ -17,12 +17,14 @@ mod run;
 mod shell;
 mod stats;
 mod storage;
+mod targets;
 mod template;
 mod top;
 mod vm;
 mod vm_create;
 mod vm_devices;
 mod vmm;
+mod waiting;
 
 use std::process::ExitCode;
 

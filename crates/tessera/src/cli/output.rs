@@ -1,6 +1,6 @@
 //! How answers are shown: tables for people, JSON and YAML for programs.
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Write};
 
 use api::{Size, Time};
 use clap::{Args, ValueEnum};
@@ -150,6 +150,23 @@ pub fn say(text: &str) {
     } else {
         print(&format!("{text}\n"));
     }
+}
+
+/// Asks whether to go on.
+///
+/// # Errors
+/// If there is no terminal to ask at.
+pub fn agreed(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::input("there is no terminal to ask at: give --yes"));
+    }
+    eprint!("{question} [y/N] ");
+    // What cannot be shown cannot be answered, either.
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| Failure::input(format!("the terminal: {error}")))?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 /// How long ago a moment was: the two largest units.

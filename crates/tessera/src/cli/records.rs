@@ -1,5 +1,7 @@
 //! `tessera task …` and `tessera event …`: what goes on, and what happened.
 
+use std::time::Duration;
+
 use api::{Event, Task};
 use clap::Subcommand;
 use reqwest::Method;
@@ -34,6 +36,9 @@ pub enum TaskCommand {
     Wait {
         /// Its id
         task: String,
+        /// Wait so many seconds at most; it goes on then, and the exit status is 8
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
     },
     /// Call a task off
     Cancel {
@@ -65,9 +70,9 @@ impl TaskCommand {
             TaskCommand::Show { task, output } => {
                 output.one(&client.get(&format!("/tasks/{}", segment(&task)?), &[]).await?)
             }
-            TaskCommand::Wait { task } => {
+            TaskCommand::Wait { task, timeout } => {
                 let task = client.get(&format!("/tasks/{}", segment(&task)?), &[]).await?;
-                ended(client.wait(task).await?).map(drop)
+                ended(client.wait(task, timeout.map(Duration::from_secs)).await?).map(drop)
             }
             TaskCommand::Cancel { task } => {
                 let path = format!("/tasks/{}", segment(&task)?);

@@ -3,16 +3,19 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use api::{Task, Vm, VmDefinition};
+use api::{Task, Vm, VmDefinition, VmState};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
-use crate::cli::output::{Column, OutputOption, age, print, say, size};
+use crate::cli::output::{Column, OutputOption, age, agreed, print, say, size};
+use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
+use crate::cli::waiting::all_at_once;
+pub use crate::cli::waiting::{WaitOption, change, done};
 pub use crate::client::everything;
 use crate::client::{Client, HostOption, segment};
 use crate::console::terminal::RawTerminal;
@@ -138,20 +141,11 @@ pub struct ListArgs {
     watch: bool,
 }
 
-/// Whether to wait for a change.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct WaitOption {
-    /// Do not wait until it is done
-    #[arg(long)]
-    no_wait: bool,
-}
-
 /// Arguments of verbs.
 #[derive(Debug, Args)]
 pub struct VerbArgs {
-    /// Their names or ids
-    #[arg(required = true, value_name = "VM")]
-    vms: Vec<String>,
+    #[command(flatten)]
+    targets: Targets,
     #[command(flatten)]
     wait: WaitOption,
 }
@@ -181,6 +175,9 @@ pub struct DeleteArgs {
     /// or else by the guest's
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
     keep_disks: Option<Option<api::Name>>,
+    /// Do not ask before all guests, or those with a label, are removed
+    #[arg(short, long)]
+    yes: bool,
 }
 
 /// Arguments of `tessera vm edit`.
@@ -282,17 +279,33 @@ impl VmCommand {
             }
             VmCommand::Create(args) => args.execute(&client).await,
             VmCommand::Clone { vm, name, wait } => clone(&client, &vm, &name, wait).await,
-            VmCommand::Start(args) => each(&client, &args, "start", "runs", None).await,
-            VmCommand::Stop(args) => each(&client, &args, "stop", "does not run", None).await,
-            VmCommand::Reset(args) => each(&client, &args, "reset", "has been reset", None).await,
-            VmCommand::Pause(args) => each(&client, &args, "pause", "stands still", None).await,
-            VmCommand::Resume(args) => each(&client, &args, "resume", "goes on", None).await,
-            VmCommand::Suspend(args) => each(&client, &args, "suspend", "is on storage", None).await,
+            VmCommand::Start(args) => {
+                each(&client, &args, ("start", "runs", |state| !state.is_alive()), None).await
+            }
+            VmCommand::Stop(args) => {
+                each(&client, &args, ("stop", "does not run", VmState::is_alive), None).await
+            }
+            VmCommand::Reset(args) => {
+                each(&client, &args, ("reset", "has been reset", VmState::is_alive), None).await
+            }
+            VmCommand::Pause(args) => {
+                each(&client, &args, ("pause", "stands still", |state| state == VmState::Running), None).await
+            }
+            VmCommand::Resume(args) => {
+                let fits = |state| matches!(state, VmState::Paused | VmState::Suspended);
+                each(&client, &args, ("resume", "goes on", fits), None).await
+            }
+            VmCommand::Suspend(args) => {
+                let fits = |state| matches!(state, VmState::Running | VmState::Paused);
+                each(&client, &args, ("suspend", "is on storage", fits), None).await
+            }
             VmCommand::Shutdown(args) => {
-                each(&client, &args.verb, "shutdown", "has powered itself off", Some(&args.body())).await
+                let verb = ("shutdown", "has powered itself off", VmState::is_alive as fn(VmState) -> bool);
+                each(&client, &args.verb, verb, Some(&args.body())).await
             }
             VmCommand::Reboot(args) => {
-                each(&client, &args.verb, "reboot", "has started again", Some(&args.body())).await
+                let verb = ("reboot", "has started again", VmState::is_alive as fn(VmState) -> bool);
+                each(&client, &args.verb, verb, Some(&args.body())).await
             }
             VmCommand::Edit(args) => edit(&client, args).await,
             VmCommand::Disk(command) => command.execute(&client).await,
@@ -363,42 +376,19 @@ pub fn query<'a>(parameters: &[(&'a str, Option<String>)]) -> Vec<(&'a str, Stri
     parameters.iter().filter_map(|(name, value)| Some((*name, value.clone()?))).collect()
 }
 
-/// Begins a change, and waits for it if that is wanted.
-///
-/// # Errors
-/// If it cannot be begun, or fails.
-pub async fn change(
+/// Does a verb with guests; those meant by a label or as all only where their state is one for it.
+async fn each(
     client: &Client,
-    method: Method,
-    path: &str,
-    query: &[(&str, String)],
+    args: &VerbArgs,
+    (verb, what, fits): (&str, &str, fn(VmState) -> bool),
     body: Option<&Value>,
-    wait: WaitOption,
-) -> Result<Task> {
-    let task: Task = client.change(method, path, query, body).await?;
-    if wait.no_wait {
-        return Ok(task);
-    }
-    client.wait(task).await
-}
-
-/// What is said of a change.
-pub fn done(name: &str, what: &str, task: &Task) {
-    if task.state.is_final() {
-        say(&format!("{name} {what}"));
-    } else {
-        say(&format!("task {}", task.id));
-    }
-}
-
-async fn each(client: &Client, args: &VerbArgs, verb: &str, what: &str, body: Option<&Value>) -> Result<()> {
-    on_all(&args.vms, async |vm| {
+) -> Result<()> {
+    let vms = args.targets.find(client, fits).await?;
+    let begin = async |vm: &str| {
         let path = format!("/vms/{}/{verb}", segment(vm)?);
-        let task = change(client, Method::POST, &path, &[], body, args.wait).await?;
-        done(vm, what, &task);
-        Ok(())
-    })
-    .await
+        client.change(Method::POST, &path, &[], body).await
+    };
+    all_at_once(client, &vms, begin, |_| what.to_owned(), args.wait).await
 }
 
 async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) -> Result<()> {
@@ -409,44 +399,31 @@ async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) ->
 }
 
 async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
-    on_all(&args.verb.vms, async |vm| {
-        let name = args.keep_disks.as_ref().map(|name| name.as_ref().map(ToString::to_string));
-        let keep = name.is_some().to_string();
-        let query = query(&[
-            ("force", Some(args.force.to_string())),
-            ("keep_disks", Some(keep)),
-            ("keep_as", name.flatten()),
-        ]);
-        let path = format!("/vms/{}", segment(vm)?);
-        let task = change(client, Method::DELETE, &path, &query, None, args.verb.wait).await?;
+    let vms = args.verb.targets.find(client, |_| true).await?;
+    if !args.yes && !args.verb.targets.are_named() && !vms.is_empty() {
+        let what = if args.keep_disks.is_some() { "" } else { " with their disks" };
+        if !agreed(&format!("Remove {}{what}?", vms.join(", ")))? {
+            return Err(Failure::new(Status::NotNow, "nothing has been done"));
+        }
+    }
+    let name = args.keep_disks.as_ref().map(|name| name.as_ref().map(ToString::to_string));
+    let keep = name.is_some().to_string();
+    let query = query(&[
+        ("force", Some(args.force.to_string())),
+        ("keep_disks", Some(keep)),
+        ("keep_as", name.flatten()),
+    ]);
+    let begin =
+        async |vm: &str| client.change(Method::DELETE, &format!("/vms/{}", segment(vm)?), &query, None).await;
+    let what = |task: &Task| {
         let volumes = task.result["volumes"].as_array().into_iter().flatten();
         let volumes: Vec<_> = volumes.filter_map(|volume| volume["name"].as_str()).collect();
         match volumes.as_slice() {
-            [] => done(vm, "has been deleted", &task),
-            names => {
-                done(vm, &format!("has been deleted; its disks are volumes now: {}", names.join(", ")), &task)
-            }
+            [] => "has been deleted".to_owned(),
+            names => format!("has been deleted; its disks are volumes now: {}", names.join(", ")),
         }
-        Ok(())
-    })
-    .await
-}
-
-/// Does it with all of them; those that fail do not keep it from the others. Ends as the first failure.
-///
-/// # Errors
-/// If it fails with one of them.
-pub async fn on_all(names: &[String], each: impl AsyncFn(&str) -> Result<()>) -> Result<()> {
-    let mut first = Ok(());
-    for name in names {
-        if let Err(failure) = each(name).await {
-            if names.len() > 1 {
-                eprintln!("tessera: {name}: {failure}");
-            }
-            first = first.and(Err(failure));
-        }
-    }
-    first
+    };
+    all_at_once(client, &vms, begin, what, args.verb.wait).await
 }
 
 async fn edit(client: &Client, args: EditArgs) -> Result<()> {

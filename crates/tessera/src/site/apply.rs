@@ -109,7 +109,7 @@ impl<'a> Applier<'a> {
         body: Option<&Value>,
     ) -> Result<Task> {
         let task = self.client.change(method, path, query, body).await?;
-        self.client.wait(task).await
+        self.client.wait(task, None).await
     }
 
     async fn verb(&self, key: &Key, verb: &str, body: Option<&Value>) -> Result<Task> {

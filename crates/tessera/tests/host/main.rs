@@ -31,6 +31,7 @@ mod site;
 mod stats;
 mod storage;
 mod suspend;
+mod targets;
 mod templates;
 mod terminal;
 mod top;
