@@ -11,7 +11,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Who did what from where: all that changed something, and what was refused; the newest first. */
+        /**
+         * Who did what from where: all that changed something, and what was refused; the newest first. As a stream (`Accept: text/event-stream`) an
+         *     event `ready`, and then every entry from now on that the filter lets through as an event `entry`.
+         */
         get: operations["list"];
         put?: never;
         post?: never;
@@ -29,8 +32,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What happened, the oldest first; as a stream (`Accept: text/event-stream`) also what happens from now on, after `Last-Event-ID`
-         *     if that is given.
+         * What happened, the oldest first; as a stream (`Accept: text/event-stream`) what happens from now on, after `Last-Event-ID` if that is
+         *     given, and of that what the filter lets through.
          */
         get: operations["list"];
         put?: never;

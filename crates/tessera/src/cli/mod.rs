@@ -8,6 +8,7 @@ mod history;
 mod host;
 mod image;
 mod inside;
+mod listing;
 mod log;
 mod network;
 pub mod options;

@@ -7,10 +7,11 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::cli::listing::{WatchOption, log, show};
 use crate::cli::output::{Column, OutputOption, age, say};
-use crate::cli::vm::{everything, query};
+use crate::cli::vm::query;
 use crate::client::{HostOption, ended, segment};
-use crate::failure::{self, Failure, Result};
+use crate::failure::{self, Result};
 
 /// What can be done with tasks.
 #[derive(Debug, Subcommand)]
@@ -24,6 +25,8 @@ pub enum TaskCommand {
         /// Only those that this fits: state=failed, action=vm.*, with commas between
         #[arg(short, long, value_name = "TERMS")]
         filter: Option<String>,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Show everything about a task
     Show {
@@ -51,7 +54,7 @@ const TASKS: [Column<Task>; 7] = [
     Column::text("ACTION", |task| task.action.clone()),
     Column::text("NAME", |task| task.name.clone()),
     Column::text("STATE", |task| format!("{:?}", task.state).to_lowercase()),
-    Column::text("AGE", |task| age(task.created)),
+    Column::text("AGE", |task: &Task| age(task.created)).passing(),
     Column::text("ACTOR", |task| task.actor.clone()),
     Column::text("WHAT", |task| {
         task.error.as_ref().map_or_else(|| task.step.clone(), |error| error.detail.clone())
@@ -64,8 +67,8 @@ impl TaskCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         match self {
-            TaskCommand::Ls { output, filter } => {
-                output.list(&everything(&client, "/tasks", &query(&[("filter", filter)])).await?, &TASKS)
+            TaskCommand::Ls { output, filter, watch } => {
+                show(&client, "/tasks", &query(&[("filter", filter)]), &TASKS, (output, watch)).await
             }
             TaskCommand::Show { task, output } => {
                 output.one(&client.get(&format!("/tasks/{}", segment(&task)?), &[]).await?)
@@ -96,9 +99,8 @@ pub enum EventCommand {
         /// Only those that this fits: kind=vm.*, name=web-1, with commas between
         #[arg(short, long, value_name = "TERMS")]
         filter: Option<String>,
-        /// Go on showing what happens
-        #[arg(short, long)]
-        watch: bool,
+        #[command(flatten)]
+        watch: WatchOption,
     },
 }
 
@@ -115,24 +117,6 @@ impl EventCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         let EventCommand::Ls { output, filter, watch } = self;
-        output.list(&everything(&client, "/events", &query(&[("filter", filter)])).await?, &EVENTS)?;
-        if !watch {
-            return Ok(());
-        }
-        let show = |kind: &str, data: &str| {
-            if kind == "event" {
-                let event: Value =
-                    serde_json::from_str(data).map_err(|error| Failure::internal(error.to_string()))?;
-                if output.is_table() {
-                    let event: Event = serde_json::from_value(event)
-                        .map_err(|error| Failure::internal(error.to_string()))?;
-                    say(&EVENTS.iter().map(|column| (column.cell)(&event)).collect::<Vec<_>>().join("  "));
-                } else {
-                    output.one(&event)?;
-                }
-            }
-            Ok(true)
-        };
-        client.stream("/events", show).await
+        log(&client, "/events", &query(&[("filter", filter)]), &EVENTS, (output, watch)).await
     }
 }

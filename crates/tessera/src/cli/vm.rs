@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
-use crate::cli::output::{Column, OutputOption, age, agreed, print, say, size};
+use crate::cli::listing::{WatchOption, show};
+use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
 use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
@@ -136,9 +137,8 @@ pub struct ListArgs {
     /// Sort by this field; - before it for the other way round
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
     sort: Option<String>,
-    /// Go on showing changes as they happen
-    #[arg(short, long)]
-    watch: bool,
+    #[command(flatten)]
+    watch: WatchOption,
 }
 
 /// Arguments of verbs.
@@ -244,7 +244,7 @@ impl ApplyOption {
 const COLUMNS: [Column<Vm>; 10] = [
     Column::text("NAME", |vm: &Vm| vm.definition.name.to_string()),
     Column::text("STATE", |vm: &Vm| vm.status.state.word().to_owned()),
-    Column::text("SINCE", |vm: &Vm| age(vm.status.since)),
+    Column::text("SINCE", |vm: &Vm| age(vm.status.since)).passing(),
     Column::number("CPUS", |vm: &Vm| vm.definition.cpus.to_string()),
     Column::number("MEMORY", |vm: &Vm| size(vm.definition.memory)),
     Column::text("IMAGE", |vm: &Vm| {
@@ -343,32 +343,7 @@ impl CloseArgs {
 
 async fn list(client: &Client, args: ListArgs) -> Result<()> {
     let query = query(&[("filter", args.filter), ("sort", args.sort)]);
-    let vms = everything(client, "/vms", &query).await?;
-    args.output.list(&vms, &COLUMNS)?;
-    if !args.watch {
-        return Ok(());
-    }
-    let mut ready = false;
-    let show = |kind: &str, data: &str| {
-        match kind {
-            "ready" => ready = true,
-            "put" if ready => {
-                let vm: Value =
-                    serde_json::from_str(data).map_err(|error| Failure::internal(error.to_string()))?;
-                if args.output.is_table() {
-                    let vm: Vm =
-                        serde_json::from_value(vm).map_err(|error| Failure::internal(error.to_string()))?;
-                    say(&format!("{} {}", vm.definition.name, vm.status.state.word()));
-                } else {
-                    args.output.one(&vm)?;
-                }
-            }
-            "delete" if ready => say(&format!("deleted {data}")),
-            _ => {}
-        }
-        Ok(true)
-    };
-    client.stream("/vms", show).await
+    show(client, "/vms", &query, &COLUMNS, (args.output, args.watch)).await
 }
 
 /// A query of those parameters that are there.

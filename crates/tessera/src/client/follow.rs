@@ -6,7 +6,7 @@ use api::Task;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, header};
 
-use super::{Client, ended};
+use super::{Client, encoded, ended};
 use crate::failure::{self, Failure, Result, Status};
 
 /// The longest that the host is asked to wait for a task before we show how far it is.
@@ -59,9 +59,14 @@ impl Client {
     ///
     /// # Errors
     /// If the host cannot be reached or refuses, or the stream breaks.
-    pub async fn stream(&self, path: &str, mut each: impl FnMut(&str, &str) -> Result<bool>) -> Result<()> {
-        let request =
-            self.request(Method::GET, &format!("/api/v1{path}")).header(header::ACCEPT, "text/event-stream");
+    pub async fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        mut each: impl FnMut(&str, &str) -> Result<bool>,
+    ) -> Result<()> {
+        let path = format!("/api/v1{path}{}", encoded(query));
+        let request = self.request(Method::GET, &path).header(header::ACCEPT, "text/event-stream");
         let mut response = self.send(request).await?;
         let mut waiting = Vec::new();
         let broken = |error: &dyn std::error::Error| Failure::internal(failure::chain(error));

@@ -65,7 +65,7 @@ pub async fn follow(client: Arc<Client>, interval: u64, out: mpsc::UnboundedSend
     let path = format!("/watch?stats={interval}");
     while !out.is_closed() {
         let mut begun = false;
-        let heard = client.stream(&path, |kind, data| {
+        let heard = client.stream(&path, &[], |kind, data| {
             if !std::mem::replace(&mut begun, true) && out.send(News::Begins).is_err() {
                 return Ok(false);
             }

@@ -19,6 +19,7 @@ mod inputs;
 mod inventory;
 mod keys;
 mod life;
+mod lists;
 mod log;
 mod networks;
 mod privileges;

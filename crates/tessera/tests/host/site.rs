@@ -10,7 +10,8 @@ use crate::terminal::AtTerminal;
 use crate::{Daemon, waits};
 
 impl Daemon {
-    fn text(&self, name: &str, text: &str) -> PathBuf {
+    /// A file with this text.
+    pub fn text(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
