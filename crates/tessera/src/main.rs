@@ -23,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 fn main() -> ExitCode {
+    cli::complete::answer();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version come as "errors" too; clap prints those on stdout.

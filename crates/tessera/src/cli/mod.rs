@@ -4,6 +4,7 @@ mod access;
 mod apply;
 mod backup;
 mod boot;
+pub mod complete;
 mod history;
 mod host;
 mod image;
@@ -95,8 +96,9 @@ enum Command {
     Audit(access::AuditCommand),
     /// Run one machine that another program drives over a socket: JSON-RPC 2.0, a message a line
     Vmm(vmm::VmmArgs),
-    /// Print the completions of a shell
-    Completions(shell::CompletionsArgs),
+    /// Print what has a shell complete commands, options and the names of what a host has
+    #[command(visible_alias = "completions")]
+    Completion(shell::CompletionArgs),
     /// Write the manual pages into a folder
     Man(shell::ManArgs),
 }
@@ -128,7 +130,7 @@ impl Cli {
             Command::User(command) => wait_for(command.execute(&self.host))?,
             Command::Audit(command) => wait_for(command.execute(&self.host))?,
             Command::Vmm(args) => args.execute()?,
-            Command::Completions(args) => args.execute(),
+            Command::Completion(args) => args.execute()?,
             Command::Man(args) => args.execute()?,
         }
         Ok(Status::Done.into())

@@ -4,6 +4,7 @@
 mod access;
 mod agent;
 mod backup;
+mod completion;
 mod crash;
 mod daemon;
 mod demo;
