@@ -1,7 +1,7 @@
 //! `tessera host`: the daemon of one machine, and what it says of itself.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::{HostDisk, HostInfo, HostNic, LoginLink};
 use clap::{Args, Subcommand};
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::cli::backup::{BackupArgs, RestoreArgs};
 use crate::cli::history::HistoryArgs;
+use crate::cli::host_config::{self, HostConfig};
 use crate::cli::log::LogArgs;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::{HostOption, default_state};
@@ -28,6 +29,9 @@ const LISTEN: &str = "127.0.0.1:7117";
 pub struct HostArgs {
     #[command(subcommand)]
     command: Option<HostCommand>,
+    /// Take from this file (TOML: keys are the names of these options) what they do not say [default: /etc/tessera/host.toml for root, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Keep the host's state in this folder [default: /var/lib/tessera, or ~/.local/state/tessera]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -38,10 +42,10 @@ pub struct HostArgs {
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The private key of that certificate (PEM)
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 }
 
@@ -106,12 +110,20 @@ impl HostArgs {
     async fn serve(self) -> Result<()> {
         let program =
             std::env::current_exe().map_err(|error| Failure::internal(format!("this program: {error}")))?;
+        let usual = rustix::process::geteuid().is_root().then_some(Path::new(host_config::USUAL));
+        let file = HostConfig::find(self.config.as_deref(), usual)?;
+        // A certificate without its own key is of no use.
+        let pair = match (self.tls_cert, self.tls_key) {
+            (None, None) => (file.tls_cert, file.tls_key),
+            said => said,
+        };
+        let listen = if self.listen.is_empty() { file.listen } else { self.listen };
         let config = Config {
-            state: self.state_dir.map_or_else(default_state, Ok)?,
-            listen: addresses(&self.listen)?,
-            socket: self.socket,
+            state: self.state_dir.or(file.state_dir).map_or_else(default_state, Ok)?,
+            listen: addresses(&listen)?,
+            socket: self.socket.or(file.socket),
             program,
-            certificate: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| Given { certificate, key }),
+            certificate: certificate(pair)?,
             announce,
         };
         let failed = |error: std::io::Error| Failure::internal(format!("signals: {error}"));
@@ -191,6 +203,15 @@ fn addresses(list: &[String]) -> Result<Vec<SocketAddr>> {
         text.parse().map_err(wrong)
     };
     list.into_iter().filter(|text| *text != "none").map(parse).collect()
+}
+
+fn certificate(pair: (Option<PathBuf>, Option<PathBuf>)) -> Result<Option<Given>> {
+    match pair {
+        (Some(certificate), Some(key)) => Ok(Some(Given { certificate, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Failure::input("--tls-cert: it needs --tls-key, too")),
+        (None, Some(_)) => Err(Failure::input("--tls-key: it needs --tls-cert, too")),
+    }
 }
 
 fn failure_of(error: DaemonError) -> Failure {

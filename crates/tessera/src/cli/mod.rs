@@ -7,6 +7,7 @@ mod boot;
 pub mod complete;
 mod history;
 mod host;
+mod host_config;
 mod image;
 mod inside;
 mod listing;

@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod backup;
 mod completion;
+mod config;
 mod crash;
 mod daemon;
 mod demo;
