@@ -61,7 +61,7 @@ fn named(path: &[String], argument: &str) -> Option<Named> {
         (_, "pool") => Named::Pool,
         (_, "volume" | "volumes") => Named::Volume,
         (_, "template" | "templates") => Named::Template,
-        (["image", "export" | "remove"], "name") | (_, "image") => Named::Image,
+        (["image", "export" | "show"], "name") | (["image", _], "names") | (_, "image") => Named::Image,
         (["task", _], "task") => Named::Task,
         (["token", _], "tokens") => Named::Token,
         _ => return None,

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use host::daemon::{self, Config, DaemonError};
 use host::tls::Given;
 use reqwest::Method;
+use sd_notify::NotifyState;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use crate::cli::backup::{BackupArgs, RestoreArgs};
 use crate::cli::history::HistoryArgs;
 use crate::cli::host_config::{self, HostConfig};
+use crate::cli::host_install::{InstallArgs, UninstallArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::{HostOption, default_state};
@@ -77,6 +79,11 @@ enum HostCommand {
     Log(LogArgs),
     /// Print the description of the API: OpenAPI 3.1
     Openapi,
+    /// Have systemd start this machine's host: puts the program, its unit, a configuration that says nothing yet, manual pages and
+    /// completions in their places
+    Install(InstallArgs),
+    /// Take away what install has put there; the configuration, what the host keeps, and guests that run stay
+    Uninstall(UninstallArgs),
     /// Print an address that logs in whoever opens it first, within ten minutes: for a browser
     Link,
 }
@@ -102,6 +109,8 @@ impl HostArgs {
             Some(HostCommand::Log(args)) => args.execute(host).await,
             Some(HostCommand::Backup(args)) => args.execute(host).await,
             Some(HostCommand::Restore(args)) => args.execute().await,
+            Some(HostCommand::Install(args)) => args.execute(),
+            Some(HostCommand::Uninstall(args)) => args.execute(),
             Some(HostCommand::Link) => link(host).await,
             None => self.serve().await,
         }
@@ -174,8 +183,11 @@ async fn part_of_host(host: &HostOption, part: &str) -> Result<Vec<Value>> {
     Ok(info[part].as_array().cloned().unwrap_or_default())
 }
 
-/// Says where the page is.
+/// Says where the page is, and tells systemd, if that has started the daemon, that it is there (sd_notify(3)).
 fn announce(pages: &[String]) {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!("systemd does not hear that the daemon is there: {error}");
+    }
     for page in pages {
         eprintln!("tessera: the page is at {page}");
     }

@@ -9,6 +9,9 @@ use crate::failure::{Failure, Result};
 /// Where root's daemon looks if it is told no other file.
 pub const USUAL: &str = "/etc/tessera/host.toml";
 
+/// A file that says nothing, and tells what it could.
+pub const TEMPLATE: &str = include_str!("host.toml");
+
 /// What a file can say: keys are the names of the options. A path that is not absolute is taken from the file's folder.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -90,6 +93,20 @@ mod tests {
         assert!(
             HostConfig::find(Some(nowhere), None).unwrap_err().to_string().contains("/nowhere/host.toml")
         );
+    }
+
+    #[test]
+    fn the_file_that_is_installed_tells_every_key_and_says_nothing() {
+        assert_eq!(HostConfig::parse(TEMPLATE).unwrap(), HostConfig::default());
+        let said: String = TEMPLATE.lines().map(|line| line.strip_prefix('#').unwrap_or(line)).fold(
+            String::new(),
+            |all, line| {
+                if line.starts_with(' ') { all } else { all + line + "\n" }
+            },
+        );
+        let config = HostConfig::parse(&said).unwrap();
+        assert!(config.state_dir.is_some() && !config.listen.is_empty() && config.socket.is_some());
+        assert!(config.tls_cert.is_some() && config.tls_key.is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod complete;
 mod history;
 mod host;
 mod host_config;
+mod host_install;
 mod image;
 mod inside;
 mod listing;

@@ -1,7 +1,9 @@
 //! `tessera completion` and `tessera man`: what shells and manuals know of the command line, made from it.
 
+use std::ffi::OsString;
+use std::fs::DirEntry;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::env::{self, EnvCompleter};
@@ -73,10 +75,30 @@ pub struct ManArgs {
 impl ManArgs {
     /// Writes one page for each command.
     pub fn execute(self) -> Result<()> {
-        let write = || {
-            std::fs::create_dir_all(&self.folder)?;
-            clap_mangen::generate_to(Cli::command(), &self.folder)
-        };
-        write().map_err(|error: io::Error| Failure::input(format!("{}: {error}", self.folder.display())))
+        write_manual(&self.folder)
+            .map_err(|error| Failure::input(format!("{}: {error}", self.folder.display())))
     }
+}
+
+fn write_manual(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(Cli::command(), folder)
+}
+
+/// The manual pages, with the names of their files.
+///
+/// # Errors
+/// If there is no room for temporary files.
+pub fn manual_pages() -> Result<Vec<(OsString, Vec<u8>)>> {
+    let pages = || {
+        let folder = tempfile::tempdir()?;
+        write_manual(folder.path())?;
+        let files = std::fs::read_dir(folder.path())?;
+        let page = |file: io::Result<DirEntry>| {
+            let file = file?;
+            Ok((file.file_name(), std::fs::read(file.path())?))
+        };
+        files.map(page).collect::<io::Result<Vec<_>>>()
+    };
+    pages().map_err(|error| Failure::internal(format!("the manual pages: {error}")))
 }

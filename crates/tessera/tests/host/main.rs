@@ -18,6 +18,7 @@ mod hostile;
 mod http;
 mod images;
 mod inputs;
+mod install;
 mod inventory;
 mod keys;
 mod life;
