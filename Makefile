@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page screens build web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-soak setup-image setup-host setup-test setup-deny setup-bench clean
+.PHONY: help demo test test-page screens build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,6 +34,9 @@ screens: setup-build setup-page web guests ## Take pictures of every screen of t
 
 build: web ## Build the release binary with its page
 	cargo build --release --package tessera
+
+deb: setup-deb build ## Make a Debian package, in build/
+	@packaging/deb $(TESSERA) $(BUILD)
 
 web: web/dist/index.html ## Build the page that the binary serves
 
@@ -104,6 +107,9 @@ setup-soak:
 
 setup-bench:
 	@scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio
+
+setup-deb:
+	@scripts/need dpkg-deb:dpkg strip:binutils
 
 setup-deny:
 	@cargo deny --version >/dev/null 2>&1 || scripts/need-deny $(BUILD)/tools

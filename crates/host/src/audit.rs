@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{AuditEntry, Time};
+use tokio::sync::broadcast;
 
 /// How long a file grows, bytes.
 const LONGEST: u64 = 16 << 20;
@@ -17,10 +18,15 @@ const FILES: u32 = 8;
 const REFUSALS: u64 = 60;
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// How many entries may wait for one watcher.
+const WAITING: usize = 256;
+
 /// The record.
 pub struct Audit {
     folder: PathBuf,
     state: Mutex<State>,
+    /// Entries as they are written.
+    written: broadcast::Sender<AuditEntry>,
 }
 
 struct State {
@@ -50,7 +56,11 @@ impl Audit {
     pub fn open(folder: &Path) -> io::Result<Audit> {
         let (file, length) = open(folder)?;
         let state = State { file, length, window: Instant::now(), refusals: 0, held: None };
-        Ok(Audit { folder: folder.to_owned(), state: Mutex::new(state) })
+        Ok(Audit {
+            folder: folder.to_owned(),
+            state: Mutex::new(state),
+            written: broadcast::channel(WAITING).0,
+        })
     }
 
     /// Writes an entry down. Those whom nobody knows could fill a disk with their refusals: of these only so many are written.
@@ -84,6 +94,8 @@ impl Audit {
         if let Err(error) = written {
             tracing::error!("the audit log cannot be written: {error}");
         }
+        // Nobody may watch.
+        let _ = self.written.send(entry.clone());
     }
 
     fn make_room(&self, state: &mut State) -> io::Result<()> {
@@ -98,6 +110,11 @@ impl Audit {
         }
         (state.file, state.length) = open(&self.folder)?;
         Ok(())
+    }
+
+    /// Entries from now on, as they are written.
+    pub fn follow(&self) -> broadcast::Receiver<AuditEntry> {
+        self.written.subscribe()
     }
 
     /// The latest entries, the newest first, `most` of them.

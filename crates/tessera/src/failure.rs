@@ -22,6 +22,8 @@ pub enum Status {
     NotAllowed = 6,
     /// No host answers.
     Unreachable = 7,
+    /// It goes on for longer than somebody wanted to wait.
+    TimedOut = 8,
     /// The guest said that it panicked.
     GuestPanic = 10,
     /// The guest reset itself, and `--no-reboot` was given.
@@ -51,7 +53,8 @@ Exit status:
    4  there is no such thing on the host
    5  it cannot be done as things stand
    6  the host does not let this user do it
-   7  no host answers";
+   7  no host answers
+   8  it goes on, for longer than --timeout";
 
 impl From<Status> for ExitCode {
     fn from(status: Status) -> ExitCode {
@@ -71,6 +74,11 @@ impl Failure {
     /// It ends with this status.
     pub fn new(status: Status, message: impl fmt::Display) -> Failure {
         Failure { status, message: message.to_string() }
+    }
+
+    /// The same, with where it went wrong before it.
+    pub fn within(self, place: impl fmt::Display) -> Failure {
+        Failure { status: self.status, message: format!("{place}: {}", self.message) }
     }
 
     /// No host answers.

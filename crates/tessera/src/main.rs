@@ -2,12 +2,15 @@
 
 mod cli;
 mod client;
+mod colour;
 mod console;
 mod devices;
 mod failure;
 mod network;
 mod progress;
+mod site;
 mod socket;
+mod top;
 
 use std::backtrace::Backtrace;
 use std::process::ExitCode;
@@ -20,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 fn main() -> ExitCode {
+    cli::complete::answer();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version come as "errors" too; clap prints those on stdout.

@@ -88,7 +88,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Who did what from where: all that changed something, and what was refused; the newest first. */
+        /**
+         * Who did what from where: all that changed something, and what was refused; the newest first. As a stream (`Accept: text/event-stream`) an
+         *     event `ready`, and then every entry from now on that the filter lets through as an event `entry`.
+         */
         get: operations["list"];
         put?: never;
         post?: never;
@@ -106,8 +109,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What happened, the oldest first; as a stream (`Accept: text/event-stream`) also what happens from now on, after `Last-Event-ID`
-         *     if that is given.
+         * What happened, the oldest first; as a stream (`Accept: text/event-stream`) what happens from now on, after `Last-Event-ID` if that is
+         *     given, and of that what the filter lets through.
          */
         get: operations["list"];
         put?: never;
@@ -504,6 +507,42 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sites": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All sites, by name. */
+        get: operations["list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sites/{site}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One site. */
+        get: operations["get"];
+        /** Remembers a site: whole, in place of what was remembered of it. Nothing of what it names is changed by that. */
+        put: operations["put"];
+        post?: never;
+        /** Forgets a site. What it has made stays, and is nobody's. */
+        delete: operations["delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/stats": {
         parameters: {
             query?: never;
@@ -583,7 +622,8 @@ export interface paths {
         };
         /** One template. */
         get: operations["get"];
-        put?: never;
+        /** Makes a template another one of the same name. Guests made from it stay as they are. */
+        put: operations["replace"];
         post?: never;
         /** Removes a template. Guests made from it stay as they are. */
         delete: operations["delete"];
@@ -2203,6 +2243,28 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_Site: {
+            /** @description What is on it. */
+            items: (components["schemas"]["SiteMemory"] & {
+                /** @description Who wrote it. */
+                actor: string;
+                /** @description Its name. */
+                name: components["schemas"]["Name"];
+                /**
+                 * Format: date-time
+                 * @description When that was written.
+                 */
+                written: string;
+            })[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Task: {
             /** @description What is on it. */
             items: {
@@ -2812,6 +2874,50 @@ export interface components {
          * @enum {string}
          */
         Severity: "info" | "warning" | "critical";
+        /** @description A site. */
+        Site: components["schemas"]["SiteMemory"] & {
+            /** @description Who wrote it. */
+            actor: string;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /**
+             * Format: date-time
+             * @description When that was written.
+             */
+            written: string;
+        };
+        /** @description Something as it was before the site was applied the last time. */
+        SiteBefore: {
+            /** @description What it was, as a file says it; nothing if there was no such thing. */
+            definition?: Record<string, never>;
+            /** @description What it is. */
+            kind: components["schemas"]["SiteKind"];
+            /** @description Whether it was the site's. */
+            member?: boolean;
+            /** @description Its name. */
+            name: string;
+        };
+        /**
+         * @description Kinds of things that a site has, in the order in which they need each other.
+         * @enum {string}
+         */
+        SiteKind: "pool" | "network" | "volume" | "template" | "vm" | "user";
+        /** @description Something that a site has made. */
+        SiteMember: {
+            /** @description What tells it from another one of this name: its id, or for a template the time at which it was made. */
+            identity: string;
+            /** @description What it is. */
+            kind: components["schemas"]["SiteKind"];
+            /** @description Its name. */
+            name: string;
+        };
+        /** @description What is to be remembered of a site. */
+        SiteMemory: {
+            /** @description What it changed the last time, as that was before. */
+            before?: components["schemas"]["SiteBefore"][];
+            /** @description What it has made. */
+            members: components["schemas"]["SiteMember"][];
+        };
         /** @description A number of bytes, or text such as "512MiB"; answers have the number. */
         Size: number | string;
         /** @description Where a file comes from. */
@@ -4803,6 +4909,151 @@ export interface operations {
             };
         };
     };
+    list: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of sites */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Site"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                site: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The site */
+            200: {
+                headers: {
+                    /** @description What it is a version of */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Site"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if it is still this version; "0" if there must be none */
+                "If-Match"?: string | null;
+            };
+            path: {
+                /** @description Its name */
+                site: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SiteMemory"];
+            };
+        };
+        responses: {
+            /** @description The site */
+            200: {
+                headers: {
+                    /** @description What it is a version of */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Site"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                site: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is forgotten */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get: {
         parameters: {
             query?: never;
@@ -5035,6 +5286,42 @@ export interface operations {
             cookie?: never;
         };
         requestBody?: never;
+        responses: {
+            /** @description The template */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Template"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    replace: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                template: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewTemplate"];
+            };
+        };
         responses: {
             /** @description The template */
             200: {

@@ -101,7 +101,7 @@ impl Access {
     ) -> Result<(), Problem> {
         self.authenticate(user.as_str(), change.old, place).await?;
         let change = api::AccountChange { password: Some(change.new), ..Default::default() };
-        self.change_user(user.as_str(), change).await.map(drop)
+        self.change_user(user.as_str(), change, user.as_str()).await.map(drop)
     }
 
     async fn begin(&self, whose: Whose, mut identity: Identity) -> Result<Begun, Problem> {
@@ -223,7 +223,10 @@ mod tests {
         let labels = Bound::from([("team".into(), "a".into())]);
         let name = "ann".parse().unwrap();
         access
-            .make_user(NewAccount { name, role: Role::Operator, labels, password: "correct horse".into() })
+            .make_user(
+                NewAccount { name, role: Role::Operator, labels, password: "correct horse".into() },
+                "root",
+            )
             .await
             .unwrap();
         let login = Login { user: "ann".into(), password: "correct horse".into() };
@@ -250,20 +253,20 @@ mod tests {
     async fn what_a_user_may_do_changes_at_once_and_a_new_password_ends_sessions() {
         let (_folder, access, secret) = with_ann().await;
         let change = AccountChange { role: Some(Role::Viewer), ..AccountChange::default() };
-        access.change_user("ann", change).await.unwrap();
+        access.change_user("ann", change, "root").await.unwrap();
         assert_eq!(status(&access, &secret).await.unwrap().role, Role::Viewer);
         let change = AccountChange { password: Some("another horse".into()), ..AccountChange::default() };
-        access.change_user("ann", change).await.unwrap();
+        access.change_user("ann", change, "root").await.unwrap();
         assert_eq!(status(&access, &secret).await, Err(401));
     }
 
     #[tokio::test]
     async fn another_user_of_the_same_name_is_not_logged_in() {
         let (_folder, access, secret) = with_ann().await;
-        access.remove_user("ann").await.unwrap();
+        access.remove_user("ann", "root").await.unwrap();
         let (name, password) = ("ann".parse().unwrap(), "correct horse".into());
         access
-            .make_user(NewAccount { name, role: Role::Admin, labels: Bound::new(), password })
+            .make_user(NewAccount { name, role: Role::Admin, labels: Bound::new(), password }, "root")
             .await
             .unwrap();
         assert_eq!(status(&access, &secret).await, Err(401));

@@ -4,6 +4,7 @@ use api::{Id, MadeToken, NewToken, Problem, Time, Token};
 use jiff::SignedDuration;
 
 use super::{Access, Identity, hashed, secret, unknown};
+use crate::events::Happening;
 use crate::store::{StoreError, Transaction};
 use crate::supervisor::store_problem;
 
@@ -29,7 +30,7 @@ impl Access {
     ///
     /// # Errors
     /// If there is one of this name, or the store fails.
-    pub async fn make_token(&self, new: NewToken) -> Result<MadeToken, Problem> {
+    pub async fn make_token(&self, new: NewToken, actor: &str) -> Result<MadeToken, Problem> {
         if self.tokens().await?.iter().any(|token| token.name == new.name) {
             return Err(Problem::conflict(format!("there is a token called {} already", new.name)));
         }
@@ -43,7 +44,9 @@ impl Access {
             created: Time::now(),
             expires: new.days.and_then(|days| Time::now().checked_add(day * days as i32).ok()),
         };
-        let transaction = Transaction::new().put(key(&secret), &token).map_err(store_problem)?;
+        let happening = happening("token.created", "was made", &token, actor);
+        let transaction = Transaction::new().put(key(&secret), &token);
+        let transaction = transaction.and_then(|all| happening.add(all)).map_err(store_problem)?;
         self.store.commit(transaction).await.map_err(store_problem)?;
         Ok(MadeToken { token, secret })
     }
@@ -70,13 +73,20 @@ impl Access {
     ///
     /// # Errors
     /// If there is none, or the store fails.
-    pub async fn remove_token(&self, name_or_id: &str) -> Result<(), Problem> {
+    pub async fn remove_token(&self, name_or_id: &str, actor: &str) -> Result<(), Problem> {
         let tokens = self.stored().await?;
         let fits = |token: &Token| token.name.as_str() == name_or_id || token.id.to_string() == name_or_id;
         let found = tokens.into_iter().find(|(_, token)| fits(token));
-        let (key, _) = found.ok_or_else(|| Problem::not_found("there is no such token"))?;
-        self.store.commit(Transaction::new().delete(key)).await.map_err(store_problem).map(drop)
+        let (key, token) = found.ok_or_else(|| Problem::not_found("there is no such token"))?;
+        let happening = happening("token.deleted", "is not taken any more", &token, actor);
+        let transaction = happening.add(Transaction::new().delete(key)).map_err(store_problem)?;
+        self.store.commit(transaction).await.map_err(store_problem).map(drop)
     }
+}
+
+/// What happened to a token.
+fn happening(kind: &str, message: &str, token: &Token, actor: &str) -> Happening {
+    Happening::new(kind, message).to(format!("/api/v1/tokens/{}", token.id), token.name.as_str()).by(actor)
 }
 
 /// Where a token with this secret is.
@@ -107,25 +117,23 @@ mod tests {
             days: Some(1),
             labels: Bound::new(),
         };
-        let made = access.make_token(new("ci")).await.unwrap();
-        assert_eq!(access.make_token(new("ci")).await.unwrap_err().status, 409);
+        let made = access.make_token(new("ci"), "root").await.unwrap();
+        assert_eq!(access.make_token(new("ci"), "root").await.unwrap_err().status, 409);
         let identity = access.identify(remote(), show(Some(&made.secret))).await.unwrap();
         assert_eq!((identity.actor.as_str(), identity.role), ("token ci", Role::Operator));
-        access.remove_token("ci").await.unwrap();
+        access.remove_token("ci", "root").await.unwrap();
         assert_eq!(access.identify(remote(), show(Some(&made.secret))).await.unwrap_err().status, 401);
-        assert_eq!(access.remove_token("ci").await.unwrap_err().status, 404);
+        assert_eq!(access.remove_token("ci", "root").await.unwrap_err().status, 404);
     }
 
     #[tokio::test]
     async fn the_secret_is_not_in_the_store() {
         let (_folder, access) = access();
         let made = access
-            .make_token(NewToken {
-                name: "a".parse().unwrap(),
-                role: Role::Viewer,
-                days: None,
-                labels: Bound::new(),
-            })
+            .make_token(
+                NewToken { name: "a".parse().unwrap(), role: Role::Viewer, days: None, labels: Bound::new() },
+                "root",
+            )
             .await
             .unwrap();
         let (entries, _) = access.store.list("").await.unwrap();

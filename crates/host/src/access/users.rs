@@ -4,6 +4,7 @@ use api::{Account, AccountChange, Id, Name, NewAccount, Problem, Time};
 use serde::{Deserialize, Serialize};
 
 use super::{Access, passwords};
+use crate::events::Happening;
 use crate::store::{Entry, Revision, StoreError, Transaction};
 use crate::supervisor::store_problem;
 
@@ -22,6 +23,11 @@ pub struct Known {
 
 fn key(name: &Name) -> String {
     format!("{PREFIX}{name}")
+}
+
+/// What happened to a user.
+fn happening(kind: &str, message: &str, name: &Name, actor: &str) -> Happening {
+    Happening::new(kind, message).to(format!("/api/v1/users/{name}"), name.as_str()).by(actor)
 }
 
 fn read(entry: &Entry) -> Result<Known, Problem> {
@@ -65,7 +71,7 @@ impl Access {
     ///
     /// # Errors
     /// If there is one of this name, or the store fails.
-    pub async fn make_user(&self, new: NewAccount) -> Result<Account, Problem> {
+    pub async fn make_user(&self, new: NewAccount, actor: &str) -> Result<Account, Problem> {
         let (name, role, labels) = (new.name, new.role, new.labels);
         let taken = || Problem::conflict(format!("there is a user {name} already"));
         if self.known(&name).await?.is_some() {
@@ -82,7 +88,9 @@ impl Access {
         };
         let known = Known { account, hash };
         let key = key(&name);
-        let transaction = Transaction::new().expect_none(&key).put(key, &known).map_err(store_problem)?;
+        let happening = happening("user.created", "was made known", &name, actor);
+        let transaction = Transaction::new().expect_none(&key).put(key, &known);
+        let transaction = transaction.and_then(|all| happening.add(all)).map_err(store_problem)?;
         match self.store.commit(transaction).await {
             Err(StoreError::Conflict { .. }) => Err(taken()),
             Err(error) => Err(store_problem(error)),
@@ -94,7 +102,12 @@ impl Access {
     ///
     /// # Errors
     /// If there is none, or the store fails.
-    pub async fn change_user(&self, name: &str, change: AccountChange) -> Result<Account, Problem> {
+    pub async fn change_user(
+        &self,
+        name: &str,
+        change: AccountChange,
+        actor: &str,
+    ) -> Result<Account, Problem> {
         let (mut known, revision) = self.found(name).await?;
         let account = &mut known.account;
         account.role = change.role.unwrap_or(account.role);
@@ -107,8 +120,9 @@ impl Access {
             known.hash = passwords::hash(password).await?;
         }
         let key = key(&known.account.name);
-        let mut transaction =
-            Transaction::new().expect(&key, revision).put(key, &known).map_err(store_problem)?;
+        let happening = happening("user.edited", "was changed", &known.account.name, actor);
+        let transaction = Transaction::new().expect(&key, revision).put(key, &known);
+        let mut transaction = transaction.and_then(|all| happening.add(all)).map_err(store_problem)?;
         if out {
             transaction = self.end_sessions(known.account.id, transaction).await?;
         }
@@ -120,10 +134,12 @@ impl Access {
     ///
     /// # Errors
     /// If there is none, or the store fails.
-    pub async fn remove_user(&self, name: &str) -> Result<(), Problem> {
+    pub async fn remove_user(&self, name: &str, actor: &str) -> Result<(), Problem> {
         let (known, revision) = self.found(name).await?;
         let key = key(&known.account.name);
+        let happening = happening("user.deleted", "is not known any more", &known.account.name, actor);
         let transaction = Transaction::new().expect(&key, revision).delete(key);
+        let transaction = happening.add(transaction).map_err(store_problem)?;
         let transaction = self.end_sessions(known.account.id, transaction).await?;
         self.store.commit(transaction).await.map_err(store_problem).map(drop)
     }
@@ -173,20 +189,20 @@ mod tests {
     #[tokio::test]
     async fn a_user_is_made_changed_and_forgotten() {
         let (_folder, access) = access();
-        access.make_user(new("ann")).await.unwrap();
-        assert_eq!(access.make_user(new("ann")).await.unwrap_err().status, 409);
+        access.make_user(new("ann"), "root").await.unwrap();
+        assert_eq!(access.make_user(new("ann"), "root").await.unwrap_err().status, 409);
         let change = AccountChange { role: Some(Role::Admin), ..AccountChange::default() };
-        assert_eq!(access.change_user("ann", change).await.unwrap().role, Role::Admin);
+        assert_eq!(access.change_user("ann", change, "root").await.unwrap().role, Role::Admin);
         assert_eq!(access.users().await.unwrap().len(), 1);
-        access.remove_user("ann").await.unwrap();
-        assert_eq!(access.remove_user("ann").await.unwrap_err().status, 404);
+        access.remove_user("ann", "root").await.unwrap();
+        assert_eq!(access.remove_user("ann", "root").await.unwrap_err().status, 404);
         assert_eq!(access.user("../x").await.unwrap_err().status, 404);
     }
 
     #[tokio::test]
     async fn only_the_right_password_of_somebody_who_is_not_kept_out_is_taken() {
         let (_folder, access) = access();
-        access.make_user(new("ann")).await.unwrap();
+        access.make_user(new("ann"), "root").await.unwrap();
         let tried =
             async |name: &str, password: &str| access.authenticate(name, password.into(), "here").await;
         assert!(tried("ann", "correct horse").await.is_ok());
@@ -194,14 +210,14 @@ mod tests {
         let nobody = tried("bob", "correct horse").await.unwrap_err();
         assert_eq!((wrong.status, &wrong.detail), (401, &nobody.detail), "who there is is not told");
         let change = AccountChange { disabled: Some(true), ..AccountChange::default() };
-        access.change_user("ann", change).await.unwrap();
+        access.change_user("ann", change, "root").await.unwrap();
         assert!(tried("ann", "correct horse").await.is_err());
     }
 
     #[tokio::test]
     async fn the_password_is_not_in_the_store() {
         let (_folder, access) = access();
-        access.make_user(new("ann")).await.unwrap();
+        access.make_user(new("ann"), "root").await.unwrap();
         for entry in access.store.list("").await.unwrap().0 {
             assert!(!String::from_utf8_lossy(&entry.value).contains("horse"));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{
-    Acknowledge, Alarm, AlarmDefinition, AlarmScope, Invalid, List, ListQuery, NewTask, Problem, Task,
+    Acknowledge, Alarm, AlarmDefinition, AlarmScope, Invalid, List, ListQuery, NewTask, Problem, Task, merge,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::caller::{Admin, Operator, Viewer};
 use super::error::{Error, Result};
-use super::input::{Body, Query, if_match, merge, read};
+use super::input::{Body, Query, if_match, read};
 use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::alarms::path;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Disk, Nic, Problem, Task, VmDefinition};
+use api::{Disk, Nic, Problem, Task, VmDefinition, merge};
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::caller::Admin;
 use super::error::Result;
-use super::input::{Body, Query, merge, read};
+use super::input::{Body, Query, read};
 use super::vms::{EditQuery, reshape};
 use crate::access::Identity;
 use crate::daemon::Host;

@@ -38,8 +38,8 @@ pub fn last_seen(headers: &HeaderMap) -> Option<Revision> {
     headers.get("last-event-id")?.to_str().ok()?.parse().ok()
 }
 
-/// What happened, the oldest first; as a stream (`Accept: text/event-stream`) also what happens from now on, after `Last-Event-ID`
-/// if that is given.
+/// What happened, the oldest first; as a stream (`Accept: text/event-stream`) what happens from now on, after `Last-Event-ID` if that is
+/// given, and of that what the filter lets through.
 #[utoipa::path(get, path = "/events", tag = "events", security(("token" = ["viewer"])), params(ListQuery), responses(
     (status = 200, description = "A page of events, or a stream of them", body = List<api::Event>),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
@@ -51,11 +51,12 @@ pub async fn list(
 ) -> Result<Response> {
     let theirs = Theirs::of(&host, &identity).await?;
     if wants_stream(&headers) {
+        let filter = lists::Filter::of(&query)?;
         let snapshot = match last_seen(&headers) {
             Some(after) => events::since(&*host.store, after).await?,
             None => (Vec::new(), host.store.list("revision-only/").await?.1),
         };
-        let seen = snapshot.0.iter().filter(|event| theirs.has(&event.target));
+        let seen = snapshot.0.iter().filter(|event| theirs.has(&event.target) && filter.fits_item(event));
         let first = seen.filter_map(|event| sent("event", event.number, event)).collect();
         let show = move |update: &Update| {
             if update.key.starts_with(records::PREFIX) {
@@ -65,7 +66,8 @@ pub async fn list(
                 return None;
             }
             let event = events::read(update.revision, update.value.as_deref()?).ok()?;
-            theirs.has(&event.target).then(|| sent("event", update.revision, &event))?
+            let wanted = theirs.has(&event.target) && filter.fits_item(&event);
+            wanted.then(|| sent("event", update.revision, &event))?
         };
         return stream(&host, first, snapshot.1, show).await;
     }

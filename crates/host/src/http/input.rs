@@ -81,26 +81,6 @@ fn pointer(path: &Path) -> String {
         .collect()
 }
 
-/// Changes `target` as a merge patch says (RFC 7396).
-pub fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch;
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Default::default());
-    }
-    if let Value::Object(fields) = target {
-        for (key, value) in patch {
-            if value.is_null() {
-                fields.remove(&key);
-            } else {
-                merge(fields.entry(key).or_insert(Value::Null), value);
-            }
-        }
-    }
-}
-
 /// The revision that `If-Match` expects.
 ///
 /// # Errors
@@ -144,13 +124,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_merge_patch_changes_removes_and_adds() {
-        let mut target = json!({"a": "b", "c": {"d": "e", "f": "g"}});
-        merge(&mut target, json!({"a": "z", "c": {"f": null}, "n": {"m": null, "o": 1}}));
-        assert_eq!(target, json!({"a": "z", "c": {"d": "e"}, "n": {"o": 1}}));
-    }
 
     #[test]
     fn a_wrong_field_is_named_by_its_pointer() {

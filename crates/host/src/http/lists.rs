@@ -22,10 +22,10 @@ pub fn page<T: Serialize>(items: Vec<T>, query: &ListQuery, revision: u64) -> Re
     if !(1..=MOST).contains(&limit) {
         return Err(wrong("limit", limit.into(), "a page has 1 to 10000 items"));
     }
-    let terms = query.filter.as_deref().map_or(Ok(Vec::new()), terms)?;
+    let filter = Filter::of(query)?;
     let values = items.iter().map(serde_json::to_value).collect::<std::result::Result<Vec<_>, _>>();
     let mut values = values.map_err(|error| Problem::internal(error.to_string()))?;
-    values.retain(|value| terms.iter().all(|term| term.fits(value)));
+    values.retain(|value| filter.fits(value));
     if let Some(sort) = &query.sort {
         let (field, down) = sort.strip_prefix('-').map_or((sort.as_str(), false), |field| (field, true));
         // The sort is stable: equal ones stay in the order of their age.
@@ -53,6 +53,29 @@ pub fn page<T: Serialize>(items: Vec<T>, query: &ListQuery, revision: u64) -> Re
 
 fn wrong(field: &str, value: Value, detail: &str) -> Error {
     Error(Problem::invalid(vec![Invalid::new(format!("/{field}"), value, detail)]))
+}
+
+/// What a query's filter lets through: what all its terms fit.
+pub struct Filter(Vec<Term>);
+
+impl Filter {
+    /// The filter of a query.
+    ///
+    /// # Errors
+    /// If it makes no sense.
+    pub fn of(query: &ListQuery) -> Result<Self> {
+        query.filter.as_deref().map_or(Ok(Vec::new()), terms).map(Self)
+    }
+
+    /// Whether all terms fit.
+    pub fn fits(&self, item: &Value) -> bool {
+        self.0.iter().all(|term| term.fits(item))
+    }
+
+    /// Whether all terms fit what is not JSON yet.
+    pub fn fits_item(&self, item: &impl Serialize) -> bool {
+        self.0.is_empty() || serde_json::to_value(item).is_ok_and(|value| self.fits(&value))
+    }
 }
 
 /// One term of a filter: a field, and what it has to be.

@@ -26,6 +26,7 @@ mod repeats;
 mod scope;
 pub mod serve;
 mod session;
+mod sites;
 mod stats;
 mod tasks;
 mod templates;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -47,7 +49,7 @@ use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use crate::daemon::Host;
@@ -136,11 +138,13 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(pools::wipe))
         .routes(routes!(pools::upload, pools::download))
         .routes(routes!(templates::list, templates::create))
-        .routes(routes!(templates::get, templates::delete))
+        .routes(routes!(templates::get, templates::replace, templates::delete))
         .routes(routes!(alarms::list, alarms::create))
         .routes(routes!(alarms::get, alarms::edit, alarms::delete))
         .routes(routes!(alarms::acknowledge))
         .routes(routes!(alarms::test))
+        .routes(routes!(sites::list))
+        .routes(routes!(sites::get, sites::put, sites::delete).layer(DefaultBodyLimit::max(sites::LONGEST)))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .routes(routes!(users::list, users::create))
@@ -175,7 +179,7 @@ pub fn router(host: Arc<Host>) -> Router {
         .route("/readyz", get(move || host::ready(ready)))
         .fallback(page::get)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::extract::DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), repeats::once))
         .layer(RequestBodyTimeoutLayer::new(SLOWEST_BODY))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&host), audit::record))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Id, List, ListQuery, NewTask, Problem, Task};
+use api::{Id, List, ListQuery, NewTask, Problem, Task, merge};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::caller::{Admin, Viewer};
 use super::error::Result;
-use super::input::{Body, Query, if_match, merge};
+use super::input::{Body, Query, if_match};
 use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::access::Identity;

@@ -56,18 +56,7 @@ pub async fn create(
     Admin(identity): Admin,
     Body(new): Body<NewTemplate>,
 ) -> Result<(StatusCode, axum::Json<Template>)> {
-    let wrong = new.check();
-    if !wrong.is_empty() {
-        return Err(Problem::invalid(wrong).into());
-    }
-    // A guest of it has to be a guest.
-    let mut whole = Value::Object(new.definition.clone());
-    whole["name"] = json!(new.name);
-    let definition: VmDefinition = read(&whole).map_err(within)?;
-    let wrong = definition.check();
-    if !wrong.is_empty() {
-        return Err(within(Problem::invalid(wrong).into()));
-    }
+    check(&new)?;
     let name = new.name.clone();
     let template = Template { template: new, created: Time::now() };
     let _images = host.supervisor.images().hold(images::of_template(&template))?;
@@ -82,6 +71,19 @@ pub async fn create(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A problem unless a guest of it can be a guest.
+fn check(new: &NewTemplate) -> Result<()> {
+    let wrong = new.check();
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong).into());
+    }
+    let mut whole = Value::Object(new.definition.clone());
+    whole["name"] = json!(new.name);
+    let definition: VmDefinition = read(&whole).map_err(within)?;
+    let wrong = definition.check();
+    if wrong.is_empty() { Ok(()) } else { Err(within(Problem::invalid(wrong).into())) }
 }
 
 /// What is wrong with a guest is wrong with the definition in the template.
@@ -104,6 +106,32 @@ pub async fn get(
     Path(template): Path<String>,
 ) -> Result<axum::Json<Template>> {
     Ok(axum::Json(find(&*host.store, &template).await?))
+}
+
+/// Makes a template another one of the same name. Guests made from it stay as they are.
+#[utoipa::path(put, path = "/templates/{template}", tag = "templates", security(("token" = ["admin"])),
+    params(("template" = String, Path, description = "Its name")), request_body = NewTemplate, responses(
+    (status = 200, description = "The template", body = Template),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn replace(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path(template): Path<String>,
+    Body(new): Body<NewTemplate>,
+) -> Result<axum::Json<Template>> {
+    let before = find(&*host.store, &template).await?;
+    if new.name != before.template.name {
+        let detail = "a template keeps its name: make another one";
+        return Err(Problem::invalid(vec![api::Invalid::new("/name", new.name.as_str(), detail)]).into());
+    }
+    check(&new)?;
+    let name = new.name.clone();
+    let template = Template { template: new, created: before.created };
+    let happening = Happening::new("template.edited", "was edited").by(identity.actor);
+    let happening = happening.to(format!("/api/v1/templates/{name}"), name.as_str());
+    let transaction = Transaction::new().put(key(&name), &template)?;
+    host.store.commit(happening.add(transaction)?).await?;
+    Ok(axum::Json(template))
 }
 
 /// Removes a template. Guests made from it stay as they are.

@@ -33,14 +33,14 @@ pub async fn list(
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
     State(host): State<Arc<Host>>,
-    _: Admin,
+    Admin(identity): Admin,
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, axum::Json<MadeToken>)> {
     let wrong = new.check();
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong).into());
     }
-    Ok((StatusCode::CREATED, axum::Json(host.access.make_token(new).await?)))
+    Ok((StatusCode::CREATED, axum::Json(host.access.make_token(new, &identity.actor).await?)))
 }
 
 /// Takes a token away.
@@ -50,9 +50,9 @@ pub async fn create(
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(
     State(host): State<Arc<Host>>,
-    _: Admin,
+    Admin(identity): Admin,
     Path(token): Path<String>,
 ) -> Result<StatusCode> {
-    host.access.remove_token(&token).await?;
+    host.access.remove_token(&token, &identity.actor).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -33,14 +33,14 @@ pub async fn list(
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
     State(host): State<Arc<Host>>,
-    _: Admin,
+    Admin(identity): Admin,
     Body(new): Body<NewAccount>,
 ) -> Result<(StatusCode, axum::Json<Account>)> {
     let wrong = new.check();
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong).into());
     }
-    Ok((StatusCode::CREATED, axum::Json(host.access.make_user(new).await?)))
+    Ok((StatusCode::CREATED, axum::Json(host.access.make_user(new, &identity.actor).await?)))
 }
 
 /// One user.
@@ -64,7 +64,7 @@ pub async fn get(
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn edit(
     State(host): State<Arc<Host>>,
-    _: Admin,
+    Admin(identity): Admin,
     Path(user): Path<String>,
     Body(change): Body<AccountChange>,
 ) -> Result<axum::Json<Account>> {
@@ -72,7 +72,7 @@ pub async fn edit(
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong).into());
     }
-    Ok(axum::Json(host.access.change_user(&user, change).await?))
+    Ok(axum::Json(host.access.change_user(&user, change, &identity.actor).await?))
 }
 
 /// Forgets a user, and ends their sessions.
@@ -80,7 +80,11 @@ pub async fn edit(
     params(("user" = String, Path, description = "Their name")), responses(
     (status = 204, description = "Nobody knows them any more"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
-pub async fn delete(State(host): State<Arc<Host>>, _: Admin, Path(user): Path<String>) -> Result<StatusCode> {
-    host.access.remove_user(&user).await?;
+pub async fn delete(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path(user): Path<String>,
+) -> Result<StatusCode> {
+    host.access.remove_user(&user, &identity.actor).await?;
     Ok(StatusCode::NO_CONTENT)
 }

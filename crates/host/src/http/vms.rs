@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Id, List, ListQuery, Name, NewTask, Problem, Stats, Task, Verb, Vm, VmDefinition};
+use api::{Id, List, ListQuery, Name, NewTask, Problem, Stats, Task, Verb, Vm, VmDefinition, merge};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
-use super::input::{Body, Query, if_match, merge, read};
+use super::input::{Body, Query, if_match, read};
 use super::scope::{Seen, Theirs, claim};
 use super::tasks::{Wait, accepted, check};
 use super::{events, lists};

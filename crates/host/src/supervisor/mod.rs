@@ -37,7 +37,7 @@ use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
 pub use agent::Agents;
 use disks::Made;
-pub use guest::{Apply, Edit, Options};
+pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
 pub use keep::Keep;
 use rpc::{Client, RpcError};

@@ -9,8 +9,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::listing::{WatchOption, log, show};
 use super::output::{Column, OutputOption, age, say};
-use super::vm::{everything, query};
+use super::vm::query;
 use crate::client::{HostOption, segment};
 use crate::failure::{self, Failure, Result};
 
@@ -70,6 +71,8 @@ pub enum TokenCommand {
     Ls {
         #[command(flatten)]
         output: OutputOption,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Make a token, and print its secret: it is told this once
     Create {
@@ -96,7 +99,7 @@ const TOKENS: [Column<Token>; 5] = [
     Column::text("NAME", |token| token.name.to_string()),
     Column::text("ROLE", |token| token.role.word().to_owned()),
     Column::text("GUESTS", |token| guests(&token.labels)),
-    Column::text("AGE", |token| age(token.created)),
+    Column::text("AGE", |token: &Token| age(token.created)).passing(),
     Column::text("EXPIRES", |token| token.expires.map_or_else(|| "-".to_owned(), |time| time.to_string())),
 ];
 
@@ -105,7 +108,9 @@ impl TokenCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         match self {
-            TokenCommand::Ls { output } => output.list(&everything(&client, "/tokens", &[]).await?, &TOKENS),
+            TokenCommand::Ls { output, watch } => {
+                show(&client, "/tokens", &[], &TOKENS, (output, watch)).await
+            }
             TokenCommand::Create { name, role, bound, days } => {
                 let body =
                     json!({ "name": name, "role": role.word(), "labels": bound.labels()?, "days": days });
@@ -134,6 +139,8 @@ pub enum UserCommand {
     Ls {
         #[command(flatten)]
         output: OutputOption,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Make a user known: they log in with a password
     Create {
@@ -188,7 +195,7 @@ const USERS: [Column<Account>; 5] = [
     Column::text("ROLE", |user| user.role.word().to_owned()),
     Column::text("GUESTS", |user| guests(&user.labels)),
     Column::text("STATE", |user| if user.disabled { "disabled" } else { "-" }.to_owned()),
-    Column::text("AGE", |user| age(user.created)),
+    Column::text("AGE", |user: &Account| age(user.created)).passing(),
 ];
 
 /// A password from a file, or typed twice.
@@ -228,7 +235,7 @@ impl UserCommand {
             client.change::<Account>(Method::PATCH, &path, &[], Some(&body)).await
         };
         match self {
-            UserCommand::Ls { output } => output.list(&everything(&client, "/users", &[]).await?, &USERS),
+            UserCommand::Ls { output, watch } => show(&client, "/users", &[], &USERS, (output, watch)).await,
             UserCommand::Create { name, role, bound, password_file } => {
                 let (role, labels) = (role.word(), bound.labels()?);
                 let password = password(password_file)?;
@@ -286,6 +293,8 @@ pub enum AuditCommand {
         /// Only those that this fits: actor=ann, path=*/vms/*, status=403, with commas between
         #[arg(short, long, value_name = "TERMS")]
         filter: Option<String>,
+        #[command(flatten)]
+        watch: WatchOption,
     },
 }
 
@@ -302,7 +311,7 @@ impl AuditCommand {
     /// Does it.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
-        let AuditCommand::Ls { output, filter } = self;
-        output.list(&everything(&client, "/audit", &query(&[("filter", filter)])).await?, &ENTRIES)
+        let AuditCommand::Ls { output, filter, watch } = self;
+        log(&client, "/audit", &query(&[("filter", filter)]), &ENTRIES, (output, watch)).await
     }
 }

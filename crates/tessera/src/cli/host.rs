@@ -1,19 +1,22 @@
 //! `tessera host`: the daemon of one machine, and what it says of itself.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::{HostDisk, HostInfo, HostNic, LoginLink};
 use clap::{Args, Subcommand};
 use host::daemon::{self, Config, DaemonError};
 use host::tls::Given;
 use reqwest::Method;
+use sd_notify::NotifyState;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::backup::{BackupArgs, RestoreArgs};
 use crate::cli::history::HistoryArgs;
+use crate::cli::host_config::{self, HostConfig};
+use crate::cli::host_install::{InstallArgs, UninstallArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::{HostOption, default_state};
@@ -28,6 +31,9 @@ const LISTEN: &str = "127.0.0.1:7117";
 pub struct HostArgs {
     #[command(subcommand)]
     command: Option<HostCommand>,
+    /// Take from this file (TOML: keys are the names of these options) what they do not say [default: /etc/tessera/host.toml for root, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Keep the host's state in this folder [default: /var/lib/tessera, or ~/.local/state/tessera]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -38,10 +44,10 @@ pub struct HostArgs {
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The private key of that certificate (PEM)
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 }
 
@@ -73,6 +79,11 @@ enum HostCommand {
     Log(LogArgs),
     /// Print the description of the API: OpenAPI 3.1
     Openapi,
+    /// Have systemd start this machine's host: puts the program, its unit, a configuration that says nothing yet, manual pages and
+    /// completions in their places
+    Install(InstallArgs),
+    /// Take away what install has put there; the configuration, what the host keeps, and guests that run stay
+    Uninstall(UninstallArgs),
     /// Print an address that logs in whoever opens it first, within ten minutes: for a browser
     Link,
 }
@@ -98,6 +109,8 @@ impl HostArgs {
             Some(HostCommand::Log(args)) => args.execute(host).await,
             Some(HostCommand::Backup(args)) => args.execute(host).await,
             Some(HostCommand::Restore(args)) => args.execute().await,
+            Some(HostCommand::Install(args)) => args.execute(),
+            Some(HostCommand::Uninstall(args)) => args.execute(),
             Some(HostCommand::Link) => link(host).await,
             None => self.serve().await,
         }
@@ -106,12 +119,20 @@ impl HostArgs {
     async fn serve(self) -> Result<()> {
         let program =
             std::env::current_exe().map_err(|error| Failure::internal(format!("this program: {error}")))?;
+        let usual = rustix::process::geteuid().is_root().then_some(Path::new(host_config::USUAL));
+        let file = HostConfig::find(self.config.as_deref(), usual)?;
+        // A certificate without its own key is of no use.
+        let pair = match (self.tls_cert, self.tls_key) {
+            (None, None) => (file.tls_cert, file.tls_key),
+            said => said,
+        };
+        let listen = if self.listen.is_empty() { file.listen } else { self.listen };
         let config = Config {
-            state: self.state_dir.map_or_else(default_state, Ok)?,
-            listen: addresses(&self.listen)?,
-            socket: self.socket,
+            state: self.state_dir.or(file.state_dir).map_or_else(default_state, Ok)?,
+            listen: addresses(&listen)?,
+            socket: self.socket.or(file.socket),
             program,
-            certificate: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| Given { certificate, key }),
+            certificate: certificate(pair)?,
             announce,
         };
         let failed = |error: std::io::Error| Failure::internal(format!("signals: {error}"));
@@ -162,8 +183,11 @@ async fn part_of_host(host: &HostOption, part: &str) -> Result<Vec<Value>> {
     Ok(info[part].as_array().cloned().unwrap_or_default())
 }
 
-/// Says where the page is.
+/// Says where the page is, and tells systemd, if that has started the daemon, that it is there (sd_notify(3)).
 fn announce(pages: &[String]) {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!("systemd does not hear that the daemon is there: {error}");
+    }
     for page in pages {
         eprintln!("tessera: the page is at {page}");
     }
@@ -191,6 +215,15 @@ fn addresses(list: &[String]) -> Result<Vec<SocketAddr>> {
         text.parse().map_err(wrong)
     };
     list.into_iter().filter(|text| *text != "none").map(parse).collect()
+}
+
+fn certificate(pair: (Option<PathBuf>, Option<PathBuf>)) -> Result<Option<Given>> {
+    match pair {
+        (Some(certificate), Some(key)) => Ok(Some(Given { certificate, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Failure::input("--tls-cert: it needs --tls-key, too")),
+        (None, Some(_)) => Err(Failure::input("--tls-key: it needs --tls-cert, too")),
+    }
 }
 
 fn failure_of(error: DaemonError) -> Failure {

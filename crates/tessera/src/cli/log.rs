@@ -31,7 +31,7 @@ impl LogArgs {
         let path = format!("/host/log?lines={}", self.lines);
         if self.follow {
             return client
-                .stream(&path, |kind, data| {
+                .stream(&path, &[], |kind, data| {
                     if kind == "line" {
                         let line: String = serde_json::from_str(data)
                             .map_err(|error| Failure::internal(error.to_string()))?;

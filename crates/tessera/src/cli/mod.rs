@@ -2,12 +2,17 @@
 
 mod access;
 mod alarm;
+mod apply;
 mod backup;
 mod boot;
+pub mod complete;
 mod history;
 mod host;
+mod host_config;
+mod host_install;
 mod image;
 mod inside;
+mod listing;
 mod log;
 mod network;
 pub mod options;
@@ -17,11 +22,14 @@ mod run;
 mod shell;
 mod stats;
 mod storage;
+mod targets;
 mod template;
+mod top;
 mod vm;
 mod vm_create;
 mod vm_devices;
 mod vmm;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -54,6 +62,8 @@ enum Command {
     /// Make, start, stop, change and watch the guests of a host
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Watch what guests use, live
+    Top(top::TopArgs),
     /// Make, change and watch the networks of a host
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -66,6 +76,12 @@ enum Command {
     /// Make, show and remove templates, which guests are made from
     #[command(subcommand)]
     Template(template::TemplateCommand),
+    /// Make a host what a file says: pools, networks, volumes, templates, guests, users
+    Apply(apply::ApplyArgs),
+    /// Show what tessera apply would do; the exit status says whether that is anything
+    Diff(apply::DiffArgs),
+    /// Print what a host has as a file for tessera apply
+    Export(apply::ExportArgs),
     /// Follow the changes that a host makes
     #[command(subcommand)]
     Task(records::TaskCommand),
@@ -86,8 +102,9 @@ enum Command {
     Audit(access::AuditCommand),
     /// Run one machine that another program drives over a socket: JSON-RPC 2.0, a message a line
     Vmm(vmm::VmmArgs),
-    /// Print the completions of a shell
-    Completions(shell::CompletionsArgs),
+    /// Print what has a shell complete commands, options and the names of what a host has
+    #[command(visible_alias = "completions")]
+    Completion(shell::CompletionArgs),
     /// Write the manual pages into a folder
     Man(shell::ManArgs),
 }
@@ -105,10 +122,14 @@ impl Cli {
             Command::Image(args) => wait_for(args.execute(&self.host))?,
             Command::Host(args) => wait_for(args.execute(&self.host))?,
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
+            Command::Top(args) => wait_for(args.execute(&self.host))?,
             Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Pool(command) => wait_for(command.execute(&self.host))?,
             Command::Volume(command) => wait_for(command.execute(&self.host))?,
             Command::Template(command) => wait_for(command.execute(&self.host))?,
+            Command::Apply(args) => wait_for(args.execute(&self.host))?,
+            Command::Diff(args) => return wait_for(args.execute(&self.host)),
+            Command::Export(args) => wait_for(args.execute(&self.host))?,
             Command::Task(command) => wait_for(command.execute(&self.host))?,
             Command::Event(command) => wait_for(command.execute(&self.host))?,
             Command::Alarm(command) => wait_for(command.execute(&self.host))?,
@@ -116,7 +137,7 @@ impl Cli {
             Command::User(command) => wait_for(command.execute(&self.host))?,
             Command::Audit(command) => wait_for(command.execute(&self.host))?,
             Command::Vmm(args) => args.execute()?,
-            Command::Completions(args) => args.execute(),
+            Command::Completion(args) => args.execute()?,
             Command::Man(args) => args.execute()?,
         }
         Ok(Status::Done.into())

@@ -5,6 +5,7 @@ use host::wires::NetworkInfo;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use crate::cli::listing::{WatchOption, show};
 use crate::cli::output::{Column, OutputOption};
 use crate::cli::vm::{WaitOption, change, done, everything, query, read_json};
 use crate::client::{Client, HostOption, segment};
@@ -22,6 +23,8 @@ pub enum NetworkCommand {
         /// Only those that this fits: kind=nat, name=web*, with commas between
         #[arg(short, long, value_name = "TERMS")]
         filter: Option<String>,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Show everything about a network
     Show {
@@ -141,9 +144,8 @@ impl NetworkCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         match self {
-            NetworkCommand::Ls { output, filter } => {
-                let networks = everything(&client, "/networks", &query(&[("filter", filter)])).await?;
-                output.list(&networks, &COLUMNS)
+            NetworkCommand::Ls { output, filter, watch } => {
+                show(&client, "/networks", &query(&[("filter", filter)]), &COLUMNS, (output, watch)).await
             }
             NetworkCommand::Show { network, output } => {
                 output.one(&client.get(&format!("/networks/{}", segment(&network)?), &[]).await?)

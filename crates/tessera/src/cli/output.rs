@@ -1,6 +1,6 @@
 //! How answers are shown: tables for people, JSON and YAML for programs.
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Write};
 
 use api::{Size, Time};
 use clap::{Args, ValueEnum};
@@ -33,7 +33,7 @@ pub struct OutputOption {
     output: Format,
 }
 
-/// A column of a table: its title, whether only a wide table has it, whether it is a number, and how it is made.
+/// A column of a table: its title, whether only a wide table has it, what kind it is, and how it is made.
 pub struct Column<T> {
     /// Its title.
     pub title: &'static str,
@@ -41,6 +41,8 @@ pub struct Column<T> {
     pub wide: bool,
     /// Whether it holds numbers, which stand at the right.
     pub number: bool,
+    /// Whether it changes by itself, as time passes.
+    pub passing: bool,
     /// What is in it.
     pub cell: fn(&T) -> String,
 }
@@ -48,12 +50,12 @@ pub struct Column<T> {
 impl<T> Column<T> {
     /// A column of text.
     pub const fn text(title: &'static str, cell: fn(&T) -> String) -> Self {
-        Self { title, wide: false, number: false, cell }
+        Self { title, wide: false, number: false, passing: false, cell }
     }
 
     /// A column of numbers.
     pub const fn number(title: &'static str, cell: fn(&T) -> String) -> Self {
-        Self { title, wide: false, number: true, cell }
+        Self { title, wide: false, number: true, passing: false, cell }
     }
 
     /// The same, but only in a wide table.
@@ -61,6 +63,23 @@ impl<T> Column<T> {
         self.wide = true;
         self
     }
+
+    /// The same, but it changes by itself: that is no change of what it tells of.
+    pub const fn passing(mut self) -> Self {
+        self.passing = true;
+        self
+    }
+}
+
+/// A row of a table.
+#[derive(Debug)]
+pub struct Row {
+    /// The id or name of what it tells of.
+    pub key: String,
+    /// What is in its columns.
+    pub cells: Vec<String>,
+    /// What is in all columns that do not change by themselves.
+    pub steady: Vec<String>,
 }
 
 impl OutputOption {
@@ -78,14 +97,33 @@ impl OutputOption {
                 Ok(())
             }
             Format::Table | Format::Wide => {
-                let read = |item: &Value| serde_json::from_value(item.clone());
-                let items = items.iter().map(read).collect::<std::result::Result<Vec<T>, _>>();
-                let items =
-                    items.map_err(|error| Failure::internal(format!("the host's answer: {error}")))?;
-                print(&table(&items, columns, self.output == Format::Wide));
+                print(&table(&typed(items)?, columns, self.output == Format::Wide));
                 Ok(())
             }
         }
+    }
+
+    /// What is in the columns of each item; those of a wide table only if that is wanted.
+    ///
+    /// # Errors
+    /// If an item is not what its columns need.
+    pub fn rows<T: serde::de::DeserializeOwned>(
+        self,
+        items: &[Value],
+        columns: &[Column<T>],
+    ) -> Result<Vec<Row>> {
+        let shown = |column: &&Column<T>| self.output == Format::Wide || !column.wide;
+        let key = |item: &Value| item["id"].as_str().or(item["name"].as_str()).unwrap_or_default().to_owned();
+        let row = |(value, item): (&Value, &T)| Row {
+            key: key(value),
+            cells: columns.iter().filter(shown).map(|column| (column.cell)(item)).collect(),
+            steady: columns
+                .iter()
+                .filter(|column| !column.passing)
+                .map(|column| (column.cell)(item))
+                .collect(),
+        };
+        Ok(items.iter().zip(&typed::<T>(items)?).map(row).collect())
     }
 
     /// Shows one thing: everything of it where programs read, as YAML where people do.
@@ -107,6 +145,12 @@ impl OutputOption {
     pub fn is_table(self) -> bool {
         matches!(self.output, Format::Table | Format::Wide)
     }
+}
+
+fn typed<T: serde::de::DeserializeOwned>(items: &[Value]) -> Result<Vec<T>> {
+    let read = |item: &Value| serde_json::from_value(item.clone());
+    let items = items.iter().map(read).collect::<std::result::Result<Vec<T>, _>>();
+    items.map_err(|error| Failure::internal(format!("the host's answer: {error}")))
 }
 
 fn table<T>(items: &[T], columns: &[Column<T>], wide: bool) -> String {
@@ -150,6 +194,23 @@ pub fn say(text: &str) {
     } else {
         print(&format!("{text}\n"));
     }
+}
+
+/// Asks whether to go on.
+///
+/// # Errors
+/// If there is no terminal to ask at.
+pub fn agreed(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::input("there is no terminal to ask at: give --yes"));
+    }
+    eprint!("{question} [y/N] ");
+    // What cannot be shown cannot be answered, either.
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| Failure::input(format!("the terminal: {error}")))?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 /// How long ago a moment was: the two largest units.

@@ -1,14 +1,17 @@
 //! `tessera task …` and `tessera event …`: what goes on, and what happened.
 
+use std::time::Duration;
+
 use api::{Event, Task};
 use clap::Subcommand;
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::cli::listing::{WatchOption, log, show};
 use crate::cli::output::{Column, OutputOption, age, say};
-use crate::cli::vm::{everything, query};
+use crate::cli::vm::query;
 use crate::client::{HostOption, ended, segment};
-use crate::failure::{self, Failure, Result};
+use crate::failure::{self, Result};
 
 /// What can be done with tasks.
 #[derive(Debug, Subcommand)]
@@ -22,6 +25,8 @@ pub enum TaskCommand {
         /// Only those that this fits: state=failed, action=vm.*, with commas between
         #[arg(short, long, value_name = "TERMS")]
         filter: Option<String>,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Show everything about a task
     Show {
@@ -34,6 +39,9 @@ pub enum TaskCommand {
     Wait {
         /// Its id
         task: String,
+        /// Wait so many seconds at most; it goes on then, and the exit status is 8
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
     },
     /// Call a task off
     Cancel {
@@ -46,7 +54,7 @@ const TASKS: [Column<Task>; 7] = [
     Column::text("ACTION", |task| task.action.clone()),
     Column::text("NAME", |task| task.name.clone()),
     Column::text("STATE", |task| format!("{:?}", task.state).to_lowercase()),
-    Column::text("AGE", |task| age(task.created)),
+    Column::text("AGE", |task: &Task| age(task.created)).passing(),
     Column::text("ACTOR", |task| task.actor.clone()),
     Column::text("WHAT", |task| {
         task.error.as_ref().map_or_else(|| task.step.clone(), |error| error.detail.clone())
@@ -59,15 +67,15 @@ impl TaskCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         match self {
-            TaskCommand::Ls { output, filter } => {
-                output.list(&everything(&client, "/tasks", &query(&[("filter", filter)])).await?, &TASKS)
+            TaskCommand::Ls { output, filter, watch } => {
+                show(&client, "/tasks", &query(&[("filter", filter)]), &TASKS, (output, watch)).await
             }
             TaskCommand::Show { task, output } => {
                 output.one(&client.get(&format!("/tasks/{}", segment(&task)?), &[]).await?)
             }
-            TaskCommand::Wait { task } => {
+            TaskCommand::Wait { task, timeout } => {
                 let task = client.get(&format!("/tasks/{}", segment(&task)?), &[]).await?;
-                ended(client.wait(task).await?).map(drop)
+                ended(client.wait(task, timeout.map(Duration::from_secs)).await?).map(drop)
             }
             TaskCommand::Cancel { task } => {
                 let path = format!("/tasks/{}", segment(&task)?);
@@ -91,9 +99,8 @@ pub enum EventCommand {
         /// Only those that this fits: kind=vm.*, name=web-1, with commas between
         #[arg(short, long, value_name = "TERMS")]
         filter: Option<String>,
-        /// Go on showing what happens
-        #[arg(short, long)]
-        watch: bool,
+        #[command(flatten)]
+        watch: WatchOption,
     },
 }
 
@@ -110,24 +117,6 @@ impl EventCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         let EventCommand::Ls { output, filter, watch } = self;
-        output.list(&everything(&client, "/events", &query(&[("filter", filter)])).await?, &EVENTS)?;
-        if !watch {
-            return Ok(());
-        }
-        let show = |kind: &str, data: &str| {
-            if kind == "event" {
-                let event: Value =
-                    serde_json::from_str(data).map_err(|error| Failure::internal(error.to_string()))?;
-                if output.is_table() {
-                    let event: Event = serde_json::from_value(event)
-                        .map_err(|error| Failure::internal(error.to_string()))?;
-                    say(&EVENTS.iter().map(|column| (column.cell)(&event)).collect::<Vec<_>>().join("  "));
-                } else {
-                    output.one(&event)?;
-                }
-            }
-            Ok(true)
-        };
-        client.stream("/events", show).await
+        log(&client, "/events", &query(&[("filter", filter)]), &EVENTS, (output, watch)).await
     }
 }

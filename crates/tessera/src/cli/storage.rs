@@ -9,8 +9,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use storage::{Allocation, PoolKind, VolumeDefinition, VolumeFormat, VolumeSource};
 
+use crate::cli::listing::{WatchOption, show};
 use crate::cli::output::{Column, OutputOption, say, size};
-use crate::cli::vm::{WaitOption, change, done, everything, query};
+use crate::cli::vm::{WaitOption, change, done, query};
 use crate::client::{Client, HostOption, segment};
 use crate::failure::{self, Failure, Result};
 
@@ -23,6 +24,8 @@ pub enum PoolCommand {
     Ls {
         #[command(flatten)]
         output: OutputOption,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Show everything about a pool
     Show {
@@ -88,6 +91,8 @@ pub enum VolumeCommand {
         /// Only those that this fits: name=web*, format=raw, with commas between
         #[arg(short, long, value_name = "TERMS")]
         filter: Option<String>,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Show everything about a volume
     Show {
@@ -206,7 +211,7 @@ const POOLS: [Column<PoolInfo>; 6] = [
         PoolKind::Shared => "shared".into(),
     }),
     Column::number("VOLUMES", |pool: &PoolInfo| status(pool, |status| status.volumes.to_string())),
-    Column::number("FREE", |pool: &PoolInfo| status(pool, |status| size(status.available))),
+    Column::number("FREE", |pool: &PoolInfo| status(pool, |status| size(status.available))).passing(),
     Column::number("CAPACITY", |pool: &PoolInfo| status(pool, |status| size(status.capacity))),
     Column::text("STATE", |pool: &PoolInfo| pool.problem.clone().unwrap_or_else(|| "good".into())),
 ];
@@ -239,7 +244,7 @@ impl PoolCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         match self {
-            PoolCommand::Ls { output } => output.list(&everything(&client, "/pools", &[]).await?, &POOLS),
+            PoolCommand::Ls { output, watch } => show(&client, "/pools", &[], &POOLS, (output, watch)).await,
             PoolCommand::Show { pool, output } => {
                 output.one(&client.get(&format!("/pools/{}", segment(&pool)?), &[]).await?)
             }
@@ -277,9 +282,9 @@ impl VolumeCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         match self {
-            VolumeCommand::Ls { pool, output, filter } => {
+            VolumeCommand::Ls { pool, output, filter, watch } => {
                 let query = query(&[("filter", filter)]);
-                output.list(&everything(&client, &pool.volumes()?, &query).await?, &VOLUMES)
+                show(&client, &pool.volumes()?, &query, &VOLUMES, (output, watch)).await
             }
             VolumeCommand::Show { volume, pool, output } => {
                 output.one(&client.get(&pool.volume(&volume)?, &[]).await?)

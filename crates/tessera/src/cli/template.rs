@@ -5,8 +5,9 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Map, Value};
 
+use crate::cli::listing::{WatchOption, show};
 use crate::cli::output::{Column, OutputOption, age, say};
-use crate::cli::vm::{everything, read_json};
+use crate::cli::vm::read_json;
 use crate::client::{HostOption, segment};
 use crate::failure::{self, Failure, Result};
 
@@ -19,6 +20,8 @@ pub enum TemplateCommand {
     Ls {
         #[command(flatten)]
         output: OutputOption,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Show everything about a template
     Show {
@@ -62,7 +65,7 @@ const COLUMNS: [Column<Template>; 5] = [
     }),
     Column::number("CPUS", |template: &Template| said(template, "cpus")),
     Column::number("MEMORY", |template: &Template| said(template, "memory")),
-    Column::text("SINCE", |template: &Template| age(template.created)),
+    Column::text("SINCE", |template: &Template| age(template.created)).passing(),
 ];
 
 fn said(template: &Template, field: &str) -> String {
@@ -81,8 +84,8 @@ impl TemplateCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let client = host.client()?;
         match self {
-            TemplateCommand::Ls { output } => {
-                output.list(&everything(&client, "/templates", &[]).await?, &COLUMNS)
+            TemplateCommand::Ls { output, watch } => {
+                show(&client, "/templates", &[], &COLUMNS, (output, watch)).await
             }
             TemplateCommand::Show { template, output } => {
                 output.one(&client.get(&format!("/templates/{}", segment(&template)?), &[]).await?)

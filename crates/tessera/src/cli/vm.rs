@@ -3,16 +3,21 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use api::{List, Task, Vm, VmDefinition};
+use api::{Task, Vm, VmDefinition, VmState};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
-use crate::cli::output::{Column, OutputOption, age, print, say, size};
+use crate::cli::listing::{WatchOption, show};
+use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
+use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
+use crate::cli::waiting::all_at_once;
+pub use crate::cli::waiting::{WaitOption, change, done};
+pub use crate::client::everything;
 use crate::client::{Client, HostOption, segment};
 use crate::console::terminal::RawTerminal;
 use crate::failure::{self, Failure, Result, Status};
@@ -132,25 +137,15 @@ pub struct ListArgs {
     /// Sort by this field; - before it for the other way round
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
     sort: Option<String>,
-    /// Go on showing changes as they happen
-    #[arg(short, long)]
-    watch: bool,
-}
-
-/// Whether to wait for a change.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct WaitOption {
-    /// Do not wait until it is done
-    #[arg(long)]
-    no_wait: bool,
+    #[command(flatten)]
+    watch: WatchOption,
 }
 
 /// Arguments of verbs.
 #[derive(Debug, Args)]
 pub struct VerbArgs {
-    /// Their names or ids
-    #[arg(required = true, value_name = "VM")]
-    vms: Vec<String>,
+    #[command(flatten)]
+    targets: Targets,
     #[command(flatten)]
     wait: WaitOption,
 }
@@ -180,6 +175,9 @@ pub struct DeleteArgs {
     /// or else by the guest's
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
     keep_disks: Option<Option<api::Name>>,
+    /// Do not ask before all guests, or those with a label, are removed
+    #[arg(short, long)]
+    yes: bool,
 }
 
 /// Arguments of `tessera vm edit`.
@@ -246,7 +244,7 @@ impl ApplyOption {
 const COLUMNS: [Column<Vm>; 10] = [
     Column::text("NAME", |vm: &Vm| vm.definition.name.to_string()),
     Column::text("STATE", |vm: &Vm| vm.status.state.word().to_owned()),
-    Column::text("SINCE", |vm: &Vm| age(vm.status.since)),
+    Column::text("SINCE", |vm: &Vm| age(vm.status.since)).passing(),
     Column::number("CPUS", |vm: &Vm| vm.definition.cpus.to_string()),
     Column::number("MEMORY", |vm: &Vm| size(vm.definition.memory)),
     Column::text("IMAGE", |vm: &Vm| {
@@ -281,17 +279,33 @@ impl VmCommand {
             }
             VmCommand::Create(args) => args.execute(&client).await,
             VmCommand::Clone { vm, name, wait } => clone(&client, &vm, &name, wait).await,
-            VmCommand::Start(args) => each(&client, &args, "start", "runs", None).await,
-            VmCommand::Stop(args) => each(&client, &args, "stop", "does not run", None).await,
-            VmCommand::Reset(args) => each(&client, &args, "reset", "has been reset", None).await,
-            VmCommand::Pause(args) => each(&client, &args, "pause", "stands still", None).await,
-            VmCommand::Resume(args) => each(&client, &args, "resume", "goes on", None).await,
-            VmCommand::Suspend(args) => each(&client, &args, "suspend", "is on storage", None).await,
+            VmCommand::Start(args) => {
+                each(&client, &args, ("start", "runs", |state| !state.is_alive()), None).await
+            }
+            VmCommand::Stop(args) => {
+                each(&client, &args, ("stop", "does not run", VmState::is_alive), None).await
+            }
+            VmCommand::Reset(args) => {
+                each(&client, &args, ("reset", "has been reset", VmState::is_alive), None).await
+            }
+            VmCommand::Pause(args) => {
+                each(&client, &args, ("pause", "stands still", |state| state == VmState::Running), None).await
+            }
+            VmCommand::Resume(args) => {
+                let fits = |state| matches!(state, VmState::Paused | VmState::Suspended);
+                each(&client, &args, ("resume", "goes on", fits), None).await
+            }
+            VmCommand::Suspend(args) => {
+                let fits = |state| matches!(state, VmState::Running | VmState::Paused);
+                each(&client, &args, ("suspend", "is on storage", fits), None).await
+            }
             VmCommand::Shutdown(args) => {
-                each(&client, &args.verb, "shutdown", "has powered itself off", Some(&args.body())).await
+                let verb = ("shutdown", "has powered itself off", VmState::is_alive as fn(VmState) -> bool);
+                each(&client, &args.verb, verb, Some(&args.body())).await
             }
             VmCommand::Reboot(args) => {
-                each(&client, &args.verb, "reboot", "has started again", Some(&args.body())).await
+                let verb = ("reboot", "has started again", VmState::is_alive as fn(VmState) -> bool);
+                each(&client, &args.verb, verb, Some(&args.body())).await
             }
             VmCommand::Edit(args) => edit(&client, args).await,
             VmCommand::Disk(command) => command.execute(&client).await,
@@ -329,32 +343,7 @@ impl CloseArgs {
 
 async fn list(client: &Client, args: ListArgs) -> Result<()> {
     let query = query(&[("filter", args.filter), ("sort", args.sort)]);
-    let vms = everything(client, "/vms", &query).await?;
-    args.output.list(&vms, &COLUMNS)?;
-    if !args.watch {
-        return Ok(());
-    }
-    let mut ready = false;
-    let show = |kind: &str, data: &str| {
-        match kind {
-            "ready" => ready = true,
-            "put" if ready => {
-                let vm: Value =
-                    serde_json::from_str(data).map_err(|error| Failure::internal(error.to_string()))?;
-                if args.output.is_table() {
-                    let vm: Vm =
-                        serde_json::from_value(vm).map_err(|error| Failure::internal(error.to_string()))?;
-                    say(&format!("{} {}", vm.definition.name, vm.status.state.word()));
-                } else {
-                    args.output.one(&vm)?;
-                }
-            }
-            "delete" if ready => say(&format!("deleted {data}")),
-            _ => {}
-        }
-        Ok(true)
-    };
-    client.stream("/vms", show).await
+    show(client, "/vms", &query, &COLUMNS, (args.output, args.watch)).await
 }
 
 /// A query of those parameters that are there.
@@ -362,58 +351,19 @@ pub fn query<'a>(parameters: &[(&'a str, Option<String>)]) -> Vec<(&'a str, Stri
     parameters.iter().filter_map(|(name, value)| Some((*name, value.clone()?))).collect()
 }
 
-/// All items of a list, page by page.
-///
-/// # Errors
-/// If the host cannot be reached or refuses.
-pub async fn everything(client: &Client, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
-    let mut items = Vec::new();
-    let mut query = query.to_vec();
-    loop {
-        let page: List<Value> = client.get(path, &query).await?;
-        items.extend(page.items);
-        let Some(next) = page.next else { return Ok(items) };
-        query.retain(|(name, _)| *name != "cursor");
-        query.push(("cursor", next));
-    }
-}
-
-/// Begins a change, and waits for it if that is wanted.
-///
-/// # Errors
-/// If it cannot be begun, or fails.
-pub async fn change(
+/// Does a verb with guests; those meant by a label or as all only where their state is one for it.
+async fn each(
     client: &Client,
-    method: Method,
-    path: &str,
-    query: &[(&str, String)],
+    args: &VerbArgs,
+    (verb, what, fits): (&str, &str, fn(VmState) -> bool),
     body: Option<&Value>,
-    wait: WaitOption,
-) -> Result<Task> {
-    let task: Task = client.change(method, path, query, body).await?;
-    if wait.no_wait {
-        return Ok(task);
-    }
-    client.wait(task).await
-}
-
-/// What is said of a change.
-pub fn done(name: &str, what: &str, task: &Task) {
-    if task.state.is_final() {
-        say(&format!("{name} {what}"));
-    } else {
-        say(&format!("task {}", task.id));
-    }
-}
-
-async fn each(client: &Client, args: &VerbArgs, verb: &str, what: &str, body: Option<&Value>) -> Result<()> {
-    on_all(&args.vms, async |vm| {
+) -> Result<()> {
+    let vms = args.targets.find(client, fits).await?;
+    let begin = async |vm: &str| {
         let path = format!("/vms/{}/{verb}", segment(vm)?);
-        let task = change(client, Method::POST, &path, &[], body, args.wait).await?;
-        done(vm, what, &task);
-        Ok(())
-    })
-    .await
+        client.change(Method::POST, &path, &[], body).await
+    };
+    all_at_once(client, &vms, begin, |_| what.to_owned(), args.wait).await
 }
 
 async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) -> Result<()> {
@@ -424,44 +374,31 @@ async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) ->
 }
 
 async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
-    on_all(&args.verb.vms, async |vm| {
-        let name = args.keep_disks.as_ref().map(|name| name.as_ref().map(ToString::to_string));
-        let keep = name.is_some().to_string();
-        let query = query(&[
-            ("force", Some(args.force.to_string())),
-            ("keep_disks", Some(keep)),
-            ("keep_as", name.flatten()),
-        ]);
-        let path = format!("/vms/{}", segment(vm)?);
-        let task = change(client, Method::DELETE, &path, &query, None, args.verb.wait).await?;
+    let vms = args.verb.targets.find(client, |_| true).await?;
+    if !args.yes && !args.verb.targets.are_named() && !vms.is_empty() {
+        let what = if args.keep_disks.is_some() { "" } else { " with their disks" };
+        if !agreed(&format!("Remove {}{what}?", vms.join(", ")))? {
+            return Err(Failure::new(Status::NotNow, "nothing has been done"));
+        }
+    }
+    let name = args.keep_disks.as_ref().map(|name| name.as_ref().map(ToString::to_string));
+    let keep = name.is_some().to_string();
+    let query = query(&[
+        ("force", Some(args.force.to_string())),
+        ("keep_disks", Some(keep)),
+        ("keep_as", name.flatten()),
+    ]);
+    let begin =
+        async |vm: &str| client.change(Method::DELETE, &format!("/vms/{}", segment(vm)?), &query, None).await;
+    let what = |task: &Task| {
         let volumes = task.result["volumes"].as_array().into_iter().flatten();
         let volumes: Vec<_> = volumes.filter_map(|volume| volume["name"].as_str()).collect();
         match volumes.as_slice() {
-            [] => done(vm, "has been deleted", &task),
-            names => {
-                done(vm, &format!("has been deleted; its disks are volumes now: {}", names.join(", ")), &task)
-            }
+            [] => "has been deleted".to_owned(),
+            names => format!("has been deleted; its disks are volumes now: {}", names.join(", ")),
         }
-        Ok(())
-    })
-    .await
-}
-
-/// Does it with all of them; those that fail do not keep it from the others. Ends as the first failure.
-///
-/// # Errors
-/// If it fails with one of them.
-pub async fn on_all(names: &[String], each: impl AsyncFn(&str) -> Result<()>) -> Result<()> {
-    let mut first = Ok(());
-    for name in names {
-        if let Err(failure) = each(name).await {
-            if names.len() > 1 {
-                eprintln!("tessera: {name}: {failure}");
-            }
-            first = first.and(Err(failure));
-        }
-    }
-    first
+    };
+    all_at_once(client, &vms, begin, what, args.verb.wait).await
 }
 
 async fn edit(client: &Client, args: EditArgs) -> Result<()> {

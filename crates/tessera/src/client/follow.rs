@@ -1,32 +1,57 @@
 //! Following what goes on: tasks until they end, and streams of server-sent events.
 
+use std::time::{Duration, Instant};
+
 use api::Task;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, header};
 
-use super::{Client, ended};
-use crate::failure::{self, Failure, Result};
+use super::{Client, encoded, ended};
+use crate::failure::{self, Failure, Result, Status};
 
 /// The longest that the host is asked to wait for a task before we show how far it is.
-const GLANCE: &str = "1s";
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// The longest that it is asked to wait where nobody looks.
+const LONG: &str = "30s";
 
 impl Client {
-    /// Waits until a task has ended, with a bar on the terminal; gives what it gave.
+    /// Waits until a task has ended, with a bar on the terminal, but not for longer than somebody has patience; gives what it gave.
     ///
     /// # Errors
-    /// If it fails, or the host cannot be reached any more: the task goes on then.
-    pub async fn wait(&self, mut task: Task) -> Result<Task> {
+    /// If it fails, or there is no more patience, or the host cannot be reached any more: the task goes on then.
+    pub async fn wait(&self, mut task: Task, patience: Option<Duration>) -> Result<Task> {
         let bar = ProgressBar::new(1000);
         if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {wide_msg}") {
             bar.set_style(style);
         }
         bar.set_prefix(format!("{} {}", task.action, task.name));
+        let begun = Instant::now();
         while !task.state.is_final() {
+            let left =
+                patience.map_or(GLANCE, |patience| patience.saturating_sub(begun.elapsed()).min(GLANCE));
+            if left.is_zero() {
+                bar.finish_and_clear();
+                let why = format!("{} of {} goes on: tessera task wait {}", task.action, task.name, task.id);
+                return Err(Failure::new(Status::TimedOut, why));
+            }
             bar.set_message(task.step.clone());
             bar.set_position((task.progress.unwrap_or(0.0) * 1000.0) as u64);
-            task = self.get(&format!("/tasks/{}", task.id), &[("wait", GLANCE.into())]).await?;
+            let wait = [("wait", format!("{}ms", left.as_millis().max(1)))];
+            task = self.get(&format!("/tasks/{}", task.id), &wait).await?;
         }
         bar.finish_and_clear();
+        ended(task)
+    }
+
+    /// Waits until a task has ended, and shows nothing; gives what it gave.
+    ///
+    /// # Errors
+    /// As [`Client::wait`].
+    pub async fn settle(&self, mut task: Task) -> Result<Task> {
+        while !task.state.is_final() {
+            task = self.get(&format!("/tasks/{}", task.id), &[("wait", LONG.into())]).await?;
+        }
         ended(task)
     }
 
@@ -34,9 +59,14 @@ impl Client {
     ///
     /// # Errors
     /// If the host cannot be reached or refuses, or the stream breaks.
-    pub async fn stream(&self, path: &str, mut each: impl FnMut(&str, &str) -> Result<bool>) -> Result<()> {
-        let request =
-            self.request(Method::GET, &format!("/api/v1{path}")).header(header::ACCEPT, "text/event-stream");
+    pub async fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        mut each: impl FnMut(&str, &str) -> Result<bool>,
+    ) -> Result<()> {
+        let path = format!("/api/v1{path}{}", encoded(query));
+        let request = self.request(Method::GET, &path).header(header::ACCEPT, "text/event-stream");
         let mut response = self.send(request).await?;
         let mut waiting = Vec::new();
         let broken = |error: &dyn std::error::Error| Failure::internal(failure::chain(error));

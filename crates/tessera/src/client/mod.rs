@@ -8,9 +8,9 @@ mod tls;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api::{Problem, Task, TaskState};
+use api::{List, Problem, Task, TaskState};
 use clap::Args;
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_rustls::rustls::ClientConfig;
@@ -208,6 +208,47 @@ impl Client {
             None => request,
         })
         .await
+    }
+
+    /// Asks for something, or for a change of it if it is still the version with this tag; gives it with its tag.
+    ///
+    /// # Errors
+    /// If the host cannot be reached or refuses.
+    pub async fn tagged<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        tag: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<(T, String)> {
+        let mut request = self.request(method, &format!("/api/v1{path}"));
+        if let Some(tag) = tag {
+            request = request.header(header::IF_MATCH, tag);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = self.send(request).await?;
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let tag = tag.unwrap_or_default().to_owned();
+        let found = response.json().await.map_err(|error| Failure::internal(failure::chain(&error)))?;
+        Ok((found, tag))
+    }
+}
+
+/// All items of a list, page by page.
+///
+/// # Errors
+/// If the host cannot be reached or refuses.
+pub async fn everything(client: &Client, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
+    let mut items = Vec::new();
+    let mut query = query.to_vec();
+    loop {
+        let page: List<Value> = client.get(path, &query).await?;
+        items.extend(page.items);
+        let Some(next) = page.next else { return Ok(items) };
+        query.retain(|(name, _)| *name != "cursor");
+        query.push(("cursor", next));
     }
 }
 

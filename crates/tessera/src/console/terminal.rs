@@ -1,19 +1,28 @@
 //! The terminal in raw mode, and back to what it was however the process ends.
 //!
 //! The mode is put back by [`RawTerminal`]'s drop, which runs on return and on panic, and by a handler for the signals
-//! that end a process. Only SIGKILL gets past them.
+//! that end a process. Only SIGKILL gets past them. [`FullScreen`] takes the whole screen as well, in the same way.
 
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 
 /// The terminal and its mode before the machine started; read by the signal handler, which can take no lock.
 static BEFORE: OnceLock<(libc::c_int, libc::termios)> = OnceLock::new();
 
 /// Whether the terminal is in raw mode now.
 static RAW: AtomicBool = AtomicBool::new(false);
+
+/// Whether the alternate screen is shown now.
+static SCREEN: AtomicBool = AtomicBool::new(false);
+
+/// Shows the alternate screen, without a cursor (xterm control sequences: DECSET 1049, DECRST 25).
+const ENTER_SCREEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
+
+/// Plain letters, the cursor, and the screen that was there before.
+const LEAVE_SCREEN: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l";
 
 /// The signals that end a process unless it says otherwise, and that a person, a program or a crash may raise.
 const ENDING: [libc::c_int; 9] = [
@@ -55,6 +64,36 @@ impl RawTerminal {
     }
 }
 
+/// The whole screen of a terminal in raw mode. Dropping it shows what was there before.
+#[derive(Debug)]
+pub struct FullScreen {
+    _raw: RawTerminal,
+}
+
+impl FullScreen {
+    /// Takes the screen. Gives `None` if stdin or stdout is not a terminal. What a panic says is seen afterwards.
+    pub fn enter() -> io::Result<Option<FullScreen>> {
+        let mut stdout = io::stdout();
+        if !stdout.is_terminal() {
+            return Ok(None);
+        }
+        let Some(raw) = RawTerminal::enter()? else { return Ok(None) };
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let usual = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |told| {
+                restore();
+                usual(told);
+            }));
+        });
+        SCREEN.store(true, Ordering::SeqCst);
+        let screen = FullScreen { _raw: raw };
+        stdout.write_all(ENTER_SCREEN)?;
+        stdout.flush()?;
+        Ok(Some(screen))
+    }
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         restore();
@@ -67,8 +106,12 @@ fn mode(file: BorrowedFd) -> Option<libc::termios> {
     unsafe { (libc::tcgetattr(file.as_raw_fd(), mode.as_mut_ptr()) == 0).then(|| mode.assume_init()) }
 }
 
-/// Puts the mode back once. Safe in a signal handler: only atomics and tcsetattr.
+/// Puts screen and mode back once. Safe in a signal handler: only atomics, write and tcsetattr.
 fn restore() {
+    if SCREEN.swap(false, Ordering::SeqCst) {
+        // SAFETY: the bytes are static. Where they do not arrive there is no screen any more.
+        unsafe { libc::write(libc::STDOUT_FILENO, LEAVE_SCREEN.as_ptr().cast(), LEAVE_SCREEN.len()) };
+    }
     if RAW.swap(false, Ordering::SeqCst)
         && let Some((stdin, before)) = BEFORE.get()
     {
@@ -108,4 +151,35 @@ extern "C" fn on_signal(signal: libc::c_int) {
     restore();
     // SAFETY: raise is async-signal-safe.
     unsafe { libc::raise(signal) };
+}
+
+#[cfg(test)]
+#[path = "../../tests/host/terminal.rs"]
+#[allow(dead_code)]
+mod at_terminal;
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::at_terminal::AtTerminal;
+    use super::*;
+
+    #[test]
+    #[ignore = "it panics: the test below runs it"]
+    fn panics_with_the_whole_screen() {
+        let _screen = FullScreen::enter().unwrap().unwrap();
+        panic!("something unforeseen");
+    }
+
+    #[test]
+    fn after_a_panic_the_terminal_is_as_it_was_and_shows_what_was_wrong() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let name = "console::terminal::tests::panics_with_the_whole_screen";
+        command.args(["--exact", name, "--ignored", "--nocapture"]).env("RUST_BACKTRACE", "0");
+        let mut program = AtTerminal::start(command);
+        assert!(!program.ended().success());
+        program.is_as_before();
+        program.reads("something unforeseen");
+    }
 }

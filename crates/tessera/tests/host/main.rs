@@ -5,6 +5,8 @@ mod access;
 mod agent;
 mod alarms;
 mod backup;
+mod completion;
+mod config;
 mod crash;
 mod daemon;
 mod demo;
@@ -17,9 +19,11 @@ mod hostile;
 mod http;
 mod images;
 mod inputs;
+mod install;
 mod inventory;
 mod keys;
 mod life;
+mod lists;
 mod log;
 mod networks;
 mod privileges;
@@ -28,10 +32,14 @@ mod sandbox;
 #[path = "../../../storage/tests/images/server.rs"]
 #[allow(dead_code)]
 mod server;
+mod site;
 mod stats;
 mod storage;
 mod suspend;
+mod targets;
 mod templates;
+mod terminal;
+mod top;
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;

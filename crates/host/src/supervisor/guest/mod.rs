@@ -27,6 +27,7 @@ use crate::store::Revision;
 use change::Changing;
 pub use change::{Apply, Edit};
 pub use order::{Deleted, Options, Order};
+pub use plan::needs_restart;
 use suspend::Suspending;
 
 /// How orders come to a guest.

@@ -7,7 +7,8 @@ use storage::images::Source;
 
 use super::{COLUMNS, ImageCommand, ImportArgs, address, import_of, into_new};
 use crate::cli::output::say;
-use crate::cli::vm::{change, done, everything, on_all};
+use crate::cli::vm::{change, done, everything};
+use crate::cli::waiting::all_at_once;
 use crate::client::{Client, segment};
 use crate::failure::{Failure, Result};
 
@@ -45,12 +46,8 @@ pub async fn execute(command: ImageCommand, client: &Client) -> Result<()> {
             Ok(())
         }
         ImageCommand::Delete { names, wait } => {
-            on_all(&names, async |name| {
-                let task = change(client, Method::DELETE, &path(name)?, &[], None, wait).await?;
-                done(name, "has been deleted", &task);
-                Ok(())
-            })
-            .await
+            let begin = async |name: &str| client.change(Method::DELETE, &path(name)?, &[], None).await;
+            all_at_once(client, &names, begin, |_| "has been deleted".to_owned(), wait).await
         }
     }
 }
