@@ -212,6 +212,9 @@ pub struct VmStatus {
     /// Whether what it should be has changed in a way that its next start brings about.
     #[serde(default)]
     pub pending_restart: bool,
+    /// The snapshot that it has gone on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Id>,
 }
 
 /// Where a guest is in its life.
@@ -417,6 +420,27 @@ impl VmDefinition {
         }
     }
 
+    /// Has its cards that say no hardware address be those of `before` on the same network, if there are such, with the addresses that they
+    /// have there.
+    pub fn know_cards(&mut self, before: &[Nic]) {
+        for n in 0..self.nics.len() {
+            if self.nics[n].mac.is_some() {
+                continue;
+            }
+            let free = |old: &&Nic| self.nics.iter().all(|nic| nic.mac != old.mac);
+            let same = |old: &&Nic| old.network == self.nics[n].network;
+            // Where it was, if that is as it was.
+            let there = before.get(n).filter(same).filter(free);
+            let Some(old) = there.or_else(|| before.iter().filter(same).find(free)).cloned() else {
+                continue;
+            };
+            let nic = &mut self.nics[n];
+            nic.mac = old.mac;
+            nic.address = nic.address.or(old.address);
+            nic.address6 = nic.address6.or(old.address6);
+        }
+    }
+
     /// The image that the guest was made from: that of its first disk, if that is a copy of one.
     pub fn image(&self) -> Option<&ImageName> {
         match &self.disks.first()?.source {
@@ -516,6 +540,33 @@ mod tests {
             after.number_disks(&before.disks);
             assert_eq!(units(&after), expected, "{list}");
         }
+    }
+
+    #[test]
+    fn a_card_that_says_no_address_is_the_one_on_that_network() {
+        let nics = |more: &str| definition(&format!(r#", "nics": [{more}]"#));
+        let before = nics(
+            r#"{"network": {"named": "a"}, "mac": "52:00:00:00:00:01", "address": "10.0.0.1"}, {"network": {"named": "b"}, "mac": "52:00:00:00:00:02"}"#,
+        );
+        for (list, expected) in [
+            (r#"{"network": {"named": "b"}}"#, vec![Some("52:00:00:00:00:02")]),
+            (r#"{"network": {"named": "c"}}"#, vec![None]),
+            (
+                r#"{"network": {"named": "a"}}, {"network": {"named": "a"}}"#,
+                vec![Some("52:00:00:00:00:01"), None],
+            ),
+        ] {
+            let mut after = nics(list);
+            after.know_cards(&before.nics);
+            assert_eq!(
+                after.nics.iter().map(|nic| nic.mac.as_deref()).collect::<Vec<_>>(),
+                expected,
+                "{list}"
+            );
+        }
+        let mut after = nics(r#"{"network": {"named": "a"}, "vlan": 7}"#);
+        after.know_cards(&before.nics);
+        assert_eq!(after.nics[0].address, before.nics[0].address);
     }
 
     #[test]

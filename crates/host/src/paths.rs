@@ -139,6 +139,16 @@ impl Paths {
         self.vm(id).join("suspended")
     }
 
+    /// The memory of a guest's snapshots.
+    pub fn snapshots(&self, id: Id) -> PathBuf {
+        self.vm(id).join("snapshots")
+    }
+
+    /// The memory of one of them.
+    pub fn snapshot(&self, id: Id, snapshot: Id) -> PathBuf {
+        self.snapshots(id).join(snapshot.to_string())
+    }
+
     /// What a guest's process says.
     pub fn process_log(&self, id: Id) -> PathBuf {
         self.vm(id).join("vmm.log")

@@ -22,6 +22,12 @@ pub struct Record {
     /// What its machine is made of, while there is one that runs or is on storage: what it should be may have changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<VmDefinition>,
+    /// The snapshot that it is going back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverting: Option<Id>,
+    /// Whether it was where it goes on from before: what must be unique to it is not then.
+    #[serde(default)]
+    pub again: bool,
 }
 
 impl Record {

@@ -17,7 +17,7 @@ export const queries = new QueryClient({
 
 /** Lists by the first word of the events and tasks that concern them. */
 const CONCERNED: Record<string, readonly string[]> = {
-  vm: ["host", "networks", "leases", "volumes"],
+  vm: ["host", "networks", "leases", "volumes", "snapshots"],
   image: ["images", "host"],
   template: ["templates"],
   network: ["networks", "leases"],
@@ -66,10 +66,16 @@ export type Volume = Schemas["Volume"];
 export type Lease = Schemas["Lease"];
 export type Account = Schemas["Account"];
 export type Token = Schemas["Token"];
+export type Snapshot = Schemas["Snapshot"];
 export type Alarm = Schemas["Alarm"];
 export type ActiveAlarm = Schemas["ActiveAlarm"];
 export type AuditEntry = Schemas["AuditEntry"];
 export type HostInfo = Schemas["HostInfo"];
+
+/** The snapshots of a guest, the oldest first. */
+export function useSnapshots(vm: string) {
+  return useQuery({ queryKey: ["snapshots", vm], queryFn: () => all<Snapshot>(at("vms", vm, "snapshots")) });
+}
 
 export const useImages = list<Image>("images");
 export const useTemplates = list<Template>("templates");

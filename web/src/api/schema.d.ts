@@ -1086,6 +1086,62 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/vms/{vm}/snapshots": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The snapshots of a guest, the oldest first. Each names the one that it came after. */
+        get: operations["list"];
+        put?: never;
+        /** Makes a snapshot of a guest that runs, stands still or is stopped. The guest goes on meanwhile. The task's result is the snapshot. */
+        post: operations["create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/snapshots/{snapshot}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One snapshot. */
+        get: operations["get"];
+        put?: never;
+        post?: never;
+        /** Deletes a snapshot. The guest and its other snapshots stay what they are. */
+        delete: operations["delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/snapshots/{snapshot}/revert": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Has a guest go back to a snapshot: what has been written since the last one is lost. One whose memory was kept goes on from there if
+         *     it ran then. The task's result is the guest.
+         */
+        post: operations["revert"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/start": {
         parameters: {
             query?: never;
@@ -1409,6 +1465,8 @@ export interface components {
         CloneAs: {
             /** @description Its name. */
             name: components["schemas"]["Name"];
+            /** @description The snapshot, by name or id, whose disks it begins with: it has only what differs from them. The guest may run. */
+            snapshot?: string | null;
         };
         /** @description How a guest is asked to end. */
         Close: {
@@ -2265,6 +2323,45 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_Snapshot: {
+            /** @description What is on it. */
+            items: {
+                /**
+                 * Format: date-time
+                 * @description When it was made.
+                 */
+                created: string;
+                /** @description Whether the guest goes on from this one now. */
+                current?: boolean;
+                /** @description What it is for. */
+                description?: string;
+                /** @description The numbers of the disks that are in it. */
+                disks: number[];
+                /** @description Its id. */
+                id: components["schemas"]["Id"];
+                memory?: components["schemas"]["Size"] | null;
+                /** @description Its name: no two of a guest have the same. */
+                name: components["schemas"]["Name"];
+                parent?: components["schemas"]["Id"] | null;
+                /**
+                 * Format: int64
+                 * @description How long the guest stood still for it, or its disks' requests waited, nanoseconds.
+                 */
+                pause_ns?: number;
+                /** @description Whether the guest's file systems were made to rest for it. */
+                quiesced?: boolean;
+                /** @description What the guest was doing. */
+                state: components["schemas"]["VmState"];
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Task: {
             /** @description What is on it. */
             items: {
@@ -2582,6 +2679,17 @@ export interface components {
             replace?: boolean;
             size?: components["schemas"]["Size"] | null;
         };
+        /** @description A snapshot that is to be made. */
+        NewSnapshot: {
+            /** @description What it is for. */
+            description?: string;
+            /** @description Whether the memory of a guest that runs is kept, too: it goes on from there as if nothing had been. */
+            memory?: boolean;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description Whether the guest's agent has its file systems rest meanwhile, so that they are whole on the disks. */
+            quiesce?: boolean;
+        };
         /** @description A template that is to be. */
         NewTemplate: {
             /** @description The part of a guest's definition that it says. What it leaves out is said when a guest is made, or is as usual. */
@@ -2826,6 +2934,11 @@ export interface components {
             /** @description The size. */
             size: components["schemas"]["Size"];
         };
+        /** @description How a guest goes back. */
+        Revert: {
+            /** @description Pull its plug first if it runs: what it is doing is lost. */
+            force?: boolean;
+        };
         /**
          * @description What somebody may do. Each role may do what the ones before it may.
          * @enum {string}
@@ -2920,6 +3033,35 @@ export interface components {
         };
         /** @description A number of bytes, or text such as "512MiB"; answers have the number. */
         Size: number | string;
+        /** @description What a guest was at some time: it can go back there. */
+        Snapshot: {
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created: string;
+            /** @description Whether the guest goes on from this one now. */
+            current?: boolean;
+            /** @description What it is for. */
+            description?: string;
+            /** @description The numbers of the disks that are in it. */
+            disks: number[];
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            memory?: components["schemas"]["Size"] | null;
+            /** @description Its name: no two of a guest have the same. */
+            name: components["schemas"]["Name"];
+            parent?: components["schemas"]["Id"] | null;
+            /**
+             * Format: int64
+             * @description How long the guest stood still for it, or its disks' requests waited, nanoseconds.
+             */
+            pause_ns?: number;
+            /** @description Whether the guest's file systems were made to rest for it. */
+            quiesced?: boolean;
+            /** @description What the guest was doing. */
+            state: components["schemas"]["VmState"];
+        };
         /** @description Where a file comes from. */
         Source: {
             /** @description Its path. */
@@ -3156,6 +3298,7 @@ export interface components {
              * @description Since when.
              */
             since: string;
+            snapshot?: components["schemas"]["Id"] | null;
             /** @description Where it is in its life. */
             state: components["schemas"]["VmState"];
         };
@@ -6881,6 +7024,222 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["Close"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being done */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Snapshot"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewSnapshot"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being made */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name or id */
+                snapshot: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The snapshot */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Snapshot"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name or id */
+                snapshot: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being done */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revert: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name or id */
+                snapshot: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Revert"];
             };
         };
         responses: {

@@ -14,6 +14,7 @@ import { type Key, t } from "../text";
 import { CloneDialog, EditDialog, TemplateDialog } from "./guest-dialogs";
 import { GuestEvents } from "./guest-events";
 import { Hardware } from "./guest-hardware";
+import { Snapshots } from "./guest-snapshots";
 import { Summary } from "./guest-summary";
 
 const Terminal = lazy(() => import("../parts/terminal"));
@@ -86,7 +87,7 @@ function Tab({ vm, tab }: { vm: Vm; tab: string }) {
   switch (tab) {
     case "console": return <ConsoleTab vm={vm} />;
     case "hardware": return <Hardware vm={vm} />;
-    case "snapshots": return <Empty icon="camera" title={t("snapshots.not-yet")}><p>{t("snapshots.words")}</p></Empty>;
+    case "snapshots": return <Snapshots vm={vm} />;
     case "share": return <Empty icon="share" title={t("share.not-yet")}><p>{t("share.words")}</p></Empty>;
     case "events": return <GuestEvents vm={vm} />;
     case "definition": return <Suspense fallback={<Loading />}><Definition key={vm.id} vm={vm} /></Suspense>;

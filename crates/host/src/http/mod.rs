@@ -27,6 +27,7 @@ mod scope;
 pub mod serve;
 mod session;
 mod sites;
+mod snapshots;
 mod stats;
 mod tasks;
 mod templates;
@@ -96,6 +97,9 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(devices::add_nic))
         .routes(routes!(devices::edit_nic, devices::remove_nic))
         .routes(routes!(vms::clone))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::get, snapshots::delete))
+        .routes(routes!(snapshots::revert))
         .routes(routes!(vms::start))
         .routes(routes!(vms::shutdown))
         .routes(routes!(vms::stop))

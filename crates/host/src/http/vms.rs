@@ -140,6 +140,9 @@ fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> Ne
 pub struct CloneAs {
     /// Its name.
     pub name: Name,
+    /// The snapshot, by name or id, whose disks it begins with: it has only what differs from them. The guest may run.
+    #[serde(default)]
+    pub snapshot: Option<String>,
 }
 
 /// Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own. The task's result is
@@ -162,7 +165,11 @@ pub async fn clone(
     let doing = Arc::clone(&host);
     let work = move |work| async move {
         let progress = Arc::new(crate::daemon::TaskProgress::new(work));
-        let vm = doing.supervisor.clone_guest(&source, id, wanted.name, &identity.actor, progress).await?;
+        let (supervisor, name, actor) = (&doing.supervisor, wanted.name, &identity.actor);
+        let vm = match &wanted.snapshot {
+            Some(snapshot) => supervisor.clone_snapshot(&source, snapshot, id, name, actor, progress).await?,
+            None => supervisor.clone_guest(&source, id, name, actor, progress).await?,
+        };
         serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
     };
     let task = host.tasks.begin(new, work).await?;

@@ -12,6 +12,7 @@ use storage::{Pool, Progress};
 
 use super::storage_problem;
 use crate::pools::{Pools, own_volume};
+use crate::snapshots::KeptDisk;
 
 /// Disks that have been made and that nobody knows of yet, and those that nobody will know of.
 #[must_use]
@@ -113,8 +114,11 @@ pub fn check(images: &Images, pools: &Pools, number: usize, disk: &Disk) -> Opti
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn settle(definition: &mut VmDefinition, before: &[Disk]) -> Result<(), Problem> {
-    definition.number_disks(before);
+pub fn settle(definition: &mut VmDefinition, before: Option<&VmDefinition>) -> Result<(), Problem> {
+    definition.number_disks(before.map_or(&[], |before| &before.disks));
+    if let Some(before) = before {
+        definition.know_cards(&before.nics);
+    }
     for disk in &mut definition.disks {
         if let DiskSource::File(path) = &disk.source
             && disk.format.is_none()
@@ -220,6 +224,28 @@ pub fn copy(
             return Err(storage_problem(error));
         }
         made.new.push(wanted.name);
+    }
+    Ok(made)
+}
+
+/// Makes the own disks of guest `to` over what those of another guest were.
+///
+/// # Errors
+/// If one of them cannot be made; none of them is there then.
+pub fn link(pools: &Pools, layers: &[KeptDisk], to: Id, disks: &[Disk]) -> Result<Made, Problem> {
+    let pool = pools.usual()?;
+    let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
+    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+        let (number, name) = (disk.number(place), own_volume(to, disk.number(place))?);
+        let layer = layers.iter().find(|layer| layer.unit as usize == number);
+        let linked = layer.ok_or_else(|| Problem::conflict(format!("the snapshot has no disk {number}")));
+        let linked =
+            linked.and_then(|layer| pool.clone_layer(layer.layer, &name, "", None).map_err(storage_problem));
+        if let Err(problem) = linked {
+            made.undo();
+            return Err(problem);
+        }
+        made.new.push(name);
     }
     Ok(made)
 }

@@ -20,8 +20,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::{
-    Engine, EngineInfo, Id, Invalid, Name, Problem, Time, Typed, Verb, Vm, VmDefinition, VmState, VmStatus,
-    VolumeName,
+    Engine, EngineInfo, Id, Invalid, Name, NewSnapshot, Problem, Snapshot, Time, Typed, Verb, Vm,
+    VmDefinition, VmState, VmStatus, VolumeName,
 };
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
@@ -33,10 +33,12 @@ use crate::images::{self, Images};
 use crate::paths::Paths;
 use crate::pools::Pools;
 use crate::records::{self, Record};
+use crate::snapshots::{self, Kept, KeptDisk};
 use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
 pub use agent::Agents;
 use disks::Made;
+pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
 pub use keep::Keep;
@@ -235,21 +237,21 @@ impl Supervisor {
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<Vm, Problem> {
-        self.create_of(id, None, definition, actor, progress).await
+        self.create_of(id, Source::Definition, definition, actor, progress).await
     }
 
-    /// Makes a guest whose own disks are copies of those of guest `source`, if there is one.
+    /// Makes a guest whose own disks are what `source` says.
     async fn create_of(
         &self,
         id: Id,
-        source: Option<Id>,
+        source: Source,
         mut definition: VmDefinition,
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<Vm, Problem> {
         let _images = self.shared.images.hold(images::of_disks(&definition.disks))?;
         self.check(&definition, None).await?;
-        disks::settle(&mut definition, &[])?;
+        disks::settle(&mut definition, None)?;
         self.shared.wires.plug(id, &mut definition, None).await?;
         let created = self.create_settled(id, source, definition, actor, progress).await;
         if created.is_err() {
@@ -261,7 +263,7 @@ impl Supervisor {
     async fn create_settled(
         &self,
         id: Id,
-        source: Option<Id>,
+        source: Source,
         definition: VmDefinition,
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
@@ -278,16 +280,21 @@ impl Supervisor {
                 last_end: None,
                 restarts: 0,
                 pending_restart: false,
+                snapshot: None,
             },
         };
         let (shared, disks) = (Arc::clone(&self.shared), vm.definition.disks.clone());
         let make = move || match source {
-            Some(source) => disks::copy(&shared.pools, &shared.images, source, id, &disks, &*progress),
-            None => disks::make(&shared.pools, &shared.images, id, &[], &disks, &*progress),
+            Source::Guest(source) => {
+                disks::copy(&shared.pools, &shared.images, source, id, &disks, &*progress)
+            }
+            Source::Snapshot(layers) => disks::link(&shared.pools, &layers, id, &disks),
+            Source::Definition => disks::make(&shared.pools, &shared.images, id, &[], &disks, &*progress),
         };
         let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|error| Problem::internal(error.to_string()))??;
-        let record = Record { vm, wanted: false, stood_still: false, machine: None };
+        let record =
+            Record { vm, wanted: false, stood_still: false, machine: None, reverting: None, again: false };
         let happening = Happening::new("vm.created", "was made").by(actor);
         let happening = happening.to(records::path(id), record.vm.definition.name.as_str());
         let transaction = records::create(&record).and_then(|transaction| happening.add(transaction));
@@ -332,7 +339,7 @@ impl Supervisor {
             (nic.mac, nic.address, nic.address6) = (None, None, None);
         }
         disks::check_shared(&definition)?;
-        self.create_of(id, Some(source.id), definition, actor, progress).await
+        self.create_of(id, Source::Guest(source.id), definition, actor, progress).await
     }
 
     /// Asks a guest for something, and waits until it is done.
@@ -379,6 +386,79 @@ impl Supervisor {
         self.ask(id, |reply| Order::Type(keys, actor, reply)).await
     }
 
+    /// The snapshots of a guest, the oldest first.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn snapshots(&self, vm: &Vm) -> Result<Vec<Snapshot>, Problem> {
+        let all = snapshots::list(&*self.shared.store, vm.id).await.map_err(store_problem)?;
+        let told =
+            |kept: Kept| Snapshot { current: vm.status.snapshot == Some(kept.snapshot.id), ..kept.snapshot };
+        Ok(all.into_iter().map(told).collect())
+    }
+
+    /// Makes a snapshot of a guest.
+    ///
+    /// # Errors
+    /// If its name is taken, a disk can have none, or storage has no room: then the guest is as it was.
+    pub async fn snap(
+        &self,
+        id: Id,
+        new: NewSnapshot,
+        actor: &str,
+        progress: Follower,
+    ) -> Result<Snapshot, Problem> {
+        let actor = actor.to_owned();
+        self.ask(id, |reply| Order::Snap(new, actor, progress, reply)).await
+    }
+
+    /// Has a guest go back to a snapshot.
+    ///
+    /// # Errors
+    /// If there is none of this name or id, or the guest runs and that is not `force`d.
+    pub async fn revert(&self, id: Id, snapshot: &str, force: bool, actor: &str) -> Result<(), Problem> {
+        let (snapshot, actor) = (snapshot.to_owned(), actor.to_owned());
+        self.ask(id, |reply| Order::Revert(snapshot, force, actor, reply)).await
+    }
+
+    /// Deletes a snapshot; what others need of it stays.
+    ///
+    /// # Errors
+    /// If there is none of this name or id.
+    pub async fn delete_snapshot(
+        &self,
+        id: Id,
+        snapshot: &str,
+        actor: &str,
+        progress: Follower,
+    ) -> Result<(), Problem> {
+        let (snapshot, actor) = (snapshot.to_owned(), actor.to_owned());
+        self.ask(id, |reply| Order::DeleteSnapshot(snapshot, actor, progress, reply)).await
+    }
+
+    /// Makes a guest of a snapshot of another one: its disks have only what differs from it, so that takes no time.
+    ///
+    /// # Errors
+    /// If there is no such snapshot, it has a volume that only one guest can write to, or the new name is taken.
+    pub async fn clone_snapshot(
+        &self,
+        source: &Vm,
+        snapshot: &str,
+        id: Id,
+        name: Name,
+        actor: &str,
+        progress: Follower,
+    ) -> Result<Vm, Problem> {
+        let all = snapshots::list(&*self.shared.store, source.id).await.map_err(store_problem)?;
+        let kept = snapshots::find(&all, snapshot)?.clone();
+        let mut definition = VmDefinition { name, ..kept.definition.clone() };
+        for nic in &mut definition.nics {
+            (nic.mac, nic.address, nic.address6) = (None, None, None);
+        }
+        disks::check_shared(&definition)?;
+        self.create_of(id, Source::Snapshot(kept.layers), definition, actor, progress).await
+    }
+
     /// Makes a guest another one; its machine, too, if it runs and that can be.
     ///
     /// # Errors
@@ -387,7 +467,7 @@ impl Supervisor {
         let _images = self.shared.images.hold(images::of_disks(&edit.definition.disks))?;
         self.check(&edit.definition, Some(id)).await?;
         let (vm, _) = self.find(&id.to_string()).await?;
-        disks::settle(&mut edit.definition, &vm.definition.disks)?;
+        disks::settle(&mut edit.definition, Some(&vm.definition))?;
         if vm.status.state == VmState::Running && edit.apply != Apply::NextBoot && !edit.force {
             self.check_unused(&vm, &edit.definition).await?;
         }
@@ -459,6 +539,7 @@ impl Supervisor {
         }
         let (records, _) = records::list(&*self.shared.store).await?;
         self.sweep_disks(&records, kept).await;
+        snapshots::sweep(&*self.shared.store, &self.shared.pools, &self.shared.paths, &records).await?;
         let alive = records.iter().filter(|(record, _)| record.vm.status.state.is_alive()).count();
         if booted {
             let vms = records.iter().map(|(record, _)| record.vm.clone()).collect();
@@ -510,6 +591,16 @@ impl Supervisor {
         let (pools, known) = (Arc::clone(&self.shared.pools), known.iter().flat_map(of).collect());
         let _ = tokio::task::spawn_blocking(move || pools.sweep(&known, &kept)).await;
     }
+}
+
+/// What a new guest's own disks are.
+enum Source {
+    /// What its definition says.
+    Definition,
+    /// Copies of another guest's.
+    Guest(Id),
+    /// What is over these layers.
+    Snapshot(Vec<KeptDisk>),
 }
 
 fn guest_engine(kind: engine::Kind) -> Engine {

@@ -140,6 +140,21 @@ pub fn open(place: &Path) -> Result<Saved, SavedError> {
     Ok(Saved { state, memory: File::open(place.join(MEMORY))? })
 }
 
+/// Has the saved machine at `from` be at `to`, too. Neither is ever written to.
+///
+/// # Errors
+/// If the host cannot write there.
+pub fn link(from: &Path, to: &Path) -> io::Result<()> {
+    let folder = beside(to, ".draft");
+    remove(&folder)?;
+    paths::make(&folder)?;
+    let draft = Draft { place: to.to_owned(), folder, kept: false };
+    for file in [MEMORY, STATE] {
+        std::fs::hard_link(from.join(file), draft.folder.join(file))?;
+    }
+    draft.keep()
+}
+
 /// A machine is about to go on from `place`, whose disks will not be what they were.
 ///
 /// # Errors
@@ -200,6 +215,18 @@ mod tests {
         assert_eq!((saved.state, saved.memory.metadata().unwrap().len()), (json!({ "a": 1 }), 8192));
         forget(&place);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn one_that_is_at_two_places_stays_at_one_when_it_is_spent_at_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept_there, place) = (folder.path().join("k"), folder.path().join("s"));
+        kept(&kept_there);
+        link(&kept_there, &place).unwrap();
+        spend(&place).unwrap();
+        forget(&place);
+        link(&kept_there, &place).unwrap();
+        assert_eq!(open(&place).unwrap().state, json!({ "a": 1 }));
     }
 
     #[test]

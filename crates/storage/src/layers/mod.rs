@@ -83,6 +83,30 @@ impl Pool {
         Ok(layers)
     }
 
+    /// Whether there is any layer in the pool: most have none, and nothing has to be looked at then.
+    ///
+    /// # Errors
+    /// If the pool cannot be read.
+    pub fn has_layers(&self) -> Result<bool> {
+        let entries = fs::read_dir(self.folder()).map_err(Error::host(self.folder()))?;
+        let is_layer = |name: std::ffi::OsString| name.to_string_lossy().starts_with(LAYER);
+        Ok(entries.filter_map(io::Result::ok).any(|entry| is_layer(entry.file_name())))
+    }
+
+    /// The layers of all volumes, each with its volume.
+    ///
+    /// # Errors
+    /// If the pool cannot be read.
+    pub fn layers_of_all(&self) -> Result<Vec<(Name, Id)>> {
+        if !self.has_layers()? {
+            return Ok(Vec::new());
+        }
+        let graph = self.graph()?;
+        let of = |about: &About| graph.volumes.iter().find(|volume| Some(volume.id) == about.volume);
+        let all = graph.layers.values().filter_map(|(about, _)| Some((of(about)?.name.clone(), about.id)));
+        Ok(all.collect())
+    }
+
     fn describe_layer(&self, about: &About, graph: &Graph) -> Result<Layer> {
         let path = self.layer_file(about);
         let file = File::open(&path).map_err(Error::host(&path))?;

@@ -28,6 +28,7 @@ mod top;
 mod vm;
 mod vm_create;
 mod vm_devices;
+mod vm_snapshot;
 mod vmm;
 mod waiting;
 

@@ -15,6 +15,7 @@ use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
 use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
+use crate::cli::vm_snapshot::SnapshotCommand;
 use crate::cli::waiting::all_at_once;
 pub use crate::cli::waiting::{WaitOption, change, done};
 pub use crate::client::everything;
@@ -44,6 +45,9 @@ pub enum VmCommand {
         vm: String,
         /// The new one's name
         name: api::Name,
+        /// Begin with what this snapshot of it kept, and have only what differs from that: whether it runs or not
+        #[arg(long, value_name = "NAME")]
+        snapshot: Option<String>,
         #[command(flatten)]
         wait: WaitOption,
     },
@@ -68,6 +72,9 @@ pub enum VmCommand {
     /// The disks of a guest, also while it runs
     #[command(subcommand)]
     Disk(DiskCommand),
+    /// What a guest was: keep it, and go back there
+    #[command(subcommand, visible_alias = "snap")]
+    Snapshot(SnapshotCommand),
     /// The network cards of a guest, also while it runs
     #[command(subcommand)]
     Nic(NicCommand),
@@ -278,7 +285,9 @@ impl VmCommand {
                 output.one(&client.get(&format!("/vms/{}", segment(&vm)?), &[]).await?)
             }
             VmCommand::Create(args) => args.execute(&client).await,
-            VmCommand::Clone { vm, name, wait } => clone(&client, &vm, &name, wait).await,
+            VmCommand::Clone { vm, name, snapshot, wait } => {
+                clone(&client, &vm, &name, snapshot.as_deref(), wait).await
+            }
             VmCommand::Start(args) => {
                 each(&client, &args, ("start", "runs", |state| !state.is_alive()), None).await
             }
@@ -310,6 +319,7 @@ impl VmCommand {
             VmCommand::Edit(args) => edit(&client, args).await,
             VmCommand::Disk(command) => command.execute(&client).await,
             VmCommand::Nic(command) => command.execute(&client).await,
+            VmCommand::Snapshot(command) => command.execute(&client).await,
             VmCommand::Delete(args) => delete(&client, &args).await,
             VmCommand::Console { vm } => console(&client, &vm).await,
             VmCommand::SendKey { vm, keys } => {
@@ -366,9 +376,17 @@ async fn each(
     all_at_once(client, &vms, begin, |_| what.to_owned(), args.wait).await
 }
 
-async fn clone(client: &Client, vm: &str, name: &api::Name, wait: WaitOption) -> Result<()> {
+async fn clone(
+    client: &Client,
+    vm: &str,
+    name: &api::Name,
+    snapshot: Option<&str>,
+    wait: WaitOption,
+) -> Result<()> {
     let path = format!("/vms/{}/clone", segment(vm)?);
-    let task = change(client, Method::POST, &path, &[], Some(&json!({ "name": name })), wait).await?;
+    let task =
+        change(client, Method::POST, &path, &[], Some(&json!({ "name": name, "snapshot": snapshot })), wait)
+            .await?;
     done(name.as_str(), "has been made", &task);
     Ok(())
 }

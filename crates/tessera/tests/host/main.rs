@@ -33,6 +33,7 @@ mod sandbox;
 #[allow(dead_code)]
 mod server;
 mod site;
+mod snapshots;
 mod stats;
 mod storage;
 mod suspend;

@@ -88,9 +88,13 @@ fn networks_come_and_go_and_leave_nothing() {
     let port = &daemon.json("network show lan")["status"]["ports"][0];
     assert!(port["name"] == "a" && port["traffic"].is_object(), "{port}");
 
-    let faster = json!({ "nics": [{ "network": { "named": "lan" }, "receive_limit": "10MiB" }] });
+    let faster = json!({ "nics": [
+        { "network": { "named": "lan" }, "receive_limit": "10MiB" },
+        { "network": { "named": "closed" } },
+    ] });
     std::fs::write(daemon.state().join("patch"), faster.to_string()).unwrap();
     daemon.run(&format!("vm edit a --patch @{}", daemon.state().join("patch").display()));
+    assert_eq!(daemon.vm("a")["status"]["pending_restart"], false, "it is the host that limits");
     daemon.run("vm stop a");
     daemon.eventually("its taps are gone", |daemon| daemon.interfaces().len() == 2);
     daemon.run("vm delete a");

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Id, Nic, Problem, VmDefinition, VmState};
+use api::{Id, Nic, Problem, Vm, VmDefinition, VmState};
 use network::user::Passt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -18,11 +18,12 @@ use vmm::control::{Changed, Hardware, What};
 use super::plan::{Device, Step, needs_restart, plan};
 use super::start::reap;
 use super::{Guest, Reply};
+use crate::snapshots;
 use crate::store::Revision;
 use crate::supervisor::agent::AgentError;
 use crate::supervisor::disks::Made;
 use crate::supervisor::machine::Files;
-use crate::supervisor::{Shared, cards, machine, rpc_problem};
+use crate::supervisor::{Shared, cards, machine, rpc_problem, store_problem};
 
 /// How long a guest may take to take a device or a processor, or to let go of one.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -113,9 +114,7 @@ impl Guest {
         if edit.expect.is_some_and(|expect| expect != self.revision) {
             return Err(stale());
         }
-        if self.changing.is_some() {
-            return Err(Problem::conflict(format!("{} is being changed: wait until it is", self.name())));
-        }
+        self.must_not_change()?;
         let before = self.record.vm.clone();
         let machine = self.record.made_of().clone();
         let runs = self.running.is_some();
@@ -125,6 +124,7 @@ impl Guest {
             let detail = "it is suspended with the hardware that it has: have it go on, or stop it, first";
             return Err(Problem::conflict(format!("{}: {detail}", self.name())));
         }
+        self.check_in_no_snapshot(&before, &edit.definition).await?;
         let now = self.state() == VmState::Running && runs && edit.apply != Apply::NextBoot;
         let plan = plan(&machine, &edit.definition);
         if edit.apply == Apply::Live {
@@ -144,6 +144,29 @@ impl Guest {
         match now {
             true => Ok((edit, made, planned.steps, planned.machine)),
             false => Ok((edit, made, Vec::new(), machine)),
+        }
+    }
+
+    /// A problem if a disk would go that a snapshot has.
+    async fn check_in_no_snapshot(&self, before: &Vm, after: &VmDefinition) -> Result<(), Problem> {
+        let units = |disks: &[api::Disk]| {
+            let unit = |(place, disk): (usize, &api::Disk)| disk.number(place) as u32;
+            disks.iter().enumerate().map(unit).collect::<Vec<_>>()
+        };
+        let stays = units(&after.disks);
+        let goes: Vec<_> =
+            units(&before.definition.disks).into_iter().filter(|unit| !stays.contains(unit)).collect();
+        if goes.is_empty() {
+            return Ok(());
+        }
+        let all = snapshots::list(&*self.shared.store, before.id).await.map_err(store_problem)?;
+        let has = |kept: &&snapshots::Kept| kept.layers.iter().any(|disk| goes.contains(&disk.unit));
+        match all.iter().find(has) {
+            None => Ok(()),
+            Some(kept) => {
+                let name = &kept.snapshot.name;
+                Err(Problem::conflict(format!("the snapshot {name} has that disk, too: delete it first")))
+            }
         }
     }
 
@@ -199,7 +222,7 @@ impl Guest {
         }
     }
 
-    async fn tell<T: serde::de::DeserializeOwned>(
+    pub(super) async fn tell<T: serde::de::DeserializeOwned>(
         &self,
         method: &str,
         params: Value,

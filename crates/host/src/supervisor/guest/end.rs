@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use vmm::control::{GuestEvent, State, StateReport, console};
 
 use super::{Guest, RAN_WELL};
+use crate::snapshots;
 use crate::supervisor::disks;
 
 /// A process that has been told to stop and does not is killed after this time.
@@ -77,6 +78,7 @@ impl Guest {
         self.end_process(kind != "killed").await;
         self.not_suspended(message);
         self.not_changed(message).await;
+        self.not_snapped(message).await;
         if ran_for > RAN_WELL {
             self.record.vm.status.restarts = 0;
         }
@@ -145,7 +147,10 @@ impl Guest {
         self.record.vm.status.pending_restart = false;
         let (pools, id) = (Arc::clone(&self.shared.pools), self.record.vm.id);
         let has = self.record.vm.definition.disks.clone();
-        let remove = move || disks::remove_gone(&pools, id, &machine.disks, &has);
+        let remove = move || {
+            disks::remove_gone(&pools, id, &machine.disks, &has);
+            snapshots::tidy(&pools, &machine);
+        };
         // What stays is tried again when the guest is deleted.
         let _ = tokio::task::spawn_blocking(remove).await;
     }

@@ -4,6 +4,7 @@ mod change;
 mod end;
 mod order;
 mod plan;
+mod snapshot;
 mod start;
 mod suspend;
 
@@ -28,6 +29,8 @@ use change::Changing;
 pub use change::{Apply, Edit};
 pub use order::{Deleted, Options, Order};
 pub use plan::needs_restart;
+use snapshot::Snapping;
+pub use snapshot::{Follower, SnapshotReply};
 use suspend::Suspending;
 
 /// How orders come to a guest.
@@ -46,6 +49,7 @@ pub struct Guest {
     closing: Option<Closing>,
     suspending: Option<Suspending>,
     changing: Option<Changing>,
+    snapping: Option<Snapping>,
     /// When it is to start again by itself.
     restart: Option<Instant>,
 }
@@ -79,6 +83,7 @@ enum Next {
     Ended(Option<ExitStatus>),
     Deadline,
     Look,
+    SnapshotLook,
     Restart,
 }
 
@@ -117,6 +122,7 @@ impl Guest {
             closing: None,
             suspending: None,
             changing: None,
+            snapping: None,
             restart: None,
         };
         tokio::spawn(guest.live(incoming));
@@ -139,6 +145,7 @@ impl Guest {
                 next = running => next,
                 () = at(self.closing.as_ref().map(|closing| closing.deadline)) => Next::Deadline,
                 () = at(self.suspending.as_ref().map(|suspending| suspending.look)) => Next::Look,
+                () = at(self.snapping.as_ref().map(|snapping| snapping.look)) => Next::SnapshotLook,
                 () = at(self.changing.as_ref().map(|changing| changing.deadline)) => Next::Patience,
                 () = at(self.restart) => Next::Restart,
             };
@@ -150,10 +157,12 @@ impl Guest {
                 }
                 Next::Event(report) => self.on_event(report).await,
                 Next::Ended(status) => self.on_process_end(status).await,
+                Next::Saved(end) if self.snapping.is_some() => self.on_snapshot_saved(end).await,
                 Next::Saved(end) => self.on_saved(end).await,
                 Next::Hardware(changed) => self.on_hardware(changed).await,
                 Next::Patience => self.on_patience().await,
                 Next::Look => self.on_look().await,
+                Next::SnapshotLook => self.on_snapshot_look().await,
                 Next::Deadline => self.on_deadline().await,
                 Next::Restart => self.on_restart().await,
             }

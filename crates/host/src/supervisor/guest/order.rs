@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Disk, Id, Name, Problem, Stats, Typed, Verb, VmState, VolumeName};
+use api::{Disk, Id, Name, NewSnapshot, Problem, Stats, Typed, Verb, VmState, VolumeName};
 use serde_json::Value;
 use storage::Progress;
 use tokio::sync::oneshot;
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use vmm::control::{Key, Typing, code};
 
 use super::change::stale;
-use super::{Closing, Edit, Guest, Reply};
+use super::{Closing, Edit, Follower, Guest, Reply, SnapshotReply};
 use crate::pools::Pools;
-use crate::records;
 use crate::store::Revision;
 use crate::supervisor::keep::{self, Keep, Ready};
 use crate::supervisor::rpc::RpcError;
 use crate::supervisor::{rpc_problem, saved, store_problem, usage};
+use crate::{records, snapshots};
 
 /// An agent that is busy is as good as none: the button works without it.
 const AGENT_PATIENCE: Duration = Duration::from_secs(1);
@@ -39,6 +39,12 @@ pub enum Order {
     Verb(Verb, Options, Reply),
     /// Writes it to storage: who wants that, who hears how far it is, and what became of it.
     Suspend(String, Arc<dyn Progress + Send + Sync>, Reply),
+    /// Makes a snapshot of it: who wants that, and who hears how far it is.
+    Snap(NewSnapshot, String, Follower, SnapshotReply),
+    /// Has it go back to a snapshot; whether its plug is pulled for it, and who wants that.
+    Revert(String, bool, String, Reply),
+    /// Deletes a snapshot: who wants that, and who hears how far it is.
+    DeleteSnapshot(String, String, Follower, Reply),
     /// Makes it another one.
     Edit(Box<Edit>, Reply),
     /// Removes it with what it has of its own. One that runs is stopped only if that is wanted.
@@ -76,6 +82,14 @@ impl Guest {
         match order {
             Order::Verb(verb, options, reply) => self.do_verb(verb, options, reply).await,
             Order::Suspend(actor, progress, reply) => self.suspend(actor, progress, reply).await,
+            Order::Snap(new, actor, progress, reply) => self.snap(new, actor, progress, reply).await,
+            Order::Revert(name, force, actor, reply) => {
+                // Nobody may wait for it.
+                let _ = reply.send(self.revert(&name, force, &actor).await);
+            }
+            Order::DeleteSnapshot(name, actor, progress, reply) => {
+                let _ = reply.send(self.delete_snapshot(&name, &actor, progress).await);
+            }
             Order::Edit(edit, reply) => self.edit(*edit, reply).await,
             Order::Delete { force, keep, expect, actor, reply } => {
                 let result = self.delete(force, keep, expect, &actor).await;
@@ -119,10 +133,16 @@ impl Guest {
 
     /// A problem while it is being changed: a guest that stands still does not take part in that.
     pub(super) fn must_not_change(&self) -> Result<(), Problem> {
-        match self.changing {
-            None => Ok(()),
-            Some(_) => Err(Problem::conflict(format!("{} is being changed: wait until it is", self.name()))),
+        if self.changing.is_some() {
+            return Err(Problem::conflict(format!("{} is being changed: wait until it is", self.name())));
         }
+        if self.snapping.is_some() {
+            return Err(Problem::conflict(format!(
+                "a snapshot of {} is being made: wait for it",
+                self.name()
+            )));
+        }
+        Ok(())
     }
 
     async fn start_for(&mut self, actor: &str) -> Result<(), Problem> {
@@ -302,8 +322,11 @@ impl Guest {
             None => "was deleted".into(),
         };
         let happening = self.happening("vm.deleted", message).by(actor);
-        let mut transaction =
-            happening.add(records::delete(&self.record, self.revision)).map_err(store_problem)?;
+        let snapshots =
+            snapshots::list(&*self.shared.store, self.record.vm.id).await.map_err(store_problem)?;
+        let transaction = records::delete(&self.record, self.revision);
+        let transaction = snapshots::forget(&snapshots, self.record.vm.id, transaction);
+        let mut transaction = happening.add(transaction).map_err(store_problem)?;
         if let Some(kept) = &kept {
             transaction = kept.add(transaction).map_err(store_problem)?;
         }
@@ -317,7 +340,13 @@ impl Guest {
             volumes = keep::finish(&*shared.store, kept).await;
             disks.clear();
         }
-        let _ = tokio::task::spawn_blocking(move || shared.remove_files(id, &disks)).await;
+        let remove = move || {
+            shared.remove_files(id, &disks);
+            // Disks that stay are what they are, and not what they were.
+            let layers: Vec<_> = snapshots.into_iter().flat_map(|kept| kept.layers).collect();
+            snapshots::delete_of_kept(&shared.pools, &layers);
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
         Ok(Deleted(volumes))
     }
 

@@ -31,6 +31,14 @@ impl Guest {
     /// Starts it, because `actor` wants it or because it should run. One that is suspended goes on where it was.
     pub(super) async fn start(&mut self, actor: Option<&str>) -> Result<(), Problem> {
         self.restart = None;
+        if self.record.reverting.is_some() {
+            self.finish_going_back().await;
+            if self.record.reverting.is_some() {
+                let detail =
+                    "it is half way back to a snapshot, and cannot go on from there; the log says why";
+                return Err(Problem::conflict(format!("{}: {detail}", self.name())));
+            }
+        }
         let suspended = self.state() == VmState::Suspended;
         if !suspended {
             // Nobody must take what was forgotten for the place where it is to go on.
@@ -50,6 +58,7 @@ impl Guest {
                 let status = &mut self.record.vm.status;
                 status.pending_restart = plan::needs_restart(&machine, &self.record.vm.definition);
                 self.record.machine = Some(machine);
+                self.record.again = false;
                 self.running = Some(running);
                 self.set_state(VmState::Running);
                 let (kind, message) =
@@ -77,6 +86,7 @@ impl Guest {
     /// Starts its process and lets it run; one that is `suspended` from where it was.
     async fn launch(&self, suspended: bool) -> Result<Running, Problem> {
         let place = self.shared.paths.suspended(self.record.vm.id);
+        let again = self.record.again;
         let (shared, mut vm) = (self.shared.clone(), self.record.vm.clone());
         if suspended {
             // It goes on with what it had, whatever it is to have when it is started again.
@@ -104,7 +114,7 @@ impl Guest {
             )
             .map_err(|error| Problem::conflict(error.to_string()))?;
             if let Some(from) = from {
-                machine.go_on_from(from, false);
+                machine.go_on_from(from, again);
             }
             let log = open_log(&shared.paths.process_log(vm.id));
             Ok((machine, log.map_err(|error| Problem::internal(format!("the guest's log: {error}")))?))
@@ -149,6 +159,7 @@ impl Guest {
         }
         // Whatever is left in its cgroup and run folder is of no use.
         let _ = self.shared.clear_run(self.record.vm.id);
+        self.finish_going_back().await;
         if !self.state().is_alive() || self.is_left_suspended().await {
             return;
         }

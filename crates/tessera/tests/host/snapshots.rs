@@ -1,0 +1,182 @@
+//! What guests were, and going back there.
+
+use crate::agent::{start, tessera, told};
+use crate::{Daemon, waits};
+
+/// What a program in the guest writes.
+fn inside(daemon: &Daemon, name: &str, line: &str) -> String {
+    let (status, out, errors) = told(&tessera(daemon, &["vm", "exec", name, "--", "sh", "-c", line], ""));
+    assert_eq!(status, Some(0), "{line}: {errors}");
+    out.trim().to_owned()
+}
+
+fn answers(daemon: &Daemon, name: &str) {
+    daemon.eventually("its agent answers", |daemon| {
+        daemon.tessera(&format!("vm agent {name}")).status.success()
+    });
+}
+
+/// Layers of volumes that are in the pool.
+fn layers(daemon: &Daemon) -> usize {
+    let pool = daemon.json("pool show default")["path"].as_str().map(std::path::PathBuf::from);
+    let pool = pool.unwrap_or_else(|| daemon.state().join("pools").join("default"));
+    let entries = std::fs::read_dir(pool).unwrap();
+    entries
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".layer-"))
+        .count()
+}
+
+/// The names of a guest's snapshots as they are drawn.
+fn tree(daemon: &Daemon, name: &str) -> Vec<String> {
+    let drawn = daemon.run(&format!("vm snapshot ls {name}"));
+    let name = |line: &str| line.split("  ").next().unwrap_or_default().trim_end().to_owned();
+    drawn.lines().skip(1).map(name).collect()
+}
+
+#[test]
+fn a_guest_goes_back_to_what_it_was_with_its_memory_and_without_it() {
+    let daemon = Daemon::start();
+    start(&daemon, "a", &["--new-disk", "16M"]);
+    let write = |name: &str, word: &str| inside(&daemon, name, &format!("echo {word} >/dev/vda; sync"));
+    let reads = |name: &str| inside(&daemon, name, "head -n 1 /dev/vda");
+    write("a", "one");
+    daemon.run("vm snapshot create a first");
+    write("a", "two");
+    inside(&daemon, "a", "echo here >/in-memory; sleep 1000 >/dev/null 2>&1 & echo $! >/pid");
+    daemon.run("vm snapshot create a second --memory");
+    let second = daemon.json("vm snapshot show a second");
+    assert!(second["memory"].as_u64().unwrap() > 1 << 20, "{second}");
+    write("a", "three");
+    inside(&daemon, "a", "echo there >/in-memory; kill $(cat /pid)");
+    assert_eq!(tree(&daemon, "a"), ["first", "└─ second *"]);
+
+    // Begun from what it was, beside it.
+    daemon.run("vm clone a b --snapshot first");
+
+    // What it does now is lost only if somebody says so.
+    let (status, said) = daemon.fails("vm snapshot revert a second");
+    assert!(status == Some(5) && said.contains("force"), "{said}");
+    for _ in 0..2 {
+        daemon.run("vm snapshot revert a second --force");
+        assert_eq!(daemon.state_of("a"), "running");
+        answers(&daemon, "a");
+        assert_eq!(inside(&daemon, "a", "cat /in-memory; kill -0 $(cat /pid) && echo lives"), "here\nlives");
+        assert_eq!(reads("a"), "two");
+        write("a", "four");
+    }
+
+    daemon.run("vm snapshot revert a first --force");
+    assert_eq!(daemon.state_of("a"), "stopped");
+    for name in ["a", "b"] {
+        daemon.run(&format!("vm start {name}"));
+    }
+    for name in ["a", "b"] {
+        answers(&daemon, name);
+        assert_eq!(reads(name), "one");
+        write(name, name);
+    }
+    daemon.run("vm snapshot create a third");
+    assert_eq!(tree(&daemon, "a"), ["first", "├─ second", "└─ third *"]);
+
+    // A disk that a snapshot has stays.
+    let (status, said) = daemon.fails("vm disk remove a 0");
+    assert!(status == Some(5) && said.contains("snapshot"), "{said}");
+
+    // One in the midst goes while the guest runs, and the others stay what they are.
+    write("a", "later");
+    daemon.run("vm snapshot delete a first");
+    assert_eq!(tree(&daemon, "a"), ["second", "third *"]);
+    assert_eq!(reads("a"), "later");
+    daemon.run("vm snapshot revert a second --force");
+    answers(&daemon, "a");
+    assert_eq!(reads("a"), "two");
+    assert_eq!(reads("b"), "b");
+    for name in ["second", "third"] {
+        daemon.run(&format!("vm snapshot delete a {name}"));
+    }
+    assert_eq!(reads("a"), "two");
+    daemon.run("vm delete b --force");
+    daemon.run("vm stop a");
+    daemon.eventually("all is one again", |daemon| layers(daemon) == 0);
+    daemon.run("vm delete a");
+    assert!(daemon.leftovers().is_empty());
+}
+
+#[test]
+fn what_cannot_be_a_snapshot_is_refused_and_nothing_stays() {
+    let daemon = Daemon::start();
+    std::fs::write(daemon.state().join("file"), [0; 4096]).unwrap();
+    let file = daemon.state().join("file").display().to_string();
+    daemon.guest("a", &waits(), "--new-disk 1M");
+    daemon.guest("b", &waits(), &format!("--new-disk 1M --disk {file}"));
+    daemon.run("vm snapshot create a one");
+    for (words, status, wrong) in [
+        ("vm snapshot create a one", 5, "already"),
+        ("vm snapshot create a two --quiesce", 5, "do not rest"),
+        ("vm snapshot create a -x", 2, "-x"),
+        ("vm snapshot create b one", 5, "file"),
+        ("vm snapshot create nobody one", 4, "nobody"),
+        ("vm snapshot show a none", 4, "no snapshot"),
+        ("vm snapshot revert a none", 4, "no snapshot"),
+        ("vm snapshot delete a none", 4, "no snapshot"),
+        ("vm clone a c --snapshot none", 4, "no snapshot"),
+    ] {
+        let (ended, said) = daemon.fails(words);
+        assert!(ended == Some(status) && said.contains(wrong), "{words}: {ended:?} {said}");
+    }
+    assert_eq!(layers(&daemon), 1);
+    daemon.run("vm stop a");
+    let (status, said) = daemon.fails("vm snapshot create a two --memory");
+    assert!(status == Some(5) && said.contains("stopped"), "{said}");
+    daemon.run("vm snapshot create a two");
+    assert_eq!(tree(&daemon, "a"), ["one", "└─ two *"]);
+    daemon.run("vm delete a");
+    daemon.run("vm delete b --force");
+    assert_eq!(layers(&daemon), 0);
+    assert!(daemon.leftovers().is_empty());
+}
+
+#[test]
+fn a_daemon_that_is_killed_meanwhile_leaves_a_snapshot_or_none() {
+    let mut daemon = Daemon::start();
+    daemon.guest("a", &waits(), "--new-disk 4M");
+    let mut known: Vec<String> = Vec::new();
+    for round in 0..12u32 {
+        let name = format!("s{round}");
+        let words = match round % 4 {
+            0 | 1 => format!("vm snapshot create a {name}"),
+            2 => format!("vm snapshot create a {name} --memory"),
+            _ => format!("vm snapshot delete a {}", known.first().cloned().unwrap_or_default()),
+        };
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command.env("TESSERA_HOST", daemon.state().join("host.sock"));
+        let mut child = command.args(words.split(' ')).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(round * 11 % 60)));
+        daemon.kill();
+        let acknowledged = child.wait().unwrap().success();
+        daemon.start_again();
+        assert_eq!(daemon.state_of("a"), "running", "round {round}");
+        let now: Vec<String> = daemon
+            .json("vm snapshot ls a")
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect();
+        if round % 4 == 3 {
+            assert!(!acknowledged || known.first().is_none_or(|first| !now.contains(first)), "round {round}");
+        } else {
+            assert!(!acknowledged || now.contains(&name), "round {round}: {now:?}");
+        }
+        assert!(now.iter().all(|one| *one == name || known.contains(one)), "round {round}: {now:?}");
+        known = now;
+    }
+    for name in &known {
+        daemon.run(&format!("vm snapshot delete a {name}"));
+    }
+    daemon.run("vm stop a");
+    daemon.eventually("no layer stays", |daemon| layers(daemon) == 0);
+    daemon.run("vm start a");
+    daemon.run("vm delete a --force");
+    assert!(daemon.leftovers().is_empty());
+}
