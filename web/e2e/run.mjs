@@ -114,6 +114,42 @@ test("the page says that the daemon is gone, and goes on when it is back", async
   await context.close();
 });
 
+test("a disk comes while the guest runs, and what the guest was is kept and gone back to", async ({ host, contexts }) => {
+  web(host);
+  const { page, context, complaints } = await open(contexts, host);
+  await eventually("the guest has a shell", () => host.run("vm", "log", "web").includes("# "));
+  const dialog = page.getByRole("dialog");
+  await page.goto(`${host.url}/guests/web/hardware`);
+  await page.getByRole("button", { name: "Add disk" }).click();
+  await dialog.getByLabel("Size").fill("16MiB");
+  await dialog.getByRole("button", { name: "Add disk" }).click();
+  await page.locator("tr", { hasText: "tessera-1" }).waitFor();
+  assert.equal(JSON.parse(host.run("vm", "show", "web", "-o", "json")).status.pending_restart, false);
+
+  await page.goto(`${host.url}/guests/web/snapshots`);
+  await page.getByRole("button", { name: "Take a snapshot" }).click();
+  await dialog.getByLabel("Name").fill("Not A Name");
+  await dialog.getByRole("button", { name: "Take a snapshot" }).click();
+  await dialog.locator(".field.wrong", { hasText: "Name" }).waitFor();
+  await dialog.getByLabel("Name").fill("before");
+  await dialog.getByLabel(/Keep the memory/).check();
+  await dialog.getByRole("button", { name: "Take a snapshot" }).click();
+  await page.locator("tr", { hasText: "before" }).getByText("goes on from here").waitFor();
+  await page.getByRole("button", { name: "More about before" }).click();
+  await page.getByRole("menuitem", { name: "Go back" }).click();
+  await shows(page, "its plug is pulled first");
+  await dialog.getByRole("button", { name: "Go back" }).click();
+  await shows(page, "web is what it was at before");
+  await state(page, "Running");
+  await page.getByRole("button", { name: "More about before" }).click();
+  await page.getByRole("menuitem", { name: "Delete" }).click();
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await shows(page, "No snapshot yet");
+  host.run("vm", "disk", "remove", "web", "1");
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
 test("an alarm rings the bell, is acknowledged, and is made and changed", async ({ host, contexts }) => {
   const { page, context, complaints } = await open(contexts, host);
   await page.locator(".link.live").waitFor();

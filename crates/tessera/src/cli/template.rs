@@ -121,6 +121,9 @@ fn of_guest(mut vm: Map<String, Value>) -> Map<String, Value> {
     for own in ["id", "name", "created", "status", "template"] {
         vm.remove(own);
     }
+    for disk in vm.get_mut("disks").and_then(Value::as_array_mut).into_iter().flatten() {
+        disk.as_object_mut().map(|disk| disk.remove("unit"));
+    }
     for nic in vm.get_mut("nics").and_then(Value::as_array_mut).into_iter().flatten() {
         for own in ["mac", "address", "address6"] {
             nic.as_object_mut().map(|nic| nic.remove(own));

@@ -71,6 +71,10 @@ fn entry(kind: SiteKind, definition: &Value, template: Option<&Value>) -> Result
 fn guest_entry(definition: &Value, template: Option<&Value>) -> Result<Value> {
     let mut vm = guest(definition)?;
     vm.labels.remove(SITE_LABEL);
+    for (place, disk) in vm.disks.iter_mut().enumerate() {
+        // What counting gives need not be said.
+        disk.unit = disk.unit.filter(|unit| *unit as usize != place);
+    }
     let mut base = template.cloned().unwrap_or_else(|| Value::Object(Map::new()));
     base["name"] = json!(vm.name);
     let usual: VmDefinition = serde_json::from_value(base)

@@ -349,6 +349,7 @@ fn settled_guest(wanted: &Value, found: &Value) -> Result<Value> {
             nic.address6 = nic.address6.or(card.address6);
         }
     }
+    after.number_disks(&before.disks);
     for (disk, was) in after.disks.iter_mut().zip(&before.disks) {
         if matches!(disk.source, DiskSource::File(_)) && disk.source == was.source {
             disk.format = disk.format.or(was.format);
