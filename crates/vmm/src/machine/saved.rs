@@ -177,8 +177,8 @@ fn check(config: &MachineConfig, state: &MachineState) -> Result<(), MachineErro
     let base = memory(shape.layout.ram()).min(room);
     let here = Layout::with_room(base, room).map_err(MemoryError::from)?;
     if here != shape.layout {
-        let (saved, here) = (memory(&shape.layout.memory()), memory(&here.memory()));
-        return Err(SavedError::Memory { saved, here }.into());
+        // Not what `here` has places for: that is rounded up to what can be plugged in, and nobody asked for it.
+        return Err(SavedError::Memory { saved: memory(&shape.layout.memory()), here: room }.into());
     }
     let sorted = |names: &mut dyn Iterator<Item = &String>| {
         let mut names: Vec<_> = names.cloned().collect();
