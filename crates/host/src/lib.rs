@@ -16,6 +16,7 @@ pub mod paths;
 pub mod pools;
 pub mod records;
 mod repeats;
+mod report;
 mod series;
 pub mod snapshots;
 mod store;

@@ -4,7 +4,9 @@ import { lazy, Suspense, useMemo } from "react";
 
 import { at } from "../api/client";
 import { type HostInfo, useHost } from "../api/queries";
+import { usePowers } from "../api/session";
 import { Card, Code, Fact, Facts, Loading, Problem, Screen, When } from "../parts/basics";
+import { Icon } from "../parts/icon";
 import { Table } from "../parts/table";
 import { bytes, number, t, told } from "../text";
 import type { Group } from "./usage";
@@ -13,9 +15,10 @@ const Usage = lazy(() => import("./usage"));
 
 export function Host() {
   const { data: host, error } = useHost();
+  const { own } = usePowers();
   if (!host) return <Screen title={t("host")} name={t("host")}>{error ? <Problem error={error} /> : <Loading />}</Screen>;
   return (
-    <Screen title={<bdi>{host.name}</bdi>} name={t("host")} under={t("host.under")}>
+    <Screen title={<bdi>{host.name}</bdi>} name={t("host")} under={t("host.under")} actions={own && <button type="button" onClick={() => location.assign(at("host", "report"))}><Icon name="download" />{t("host.report")}</button>}>
       <Past host={host} />
       <div className="columns two">
         <Card title={t("host.machine")}>

@@ -321,6 +321,7 @@ export const en = {
   "host.processor": "Processor",
   "host.room": "Room for disks",
   "host.started": "Started",
+  "host.report": "Debug report",
   "host.under": "The machine that all this runs on.",
   "host.version": "Version",
   "hotplug.force": "Pull it out even if the guest does not let go of it",

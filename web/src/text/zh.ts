@@ -323,6 +323,7 @@ export const zh: Record<Key, string> = {
   "host.processor": "处理器",
   "host.room": "磁盘空间",
   "host.started": "启动时间",
+  "host.report": "诊断报告",
   "host.under": "承载这一切的机器。",
   "host.version": "版本",
   "hotplug.force": "即使虚拟机不释放也强制移除",

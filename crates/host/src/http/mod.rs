@@ -23,6 +23,7 @@ mod networks;
 mod page;
 mod pools;
 mod repeats;
+mod report;
 mod scope;
 pub mod serve;
 mod session;
@@ -124,6 +125,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(log::get))
         .routes(routes!(history::of_host))
         .routes(routes!(backup::make))
+        .routes(routes!(report::get))
         .routes(routes!(stats::get))
         .routes(routes!(images::list, images::create))
         .routes(routes!(images::get, images::edit, images::delete))

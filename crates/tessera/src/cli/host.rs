@@ -19,6 +19,7 @@ use crate::cli::host_config::{self, HostConfig};
 use crate::cli::host_install::{InstallArgs, UninstallArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::output::{Column, OutputOption, print, size};
+use crate::cli::report::ReportArgs;
 use crate::client::{HostOption, default_state};
 use crate::failure::{self, Failure, Result, Status};
 
@@ -75,6 +76,9 @@ enum HostCommand {
     Backup(BackupArgs),
     /// Make a host what it was when a backup was made
     Restore(RestoreArgs),
+    /// Write what is needed to find out what is wrong into one file that can be handed to others: the machine, the kernel, what the
+    /// host knows, its latest tasks, events and log; what is secret or looks like it is left out
+    Report(ReportArgs),
     /// Print what the daemon says of its work
     Log(LogArgs),
     /// Print the description of the API: OpenAPI 3.1
@@ -108,6 +112,7 @@ impl HostArgs {
             }
             Some(HostCommand::Log(args)) => args.execute(host).await,
             Some(HostCommand::Backup(args)) => args.execute(host).await,
+            Some(HostCommand::Report(args)) => args.execute(host).await,
             Some(HostCommand::Restore(args)) => args.execute().await,
             Some(HostCommand::Install(args)) => args.execute(),
             Some(HostCommand::Uninstall(args)) => args.execute(),

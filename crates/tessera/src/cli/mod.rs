@@ -18,6 +18,7 @@ mod network;
 pub mod options;
 mod output;
 mod records;
+mod report;
 mod run;
 mod shell;
 mod stats;

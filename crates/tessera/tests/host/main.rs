@@ -28,6 +28,7 @@ mod log;
 mod networks;
 mod privileges;
 mod repeats;
+mod report;
 mod sandbox;
 #[path = "../../../storage/tests/images/server.rs"]
 #[allow(dead_code)]
