@@ -23,6 +23,13 @@ pub struct WatchOption {
     watch: bool,
 }
 
+impl WatchOption {
+    /// Whether it is.
+    pub fn is_wanted(self) -> bool {
+        self.watch
+    }
+}
+
 /// A list as it was shown, by the ids or names of what is in it.
 type Shown = BTreeMap<String, Row>;
 

@@ -64,6 +64,11 @@ enum Command {
     /// Make, start, stop, change and watch the guests of a host
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Watch a guest's serial console and type into it: tessera vm console
+    Console {
+        /// Its name or id
+        vm: String,
+    },
     /// Watch what guests use, live
     Top(top::TopArgs),
     /// Make, change and watch the networks of a host
@@ -124,6 +129,7 @@ impl Cli {
             Command::Image(args) => wait_for(args.execute(&self.host))?,
             Command::Host(args) => wait_for(args.execute(&self.host))?,
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
+            Command::Console { vm } => return wait_for(vm::VmCommand::Console { vm }.execute(&self.host)),
             Command::Top(args) => wait_for(args.execute(&self.host))?,
             Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Pool(command) => wait_for(command.execute(&self.host))?,

@@ -116,7 +116,7 @@ fn two_consoles_hear_the_same_and_both_can_type() {
     daemon.guest("echo", &Code::default().print("say\n").bytes(&echo), "");
     let open = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
-        command.env("TESSERA_HOST", daemon.state().join("host.sock")).args(["vm", "console", "echo"]);
+        command.env("TESSERA_HOST", daemon.state().join("host.sock")).args(["console", "echo"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut consoles = [open(), open()];

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
+use crate::agent::tiny;
 use crate::{Daemon, PATIENCE, waits};
 
 /// What `tessera` prints, line by line, until it is not needed any more.
@@ -55,17 +56,21 @@ fn every_list_shows_what_becomes_of_it() {
     let daemon = Daemon::start_in(true);
     daemon.guest("a", &waits(), "");
     let pool = daemon.folder.path().join("pool").display().to_string();
+    let disk = daemon.text("disk", &" ".repeat(512)).display().to_string();
+    let kernel = tiny("vmlinuz").display().to_string();
     for (list, make, made, unmake, unmade) in [
         ("network", "create lan --kind isolated", "lan  isolated", "delete lan", "deleted lan"),
         ("pool", "create p POOL", "p  directory", "delete p", "deleted p"),
         ("volume", "create v --size 1M", "v  qcow2", "delete v", "deleted v"),
         ("template", "create t --from a", "t  ", "delete t", "deleted t"),
         ("token", "create ci --role viewer", "ci  viewer", "delete ci", "deleted ci"),
+        ("image", "import DISK --kernel KERNEL --name i", "i  ", "delete i", "deleted i"),
         ("vm", "pause a", "a  paused", "resume a", "a  running"),
     ] {
         let watcher = Watcher::start(&daemon, &format!("{list} ls --watch"));
         watcher.reads("NAME");
-        daemon.run(&format!("{list} {}", make.replace("POOL", &pool)));
+        let make = make.replace("POOL", &pool).replace("DISK", &disk).replace("KERNEL", &kernel);
+        daemon.run(&format!("{list} {make}"));
         watcher.reads(made);
         daemon.run(&format!("{list} {unmake}"));
         watcher.reads(unmade);

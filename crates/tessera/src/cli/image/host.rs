@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use storage::images::Source;
 
 use super::{COLUMNS, ImageCommand, ImportArgs, address, import_of, into_new};
+use crate::cli::listing::show;
 use crate::cli::output::say;
-use crate::cli::vm::{change, done, everything};
+use crate::cli::vm::{change, done};
 use crate::cli::waiting::all_at_once;
 use crate::client::{Client, segment};
 use crate::failure::{Failure, Result};
@@ -19,7 +20,7 @@ fn path(name: &str) -> Result<String> {
 /// Does what a command says.
 pub async fn execute(command: ImageCommand, client: &Client) -> Result<()> {
     match command {
-        ImageCommand::Ls { output } => output.list(&everything(client, "/images", &[]).await?, &COLUMNS),
+        ImageCommand::Ls { output, watch } => show(client, "/images", &[], &COLUMNS, (output, watch)).await,
         ImageCommand::Show { name, output } => output.one(&client.get(&path(&name)?, &[]).await?),
         ImageCommand::Build(args) => {
             let name = args.name()?;

@@ -9,6 +9,7 @@ use api::{ImageChange, ImageInfo, ImageName, Size};
 use clap::{Args, Subcommand};
 use storage::images::{self, Release, Store};
 
+use crate::cli::listing::WatchOption;
 use crate::cli::output::{Column, OutputOption, age, size};
 use crate::cli::vm::WaitOption;
 use crate::client::{HostOption, default_state};
@@ -36,6 +37,8 @@ enum ImageCommand {
     Ls {
         #[command(flatten)]
         output: OutputOption,
+        #[command(flatten)]
+        watch: WatchOption,
     },
     /// Show everything about an image; of a host also who uses it
     Show {

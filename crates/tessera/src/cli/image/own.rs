@@ -41,7 +41,12 @@ fn value(image: &Image) -> Result<Value> {
 pub async fn execute(command: ImageCommand) -> Result<()> {
     let store = open_store()?;
     match command {
-        ImageCommand::Ls { output } => {
+        ImageCommand::Ls { output, watch } => {
+            if watch.is_wanted() {
+                return Err(Failure::input(
+                    "--watch: nobody tells what changes in this user's own images; a host does",
+                ));
+            }
             let images = store.list()?.iter().map(value).collect::<Result<Vec<_>>>()?;
             output.list(&images, &COLUMNS)
         }
