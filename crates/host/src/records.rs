@@ -4,6 +4,7 @@ use api::{Id, Name, Vm, VmDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Entry, Revision, Store, StoreError, Transaction};
+use crate::supervisor::identity::Twin;
 
 /// Where guests are in the store.
 pub const PREFIX: &str = "vm/";
@@ -28,6 +29,9 @@ pub struct Record {
     /// Whether it was where it goes on from before: what must be unique to it is not then.
     #[serde(default)]
     pub again: bool,
+    /// What its system still is of another guest, in whose memory it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<Twin>,
 }
 
 impl Record {

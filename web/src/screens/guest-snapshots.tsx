@@ -145,9 +145,10 @@ function Delete({ vm, snapshot, onClose }: Of) {
 
 function CloneOf({ vm, snapshot, onClose }: Of) {
   const [name, setName] = useState(`${vm.name}-2`.slice(-63));
+  const [memory, setMemory] = useState(snapshot.memory != null);
   const navigate = useNavigate();
   const { problem, busy, submit } = useSending(async () => {
-    await complete("POST", at("vms", vm.id, "clone"), { body: { name, snapshot: snapshot.id } });
+    await complete("POST", at("vms", vm.id, "clone"), { body: { name, snapshot: snapshot.id, memory, start: memory } });
     onClose();
     void navigate({ to: "/guests/$name", params: { name } });
   });
@@ -156,6 +157,7 @@ function CloneOf({ vm, snapshot, onClose }: Of) {
       <form className="dialog-form" onSubmit={submit}>
         <p>{t("snapshot.clone.words", { name: snapshot.name })}</p>
         <Input label={t("name")} value={name} onChange={setName} error={problem?.at("/name")} required autoFocus />
+        {snapshot.memory != null && <Check label={t("snapshot.clone.memory")} checked={memory} onChange={setMemory} />}
         <Wrong problem={problem} besides={["/name"]} />
         <Buttons go={t("clone")} busy={busy} onCancel={onClose} />
       </form>

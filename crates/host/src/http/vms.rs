@@ -120,9 +120,7 @@ pub async fn create(
             let mut vm = doing.supervisor.create(id, definition, &actor, progress).await?;
             if query.start {
                 work.progress(None, "starts it");
-                let options = Options { deadline: Duration::ZERO, force: false, actor };
-                doing.supervisor.verb(id, Verb::Start, options).await?;
-                (vm, _) = doing.supervisor.find(&id.to_string()).await?;
+                vm = begun(&doing, id, &actor).await?;
             }
             serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
         })
@@ -134,6 +132,13 @@ fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> Ne
     NewTask { action, target: records::path(id), name: name.into(), actor: identity.actor.clone() }
 }
 
+/// Starts one that has been made; gives it as it is then.
+async fn begun(host: &Host, id: Id, actor: &str) -> std::result::Result<Vm, Problem> {
+    let options = Options { deadline: Duration::ZERO, force: false, actor: actor.to_owned() };
+    host.supervisor.verb(id, Verb::Start, options).await?;
+    Ok(host.supervisor.find(&id.to_string()).await?.0)
+}
+
 /// What a clone is to be.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -143,10 +148,17 @@ pub struct CloneAs {
     /// The snapshot, by name or id, whose disks it begins with: it has only what differs from them. The guest may run.
     #[serde(default)]
     pub snapshot: Option<String>,
+    /// Whether it goes on in the memory of that snapshot, with a name, addresses and keys of its own, which its agent gives it. It is
+    /// suspended until it is started.
+    #[serde(default)]
+    pub memory: bool,
+    /// Whether it is started when it has been made.
+    #[serde(default)]
+    pub start: bool,
 }
 
-/// Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own. The task's result is
-/// the new guest.
+/// Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own; or of a snapshot, with
+/// what differs from it. The task's result is the new guest.
 #[utoipa::path(post, path = "/vms/{vm}/clone", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "The name or id of the guest to clone"), Wait), request_body = CloneAs, responses(
     (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
@@ -159,17 +171,28 @@ pub async fn clone(
     Body(wanted): Body<CloneAs>,
 ) -> Result<Response> {
     check(&wait)?;
+    if wanted.memory && wanted.snapshot.is_none() {
+        let detail = "name the snapshot whose memory it is";
+        return Err(Problem::invalid(vec![api::Invalid::new("/snapshot", Value::Null, detail)]).into());
+    }
     let (source, _) = host.supervisor.find(&vm).await?;
     let id = Id::new();
     let new = new_task("vm.clone", id, wanted.name.as_str(), &identity);
     let doing = Arc::clone(&host);
-    let work = move |work| async move {
-        let progress = Arc::new(crate::daemon::TaskProgress::new(work));
+    let work = move |work: crate::tasks::Work| async move {
+        let progress = Arc::new(crate::daemon::TaskProgress::new(work.clone()));
         let (supervisor, name, actor) = (&doing.supervisor, wanted.name, &identity.actor);
-        let vm = match &wanted.snapshot {
-            Some(snapshot) => supervisor.clone_snapshot(&source, snapshot, id, name, actor, progress).await?,
+        let mut vm = match &wanted.snapshot {
+            Some(snapshot) => {
+                let from = (snapshot.as_str(), wanted.memory);
+                supervisor.clone_snapshot(&source, from, id, name, actor, progress).await?
+            }
             None => supervisor.clone_guest(&source, id, name, actor, progress).await?,
         };
+        if wanted.start {
+            work.progress(None, "starts it");
+            vm = begun(&doing, id, actor).await?;
+        }
         serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
     };
     let task = host.tasks.begin(new, work).await?;

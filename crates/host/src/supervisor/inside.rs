@@ -1,7 +1,6 @@
 //! What is done inside a guest, through its agent.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::agent::{AgentError, PATIENCE};
-use super::{Supervisor, store_problem};
+use super::{Shared, Supervisor, store_problem};
 use crate::events::Happening;
 use crate::records;
 use crate::store::Transaction;
@@ -42,7 +41,7 @@ struct Address {
 /// A program as guest-exec-status tells it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-struct Program {
+pub(super) struct Program {
     exited: bool,
     #[serde(rename = "exitcode")]
     exit_code: Option<i32>,
@@ -73,6 +72,41 @@ fn problem(error: AgentError) -> Problem {
 
 fn nonsense<E>(_: E) -> Problem {
     problem(AgentError::Nonsense)
+}
+
+async fn ask(shared: &Shared, id: Id, command: &str, arguments: Value) -> Result<Value, Problem> {
+    let socket = shared.paths.agent_socket(id);
+    shared.agents.call(id, &socket, command, arguments, PATIENCE).await.map_err(problem)
+}
+
+/// Runs a program in a guest as guest-exec is told by `order`, and waits for its end.
+///
+/// # Errors
+/// If no agent answers, the program cannot be started, or runs on after `timeout`.
+pub(super) async fn run(
+    shared: &Shared,
+    id: Id,
+    order: Value,
+    timeout: Duration,
+) -> Result<Program, Problem> {
+    let until = Instant::now() + timeout;
+    let started = ask(shared, id, "guest-exec", order).await?;
+    let pid = started["pid"].as_i64().ok_or(AgentError::Nonsense).map_err(problem)?;
+    let mut wait = LOOK[0];
+    loop {
+        let status = ask(shared, id, "guest-exec-status", json!({ "pid": pid })).await?;
+        let program: Program = serde_json::from_value(status).map_err(nonsense)?;
+        if program.exited {
+            return Ok(program);
+        }
+        if Instant::now() + wait > until {
+            let detail =
+                format!("it runs on in the guest as process {pid}: {} s have passed", timeout.as_secs());
+            return Err(Problem::new(504, "Not ended in time", detail));
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(LOOK[1]);
+    }
 }
 
 impl Supervisor {
@@ -108,13 +142,8 @@ impl Supervisor {
         Ok(())
     }
 
-    fn agent_socket(&self, id: Id) -> PathBuf {
-        self.shared.paths.agent_socket(id)
-    }
-
     async fn ask_agent(&self, id: Id, command: &str, arguments: Value) -> Result<Value, Problem> {
-        let socket = self.agent_socket(id);
-        self.shared.agents.call(id, &socket, command, arguments, PATIENCE).await.map_err(problem)
+        ask(&self.shared, id, command, arguments).await
     }
 
     /// When a guest's agent has said something, the last time since the guest was started.
@@ -155,7 +184,6 @@ impl Supervisor {
     /// # Errors
     /// If no agent answers, the program cannot be started, or runs on after the time it was given.
     pub async fn exec(&self, id: Id, name: &str, exec: Exec, actor: &str) -> Result<ExecResult, Problem> {
-        let until = Instant::now() + Duration::from_secs(exec.timeout.into());
         let [program, arguments @ ..] = exec.command.as_slice() else {
             return Err(Problem::invalid(exec.check()));
         };
@@ -172,23 +200,8 @@ impl Supervisor {
         }
         // What it is given may be a secret; that it ran is not.
         self.note(id, name, "vm.exec", format!("was asked to run {program}"), actor).await?;
-        let started = self.ask_agent(id, "guest-exec", order).await?;
-        let pid = started["pid"].as_i64().ok_or(AgentError::Nonsense).map_err(problem)?;
-        let mut wait = LOOK[0];
-        loop {
-            let status = self.ask_agent(id, "guest-exec-status", json!({ "pid": pid })).await?;
-            let program: Program = serde_json::from_value(status).map_err(nonsense)?;
-            if program.exited {
-                return program.result(exec.encoding);
-            }
-            if Instant::now() + wait > until {
-                let detail =
-                    format!("it runs on in the guest as process {pid}: {} s have passed", exec.timeout);
-                return Err(Problem::new(504, "Not ended in time", detail));
-            }
-            sleep(wait).await;
-            wait = (wait * 2).min(LOOK[1]);
-        }
+        let timeout = Duration::from_secs(exec.timeout.into());
+        run(&self.shared, id, order, timeout).await?.result(exec.encoding)
     }
 
     /// Sets the password of an account in a guest.
@@ -239,7 +252,11 @@ impl From<Interface> for GuestInterface {
 }
 
 impl Program {
-    fn result(self, encoding: Encoding) -> Result<ExecResult, Problem> {
+    /// What it wrote, and how it ended.
+    ///
+    /// # Errors
+    /// If the agent said what no agent says.
+    pub(super) fn result(self, encoding: Encoding) -> Result<ExecResult, Problem> {
         let read = |data: String| match encoding {
             Encoding::Base64 => Ok(data),
             Encoding::Text => STANDARD.decode(data).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),

@@ -2,8 +2,10 @@
 
 mod agent;
 mod cards;
+mod clone;
 mod disks;
 mod guest;
+pub mod identity;
 mod inside;
 mod keep;
 mod machine;
@@ -20,8 +22,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::{
-    Engine, EngineInfo, Id, Invalid, Name, NewSnapshot, Problem, Snapshot, Time, Typed, Verb, Vm,
-    VmDefinition, VmState, VmStatus, VolumeName,
+    Engine, EngineInfo, Id, Invalid, NewSnapshot, Problem, Snapshot, Time, Typed, Verb, Vm, VmDefinition,
+    VmState, VmStatus, VolumeName,
 };
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
@@ -41,6 +43,7 @@ use disks::Made;
 pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
+use identity::Twin;
 pub use keep::Keep;
 use rpc::{Client, RpcError};
 
@@ -283,18 +286,47 @@ impl Supervisor {
                 snapshot: None,
             },
         };
-        let (shared, disks) = (Arc::clone(&self.shared), vm.definition.disks.clone());
+        let mut record = Record {
+            vm,
+            wanted: false,
+            stood_still: false,
+            machine: None,
+            reverting: None,
+            again: false,
+            twin: None,
+        };
+        if let Source::Memory(of, kept) = &source {
+            let was = kept.machine.as_ref().unwrap_or(&kept.definition);
+            record.twin = Some(Twin::new(of.definition.name.clone(), was, &record.vm.definition));
+            record.machine = Some(record.vm.definition.clone());
+            (record.again, record.vm.status.state) = (true, VmState::Suspended);
+        }
+        let (shared, disks, twin) =
+            (Arc::clone(&self.shared), record.vm.definition.disks.clone(), record.twin.clone());
         let make = move || match source {
             Source::Guest(source) => {
                 disks::copy(&shared.pools, &shared.images, source, id, &disks, &*progress)
             }
             Source::Snapshot(layers) => disks::link(&shared.pools, &layers, id, &disks),
+            Source::Memory(of, kept) => {
+                let made = disks::link(&shared.pools, &kept.layers, id, &disks)?;
+                let (from, to) = (shared.paths.snapshot(of.id, kept.snapshot.id), shared.paths.suspended(id));
+                let linked = saved::link_as(&from, &to, |state| match &twin {
+                    Some(twin) => twin.rename(state),
+                    None => Ok(state),
+                });
+                match linked {
+                    Ok(()) => Ok(made),
+                    Err(error) => {
+                        made.undo();
+                        Err(Problem::conflict(error.to_string()))
+                    }
+                }
+            }
             Source::Definition => disks::make(&shared.pools, &shared.images, id, &[], &disks, &*progress),
         };
         let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|error| Problem::internal(error.to_string()))??;
-        let record =
-            Record { vm, wanted: false, stood_still: false, machine: None, reverting: None, again: false };
         let happening = Happening::new("vm.created", "was made").by(actor);
         let happening = happening.to(records::path(id), record.vm.definition.name.as_str());
         let transaction = records::create(&record).and_then(|transaction| happening.add(transaction));
@@ -310,36 +342,10 @@ impl Supervisor {
             }
             Err(error) => {
                 made.undo();
+                saved::forget(&self.shared.paths.suspended(id));
                 Err(store_problem(error))
             }
         }
-    }
-
-    /// Makes a guest that is as another one that does not run: with copies of its own disks, and with hardware and IP addresses of its
-    /// own.
-    ///
-    /// # Errors
-    /// If the other one runs, has a volume that only one guest can write to, or the new name is taken.
-    pub async fn clone_guest(
-        &self,
-        source: &Vm,
-        id: Id,
-        name: Name,
-        actor: &str,
-        progress: Arc<dyn Progress + Send + Sync>,
-    ) -> Result<Vm, Problem> {
-        if source.status.state.is_alive() {
-            let (name, state) = (&source.definition.name, source.status.state.word());
-            return Err(Problem::conflict(format!(
-                "{name} is {state}: only one that does not run can be cloned"
-            )));
-        }
-        let mut definition = VmDefinition { name, ..source.definition.clone() };
-        for nic in &mut definition.nics {
-            (nic.mac, nic.address, nic.address6) = (None, None, None);
-        }
-        disks::check_shared(&definition)?;
-        self.create_of(id, Source::Guest(source.id), definition, actor, progress).await
     }
 
     /// Asks a guest for something, and waits until it is done.
@@ -434,29 +440,6 @@ impl Supervisor {
     ) -> Result<(), Problem> {
         let (snapshot, actor) = (snapshot.to_owned(), actor.to_owned());
         self.ask(id, |reply| Order::DeleteSnapshot(snapshot, actor, progress, reply)).await
-    }
-
-    /// Makes a guest of a snapshot of another one: its disks have only what differs from it, so that takes no time.
-    ///
-    /// # Errors
-    /// If there is no such snapshot, it has a volume that only one guest can write to, or the new name is taken.
-    pub async fn clone_snapshot(
-        &self,
-        source: &Vm,
-        snapshot: &str,
-        id: Id,
-        name: Name,
-        actor: &str,
-        progress: Follower,
-    ) -> Result<Vm, Problem> {
-        let all = snapshots::list(&*self.shared.store, source.id).await.map_err(store_problem)?;
-        let kept = snapshots::find(&all, snapshot)?.clone();
-        let mut definition = VmDefinition { name, ..kept.definition.clone() };
-        for nic in &mut definition.nics {
-            (nic.mac, nic.address, nic.address6) = (None, None, None);
-        }
-        disks::check_shared(&definition)?;
-        self.create_of(id, Source::Snapshot(kept.layers), definition, actor, progress).await
     }
 
     /// Makes a guest another one; its machine, too, if it runs and that can be.
@@ -601,6 +584,8 @@ enum Source {
     Guest(Id),
     /// What is over these layers.
     Snapshot(Vec<KeptDisk>),
+    /// The same; and it goes on in the memory of this guest's snapshot.
+    Memory(Box<Vm>, Box<Kept>),
 }
 
 fn guest_engine(kind: engine::Kind) -> Engine {

@@ -31,6 +31,9 @@ pub enum SavedError {
     /// It is of another version.
     #[error("the saved machine is not of a version that this program knows")]
     Version,
+    /// Its state is none.
+    #[error("the saved machine cannot be gone on from: {0}")]
+    State(String),
     /// It is not what was written.
     #[error("the saved machine is damaged: its state is not what was written")]
     Damaged,
@@ -138,6 +141,25 @@ pub fn open(place: &Path) -> Result<Saved, SavedError> {
     }
     let state = serde_json::from_slice(rest).map_err(|_| SavedError::Damaged)?;
     Ok(Saved { state, memory: File::open(place.join(MEMORY))? })
+}
+
+/// Has the saved machine at `from` be at `to`, too, with another state: its memory is one file for both.
+///
+/// # Errors
+/// If it cannot be gone on from, or the host cannot write there.
+pub fn link_as(
+    from: &Path,
+    to: &Path,
+    change: impl FnOnce(Value) -> Result<Value, String>,
+) -> Result<(), SavedError> {
+    let state = change(open(from)?.state).map_err(SavedError::State)?;
+    let folder = beside(to, ".draft");
+    remove(&folder)?;
+    paths::make(&folder)?;
+    let draft = Draft { place: to.to_owned(), folder, kept: false };
+    fs::hard_link(from.join(MEMORY), draft.folder.join(MEMORY))?;
+    draft.write_state(&state)?;
+    Ok(draft.keep()?)
 }
 
 /// Has the saved machine at `from` be at `to`, too. Neither is ever written to.

@@ -48,6 +48,12 @@ pub enum VmCommand {
         /// Begin with what this snapshot of it kept, and have only what differs from that: whether it runs or not
         #[arg(long, value_name = "NAME")]
         snapshot: Option<String>,
+        /// Go on in the memory of that snapshot, with a name, addresses and keys of its own
+        #[arg(long, requires = "snapshot")]
+        memory: bool,
+        /// Start it when it has been made
+        #[arg(long)]
+        start: bool,
         #[command(flatten)]
         wait: WaitOption,
     },
@@ -285,8 +291,9 @@ impl VmCommand {
                 output.one(&client.get(&format!("/vms/{}", segment(&vm)?), &[]).await?)
             }
             VmCommand::Create(args) => args.execute(&client).await,
-            VmCommand::Clone { vm, name, snapshot, wait } => {
-                clone(&client, &vm, &name, snapshot.as_deref(), wait).await
+            VmCommand::Clone { vm, name, snapshot, memory, start, wait } => {
+                let as_what = json!({ "name": name, "snapshot": snapshot, "memory": memory, "start": start });
+                clone(&client, &vm, &as_what, wait).await
             }
             VmCommand::Start(args) => {
                 each(&client, &args, ("start", "runs", |state| !state.is_alive()), None).await
@@ -376,18 +383,15 @@ async fn each(
     all_at_once(client, &vms, begin, |_| what.to_owned(), args.wait).await
 }
 
-async fn clone(
-    client: &Client,
-    vm: &str,
-    name: &api::Name,
-    snapshot: Option<&str>,
-    wait: WaitOption,
-) -> Result<()> {
+/// Makes a clone of a guest.
+///
+/// # Errors
+/// If the host refuses it, or it fails.
+pub async fn clone(client: &Client, vm: &str, as_what: &Value, wait: WaitOption) -> Result<()> {
     let path = format!("/vms/{}/clone", segment(vm)?);
-    let task =
-        change(client, Method::POST, &path, &[], Some(&json!({ "name": name, "snapshot": snapshot })), wait)
-            .await?;
-    done(name.as_str(), "has been made", &task);
+    let task = change(client, Method::POST, &path, &[], Some(as_what), wait).await?;
+    let what = if as_what["start"] == true { "runs" } else { "has been made" };
+    done(as_what["name"].as_str().unwrap_or_default(), what, &task);
     Ok(())
 }
 

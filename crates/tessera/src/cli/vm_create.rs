@@ -8,13 +8,38 @@ use api::{
 };
 use clap::Args;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::options::{DiskOption, NetOption, VolumeOption};
 use crate::cli::run::EngineOption;
-use crate::cli::vm::{WaitOption, body, change, done};
+use crate::cli::vm::{WaitOption, body, change, clone, done};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
+
+/// What is said of a guest that has none of it from a saved one.
+const OWN: [&str; 21] = [
+    "template",
+    "image",
+    "kernel",
+    "initrd",
+    "append",
+    "cpus",
+    "cpus_max",
+    "memory",
+    "memory_max",
+    "new_disks",
+    "full",
+    "grow",
+    "volumes",
+    "disks",
+    "nets",
+    "user",
+    "user_data",
+    "description",
+    "labels",
+    "autostart",
+    "no_restart",
+];
 
 /// Arguments of `tessera vm create`.
 #[derive(Debug, Args)]
@@ -24,6 +49,9 @@ pub struct CreateArgs {
     /// Begin with what this template says; options change it
     #[arg(long, value_name = "NAME")]
     template: Option<Name>,
+    /// Go on in the memory of this snapshot of a guest, with a name, addresses and keys of its own: it runs at once
+    #[arg(long, value_name = "GUEST/SNAPSHOT", conflicts_with_all = OWN)]
+    from_saved: Option<String>,
     /// Its first disk is a copy of this image's, whose kernel it boots
     #[arg(long, value_name = "IMAGE")]
     image: Option<ImageName>,
@@ -103,6 +131,12 @@ pub struct CreateArgs {
 impl CreateArgs {
     /// Does it.
     pub async fn execute(self, client: &Client) -> Result<()> {
+        if let Some(saved) = &self.from_saved {
+            let told = || Failure::input(format!("--from-saved {saved}: give GUEST/SNAPSHOT"));
+            let (vm, snapshot) = saved.split_once('/').ok_or_else(told)?;
+            let as_what = json!({ "name": self.name, "snapshot": snapshot, "memory": true, "start": true });
+            return clone(client, vm, &as_what, self.wait).await;
+        }
         let definition = self.definition()?;
         let mut query = vec![("start", self.start.to_string())];
         let mut body = body(&definition)?;

@@ -103,6 +103,69 @@ fn a_guest_goes_back_to_what_it_was_with_its_memory_and_without_it() {
 }
 
 #[test]
+fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
+    let allowed = std::process::Command::new("unshare").args(["--net", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user cannot make network namespaces");
+        return;
+    }
+    let daemon = Daemon::start_in(true);
+    daemon.run("network create lan --subnet 10.82.0.0/24");
+    start(&daemon, "a", &["--new-disk", "16M", "--net", "network=lan"]);
+    inside(&daemon, "a", "hostname a; ip link set eth0 up; udhcpc -q -n -i eth0 2>/dev/null");
+    inside(&daemon, "a", "echo here >/in-memory; sleep 1000 >/dev/null 2>&1 & echo $! >/pid");
+    inside(&daemon, "a", "echo base >/dev/vda; sync");
+    daemon.run("vm snapshot create a disks");
+    daemon.run("vm snapshot create a base --memory");
+    let (status, said) = daemon.fails("vm create b --from-saved a/disks");
+    assert!(status == Some(5) && said.contains("has no memory"), "{said}");
+    let (status, said) = daemon.fails("vm create b --from-saved a");
+    assert!(status == Some(2) && said.contains("GUEST/SNAPSHOT"), "{said}");
+
+    daemon.run("vm create b --from-saved a/base");
+    daemon.run("vm clone a c --snapshot base --memory");
+    assert_eq!(daemon.state_of("c"), "suspended");
+    daemon.run("vm start c");
+    inside(&daemon, "a", "echo after >/dev/vda; sync; echo there >/in-memory");
+    for name in ["b", "c"] {
+        daemon.eventually("it is one of its own", |daemon| {
+            daemon.run(&format!("event ls -f kind=vm.identity -f name={name}")).contains("of its own")
+        });
+    }
+    let own = |name: &str| {
+        let card = daemon.vm(name)["nics"][0].clone();
+        let said =
+            inside(&daemon, name, "hostname; cat /sys/class/net/eth0/address; ip -4 -o addr show eth0");
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some(name));
+        assert_eq!(lines.next(), card["mac"].as_str());
+        let address = card["address"].as_str().unwrap().to_owned();
+        assert!(lines.next().unwrap().contains(&format!("{address}/24")) && lines.next().is_none(), "{said}");
+        address
+    };
+    let addresses = ["a", "b", "c"].map(own);
+    inside(&daemon, "c", &format!("ping -c 1 -W 10 {}; ping -c 1 -W 10 {}", addresses[0], addresses[1]));
+    // It was all there, and has parted.
+    for name in ["b", "c"] {
+        assert_eq!(inside(&daemon, name, "cat /in-memory; kill -0 $(cat /pid) && echo lives"), "here\nlives");
+        assert_eq!(inside(&daemon, name, "head -n 1 /dev/vda"), "base");
+        inside(&daemon, name, &format!("echo {name} >/dev/vda; sync"));
+    }
+    let random = ["a", "b", "c"].map(|name| inside(&daemon, name, "cat /proc/sys/kernel/random/uuid"));
+    assert!(random[0] != random[1] && random[1] != random[2] && random[0] != random[2], "{random:?}");
+    assert_eq!(inside(&daemon, "a", "head -n 1 /dev/vda; cat /in-memory"), "after\nthere");
+
+    // They need it no more than disks need what they are based on.
+    daemon.run("vm snapshot delete a base");
+    daemon.run("vm stop b");
+    daemon.run("vm start b");
+    answers(&daemon, "b");
+    assert_eq!(inside(&daemon, "b", "head -n 1 /dev/vda"), "b");
+    daemon.run("vm delete --all --yes --force");
+    assert!(daemon.leftovers().is_empty());
+}
+
+#[test]
 fn what_cannot_be_a_snapshot_is_refused_and_nothing_stays() {
     let daemon = Daemon::start();
     std::fs::write(daemon.state().join("file"), [0; 4096]).unwrap();

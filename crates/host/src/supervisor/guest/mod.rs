@@ -7,6 +7,7 @@ mod plan;
 mod snapshot;
 mod start;
 mod suspend;
+mod twin;
 
 use std::future::pending;
 use std::process::ExitStatus;
@@ -50,6 +51,8 @@ pub struct Guest {
     suspending: Option<Suspending>,
     changing: Option<Changing>,
     snapping: Option<Snapping>,
+    /// Its system is becoming one of its own.
+    becoming: Option<oneshot::Receiver<Result<(), Problem>>>,
     /// When it is to start again by itself.
     restart: Option<Instant>,
 }
@@ -84,6 +87,7 @@ enum Next {
     Deadline,
     Look,
     SnapshotLook,
+    Became(Result<(), Problem>),
     Restart,
 }
 
@@ -109,6 +113,14 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
+/// What has become of a guest that becomes one of its own.
+async fn became(becoming: &mut Option<oneshot::Receiver<Result<(), Problem>>>) -> Result<(), Problem> {
+    match becoming {
+        Some(answer) => answer.await.unwrap_or_else(|_| Err(Problem::internal("nobody has told it"))),
+        None => pending().await,
+    }
+}
+
 impl Guest {
     /// Looks after a guest from now on. One that a daemon before this one left running is taken over; `autostart` says what becomes
     /// of one whose process is gone.
@@ -123,6 +135,7 @@ impl Guest {
             suspending: None,
             changing: None,
             snapping: None,
+            becoming: None,
             restart: None,
         };
         tokio::spawn(guest.live(incoming));
@@ -147,6 +160,7 @@ impl Guest {
                 () = at(self.suspending.as_ref().map(|suspending| suspending.look)) => Next::Look,
                 () = at(self.snapping.as_ref().map(|snapping| snapping.look)) => Next::SnapshotLook,
                 () = at(self.changing.as_ref().map(|changing| changing.deadline)) => Next::Patience,
+                became = became(&mut self.becoming) => Next::Became(became),
                 () = at(self.restart) => Next::Restart,
             };
             match next {
@@ -163,6 +177,7 @@ impl Guest {
                 Next::Patience => self.on_patience().await,
                 Next::Look => self.on_look().await,
                 Next::SnapshotLook => self.on_snapshot_look().await,
+                Next::Became(result) => self.on_identity(result).await,
                 Next::Deadline => self.on_deadline().await,
                 Next::Restart => self.on_restart().await,
             }

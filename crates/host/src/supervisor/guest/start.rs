@@ -67,6 +67,10 @@ impl Guest {
                 if suspended {
                     saved::forget(&self.shared.paths.suspended(self.record.vm.id));
                     set_clock(&self.shared, self.record.vm.id);
+                    self.begin_to_be_itself();
+                } else {
+                    // It has looked at its hardware itself.
+                    self.record.twin = None;
                 }
                 self.save(Some(happening)).await
             }
@@ -221,7 +225,9 @@ impl Guest {
                 }
                 saved::forget(&place);
                 set_clock(&self.shared, self.record.vm.id);
+                self.begin_to_be_itself();
             }
+            VmState::Running => self.begin_to_be_itself(),
             _ => {}
         }
         self.call("resume").await.is_err()

@@ -1,0 +1,39 @@
+//! How a guest that was made in another one's memory becomes itself: see [`identity`].
+
+use api::{Problem, VmState};
+
+use super::Guest;
+use crate::supervisor::identity;
+
+impl Guest {
+    /// Has its system become one of its own, if it still is another one's.
+    pub(super) fn begin_to_be_itself(&mut self) {
+        if let Some(twin) = &self.record.twin {
+            let vm = &self.record.vm;
+            self.becoming = Some(identity::take(&self.shared, vm.id, &vm.definition, twin));
+        }
+    }
+
+    /// Its system is one of its own, or has not become one: that is tried again when it goes on the next time.
+    pub(super) async fn on_identity(&mut self, result: Result<(), Problem>) {
+        self.becoming = None;
+        let Some(twin) = &self.record.twin else { return };
+        let of = twin.of.clone();
+        let happening = match result {
+            Ok(()) => {
+                self.record.twin = None;
+                self.happening(
+                    "vm.identity",
+                    format!("has a name, addresses and keys of its own, not those of {of}"),
+                )
+            }
+            // Nobody can tell it anything while it does not run.
+            Err(_) if self.state() != VmState::Running => return,
+            Err(problem) => {
+                let message = format!("has the name, addresses and keys of {of} still: {}", problem.detail);
+                self.happening("vm.no-identity", message)
+            }
+        };
+        self.note(Some(happening)).await;
+    }
+}

@@ -1,0 +1,94 @@
+//! How a guest that goes on in another one's memory becomes one of its own.
+//!
+//! Its machine is another one from the start: hardware addresses, disks, generation id. Its system learns that through its agent: a script
+//! gives its cards their addresses, sets its name, machine id and SSH host keys, and has it ask for IP addresses. Until then nothing that it
+//! sends passes networks that check addresses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Id, Name, Problem, VmDefinition};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use vmm::state::MachineState;
+
+use super::Shared;
+use super::inside;
+
+/// What the script may take: a system asks for addresses in it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an agent may take to answer after its guest went on.
+const AGENT: Duration = Duration::from_secs(20);
+const SCRIPT: &str = include_str!("identity.sh");
+
+/// What a guest's system still is of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Twin {
+    /// The guest in whose memory it goes on.
+    pub of: Name,
+    /// For each network card the hardware address that the system knows, and the one that the card has.
+    pub cards: Vec<(String, String)>,
+}
+
+impl Twin {
+    /// Of a guest `of` with a machine, for one with another machine whose cards are in the same order.
+    pub fn new(of: Name, was: &VmDefinition, is: &VmDefinition) -> Self {
+        let mac = |nic: &api::Nic| nic.mac.clone().unwrap_or_default();
+        Self { of, cards: was.nics.iter().map(mac).zip(is.nics.iter().map(mac)).collect() }
+    }
+
+    /// A saved machine's state with the devices under the names that they have now: cards are called after their addresses.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn rename(&self, state: Value) -> Result<Value, String> {
+        let mut state = MachineState::from_json(state).map_err(|error| error.to_string())?;
+        for device in &mut state.devices {
+            let card = self.cards.iter().find(|(was, _)| device.name == format!("net-{was}"));
+            if let Some((_, is)) = card {
+                device.name = format!("net-{is}");
+            }
+        }
+        state.to_json().map_err(|error| error.to_string())
+    }
+}
+
+/// Has the system in a guest become one of its own; the answer says why it has not.
+pub fn take(
+    shared: &Arc<Shared>,
+    id: Id,
+    definition: &VmDefinition,
+    twin: &Twin,
+) -> oneshot::Receiver<Result<(), Problem>> {
+    let (reply, answer) = oneshot::channel();
+    let (shared, twin) = (Arc::clone(shared), twin.clone());
+    let host_name = definition.cloud_init.as_ref().and_then(|config| config.hostname.clone());
+    let name = host_name.unwrap_or_else(|| definition.name.to_string());
+    tokio::spawn(async move {
+        // Nobody may wait for it.
+        let _ = reply.send(tell(&shared, id, &name, &twin).await);
+    });
+    answer
+}
+
+async fn tell(shared: &Shared, id: Id, name: &str, twin: &Twin) -> Result<(), Problem> {
+    let socket = shared.paths.agent_socket(id);
+    let ping = shared.agents.call(id, &socket, "guest-ping", Value::Null, AGENT).await;
+    ping.map_err(|error| Problem::conflict(error.to_string()))?;
+    let mut secret = [0; 48];
+    getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
+    // Unique, as a machine id has to be (machine-id(5)), and the guest's own.
+    let machine = id.to_string().replace('-', "");
+    let mut words = vec!["-c".to_owned(), SCRIPT.to_owned(), "identity".to_owned(), name.to_owned(), machine];
+    words.push(STANDARD.encode(secret));
+    words.extend(twin.cards.iter().flat_map(|(was, is)| [was.clone(), is.clone()]));
+    let order = json!({ "path": "/bin/sh", "arg": words, "capture-output": true });
+    let done = inside::run(shared, id, order, PATIENCE).await?.result(api::Encoding::Text)?;
+    match done.exit_status {
+        Some(0) => Ok(()),
+        _ => Err(Problem::conflict(done.stderr.trim().chars().take(500).collect::<String>())),
+    }
+}
