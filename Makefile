@@ -100,7 +100,7 @@ setup-host:
 	@scripts/need nft:nftables dnsmasq:dnsmasq-base setpriv:util-linux passt:passt
 
 setup-test:
-	@scripts/need busybox:busybox-static cpio:cpio passt:passt ip:iproute2 qemu-img:qemu-utils qemu-ga:qemu-guest-agent nft:nftables dnsmasq:dnsmasq-base
+	@scripts/need busybox:busybox-static cpio:cpio passt:passt ip:iproute2 qemu-img:qemu-utils qemu-ga:qemu-guest-agent dropbear:dropbear-bin ssh:openssh-client nft:nftables dnsmasq:dnsmasq-base
 
 setup-soak:
 	@scripts/need python3:python3 e2fsck:e2fsprogs

@@ -9,6 +9,7 @@ mod completion;
 mod config;
 mod crash;
 mod daemon;
+mod day;
 mod demo;
 mod devices;
 #[path = "../../../vmm/tests/machine/guest.rs"]
