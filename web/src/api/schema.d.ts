@@ -12,10 +12,10 @@ export interface paths {
             cookie?: never;
         };
         /** All alarms, by name, and where they stand. */
-        get: operations["list"];
+        get: operations["get_alarms"];
         put?: never;
         /** Makes an alarm. It watches from now on. */
-        post: operations["create"];
+        post: operations["post_alarms"];
         delete?: never;
         options?: never;
         head?: never;
@@ -30,15 +30,15 @@ export interface paths {
             cookie?: never;
         };
         /** One alarm. */
-        get: operations["get"];
+        get: operations["get_alarms_alarm"];
         put?: never;
         post?: never;
         /** Removes an alarm; those that every host has can only be switched off. */
-        delete: operations["delete"];
+        delete: operations["delete_alarms_alarm"];
         options?: never;
         head?: never;
         /** Changes an alarm: a JSON merge patch (RFC 7396) of its definition. Its name stays. What is raised is when it is switched off no more. */
-        patch: operations["edit"];
+        patch: operations["patch_alarms_alarm"];
         trace?: never;
     };
     "/api/v1/alarms/{alarm}/acknowledge": {
@@ -54,7 +54,7 @@ export interface paths {
          * Says that one knows that an alarm is raised. It stays raised until what is bad is good again, and is not counted among those that
          *     somebody has to look at.
          */
-        post: operations["acknowledge"];
+        post: operations["post_alarms_alarm_acknowledge"];
         delete?: never;
         options?: never;
         head?: never;
@@ -74,7 +74,7 @@ export interface paths {
          * Does what an alarm does when it is raised, once, and says that it is a test. The task's result tells what came of each action; it fails
          *     if one did.
          */
-        post: operations["test"];
+        post: operations["post_alarms_alarm_test"];
         delete?: never;
         options?: never;
         head?: never;
@@ -92,7 +92,7 @@ export interface paths {
          * Who did what from where: all that changed something, and what was refused; the newest first. As a stream (`Accept: text/event-stream`) an
          *     event `ready`, and then every entry from now on that the filter lets through as an event `entry`.
          */
-        get: operations["list"];
+        get: operations["get_audit"];
         put?: never;
         post?: never;
         delete?: never;
@@ -112,7 +112,7 @@ export interface paths {
          * What happened, the oldest first; as a stream (`Accept: text/event-stream`) what happens from now on, after `Last-Event-ID` if that is
          *     given, and of that what the filter lets through.
          */
-        get: operations["list"];
+        get: operations["get_events"];
         put?: never;
         post?: never;
         delete?: never;
@@ -129,7 +129,7 @@ export interface paths {
             cookie?: never;
         };
         /** What the machine has, and what of it is in use. */
-        get: operations["get"];
+        get: operations["get_host"];
         put?: never;
         post?: never;
         delete?: never;
@@ -151,7 +151,7 @@ export interface paths {
          * What the host knows, in one file that `tessera host restore` takes: guests' definitions, networks, pools, templates, users, tokens and the
          *     certificate authority; no disks or images. Whoever has it can be this host.
          */
-        post: operations["make"];
+        post: operations["post_host_backup"];
         delete?: never;
         options?: never;
         head?: never;
@@ -166,7 +166,7 @@ export interface paths {
             cookie?: never;
         };
         /** What the host has used over time. */
-        get: operations["of_host"];
+        get: operations["get_host_history"];
         put?: never;
         post?: never;
         delete?: never;
@@ -186,7 +186,7 @@ export interface paths {
          * The latest lines of the daemon's own log; as a stream (`Accept: text/event-stream`) these, each as an event `line` with a JSON string, and
          *     those that come after them. What it says of guests is not bound to anybody's labels.
          */
-        get: operations["get"];
+        get: operations["get_host_log"];
         put?: never;
         post?: never;
         delete?: never;
@@ -203,14 +203,14 @@ export interface paths {
             cookie?: never;
         };
         /** All images, by name. */
-        get: operations["list"];
+        get: operations["get_images"];
         put?: never;
         /**
          * Makes an image: from Debian's packages (`release`); or of a `disk` and its `kernel`, or of an image that was exported, as the `disk` alone. Each
          *     file comes from an address, with its checksum, from an upload (`/uploads`), or is one of the host's. What has come of a file from elsewhere
          *     is kept if the task ends early: the same request goes on with it. The task's result is the image.
          */
-        post: operations["create"];
+        post: operations["post_images"];
         delete?: never;
         options?: never;
         head?: never;
@@ -225,18 +225,18 @@ export interface paths {
             cookie?: never;
         };
         /** One image, and who uses it. */
-        get: operations["get"];
+        get: operations["get_images_image"];
         put?: never;
         post?: never;
         /** Removes an image that no guest and no template uses. Volumes that are based on it stay: their pool holds what they need of it. */
-        delete: operations["delete"];
+        delete: operations["delete_images_image"];
         options?: never;
         head?: never;
         /**
          * Changes what is said of an image, and what it is called if no guest or template uses it. What its kernel is told holds for guests at their
          *     next start, if they say nothing else.
          */
-        patch: operations["edit"];
+        patch: operations["patch_images_image"];
         trace?: never;
     };
     "/api/v1/images/{image}/data": {
@@ -247,7 +247,7 @@ export interface paths {
             cookie?: never;
         };
         /** An image as one file, to carry it elsewhere: a tar archive that `POST /images` takes as a disk. It may take a while until the first byte comes. */
-        get: operations["download"];
+        get: operations["get_images_image_data"];
         put?: never;
         post?: never;
         delete?: never;
@@ -264,13 +264,13 @@ export interface paths {
             cookie?: never;
         };
         /** All networks of this host, the oldest first. */
-        get: operations["list"];
+        get: operations["get_networks"];
         put?: never;
         /**
          * Makes a network. One of kind `nat` or `routed` that names no addresses gets a subnet that nobody has. The task's result is the
          *     network.
          */
-        post: operations["create"];
+        post: operations["post_networks"];
         delete?: never;
         options?: never;
         head?: never;
@@ -285,15 +285,15 @@ export interface paths {
             cookie?: never;
         };
         /** One network. */
-        get: operations["get"];
+        get: operations["get_networks_network"];
         put?: never;
         post?: never;
         /** Removes a network that no guest uses. */
-        delete: operations["delete"];
+        delete: operations["delete_networks_network"];
         options?: never;
         head?: never;
         /** Changes a network, at once for the guests on it: a JSON merge patch (RFC 7396) of its definition. Its name stays. */
-        patch: operations["edit"];
+        patch: operations["patch_networks_network"];
         trace?: never;
     };
     "/api/v1/networks/{network}/leases": {
@@ -304,7 +304,7 @@ export interface paths {
             cookie?: never;
         };
         /** The addresses that guests have taken on a network. */
-        get: operations["leases"];
+        get: operations["get_networks_network_leases"];
         put?: never;
         post?: never;
         delete?: never;
@@ -321,10 +321,10 @@ export interface paths {
             cookie?: never;
         };
         /** All storage pools, by name. */
-        get: operations["list"];
+        get: operations["get_pools"];
         put?: never;
         /** Takes a folder in as a storage pool, or makes one. */
-        post: operations["create"];
+        post: operations["post_pools"];
         delete?: never;
         options?: never;
         head?: never;
@@ -339,11 +339,11 @@ export interface paths {
             cookie?: never;
         };
         /** One pool. */
-        get: operations["get"];
+        get: operations["get_pools_pool"];
         put?: never;
         post?: never;
         /** Uses a pool no more. What is in it stays where it is. */
-        delete: operations["delete"];
+        delete: operations["delete_pools_pool"];
         options?: never;
         head?: never;
         patch?: never;
@@ -357,10 +357,10 @@ export interface paths {
             cookie?: never;
         };
         /** The volumes of a pool, by name. */
-        get: operations["volumes"];
+        get: operations["get_pools_pool_volumes"];
         put?: never;
         /** Makes a volume: empty, of an image or of another volume. The task's result is the volume. */
-        post: operations["create_volume"];
+        post: operations["post_pools_pool_volumes"];
         delete?: never;
         options?: never;
         head?: never;
@@ -375,11 +375,11 @@ export interface paths {
             cookie?: never;
         };
         /** One volume. */
-        get: operations["get_volume"];
+        get: operations["get_pools_pool_volumes_volume"];
         put?: never;
         post?: never;
         /** Removes a volume that no guest has and nothing is based on. */
-        delete: operations["delete_volume"];
+        delete: operations["delete_pools_pool_volumes_volume"];
         options?: never;
         head?: never;
         patch?: never;
@@ -395,7 +395,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Lays a volume's file out otherwise. One that is based on another becomes one of its own. */
-        post: operations["convert"];
+        post: operations["post_pools_pool_volumes_volume_convert"];
         delete?: never;
         options?: never;
         head?: never;
@@ -410,9 +410,9 @@ export interface paths {
             cookie?: never;
         };
         /** What is on a volume. Nobody can write to it meanwhile. */
-        get: operations["download"];
+        get: operations["get_pools_pool_volumes_volume_data"];
         /** Uploads a new volume, in one request or in parts: each begins where the one before ended. An upload that broke off is gone on with. */
-        put: operations["upload"];
+        put: operations["put_pools_pool_volumes_volume_data"];
         post?: never;
         delete?: never;
         options?: never;
@@ -430,7 +430,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Makes a volume longer, or shorter if that is said. No guest may run with it. */
-        post: operations["resize"];
+        post: operations["post_pools_pool_volumes_volume_resize"];
         delete?: never;
         options?: never;
         head?: never;
@@ -447,7 +447,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Makes a volume read as zeroes, and overwrites what was on it. */
-        post: operations["wipe"];
+        post: operations["post_pools_pool_volumes_volume_wipe"];
         delete?: never;
         options?: never;
         head?: never;
@@ -462,12 +462,12 @@ export interface paths {
             cookie?: never;
         };
         /** Who one is, and what one may do. */
-        get: operations["get"];
+        get: operations["get_session"];
         put?: never;
         /** Logs a user in. The answer's cookie is what later requests show. */
-        post: operations["log_in"];
+        post: operations["post_session"];
         /** Logs out. */
-        delete: operations["log_out"];
+        delete: operations["delete_session"];
         options?: never;
         head?: never;
         patch?: never;
@@ -483,7 +483,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Makes an address that logs in who opens it first: for a browser of somebody whom the host knows on the command line. */
-        post: operations["link"];
+        post: operations["post_session_links"];
         delete?: never;
         options?: never;
         head?: never;
@@ -500,7 +500,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Changes one's own password. One has to log in again, everywhere. */
-        post: operations["password"];
+        post: operations["post_session_password"];
         delete?: never;
         options?: never;
         head?: never;
@@ -515,7 +515,7 @@ export interface paths {
             cookie?: never;
         };
         /** All sites, by name. */
-        get: operations["list"];
+        get: operations["get_sites"];
         put?: never;
         post?: never;
         delete?: never;
@@ -532,12 +532,12 @@ export interface paths {
             cookie?: never;
         };
         /** One site. */
-        get: operations["get"];
+        get: operations["get_sites_site"];
         /** Remembers a site: whole, in place of what was remembered of it. Nothing of what it names is changed by that. */
-        put: operations["put"];
+        put: operations["put_sites_site"];
         post?: never;
         /** Forgets a site. What it has made stays, and is nobody's. */
-        delete: operations["delete"];
+        delete: operations["delete_sites_site"];
         options?: never;
         head?: never;
         patch?: never;
@@ -551,7 +551,7 @@ export interface paths {
             cookie?: never;
         };
         /** What the host and all guests that run use, at once. A guest that does not answer within half a second is left out. */
-        get: operations["get"];
+        get: operations["get_stats"];
         put?: never;
         post?: never;
         delete?: never;
@@ -568,7 +568,7 @@ export interface paths {
             cookie?: never;
         };
         /** All tasks, the newest first. */
-        get: operations["list"];
+        get: operations["get_tasks"];
         put?: never;
         post?: never;
         delete?: never;
@@ -585,11 +585,11 @@ export interface paths {
             cookie?: never;
         };
         /** One task; with `wait` when it has ended. */
-        get: operations["get"];
+        get: operations["get_tasks_task"];
         put?: never;
         post?: never;
         /** Calls a task off. It ends when it can; what it had begun is undone. */
-        delete: operations["cancel"];
+        delete: operations["delete_tasks_task"];
         options?: never;
         head?: never;
         patch?: never;
@@ -603,10 +603,10 @@ export interface paths {
             cookie?: never;
         };
         /** All templates, by name. */
-        get: operations["list"];
+        get: operations["get_templates"];
         put?: never;
         /** Makes a template. */
-        post: operations["create"];
+        post: operations["post_templates"];
         delete?: never;
         options?: never;
         head?: never;
@@ -621,12 +621,12 @@ export interface paths {
             cookie?: never;
         };
         /** One template. */
-        get: operations["get"];
+        get: operations["get_templates_template"];
         /** Makes a template another one of the same name. Guests made from it stay as they are. */
-        put: operations["replace"];
+        put: operations["put_templates_template"];
         post?: never;
         /** Removes a template. Guests made from it stay as they are. */
-        delete: operations["delete"];
+        delete: operations["delete_templates_template"];
         options?: never;
         head?: never;
         patch?: never;
@@ -640,10 +640,10 @@ export interface paths {
             cookie?: never;
         };
         /** All tokens, without their secrets. */
-        get: operations["list"];
+        get: operations["get_tokens"];
         put?: never;
         /** Makes a token. Its secret is told this once. */
-        post: operations["create"];
+        post: operations["post_tokens"];
         delete?: never;
         options?: never;
         head?: never;
@@ -661,7 +661,7 @@ export interface paths {
         put?: never;
         post?: never;
         /** Takes a token away. */
-        delete: operations["delete"];
+        delete: operations["delete_tokens_token"];
         options?: never;
         head?: never;
         patch?: never;
@@ -675,7 +675,7 @@ export interface paths {
             cookie?: never;
         };
         /** All files that are being uploaded or wait for an image to be made of them, by name. */
-        get: operations["list"];
+        get: operations["get_uploads"];
         put?: never;
         post?: never;
         delete?: never;
@@ -692,15 +692,15 @@ export interface paths {
             cookie?: never;
         };
         /** How far an upload is. */
-        get: operations["get"];
+        get: operations["get_uploads_upload"];
         /**
          * Uploads a file for `POST /images`, in one request or in parts: each begins where the one before ended. An upload that broke off is gone on
          *     with; what nobody goes on with for a day is given up.
          */
-        put: operations["send"];
+        put: operations["put_uploads_upload"];
         post?: never;
         /** Gives an upload up. */
-        delete: operations["delete"];
+        delete: operations["delete_uploads_upload"];
         options?: never;
         head?: never;
         patch?: never;
@@ -714,10 +714,10 @@ export interface paths {
             cookie?: never;
         };
         /** All users. */
-        get: operations["list"];
+        get: operations["get_users"];
         put?: never;
         /** Makes a user known. */
-        post: operations["create"];
+        post: operations["post_users"];
         delete?: never;
         options?: never;
         head?: never;
@@ -732,15 +732,15 @@ export interface paths {
             cookie?: never;
         };
         /** One user. */
-        get: operations["get"];
+        get: operations["get_users_user"];
         put?: never;
         post?: never;
         /** Forgets a user, and ends their sessions. */
-        delete: operations["delete"];
+        delete: operations["delete_users_user"];
         options?: never;
         head?: never;
         /** Changes what is said of a user; the rest stays. */
-        patch: operations["edit"];
+        patch: operations["patch_users_user"];
         trace?: never;
     };
     "/api/v1/vms": {
@@ -754,10 +754,10 @@ export interface paths {
          * All guests, the oldest first; as a stream (`Accept: text/event-stream`) first all of them, each as an event `put`, then `ready`, then every change:
          *     `put` with the guest, `delete` with its id.
          */
-        get: operations["list"];
+        get: operations["get_vms"];
         put?: never;
         /** Makes a guest. The task's result is the guest. */
-        post: operations["create"];
+        post: operations["post_vms"];
         delete?: never;
         options?: never;
         head?: never;
@@ -772,18 +772,18 @@ export interface paths {
             cookie?: never;
         };
         /** One guest. */
-        get: operations["get"];
+        get: operations["get_vms_vm"];
         put?: never;
         post?: never;
         /** Removes a guest with what it has of its own, but for its disks if they are to be kept. */
-        delete: operations["delete"];
+        delete: operations["delete_vms_vm"];
         options?: never;
         head?: never;
         /**
          * Changes a guest: a JSON merge patch (RFC 7396) of its definition. One that runs is changed at once as far as that can be, and if its
          *     system does not take part nothing is changed; what waits for the next start is marked in its status.
          */
-        patch: operations["edit"];
+        patch: operations["patch_vms_vm"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/agent": {
@@ -794,7 +794,7 @@ export interface paths {
             cookie?: never;
         };
         /** What a running guest's agent says of it. */
-        get: operations["get"];
+        get: operations["get_vms_vm_agent"];
         put?: never;
         post?: never;
         delete?: never;
@@ -813,7 +813,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Runs a program in a guest and answers when it has ended. It runs with all rights there. */
-        post: operations["exec"];
+        post: operations["post_vms_vm_agent_exec"];
         delete?: never;
         options?: never;
         head?: never;
@@ -830,7 +830,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Sets the password of an account in a guest. */
-        post: operations["password"];
+        post: operations["post_vms_vm_agent_password"];
         delete?: never;
         options?: never;
         head?: never;
@@ -850,7 +850,7 @@ export interface paths {
          * Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own. The task's result is
          *     the new guest.
          */
-        post: operations["clone"];
+        post: operations["post_vms_vm_clone"];
         delete?: never;
         options?: never;
         head?: never;
@@ -865,7 +865,7 @@ export interface paths {
             cookie?: never;
         };
         /** A WebSocket to a guest's serial line: what it said lately and says comes as binary messages; messages of either kind are typed. */
-        get: operations["connect"];
+        get: operations["get_vms_vm_console"];
         put?: never;
         post?: never;
         delete?: never;
@@ -882,7 +882,7 @@ export interface paths {
             cookie?: never;
         };
         /** The latest of what a guest has said on its serial line, whether or not it runs. */
-        get: operations["log"];
+        get: operations["get_vms_vm_console_log"];
         put?: never;
         post?: never;
         delete?: never;
@@ -901,7 +901,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Gives a guest one more disk, at once if it runs. */
-        post: operations["add_disk"];
+        post: operations["post_vms_vm_disks"];
         delete?: never;
         options?: never;
         head?: never;
@@ -919,14 +919,14 @@ export interface paths {
         put?: never;
         post?: never;
         /** Takes a disk away from a guest, at once if it runs and lets go of it. One of its own is removed for good. */
-        delete: operations["remove_disk"];
+        delete: operations["delete_vms_vm_disks_disk"];
         options?: never;
         head?: never;
         /**
          * Changes a disk of a guest: a JSON merge patch (RFC 7396). One that runs lets go of it and takes it again: so another disc comes into a
          *     drive.
          */
-        patch: operations["edit_disk"];
+        patch: operations["patch_vms_vm_disks_disk"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/history": {
@@ -937,7 +937,7 @@ export interface paths {
             cookie?: never;
         };
         /** What a guest has used over time. It is measured while it runs; what was measured stays as long as the guest is there. */
-        get: operations["of_guest"];
+        get: operations["get_vms_vm_history"];
         put?: never;
         post?: never;
         delete?: never;
@@ -956,7 +956,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Types keys on the serial console of a guest that runs, all or none of them. */
-        post: operations["send"];
+        post: operations["post_vms_vm_keys"];
         delete?: never;
         options?: never;
         head?: never;
@@ -973,7 +973,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Gives a guest one more network card, at once if it runs. */
-        post: operations["add_nic"];
+        post: operations["post_vms_vm_nics"];
         delete?: never;
         options?: never;
         head?: never;
@@ -991,14 +991,14 @@ export interface paths {
         put?: never;
         post?: never;
         /** Takes a network card away from a guest, at once if it runs and lets go of it. */
-        delete: operations["remove_nic"];
+        delete: operations["delete_vms_vm_nics_nic"];
         options?: never;
         head?: never;
         /**
          * Changes a network card of a guest: a JSON merge patch (RFC 7396). Limits are changed at once; one that runs lets go of a card whose
          *     network changes, and takes it again.
          */
-        patch: operations["edit_nic"];
+        patch: operations["patch_vms_vm_nics_nic"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/pause": {
@@ -1011,7 +1011,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Has a guest stand still. */
-        post: operations["pause"];
+        post: operations["post_vms_vm_pause"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1028,7 +1028,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Asks a guest to power itself off, and starts it again. */
-        post: operations["reboot"];
+        post: operations["post_vms_vm_reboot"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1045,7 +1045,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Presses a guest's reset button. */
-        post: operations["reset"];
+        post: operations["post_vms_vm_reset"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1062,7 +1062,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Has a paused or suspended guest go on. */
-        post: operations["resume"];
+        post: operations["post_vms_vm_resume"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1079,7 +1079,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Asks a guest to power itself off. */
-        post: operations["shutdown"];
+        post: operations["post_vms_vm_shutdown"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1094,10 +1094,10 @@ export interface paths {
             cookie?: never;
         };
         /** The snapshots of a guest, the oldest first. Each names the one that it came after. */
-        get: operations["list"];
+        get: operations["get_vms_vm_snapshots"];
         put?: never;
         /** Makes a snapshot of a guest that runs, stands still or is stopped. The guest goes on meanwhile. The task's result is the snapshot. */
-        post: operations["create"];
+        post: operations["post_vms_vm_snapshots"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1112,11 +1112,11 @@ export interface paths {
             cookie?: never;
         };
         /** One snapshot. */
-        get: operations["get"];
+        get: operations["get_vms_vm_snapshots_snapshot"];
         put?: never;
         post?: never;
         /** Deletes a snapshot. The guest and its other snapshots stay what they are. */
-        delete: operations["delete"];
+        delete: operations["delete_vms_vm_snapshots_snapshot"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1135,7 +1135,7 @@ export interface paths {
          * Has a guest go back to a snapshot: what has been written since the last one is lost. One whose memory was kept goes on from there if
          *     it ran then. The task's result is the guest.
          */
-        post: operations["revert"];
+        post: operations["post_vms_vm_snapshots_snapshot_revert"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1152,7 +1152,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Starts a guest. One that is suspended goes on where it was. */
-        post: operations["start"];
+        post: operations["post_vms_vm_start"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1167,7 +1167,7 @@ export interface paths {
             cookie?: never;
         };
         /** What a running guest uses. */
-        get: operations["stats"];
+        get: operations["get_vms_vm_stats"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1186,7 +1186,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Pulls a guest's plug. Where one was that is suspended is forgotten. */
-        post: operations["stop"];
+        post: operations["post_vms_vm_stop"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1206,7 +1206,7 @@ export interface paths {
          * Writes a guest to storage: it takes neither processors nor memory then, and goes on where it was by `start` or `resume`, after a start
          *     of the host, too.
          */
-        post: operations["suspend"];
+        post: operations["post_vms_vm_suspend"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1225,7 +1225,7 @@ export interface paths {
          *     `task` and `event`, then `ready`, then every change: `vm` with a guest, `vm-gone` with its id, `task` with a task, also where only its
          *     progress is new, `event` with what happened, and `stats`.
          */
-        get: operations["watch"];
+        get: operations["get_watch"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1242,7 +1242,7 @@ export interface paths {
             cookie?: never;
         };
         /** What can be measured of the host and its guests, as OpenMetrics text. */
-        get: operations["get"];
+        get: operations["get_metrics"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1338,7 +1338,9 @@ export interface components {
             version: string;
         };
         /** @description An alarm. */
-        Alarm: components["schemas"]["AlarmDefinition"] & {
+        Alarm: {
+            /** @description What is done when it is raised and when it is cleared. Only administrators of the whole host see them. */
+            actions?: components["schemas"]["AlarmAction"][];
             /** @description Whether every host has it: it can be changed and switched off, and not deleted. */
             built_in?: boolean;
             /**
@@ -1346,8 +1348,20 @@ export interface components {
              * @description When it was made.
              */
             created: string;
+            /** @description What it is for, and what to do about it. */
+            description?: string;
+            /** @description Whether it watches at all. */
+            enabled?: boolean;
+            /** @description Its name, which stays. */
+            name: components["schemas"]["Name"];
+            /** @description What it watches: all there is of that kind if nothing is said. */
+            scope?: components["schemas"]["AlarmScope"];
+            /** @description How bad it is. */
+            severity?: components["schemas"]["Severity"];
             /** @description What it is now. */
             status: components["schemas"]["AlarmStatus"];
+            /** @description When it is raised, and when it is cleared. */
+            trigger: components["schemas"]["Trigger"];
         };
         /** @description What is done when an alarm is raised, and when it is cleared. */
         AlarmAction: {
@@ -2110,7 +2124,9 @@ export interface components {
         /** @description One page of a list. */
         List_Alarm: {
             /** @description What is on it. */
-            items: (components["schemas"]["AlarmDefinition"] & {
+            items: {
+                /** @description What is done when it is raised and when it is cleared. Only administrators of the whole host see them. */
+                actions?: components["schemas"]["AlarmAction"][];
                 /** @description Whether every host has it: it can be changed and switched off, and not deleted. */
                 built_in?: boolean;
                 /**
@@ -2118,9 +2134,21 @@ export interface components {
                  * @description When it was made.
                  */
                 created: string;
+                /** @description What it is for, and what to do about it. */
+                description?: string;
+                /** @description Whether it watches at all. */
+                enabled?: boolean;
+                /** @description Its name, which stays. */
+                name: components["schemas"]["Name"];
+                /** @description What it watches: all there is of that kind if nothing is said. */
+                scope?: components["schemas"]["AlarmScope"];
+                /** @description How bad it is. */
+                severity?: components["schemas"]["Severity"];
                 /** @description What it is now. */
                 status: components["schemas"]["AlarmStatus"];
-            })[];
+                /** @description When it is raised, and when it is cleared. */
+                trigger: components["schemas"]["Trigger"];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2265,17 +2293,40 @@ export interface components {
         /** @description One page of a list. */
         List_NetworkInfo: {
             /** @description What is on it. */
-            items: (components["schemas"]["NetworkDefinition"] & {
+            items: {
                 /**
                  * Format: date-time
                  * @description When it was made.
                  */
                 created: string;
+                /** @description Names for its guests. */
+                dns?: components["schemas"]["Dns"];
+                /** @description Ports of the host that lead to guests. NAT, routed and user-mode networks may have them. */
+                forwards?: components["schemas"]["Forward"][];
                 /** @description Its id. */
                 id: components["schemas"]["Id"];
+                /**
+                 * @description Of a bridged network: the host's interface it is connected to, or a bridge of the host's that it is.
+                 * @example eth0
+                 */
+                interface?: string | null;
+                ipv4?: components["schemas"]["Ipv4"] | null;
+                ipv6?: components["schemas"]["Ipv6"] | null;
+                /** @description What its guests can reach, and how. */
+                kind: components["schemas"]["NetworkKind"];
+                /**
+                 * Format: int32
+                 * @description The longest packet, bytes. 1500 unless told.
+                 */
+                mtu?: number | null;
+                /**
+                 * @description Lower-case letters, digits and `-`, beginning with a letter; at most 40.
+                 * @example lan
+                 */
+                name: string;
                 /** @description What it is now. */
                 status: components["schemas"]["NetworkStatus"];
-            })[];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2287,11 +2338,19 @@ export interface components {
         /** @description One page of a list. */
         List_PoolInfo: {
             /** @description What is on it. */
-            items: (components["schemas"]["PoolDefinition"] & {
+            items: {
+                /** @description What it is for. */
+                description?: string;
+                /** @description What kind of place it is. */
+                kind?: components["schemas"]["PoolKind"];
+                /** @description Its name. */
+                name: components["schemas"]["Name"];
+                /** @description Its folder, which is made if it is not there. */
+                path: string;
                 /** @description Why it cannot be used. */
                 problem?: string | null;
                 status?: components["schemas"]["PoolStatus"] | null;
-            })[];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2303,9 +2362,13 @@ export interface components {
         /** @description One page of a list. */
         List_Site: {
             /** @description What is on it. */
-            items: (components["schemas"]["SiteMemory"] & {
+            items: {
                 /** @description Who wrote it. */
                 actor: string;
+                /** @description What it changed the last time, as that was before. */
+                before?: components["schemas"]["SiteBefore"][];
+                /** @description What it has made. */
+                members: components["schemas"]["SiteMember"][];
                 /** @description Its name. */
                 name: components["schemas"]["Name"];
                 /**
@@ -2313,7 +2376,7 @@ export interface components {
                  * @description When that was written.
                  */
                 written: string;
-            })[];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2409,13 +2472,19 @@ export interface components {
         /** @description One page of a list. */
         List_Template: {
             /** @description What is on it. */
-            items: (components["schemas"]["NewTemplate"] & {
+            items: {
                 /**
                  * Format: date-time
                  * @description When it was made.
                  */
                 created: string;
-            })[];
+                /** @description The part of a guest's definition that it says. What it leaves out is said when a guest is made, or is as usual. */
+                definition: Record<string, never>;
+                /** @description What it is for. */
+                description?: string;
+                /** @description Its name. */
+                name: components["schemas"]["Name"];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2484,17 +2553,54 @@ export interface components {
         /** @description One page of a list. */
         List_Vm: {
             /** @description What is on it. */
-            items: (components["schemas"]["VmDefinition"] & {
+            items: {
+                /** @description Whether it starts with the host. */
+                autostart?: components["schemas"]["Autostart"];
+                /** @description What it boots. */
+                boot?: components["schemas"]["Boot"];
+                cloud_init?: components["schemas"]["CloudInit"] | null;
+                /**
+                 * Format: int32
+                 * @description How many processors it has.
+                 */
+                cpus?: number;
+                /**
+                 * Format: int32
+                 * @description How many processors it can have without a restart; so many as it has if nothing is said.
+                 */
+                cpus_max?: number | null;
                 /**
                  * Format: date-time
                  * @description When it was made.
                  */
                 created: string;
+                /** @description What it is for. */
+                description?: string;
+                /** @description Its disks, in the order the guest sees them. */
+                disks?: components["schemas"]["Disk"][];
+                /** @description What executes it. */
+                engine?: components["schemas"]["Engine"];
                 /** @description Its id, which stays the same whatever it is called. */
                 id: components["schemas"]["Id"];
+                /** @description Words to find it by. */
+                labels?: {
+                    [key: string]: string;
+                };
+                /** @description How much memory it has. */
+                memory?: components["schemas"]["Size"];
+                memory_max?: components["schemas"]["Size"] | null;
+                /** @description Its name, and the host name that cloud-init gives it. */
+                name: components["schemas"]["Name"];
+                /** @description Its network cards. */
+                nics?: components["schemas"]["Nic"][];
+                /** @description What follows when its kernel panics, its engine fails or its process dies. */
+                on_crash?: components["schemas"]["OnEnd"];
+                /** @description What follows when it resets itself. */
+                on_reboot?: components["schemas"]["OnEnd"];
                 /** @description What it is now. */
                 status: components["schemas"]["VmStatus"];
-            })[];
+                template?: components["schemas"]["Name"] | null;
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2632,14 +2738,37 @@ export interface components {
             name: string;
         };
         /** @description A network of this host. */
-        NetworkInfo: components["schemas"]["NetworkDefinition"] & {
+        NetworkInfo: {
             /**
              * Format: date-time
              * @description When it was made.
              */
             created: string;
+            /** @description Names for its guests. */
+            dns?: components["schemas"]["Dns"];
+            /** @description Ports of the host that lead to guests. NAT, routed and user-mode networks may have them. */
+            forwards?: components["schemas"]["Forward"][];
             /** @description Its id. */
             id: components["schemas"]["Id"];
+            /**
+             * @description Of a bridged network: the host's interface it is connected to, or a bridge of the host's that it is.
+             * @example eth0
+             */
+            interface?: string | null;
+            ipv4?: components["schemas"]["Ipv4"] | null;
+            ipv6?: components["schemas"]["Ipv6"] | null;
+            /** @description What its guests can reach, and how. */
+            kind: components["schemas"]["NetworkKind"];
+            /**
+             * Format: int32
+             * @description The longest packet, bytes. 1500 unless told.
+             */
+            mtu?: number | null;
+            /**
+             * @description Lower-case letters, digits and `-`, beginning with a letter; at most 40.
+             * @example lan
+             */
+            name: string;
             /** @description What it is now. */
             status: components["schemas"]["NetworkStatus"];
         };
@@ -2818,7 +2947,15 @@ export interface components {
             seen: string;
         };
         /** @description A storage pool. */
-        PoolInfo: components["schemas"]["PoolDefinition"] & {
+        PoolInfo: {
+            /** @description What it is for. */
+            description?: string;
+            /** @description What kind of place it is. */
+            kind?: components["schemas"]["PoolKind"];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description Its folder, which is made if it is not there. */
+            path: string;
             /** @description Why it cannot be used. */
             problem?: string | null;
             status?: components["schemas"]["PoolStatus"] | null;
@@ -2988,9 +3125,13 @@ export interface components {
          */
         Severity: "info" | "warning" | "critical";
         /** @description A site. */
-        Site: components["schemas"]["SiteMemory"] & {
+        Site: {
             /** @description Who wrote it. */
             actor: string;
+            /** @description What it changed the last time, as that was before. */
+            before?: components["schemas"]["SiteBefore"][];
+            /** @description What it has made. */
+            members: components["schemas"]["SiteMember"][];
             /** @description Its name. */
             name: components["schemas"]["Name"];
             /**
@@ -3144,12 +3285,18 @@ export interface components {
          */
         TaskState: "queued" | "running" | "done" | "failed" | "cancelled";
         /** @description A template. */
-        Template: components["schemas"]["NewTemplate"] & {
+        Template: {
             /**
              * Format: date-time
              * @description When it was made.
              */
             created: string;
+            /** @description The part of a guest's definition that it says. What it leaves out is said when a guest is made, or is as usual. */
+            definition: Record<string, never>;
+            /** @description What it is for. */
+            description?: string;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
         };
         /** @description A token that programs show instead of a password. */
         Token: {
@@ -3210,16 +3357,53 @@ export interface components {
             ssh_keys?: string[];
         };
         /** @description A guest. */
-        Vm: components["schemas"]["VmDefinition"] & {
+        Vm: {
+            /** @description Whether it starts with the host. */
+            autostart?: components["schemas"]["Autostart"];
+            /** @description What it boots. */
+            boot?: components["schemas"]["Boot"];
+            cloud_init?: components["schemas"]["CloudInit"] | null;
+            /**
+             * Format: int32
+             * @description How many processors it has.
+             */
+            cpus?: number;
+            /**
+             * Format: int32
+             * @description How many processors it can have without a restart; so many as it has if nothing is said.
+             */
+            cpus_max?: number | null;
             /**
              * Format: date-time
              * @description When it was made.
              */
             created: string;
+            /** @description What it is for. */
+            description?: string;
+            /** @description Its disks, in the order the guest sees them. */
+            disks?: components["schemas"]["Disk"][];
+            /** @description What executes it. */
+            engine?: components["schemas"]["Engine"];
             /** @description Its id, which stays the same whatever it is called. */
             id: components["schemas"]["Id"];
+            /** @description Words to find it by. */
+            labels?: {
+                [key: string]: string;
+            };
+            /** @description How much memory it has. */
+            memory?: components["schemas"]["Size"];
+            memory_max?: components["schemas"]["Size"] | null;
+            /** @description Its name, and the host name that cloud-init gives it. */
+            name: components["schemas"]["Name"];
+            /** @description Its network cards. */
+            nics?: components["schemas"]["Nic"][];
+            /** @description What follows when its kernel panics, its engine fails or its process dies. */
+            on_crash?: components["schemas"]["OnEnd"];
+            /** @description What follows when it resets itself. */
+            on_reboot?: components["schemas"]["OnEnd"];
             /** @description What it is now. */
             status: components["schemas"]["VmStatus"];
+            template?: components["schemas"]["Name"] | null;
         };
         /** @description What a guest should be: what its owner says of it. */
         VmDefinition: {
@@ -3380,7 +3564,7 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    list: {
+    get_alarms: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3420,7 +3604,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_alarms: {
         parameters: {
             query?: never;
             header?: {
@@ -3456,7 +3640,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_alarms_alarm: {
         parameters: {
             query?: never;
             header?: never;
@@ -3490,7 +3674,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_alarms_alarm: {
         parameters: {
             query?: never;
             header?: never;
@@ -3520,7 +3704,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_alarms_alarm: {
         parameters: {
             query?: never;
             header?: {
@@ -3559,7 +3743,7 @@ export interface operations {
             };
         };
     };
-    acknowledge: {
+    post_alarms_alarm_acknowledge: {
         parameters: {
             query?: never;
             header?: {
@@ -3598,7 +3782,7 @@ export interface operations {
             };
         };
     };
-    test: {
+    post_alarms_alarm_test: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -3645,7 +3829,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_audit: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3685,7 +3869,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_events: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3725,7 +3909,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_host: {
         parameters: {
             query?: never;
             header?: never;
@@ -3754,7 +3938,7 @@ export interface operations {
             };
         };
     };
-    make: {
+    post_host_backup: {
         parameters: {
             query?: never;
             header?: never;
@@ -3783,7 +3967,7 @@ export interface operations {
             };
         };
     };
-    of_host: {
+    get_host_history: {
         parameters: {
             query?: {
                 /** @description From when on; an hour before `to` if nothing is said. */
@@ -3826,7 +4010,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_host_log: {
         parameters: {
             query?: {
                 /** @description So many of the latest lines: 1000 if nothing is said. */
@@ -3858,7 +4042,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_images: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3898,7 +4082,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_images: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -3946,7 +4130,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_images_image: {
         parameters: {
             query?: never;
             header?: never;
@@ -3978,7 +4162,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_images_image: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4022,7 +4206,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_images_image: {
         parameters: {
             query?: never;
             header?: never;
@@ -4058,7 +4242,7 @@ export interface operations {
             };
         };
     };
-    download: {
+    get_images_image_data: {
         parameters: {
             query?: never;
             header?: never;
@@ -4090,7 +4274,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_networks: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4130,7 +4314,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_networks: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4178,7 +4362,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_networks_network: {
         parameters: {
             query?: never;
             header?: never;
@@ -4212,7 +4396,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_networks_network: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4256,7 +4440,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_networks_network: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4307,7 +4491,7 @@ export interface operations {
             };
         };
     };
-    leases: {
+    get_networks_network_leases: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4350,7 +4534,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_pools: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4390,7 +4574,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_pools: {
         parameters: {
             query?: never;
             header?: {
@@ -4426,7 +4610,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_pools_pool: {
         parameters: {
             query?: never;
             header?: never;
@@ -4458,7 +4642,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_pools_pool: {
         parameters: {
             query?: never;
             header?: never;
@@ -4488,7 +4672,7 @@ export interface operations {
             };
         };
     };
-    volumes: {
+    get_pools_pool_volumes: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4531,7 +4715,7 @@ export interface operations {
             };
         };
     };
-    create_volume: {
+    post_pools_pool_volumes: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4582,7 +4766,7 @@ export interface operations {
             };
         };
     };
-    get_volume: {
+    get_pools_pool_volumes_volume: {
         parameters: {
             query?: never;
             header?: never;
@@ -4616,7 +4800,7 @@ export interface operations {
             };
         };
     };
-    delete_volume: {
+    delete_pools_pool_volumes_volume: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4662,7 +4846,7 @@ export interface operations {
             };
         };
     };
-    convert: {
+    post_pools_pool_volumes_volume_convert: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4715,7 +4899,7 @@ export interface operations {
             };
         };
     };
-    download: {
+    get_pools_pool_volumes_volume_data: {
         parameters: {
             query?: {
                 /** @description The bytes of the disk, or the volume's own file. */
@@ -4752,7 +4936,7 @@ export interface operations {
             };
         };
     };
-    upload: {
+    put_pools_pool_volumes_volume_data: {
         parameters: {
             query: {
                 /** @description How the file is laid out. */
@@ -4799,7 +4983,7 @@ export interface operations {
             };
         };
     };
-    resize: {
+    post_pools_pool_volumes_volume_resize: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4852,7 +5036,7 @@ export interface operations {
             };
         };
     };
-    wipe: {
+    post_pools_pool_volumes_volume_wipe: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4901,7 +5085,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -4930,7 +5114,7 @@ export interface operations {
             };
         };
     };
-    log_in: {
+    post_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -4965,7 +5149,7 @@ export interface operations {
             };
         };
     };
-    log_out: {
+    delete_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -4992,7 +5176,7 @@ export interface operations {
             };
         };
     };
-    link: {
+    post_session_links: {
         parameters: {
             query?: never;
             header?: never;
@@ -5021,7 +5205,7 @@ export interface operations {
             };
         };
     };
-    password: {
+    post_session_password: {
         parameters: {
             query?: never;
             header?: never;
@@ -5052,7 +5236,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_sites: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5092,7 +5276,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_sites_site: {
         parameters: {
             query?: never;
             header?: never;
@@ -5126,7 +5310,7 @@ export interface operations {
             };
         };
     };
-    put: {
+    put_sites_site: {
         parameters: {
             query?: never;
             header?: {
@@ -5167,7 +5351,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_sites_site: {
         parameters: {
             query?: never;
             header?: never;
@@ -5197,7 +5381,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_stats: {
         parameters: {
             query?: never;
             header?: never;
@@ -5226,7 +5410,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_tasks: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5266,7 +5450,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_tasks_task: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -5301,7 +5485,7 @@ export interface operations {
             };
         };
     };
-    cancel: {
+    delete_tasks_task: {
         parameters: {
             query?: never;
             header?: never;
@@ -5342,7 +5526,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_templates: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5382,7 +5566,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_templates: {
         parameters: {
             query?: never;
             header?: {
@@ -5418,7 +5602,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_templates_template: {
         parameters: {
             query?: never;
             header?: never;
@@ -5450,7 +5634,7 @@ export interface operations {
             };
         };
     };
-    replace: {
+    put_templates_template: {
         parameters: {
             query?: never;
             header?: never;
@@ -5486,7 +5670,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_templates_template: {
         parameters: {
             query?: never;
             header?: never;
@@ -5516,7 +5700,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_tokens: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5556,7 +5740,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_tokens: {
         parameters: {
             query?: never;
             header?: {
@@ -5592,7 +5776,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_tokens_token: {
         parameters: {
             query?: never;
             header?: never;
@@ -5622,7 +5806,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_uploads: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5662,7 +5846,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_uploads_upload: {
         parameters: {
             query?: never;
             header?: never;
@@ -5694,7 +5878,7 @@ export interface operations {
             };
         };
     };
-    send: {
+    put_uploads_upload: {
         parameters: {
             query: {
                 /** @description The length of the whole file, bytes. */
@@ -5737,7 +5921,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_uploads_upload: {
         parameters: {
             query?: never;
             header?: never;
@@ -5767,7 +5951,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_users: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5807,7 +5991,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_users: {
         parameters: {
             query?: never;
             header?: {
@@ -5843,7 +6027,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_users_user: {
         parameters: {
             query?: never;
             header?: never;
@@ -5875,7 +6059,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_users_user: {
         parameters: {
             query?: never;
             header?: never;
@@ -5905,7 +6089,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_users_user: {
         parameters: {
             query?: never;
             header?: never;
@@ -5941,7 +6125,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_vms: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5981,7 +6165,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_vms: {
         parameters: {
             query?: {
                 /** @description Start it when it has been made. */
@@ -6033,7 +6217,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_vms_vm: {
         parameters: {
             query?: never;
             header?: never;
@@ -6067,7 +6251,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_vms_vm: {
         parameters: {
             query?: {
                 /** @description Pull its plug first if it runs. */
@@ -6120,7 +6304,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_vms_vm: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6175,7 +6359,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_vms_vm_agent: {
         parameters: {
             query?: never;
             header?: never;
@@ -6207,7 +6391,7 @@ export interface operations {
             };
         };
     };
-    exec: {
+    post_vms_vm_agent_exec: {
         parameters: {
             query?: never;
             header?: {
@@ -6246,7 +6430,7 @@ export interface operations {
             };
         };
     };
-    password: {
+    post_vms_vm_agent_password: {
         parameters: {
             query?: never;
             header?: {
@@ -6283,7 +6467,7 @@ export interface operations {
             };
         };
     };
-    clone: {
+    post_vms_vm_clone: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -6334,7 +6518,7 @@ export interface operations {
             };
         };
     };
-    connect: {
+    get_vms_vm_console: {
         parameters: {
             query?: never;
             header?: never;
@@ -6364,7 +6548,7 @@ export interface operations {
             };
         };
     };
-    log: {
+    get_vms_vm_console_log: {
         parameters: {
             query?: never;
             header?: never;
@@ -6396,7 +6580,7 @@ export interface operations {
             };
         };
     };
-    add_disk: {
+    post_vms_vm_disks: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6453,7 +6637,7 @@ export interface operations {
             };
         };
     };
-    remove_disk: {
+    delete_vms_vm_disks_disk: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6506,7 +6690,7 @@ export interface operations {
             };
         };
     };
-    edit_disk: {
+    patch_vms_vm_disks_disk: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6563,7 +6747,7 @@ export interface operations {
             };
         };
     };
-    of_guest: {
+    get_vms_vm_history: {
         parameters: {
             query?: {
                 /** @description From when on; an hour before `to` if nothing is said. */
@@ -6609,7 +6793,7 @@ export interface operations {
             };
         };
     };
-    send: {
+    post_vms_vm_keys: {
         parameters: {
             query?: never;
             header?: {
@@ -6646,7 +6830,7 @@ export interface operations {
             };
         };
     };
-    add_nic: {
+    post_vms_vm_nics: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6703,7 +6887,7 @@ export interface operations {
             };
         };
     };
-    remove_nic: {
+    delete_vms_vm_nics_nic: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6756,7 +6940,7 @@ export interface operations {
             };
         };
     };
-    edit_nic: {
+    patch_vms_vm_nics_nic: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6813,7 +6997,7 @@ export interface operations {
             };
         };
     };
-    pause: {
+    post_vms_vm_pause: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -6860,7 +7044,7 @@ export interface operations {
             };
         };
     };
-    reboot: {
+    post_vms_vm_reboot: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -6911,7 +7095,7 @@ export interface operations {
             };
         };
     };
-    reset: {
+    post_vms_vm_reset: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -6958,7 +7142,7 @@ export interface operations {
             };
         };
     };
-    resume: {
+    post_vms_vm_resume: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7005,7 +7189,7 @@ export interface operations {
             };
         };
     };
-    shutdown: {
+    post_vms_vm_shutdown: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7056,7 +7240,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_vms_vm_snapshots: {
         parameters: {
             query?: never;
             header?: never;
@@ -7088,7 +7272,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_vms_vm_snapshots: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7139,7 +7323,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_vms_vm_snapshots_snapshot: {
         parameters: {
             query?: never;
             header?: never;
@@ -7173,7 +7357,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_vms_vm_snapshots_snapshot: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7219,7 +7403,7 @@ export interface operations {
             };
         };
     };
-    revert: {
+    post_vms_vm_snapshots_snapshot_revert: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7272,7 +7456,7 @@ export interface operations {
             };
         };
     };
-    start: {
+    post_vms_vm_start: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7319,7 +7503,7 @@ export interface operations {
             };
         };
     };
-    stats: {
+    get_vms_vm_stats: {
         parameters: {
             query?: never;
             header?: never;
@@ -7351,7 +7535,7 @@ export interface operations {
             };
         };
     };
-    stop: {
+    post_vms_vm_stop: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7398,7 +7582,7 @@ export interface operations {
             };
         };
     };
-    suspend: {
+    post_vms_vm_suspend: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7445,7 +7629,7 @@ export interface operations {
             };
         };
     };
-    watch: {
+    get_watch: {
         parameters: {
             query?: {
                 /** @description Also what the host and its guests use, each so many seconds: 1 to 60. */
@@ -7477,7 +7661,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_metrics: {
         parameters: {
             query?: never;
             header?: never;

@@ -7,6 +7,7 @@ mod backup;
 mod bytes;
 mod caller;
 mod console;
+mod description;
 mod devices;
 mod error;
 mod events;
@@ -162,6 +163,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(metrics::get))
         .split_for_parts();
     repeats::describe(&mut description);
+    description::finish(&mut description);
     (router, description)
 }
 
