@@ -3709,7 +3709,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description Only if its definition is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name */
@@ -4448,7 +4448,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if it is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name or id */
@@ -5315,7 +5315,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description Only if it is still this version; "0" if there must be none */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name */
@@ -6265,7 +6265,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if it is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name or id */
@@ -6316,7 +6316,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if it is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name or id */
@@ -6592,7 +6592,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
                 /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
                 "Idempotency-Key"?: string;
             };
@@ -6649,7 +6649,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */
@@ -6702,7 +6702,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */
@@ -6842,7 +6842,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
                 /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
                 "Idempotency-Key"?: string;
             };
@@ -6899,7 +6899,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */
@@ -6952,7 +6952,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::schema::{AdditionalProperties, AllOf, ArrayItems, Object, Schema};
+use utoipa::openapi::path::{Operation, Parameter, PathItem};
+use utoipa::openapi::schema::{AdditionalProperties, AllOf, ArrayItems, Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{OpenApi, RefOr};
 
 /// Makes the description one that programs can work with.
 pub fn finish(description: &mut OpenApi) {
     for (path, item) in &mut description.paths.paths {
         name_operations(path, item);
+        let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        let operations = methods.into_iter().filter_map(Option::as_mut);
+        operations.flat_map(|operation| operation.parameters.iter_mut().flatten()).for_each(form);
     }
     if let Some(components) = &mut description.components {
         let objects = closed(&components.schemas);
@@ -52,6 +55,18 @@ fn name_operations(path: &str, item: &mut PathItem) {
     name(&mut item.post, "post");
     name(&mut item.patch, "patch");
     name(&mut item.delete, "delete");
+}
+
+/// Says what the texts look like that methods share: see [`super::input`].
+fn form(parameter: &mut RefOr<Parameter>) {
+    let RefOr::T(parameter) = parameter else { return };
+    let pattern = match parameter.name.as_str() {
+        "wait" => "^[0-9]+(ms|s|m)?$",
+        "If-Match" => r#"^(\*|"[0-9]+")$"#,
+        _ => return,
+    };
+    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).build();
+    parameter.schema = Some(RefOr::T(Schema::Object(text)));
 }
 
 /// The objects that take no fields but their own.
