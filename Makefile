@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page screens build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,12 +21,16 @@ help: ## Show this list
 demo: setup-build setup-image build ## Start a host and a Debian guest on it, to its console (GUEST=debian:12, CPUS=, MEMORY=; ONCE=1 powers it off by itself)
 	@ONCE=$(ONCE) scripts/demo $(TESSERA) $(DEMO_HOME) $(GUEST) --cpus $(CPUS) --memory $(MEMORY) --net user
 
-test: setup-build setup-test test-page ## Run all tests
+test: setup-build setup-test test-api test-page ## Run all tests
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
 
 test-page: setup-build setup-page web guests ## Test the page in a browser, against a real host with real guests
 	cargo build --package tessera
 	cd web && node e2e/run.mjs
+
+test-api: setup-build setup-api guests ## Ask a real host all that its API says it can be asked, and much that it cannot (API='--include-path /api/v1/vms')
+	cargo build --package tessera
+	@scripts/api/test $(or $(CARGO_TARGET_DIR),target)/debug/tessera $(BUILD)/tiny $(BUILD)/api-test --no-color $(API)
 
 screens: setup-build setup-page web guests ## Take pictures of every screen of the page, in docs/screens
 	cargo build --package tessera
@@ -92,6 +96,16 @@ setup-web:
 
 setup-page: setup-test
 	@scripts/need chromium:chromium
+
+setup-api: setup-test
+	@scripts/need python3:python3 unshare:util-linux
+	@python3 -c 'import ensurepip' 2>/dev/null || scripts/need ensurepip:python3-venv
+	@$(MAKE) --no-print-directory $(BUILD)/api-test/made
+
+$(BUILD)/api-test/made: scripts/api/requirements.txt
+	python3 -m venv --clear $(BUILD)/api-test
+	$(BUILD)/api-test/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
 
 setup-image:
 	@scripts/need mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs passt:passt

@@ -306,11 +306,11 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     for address in &config.listen {
         tcp.push(TcpListener::bind(address).await.map_err(|error| DaemonError::Listen(*address, error))?);
     }
-    more_files();
+    let files = more_files();
     let host = Host::open(&config).await?;
     let path = config.socket.clone().unwrap_or_else(|| host.paths.socket());
     let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
-    let (router, room) = (http::router(Arc::clone(&host)), Arc::new(Room::default()));
+    let (router, room) = (http::router(Arc::clone(&host)), Arc::new(Room::new(files)));
     let mut servers = tokio::task::JoinSet::new();
     let mut pages = Vec::new();
     for listener in tcp {
@@ -349,13 +349,20 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     Ok(())
 }
 
-/// Lets the daemon have as many files open as the system allows: guests and connections take some each.
-fn more_files() {
+/// Lets the daemon have as many files open as the system allows: guests and connections take some each. Gives how many that are.
+fn more_files() -> u64 {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let before = limit.current;
     limit.current = limit.maximum;
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
-        tracing::warn!("the limit of open files stays: {error}");
-    }
+    let now = match rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        Ok(()) => limit.current,
+        Err(error) => {
+            tracing::warn!("the limit of open files stays: {error}");
+            before
+        }
+    };
+    // Nothing is no limit.
+    now.unwrap_or(u64::MAX)
 }
 
 async fn keep_house(host: Arc<Host>) {

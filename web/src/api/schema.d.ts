@@ -12,10 +12,10 @@ export interface paths {
             cookie?: never;
         };
         /** All alarms, by name, and where they stand. */
-        get: operations["list"];
+        get: operations["get_alarms"];
         put?: never;
         /** Makes an alarm. It watches from now on. */
-        post: operations["create"];
+        post: operations["post_alarms"];
         delete?: never;
         options?: never;
         head?: never;
@@ -30,15 +30,15 @@ export interface paths {
             cookie?: never;
         };
         /** One alarm. */
-        get: operations["get"];
+        get: operations["get_alarms_alarm"];
         put?: never;
         post?: never;
         /** Removes an alarm; those that every host has can only be switched off. */
-        delete: operations["delete"];
+        delete: operations["delete_alarms_alarm"];
         options?: never;
         head?: never;
         /** Changes an alarm: a JSON merge patch (RFC 7396) of its definition. Its name stays. What is raised is when it is switched off no more. */
-        patch: operations["edit"];
+        patch: operations["patch_alarms_alarm"];
         trace?: never;
     };
     "/api/v1/alarms/{alarm}/acknowledge": {
@@ -54,7 +54,7 @@ export interface paths {
          * Says that one knows that an alarm is raised. It stays raised until what is bad is good again, and is not counted among those that
          *     somebody has to look at.
          */
-        post: operations["acknowledge"];
+        post: operations["post_alarms_alarm_acknowledge"];
         delete?: never;
         options?: never;
         head?: never;
@@ -74,7 +74,7 @@ export interface paths {
          * Does what an alarm does when it is raised, once, and says that it is a test. The task's result tells what came of each action; it fails
          *     if one did.
          */
-        post: operations["test"];
+        post: operations["post_alarms_alarm_test"];
         delete?: never;
         options?: never;
         head?: never;
@@ -92,7 +92,7 @@ export interface paths {
          * Who did what from where: all that changed something, and what was refused; the newest first. As a stream (`Accept: text/event-stream`) an
          *     event `ready`, and then every entry from now on that the filter lets through as an event `entry`.
          */
-        get: operations["list"];
+        get: operations["get_audit"];
         put?: never;
         post?: never;
         delete?: never;
@@ -112,7 +112,7 @@ export interface paths {
          * What happened, the oldest first; as a stream (`Accept: text/event-stream`) what happens from now on, after `Last-Event-ID` if that is
          *     given, and of that what the filter lets through.
          */
-        get: operations["list"];
+        get: operations["get_events"];
         put?: never;
         post?: never;
         delete?: never;
@@ -129,7 +129,7 @@ export interface paths {
             cookie?: never;
         };
         /** What the machine has, and what of it is in use. */
-        get: operations["get"];
+        get: operations["get_host"];
         put?: never;
         post?: never;
         delete?: never;
@@ -151,7 +151,7 @@ export interface paths {
          * What the host knows, in one file that `tessera host restore` takes: guests' definitions, networks, pools, templates, users, tokens and the
          *     certificate authority; no disks or images. Whoever has it can be this host.
          */
-        post: operations["make"];
+        post: operations["post_host_backup"];
         delete?: never;
         options?: never;
         head?: never;
@@ -166,7 +166,7 @@ export interface paths {
             cookie?: never;
         };
         /** What the host has used over time. */
-        get: operations["of_host"];
+        get: operations["get_host_history"];
         put?: never;
         post?: never;
         delete?: never;
@@ -186,7 +186,7 @@ export interface paths {
          * The latest lines of the daemon's own log; as a stream (`Accept: text/event-stream`) these, each as an event `line` with a JSON string, and
          *     those that come after them. What it says of guests is not bound to anybody's labels.
          */
-        get: operations["get"];
+        get: operations["get_host_log"];
         put?: never;
         post?: never;
         delete?: never;
@@ -207,7 +207,7 @@ export interface paths {
          *     definitions, the latest tasks and events, the latest of the logs of the daemon and of guests' processes. What is secret, or looks like it,
          *     is left out.
          */
-        get: operations["get"];
+        get: operations["get_host_report"];
         put?: never;
         post?: never;
         delete?: never;
@@ -224,14 +224,14 @@ export interface paths {
             cookie?: never;
         };
         /** All images, by name. */
-        get: operations["list"];
+        get: operations["get_images"];
         put?: never;
         /**
          * Makes an image: from Debian's packages (`release`); or of a `disk` and its `kernel`, or of an image that was exported, as the `disk` alone. Each
          *     file comes from an address, with its checksum, from an upload (`/uploads`), or is one of the host's. What has come of a file from elsewhere
          *     is kept if the task ends early: the same request goes on with it. The task's result is the image.
          */
-        post: operations["create"];
+        post: operations["post_images"];
         delete?: never;
         options?: never;
         head?: never;
@@ -246,18 +246,18 @@ export interface paths {
             cookie?: never;
         };
         /** One image, and who uses it. */
-        get: operations["get"];
+        get: operations["get_images_image"];
         put?: never;
         post?: never;
         /** Removes an image that no guest and no template uses. Volumes that are based on it stay: their pool holds what they need of it. */
-        delete: operations["delete"];
+        delete: operations["delete_images_image"];
         options?: never;
         head?: never;
         /**
          * Changes what is said of an image, and what it is called if no guest or template uses it. What its kernel is told holds for guests at their
          *     next start, if they say nothing else.
          */
-        patch: operations["edit"];
+        patch: operations["patch_images_image"];
         trace?: never;
     };
     "/api/v1/images/{image}/data": {
@@ -268,7 +268,7 @@ export interface paths {
             cookie?: never;
         };
         /** An image as one file, to carry it elsewhere: a tar archive that `POST /images` takes as a disk. It may take a while until the first byte comes. */
-        get: operations["download"];
+        get: operations["get_images_image_data"];
         put?: never;
         post?: never;
         delete?: never;
@@ -285,13 +285,13 @@ export interface paths {
             cookie?: never;
         };
         /** All networks of this host, the oldest first. */
-        get: operations["list"];
+        get: operations["get_networks"];
         put?: never;
         /**
          * Makes a network. One of kind `nat` or `routed` that names no addresses gets a subnet that nobody has. The task's result is the
          *     network.
          */
-        post: operations["create"];
+        post: operations["post_networks"];
         delete?: never;
         options?: never;
         head?: never;
@@ -306,15 +306,15 @@ export interface paths {
             cookie?: never;
         };
         /** One network. */
-        get: operations["get"];
+        get: operations["get_networks_network"];
         put?: never;
         post?: never;
         /** Removes a network that no guest uses. */
-        delete: operations["delete"];
+        delete: operations["delete_networks_network"];
         options?: never;
         head?: never;
         /** Changes a network, at once for the guests on it: a JSON merge patch (RFC 7396) of its definition. Its name stays. */
-        patch: operations["edit"];
+        patch: operations["patch_networks_network"];
         trace?: never;
     };
     "/api/v1/networks/{network}/leases": {
@@ -325,7 +325,7 @@ export interface paths {
             cookie?: never;
         };
         /** The addresses that guests have taken on a network. */
-        get: operations["leases"];
+        get: operations["get_networks_network_leases"];
         put?: never;
         post?: never;
         delete?: never;
@@ -342,10 +342,10 @@ export interface paths {
             cookie?: never;
         };
         /** All storage pools, by name. */
-        get: operations["list"];
+        get: operations["get_pools"];
         put?: never;
         /** Takes a folder in as a storage pool, or makes one. */
-        post: operations["create"];
+        post: operations["post_pools"];
         delete?: never;
         options?: never;
         head?: never;
@@ -360,11 +360,11 @@ export interface paths {
             cookie?: never;
         };
         /** One pool. */
-        get: operations["get"];
+        get: operations["get_pools_pool"];
         put?: never;
         post?: never;
         /** Uses a pool no more. What is in it stays where it is. */
-        delete: operations["delete"];
+        delete: operations["delete_pools_pool"];
         options?: never;
         head?: never;
         patch?: never;
@@ -378,10 +378,10 @@ export interface paths {
             cookie?: never;
         };
         /** The volumes of a pool, by name. */
-        get: operations["volumes"];
+        get: operations["get_pools_pool_volumes"];
         put?: never;
         /** Makes a volume: empty, of an image or of another volume. The task's result is the volume. */
-        post: operations["create_volume"];
+        post: operations["post_pools_pool_volumes"];
         delete?: never;
         options?: never;
         head?: never;
@@ -396,11 +396,11 @@ export interface paths {
             cookie?: never;
         };
         /** One volume. */
-        get: operations["get_volume"];
+        get: operations["get_pools_pool_volumes_volume"];
         put?: never;
         post?: never;
         /** Removes a volume that no guest has and nothing is based on. */
-        delete: operations["delete_volume"];
+        delete: operations["delete_pools_pool_volumes_volume"];
         options?: never;
         head?: never;
         patch?: never;
@@ -416,7 +416,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Lays a volume's file out otherwise. One that is based on another becomes one of its own. */
-        post: operations["convert"];
+        post: operations["post_pools_pool_volumes_volume_convert"];
         delete?: never;
         options?: never;
         head?: never;
@@ -431,9 +431,9 @@ export interface paths {
             cookie?: never;
         };
         /** What is on a volume. Nobody can write to it meanwhile. */
-        get: operations["download"];
+        get: operations["get_pools_pool_volumes_volume_data"];
         /** Uploads a new volume, in one request or in parts: each begins where the one before ended. An upload that broke off is gone on with. */
-        put: operations["upload"];
+        put: operations["put_pools_pool_volumes_volume_data"];
         post?: never;
         delete?: never;
         options?: never;
@@ -451,7 +451,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Makes a volume longer, or shorter if that is said. No guest may run with it. */
-        post: operations["resize"];
+        post: operations["post_pools_pool_volumes_volume_resize"];
         delete?: never;
         options?: never;
         head?: never;
@@ -468,7 +468,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Makes a volume read as zeroes, and overwrites what was on it. */
-        post: operations["wipe"];
+        post: operations["post_pools_pool_volumes_volume_wipe"];
         delete?: never;
         options?: never;
         head?: never;
@@ -483,12 +483,12 @@ export interface paths {
             cookie?: never;
         };
         /** Who one is, and what one may do. */
-        get: operations["get"];
+        get: operations["get_session"];
         put?: never;
         /** Logs a user in. The answer's cookie is what later requests show. */
-        post: operations["log_in"];
+        post: operations["post_session"];
         /** Logs out. */
-        delete: operations["log_out"];
+        delete: operations["delete_session"];
         options?: never;
         head?: never;
         patch?: never;
@@ -504,7 +504,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Makes an address that logs in who opens it first: for a browser of somebody whom the host knows on the command line. */
-        post: operations["link"];
+        post: operations["post_session_links"];
         delete?: never;
         options?: never;
         head?: never;
@@ -521,7 +521,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Changes one's own password. One has to log in again, everywhere. */
-        post: operations["password"];
+        post: operations["post_session_password"];
         delete?: never;
         options?: never;
         head?: never;
@@ -536,7 +536,7 @@ export interface paths {
             cookie?: never;
         };
         /** All sites, by name. */
-        get: operations["list"];
+        get: operations["get_sites"];
         put?: never;
         post?: never;
         delete?: never;
@@ -553,12 +553,12 @@ export interface paths {
             cookie?: never;
         };
         /** One site. */
-        get: operations["get"];
+        get: operations["get_sites_site"];
         /** Remembers a site: whole, in place of what was remembered of it. Nothing of what it names is changed by that. */
-        put: operations["put"];
+        put: operations["put_sites_site"];
         post?: never;
         /** Forgets a site. What it has made stays, and is nobody's. */
-        delete: operations["delete"];
+        delete: operations["delete_sites_site"];
         options?: never;
         head?: never;
         patch?: never;
@@ -572,7 +572,7 @@ export interface paths {
             cookie?: never;
         };
         /** What the host and all guests that run use, at once. A guest that does not answer within half a second is left out. */
-        get: operations["get"];
+        get: operations["get_stats"];
         put?: never;
         post?: never;
         delete?: never;
@@ -589,7 +589,7 @@ export interface paths {
             cookie?: never;
         };
         /** All tasks, the newest first. */
-        get: operations["list"];
+        get: operations["get_tasks"];
         put?: never;
         post?: never;
         delete?: never;
@@ -606,11 +606,11 @@ export interface paths {
             cookie?: never;
         };
         /** One task; with `wait` when it has ended. */
-        get: operations["get"];
+        get: operations["get_tasks_task"];
         put?: never;
         post?: never;
         /** Calls a task off. It ends when it can; what it had begun is undone. */
-        delete: operations["cancel"];
+        delete: operations["delete_tasks_task"];
         options?: never;
         head?: never;
         patch?: never;
@@ -624,10 +624,10 @@ export interface paths {
             cookie?: never;
         };
         /** All templates, by name. */
-        get: operations["list"];
+        get: operations["get_templates"];
         put?: never;
         /** Makes a template. */
-        post: operations["create"];
+        post: operations["post_templates"];
         delete?: never;
         options?: never;
         head?: never;
@@ -642,12 +642,12 @@ export interface paths {
             cookie?: never;
         };
         /** One template. */
-        get: operations["get"];
+        get: operations["get_templates_template"];
         /** Makes a template another one of the same name. Guests made from it stay as they are. */
-        put: operations["replace"];
+        put: operations["put_templates_template"];
         post?: never;
         /** Removes a template. Guests made from it stay as they are. */
-        delete: operations["delete"];
+        delete: operations["delete_templates_template"];
         options?: never;
         head?: never;
         patch?: never;
@@ -661,10 +661,10 @@ export interface paths {
             cookie?: never;
         };
         /** All tokens, without their secrets. */
-        get: operations["list"];
+        get: operations["get_tokens"];
         put?: never;
         /** Makes a token. Its secret is told this once. */
-        post: operations["create"];
+        post: operations["post_tokens"];
         delete?: never;
         options?: never;
         head?: never;
@@ -682,7 +682,7 @@ export interface paths {
         put?: never;
         post?: never;
         /** Takes a token away. */
-        delete: operations["delete"];
+        delete: operations["delete_tokens_token"];
         options?: never;
         head?: never;
         patch?: never;
@@ -696,7 +696,7 @@ export interface paths {
             cookie?: never;
         };
         /** All files that are being uploaded or wait for an image to be made of them, by name. */
-        get: operations["list"];
+        get: operations["get_uploads"];
         put?: never;
         post?: never;
         delete?: never;
@@ -713,15 +713,15 @@ export interface paths {
             cookie?: never;
         };
         /** How far an upload is. */
-        get: operations["get"];
+        get: operations["get_uploads_upload"];
         /**
          * Uploads a file for `POST /images`, in one request or in parts: each begins where the one before ended. An upload that broke off is gone on
          *     with; what nobody goes on with for a day is given up.
          */
-        put: operations["send"];
+        put: operations["put_uploads_upload"];
         post?: never;
         /** Gives an upload up. */
-        delete: operations["delete"];
+        delete: operations["delete_uploads_upload"];
         options?: never;
         head?: never;
         patch?: never;
@@ -735,10 +735,10 @@ export interface paths {
             cookie?: never;
         };
         /** All users. */
-        get: operations["list"];
+        get: operations["get_users"];
         put?: never;
         /** Makes a user known. */
-        post: operations["create"];
+        post: operations["post_users"];
         delete?: never;
         options?: never;
         head?: never;
@@ -753,15 +753,15 @@ export interface paths {
             cookie?: never;
         };
         /** One user. */
-        get: operations["get"];
+        get: operations["get_users_user"];
         put?: never;
         post?: never;
         /** Forgets a user, and ends their sessions. */
-        delete: operations["delete"];
+        delete: operations["delete_users_user"];
         options?: never;
         head?: never;
         /** Changes what is said of a user; the rest stays. */
-        patch: operations["edit"];
+        patch: operations["patch_users_user"];
         trace?: never;
     };
     "/api/v1/vms": {
@@ -775,10 +775,10 @@ export interface paths {
          * All guests, the oldest first; as a stream (`Accept: text/event-stream`) first all of them, each as an event `put`, then `ready`, then every change:
          *     `put` with the guest, `delete` with its id.
          */
-        get: operations["list"];
+        get: operations["get_vms"];
         put?: never;
         /** Makes a guest. The task's result is the guest. */
-        post: operations["create"];
+        post: operations["post_vms"];
         delete?: never;
         options?: never;
         head?: never;
@@ -793,18 +793,18 @@ export interface paths {
             cookie?: never;
         };
         /** One guest. */
-        get: operations["get"];
+        get: operations["get_vms_vm"];
         put?: never;
         post?: never;
         /** Removes a guest with what it has of its own, but for its disks if they are to be kept. */
-        delete: operations["delete"];
+        delete: operations["delete_vms_vm"];
         options?: never;
         head?: never;
         /**
          * Changes a guest: a JSON merge patch (RFC 7396) of its definition. One that runs is changed at once as far as that can be, and if its
          *     system does not take part nothing is changed; what waits for the next start is marked in its status.
          */
-        patch: operations["edit"];
+        patch: operations["patch_vms_vm"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/agent": {
@@ -815,7 +815,7 @@ export interface paths {
             cookie?: never;
         };
         /** What a running guest's agent says of it. */
-        get: operations["get"];
+        get: operations["get_vms_vm_agent"];
         put?: never;
         post?: never;
         delete?: never;
@@ -834,7 +834,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Runs a program in a guest and answers when it has ended. It runs with all rights there. */
-        post: operations["exec"];
+        post: operations["post_vms_vm_agent_exec"];
         delete?: never;
         options?: never;
         head?: never;
@@ -851,7 +851,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Sets the password of an account in a guest. */
-        post: operations["password"];
+        post: operations["post_vms_vm_agent_password"];
         delete?: never;
         options?: never;
         head?: never;
@@ -868,10 +868,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own. The task's result is
-         *     the new guest.
+         * Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own; or of a snapshot, with
+         *     what differs from it. The task's result is the new guest.
          */
-        post: operations["clone"];
+        post: operations["post_vms_vm_clone"];
         delete?: never;
         options?: never;
         head?: never;
@@ -886,7 +886,7 @@ export interface paths {
             cookie?: never;
         };
         /** A WebSocket to a guest's serial line: what it said lately and says comes as binary messages; messages of either kind are typed. */
-        get: operations["connect"];
+        get: operations["get_vms_vm_console"];
         put?: never;
         post?: never;
         delete?: never;
@@ -903,7 +903,7 @@ export interface paths {
             cookie?: never;
         };
         /** The latest of what a guest has said on its serial line, whether or not it runs. */
-        get: operations["log"];
+        get: operations["get_vms_vm_console_log"];
         put?: never;
         post?: never;
         delete?: never;
@@ -922,7 +922,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Gives a guest one more disk, at once if it runs. */
-        post: operations["add_disk"];
+        post: operations["post_vms_vm_disks"];
         delete?: never;
         options?: never;
         head?: never;
@@ -940,14 +940,14 @@ export interface paths {
         put?: never;
         post?: never;
         /** Takes a disk away from a guest, at once if it runs and lets go of it. One of its own is removed for good. */
-        delete: operations["remove_disk"];
+        delete: operations["delete_vms_vm_disks_disk"];
         options?: never;
         head?: never;
         /**
          * Changes a disk of a guest: a JSON merge patch (RFC 7396). One that runs lets go of it and takes it again: so another disc comes into a
          *     drive.
          */
-        patch: operations["edit_disk"];
+        patch: operations["patch_vms_vm_disks_disk"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/history": {
@@ -958,7 +958,7 @@ export interface paths {
             cookie?: never;
         };
         /** What a guest has used over time. It is measured while it runs; what was measured stays as long as the guest is there. */
-        get: operations["of_guest"];
+        get: operations["get_vms_vm_history"];
         put?: never;
         post?: never;
         delete?: never;
@@ -977,7 +977,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Types keys on the serial console of a guest that runs, all or none of them. */
-        post: operations["send"];
+        post: operations["post_vms_vm_keys"];
         delete?: never;
         options?: never;
         head?: never;
@@ -994,7 +994,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Gives a guest one more network card, at once if it runs. */
-        post: operations["add_nic"];
+        post: operations["post_vms_vm_nics"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1012,14 +1012,14 @@ export interface paths {
         put?: never;
         post?: never;
         /** Takes a network card away from a guest, at once if it runs and lets go of it. */
-        delete: operations["remove_nic"];
+        delete: operations["delete_vms_vm_nics_nic"];
         options?: never;
         head?: never;
         /**
          * Changes a network card of a guest: a JSON merge patch (RFC 7396). Limits are changed at once; one that runs lets go of a card whose
          *     network changes, and takes it again.
          */
-        patch: operations["edit_nic"];
+        patch: operations["patch_vms_vm_nics_nic"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/pause": {
@@ -1032,7 +1032,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Has a guest stand still. */
-        post: operations["pause"];
+        post: operations["post_vms_vm_pause"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1049,7 +1049,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Asks a guest to power itself off, and starts it again. */
-        post: operations["reboot"];
+        post: operations["post_vms_vm_reboot"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1066,7 +1066,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Presses a guest's reset button. */
-        post: operations["reset"];
+        post: operations["post_vms_vm_reset"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1083,7 +1083,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Has a paused or suspended guest go on. */
-        post: operations["resume"];
+        post: operations["post_vms_vm_resume"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1100,7 +1100,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Asks a guest to power itself off. */
-        post: operations["shutdown"];
+        post: operations["post_vms_vm_shutdown"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1115,10 +1115,10 @@ export interface paths {
             cookie?: never;
         };
         /** The snapshots of a guest, the oldest first. Each names the one that it came after. */
-        get: operations["list"];
+        get: operations["get_vms_vm_snapshots"];
         put?: never;
         /** Makes a snapshot of a guest that runs, stands still or is stopped. The guest goes on meanwhile. The task's result is the snapshot. */
-        post: operations["create"];
+        post: operations["post_vms_vm_snapshots"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1133,11 +1133,11 @@ export interface paths {
             cookie?: never;
         };
         /** One snapshot. */
-        get: operations["get"];
+        get: operations["get_vms_vm_snapshots_snapshot"];
         put?: never;
         post?: never;
         /** Deletes a snapshot. The guest and its other snapshots stay what they are. */
-        delete: operations["delete"];
+        delete: operations["delete_vms_vm_snapshots_snapshot"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1156,7 +1156,7 @@ export interface paths {
          * Has a guest go back to a snapshot: what has been written since the last one is lost. One whose memory was kept goes on from there if
          *     it ran then. The task's result is the guest.
          */
-        post: operations["revert"];
+        post: operations["post_vms_vm_snapshots_snapshot_revert"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1173,7 +1173,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Starts a guest. One that is suspended goes on where it was. */
-        post: operations["start"];
+        post: operations["post_vms_vm_start"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1188,7 +1188,7 @@ export interface paths {
             cookie?: never;
         };
         /** What a running guest uses. */
-        get: operations["stats"];
+        get: operations["get_vms_vm_stats"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1207,7 +1207,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Pulls a guest's plug. Where one was that is suspended is forgotten. */
-        post: operations["stop"];
+        post: operations["post_vms_vm_stop"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1227,7 +1227,7 @@ export interface paths {
          * Writes a guest to storage: it takes neither processors nor memory then, and goes on where it was by `start` or `resume`, after a start
          *     of the host, too.
          */
-        post: operations["suspend"];
+        post: operations["post_vms_vm_suspend"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1246,7 +1246,7 @@ export interface paths {
          *     `task` and `event`, then `ready`, then every change: `vm` with a guest, `vm-gone` with its id, `task` with a task, also where only its
          *     progress is new, `event` with what happened, and `stats`.
          */
-        get: operations["watch"];
+        get: operations["get_watch"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1263,7 +1263,7 @@ export interface paths {
             cookie?: never;
         };
         /** What can be measured of the host and its guests, as OpenMetrics text. */
-        get: operations["get"];
+        get: operations["get_metrics"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1359,7 +1359,9 @@ export interface components {
             version: string;
         };
         /** @description An alarm. */
-        Alarm: components["schemas"]["AlarmDefinition"] & {
+        Alarm: {
+            /** @description What is done when it is raised and when it is cleared. Only administrators of the whole host see them. */
+            actions?: components["schemas"]["AlarmAction"][];
             /** @description Whether every host has it: it can be changed and switched off, and not deleted. */
             built_in?: boolean;
             /**
@@ -1367,8 +1369,20 @@ export interface components {
              * @description When it was made.
              */
             created: string;
+            /** @description What it is for, and what to do about it. */
+            description?: string;
+            /** @description Whether it watches at all. */
+            enabled?: boolean;
+            /** @description Its name, which stays. */
+            name: components["schemas"]["Name"];
+            /** @description What it watches: all there is of that kind if nothing is said. */
+            scope?: components["schemas"]["AlarmScope"];
+            /** @description How bad it is. */
+            severity?: components["schemas"]["Severity"];
             /** @description What it is now. */
             status: components["schemas"]["AlarmStatus"];
+            /** @description When it is raised, and when it is cleared. */
+            trigger: components["schemas"]["Trigger"];
         };
         /** @description What is done when an alarm is raised, and when it is cleared. */
         AlarmAction: {
@@ -1484,10 +1498,17 @@ export interface components {
         };
         /** @description What a clone is to be. */
         CloneAs: {
+            /**
+             * @description Whether it goes on in the memory of that snapshot, with a name, addresses and keys of its own, which its agent gives it. It is
+             *     suspended until it is started.
+             */
+            memory?: boolean;
             /** @description Its name. */
             name: components["schemas"]["Name"];
             /** @description The snapshot, by name or id, whose disks it begins with: it has only what differs from them. The guest may run. */
             snapshot?: string | null;
+            /** @description Whether it is started when it has been made. */
+            start?: boolean;
         };
         /** @description How a guest is asked to end. */
         Close: {
@@ -2131,7 +2152,9 @@ export interface components {
         /** @description One page of a list. */
         List_Alarm: {
             /** @description What is on it. */
-            items: (components["schemas"]["AlarmDefinition"] & {
+            items: {
+                /** @description What is done when it is raised and when it is cleared. Only administrators of the whole host see them. */
+                actions?: components["schemas"]["AlarmAction"][];
                 /** @description Whether every host has it: it can be changed and switched off, and not deleted. */
                 built_in?: boolean;
                 /**
@@ -2139,9 +2162,21 @@ export interface components {
                  * @description When it was made.
                  */
                 created: string;
+                /** @description What it is for, and what to do about it. */
+                description?: string;
+                /** @description Whether it watches at all. */
+                enabled?: boolean;
+                /** @description Its name, which stays. */
+                name: components["schemas"]["Name"];
+                /** @description What it watches: all there is of that kind if nothing is said. */
+                scope?: components["schemas"]["AlarmScope"];
+                /** @description How bad it is. */
+                severity?: components["schemas"]["Severity"];
                 /** @description What it is now. */
                 status: components["schemas"]["AlarmStatus"];
-            })[];
+                /** @description When it is raised, and when it is cleared. */
+                trigger: components["schemas"]["Trigger"];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2286,17 +2321,40 @@ export interface components {
         /** @description One page of a list. */
         List_NetworkInfo: {
             /** @description What is on it. */
-            items: (components["schemas"]["NetworkDefinition"] & {
+            items: {
                 /**
                  * Format: date-time
                  * @description When it was made.
                  */
                 created: string;
+                /** @description Names for its guests. */
+                dns?: components["schemas"]["Dns"];
+                /** @description Ports of the host that lead to guests. NAT, routed and user-mode networks may have them. */
+                forwards?: components["schemas"]["Forward"][];
                 /** @description Its id. */
                 id: components["schemas"]["Id"];
+                /**
+                 * @description Of a bridged network: the host's interface it is connected to, or a bridge of the host's that it is.
+                 * @example eth0
+                 */
+                interface?: string | null;
+                ipv4?: components["schemas"]["Ipv4"] | null;
+                ipv6?: components["schemas"]["Ipv6"] | null;
+                /** @description What its guests can reach, and how. */
+                kind: components["schemas"]["NetworkKind"];
+                /**
+                 * Format: int32
+                 * @description The longest packet, bytes. 1500 unless told.
+                 */
+                mtu?: number | null;
+                /**
+                 * @description Lower-case letters, digits and `-`, beginning with a letter; at most 40.
+                 * @example lan
+                 */
+                name: string;
                 /** @description What it is now. */
                 status: components["schemas"]["NetworkStatus"];
-            })[];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2308,11 +2366,19 @@ export interface components {
         /** @description One page of a list. */
         List_PoolInfo: {
             /** @description What is on it. */
-            items: (components["schemas"]["PoolDefinition"] & {
+            items: {
+                /** @description What it is for. */
+                description?: string;
+                /** @description What kind of place it is. */
+                kind?: components["schemas"]["PoolKind"];
+                /** @description Its name. */
+                name: components["schemas"]["Name"];
+                /** @description Its folder, which is made if it is not there. */
+                path: string;
                 /** @description Why it cannot be used. */
                 problem?: string | null;
                 status?: components["schemas"]["PoolStatus"] | null;
-            })[];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2324,9 +2390,13 @@ export interface components {
         /** @description One page of a list. */
         List_Site: {
             /** @description What is on it. */
-            items: (components["schemas"]["SiteMemory"] & {
+            items: {
                 /** @description Who wrote it. */
                 actor: string;
+                /** @description What it changed the last time, as that was before. */
+                before?: components["schemas"]["SiteBefore"][];
+                /** @description What it has made. */
+                members: components["schemas"]["SiteMember"][];
                 /** @description Its name. */
                 name: components["schemas"]["Name"];
                 /**
@@ -2334,7 +2404,7 @@ export interface components {
                  * @description When that was written.
                  */
                 written: string;
-            })[];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2430,13 +2500,19 @@ export interface components {
         /** @description One page of a list. */
         List_Template: {
             /** @description What is on it. */
-            items: (components["schemas"]["NewTemplate"] & {
+            items: {
                 /**
                  * Format: date-time
                  * @description When it was made.
                  */
                 created: string;
-            })[];
+                /** @description The part of a guest's definition that it says. What it leaves out is said when a guest is made, or is as usual. */
+                definition: Record<string, never>;
+                /** @description What it is for. */
+                description?: string;
+                /** @description Its name. */
+                name: components["schemas"]["Name"];
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2505,17 +2581,54 @@ export interface components {
         /** @description One page of a list. */
         List_Vm: {
             /** @description What is on it. */
-            items: (components["schemas"]["VmDefinition"] & {
+            items: {
+                /** @description Whether it starts with the host. */
+                autostart?: components["schemas"]["Autostart"];
+                /** @description What it boots. */
+                boot?: components["schemas"]["Boot"];
+                cloud_init?: components["schemas"]["CloudInit"] | null;
+                /**
+                 * Format: int32
+                 * @description How many processors it has.
+                 */
+                cpus?: number;
+                /**
+                 * Format: int32
+                 * @description How many processors it can have without a restart; so many as it has if nothing is said.
+                 */
+                cpus_max?: number | null;
                 /**
                  * Format: date-time
                  * @description When it was made.
                  */
                 created: string;
+                /** @description What it is for. */
+                description?: string;
+                /** @description Its disks, in the order the guest sees them. */
+                disks?: components["schemas"]["Disk"][];
+                /** @description What executes it. */
+                engine?: components["schemas"]["Engine"];
                 /** @description Its id, which stays the same whatever it is called. */
                 id: components["schemas"]["Id"];
+                /** @description Words to find it by. */
+                labels?: {
+                    [key: string]: string;
+                };
+                /** @description How much memory it has. */
+                memory?: components["schemas"]["Size"];
+                memory_max?: components["schemas"]["Size"] | null;
+                /** @description Its name, and the host name that cloud-init gives it. */
+                name: components["schemas"]["Name"];
+                /** @description Its network cards. */
+                nics?: components["schemas"]["Nic"][];
+                /** @description What follows when its kernel panics, its engine fails or its process dies. */
+                on_crash?: components["schemas"]["OnEnd"];
+                /** @description What follows when it resets itself. */
+                on_reboot?: components["schemas"]["OnEnd"];
                 /** @description What it is now. */
                 status: components["schemas"]["VmStatus"];
-            })[];
+                template?: components["schemas"]["Name"] | null;
+            }[];
             /** @description What `cursor` gives the next page; absent on the last one. */
             next?: string | null;
             /**
@@ -2653,14 +2766,37 @@ export interface components {
             name: string;
         };
         /** @description A network of this host. */
-        NetworkInfo: components["schemas"]["NetworkDefinition"] & {
+        NetworkInfo: {
             /**
              * Format: date-time
              * @description When it was made.
              */
             created: string;
+            /** @description Names for its guests. */
+            dns?: components["schemas"]["Dns"];
+            /** @description Ports of the host that lead to guests. NAT, routed and user-mode networks may have them. */
+            forwards?: components["schemas"]["Forward"][];
             /** @description Its id. */
             id: components["schemas"]["Id"];
+            /**
+             * @description Of a bridged network: the host's interface it is connected to, or a bridge of the host's that it is.
+             * @example eth0
+             */
+            interface?: string | null;
+            ipv4?: components["schemas"]["Ipv4"] | null;
+            ipv6?: components["schemas"]["Ipv6"] | null;
+            /** @description What its guests can reach, and how. */
+            kind: components["schemas"]["NetworkKind"];
+            /**
+             * Format: int32
+             * @description The longest packet, bytes. 1500 unless told.
+             */
+            mtu?: number | null;
+            /**
+             * @description Lower-case letters, digits and `-`, beginning with a letter; at most 40.
+             * @example lan
+             */
+            name: string;
             /** @description What it is now. */
             status: components["schemas"]["NetworkStatus"];
         };
@@ -2839,7 +2975,15 @@ export interface components {
             seen: string;
         };
         /** @description A storage pool. */
-        PoolInfo: components["schemas"]["PoolDefinition"] & {
+        PoolInfo: {
+            /** @description What it is for. */
+            description?: string;
+            /** @description What kind of place it is. */
+            kind?: components["schemas"]["PoolKind"];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description Its folder, which is made if it is not there. */
+            path: string;
             /** @description Why it cannot be used. */
             problem?: string | null;
             status?: components["schemas"]["PoolStatus"] | null;
@@ -3009,9 +3153,13 @@ export interface components {
          */
         Severity: "info" | "warning" | "critical";
         /** @description A site. */
-        Site: components["schemas"]["SiteMemory"] & {
+        Site: {
             /** @description Who wrote it. */
             actor: string;
+            /** @description What it changed the last time, as that was before. */
+            before?: components["schemas"]["SiteBefore"][];
+            /** @description What it has made. */
+            members: components["schemas"]["SiteMember"][];
             /** @description Its name. */
             name: components["schemas"]["Name"];
             /**
@@ -3165,12 +3313,18 @@ export interface components {
          */
         TaskState: "queued" | "running" | "done" | "failed" | "cancelled";
         /** @description A template. */
-        Template: components["schemas"]["NewTemplate"] & {
+        Template: {
             /**
              * Format: date-time
              * @description When it was made.
              */
             created: string;
+            /** @description The part of a guest's definition that it says. What it leaves out is said when a guest is made, or is as usual. */
+            definition: Record<string, never>;
+            /** @description What it is for. */
+            description?: string;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
         };
         /** @description A token that programs show instead of a password. */
         Token: {
@@ -3231,16 +3385,53 @@ export interface components {
             ssh_keys?: string[];
         };
         /** @description A guest. */
-        Vm: components["schemas"]["VmDefinition"] & {
+        Vm: {
+            /** @description Whether it starts with the host. */
+            autostart?: components["schemas"]["Autostart"];
+            /** @description What it boots. */
+            boot?: components["schemas"]["Boot"];
+            cloud_init?: components["schemas"]["CloudInit"] | null;
+            /**
+             * Format: int32
+             * @description How many processors it has.
+             */
+            cpus?: number;
+            /**
+             * Format: int32
+             * @description How many processors it can have without a restart; so many as it has if nothing is said.
+             */
+            cpus_max?: number | null;
             /**
              * Format: date-time
              * @description When it was made.
              */
             created: string;
+            /** @description What it is for. */
+            description?: string;
+            /** @description Its disks, in the order the guest sees them. */
+            disks?: components["schemas"]["Disk"][];
+            /** @description What executes it. */
+            engine?: components["schemas"]["Engine"];
             /** @description Its id, which stays the same whatever it is called. */
             id: components["schemas"]["Id"];
+            /** @description Words to find it by. */
+            labels?: {
+                [key: string]: string;
+            };
+            /** @description How much memory it has. */
+            memory?: components["schemas"]["Size"];
+            memory_max?: components["schemas"]["Size"] | null;
+            /** @description Its name, and the host name that cloud-init gives it. */
+            name: components["schemas"]["Name"];
+            /** @description Its network cards. */
+            nics?: components["schemas"]["Nic"][];
+            /** @description What follows when its kernel panics, its engine fails or its process dies. */
+            on_crash?: components["schemas"]["OnEnd"];
+            /** @description What follows when it resets itself. */
+            on_reboot?: components["schemas"]["OnEnd"];
             /** @description What it is now. */
             status: components["schemas"]["VmStatus"];
+            template?: components["schemas"]["Name"] | null;
         };
         /** @description What a guest should be: what its owner says of it. */
         VmDefinition: {
@@ -3401,7 +3592,7 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    list: {
+    get_alarms: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3441,7 +3632,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_alarms: {
         parameters: {
             query?: never;
             header?: {
@@ -3477,7 +3668,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_alarms_alarm: {
         parameters: {
             query?: never;
             header?: never;
@@ -3511,7 +3702,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_alarms_alarm: {
         parameters: {
             query?: never;
             header?: never;
@@ -3541,12 +3732,12 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_alarms_alarm: {
         parameters: {
             query?: never;
             header?: {
                 /** @description Only if its definition is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name */
@@ -3580,7 +3771,7 @@ export interface operations {
             };
         };
     };
-    acknowledge: {
+    post_alarms_alarm_acknowledge: {
         parameters: {
             query?: never;
             header?: {
@@ -3619,7 +3810,7 @@ export interface operations {
             };
         };
     };
-    test: {
+    post_alarms_alarm_test: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -3666,7 +3857,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_audit: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3706,7 +3897,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_events: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3746,7 +3937,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_host: {
         parameters: {
             query?: never;
             header?: never;
@@ -3775,7 +3966,7 @@ export interface operations {
             };
         };
     };
-    make: {
+    post_host_backup: {
         parameters: {
             query?: never;
             header?: never;
@@ -3804,7 +3995,7 @@ export interface operations {
             };
         };
     };
-    of_host: {
+    get_host_history: {
         parameters: {
             query?: {
                 /** @description From when on; an hour before `to` if nothing is said. */
@@ -3847,7 +4038,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_host_log: {
         parameters: {
             query?: {
                 /** @description So many of the latest lines: 1000 if nothing is said. */
@@ -3879,7 +4070,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_host_report: {
         parameters: {
             query?: never;
             header?: never;
@@ -3908,7 +4099,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_images: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -3948,7 +4139,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_images: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -3996,7 +4187,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_images_image: {
         parameters: {
             query?: never;
             header?: never;
@@ -4028,7 +4219,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_images_image: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4072,7 +4263,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_images_image: {
         parameters: {
             query?: never;
             header?: never;
@@ -4108,7 +4299,7 @@ export interface operations {
             };
         };
     };
-    download: {
+    get_images_image_data: {
         parameters: {
             query?: never;
             header?: never;
@@ -4140,7 +4331,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_networks: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4180,7 +4371,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_networks: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4228,7 +4419,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_networks_network: {
         parameters: {
             query?: never;
             header?: never;
@@ -4262,7 +4453,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_networks_network: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4306,7 +4497,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_networks_network: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4314,7 +4505,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if it is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name or id */
@@ -4357,7 +4548,7 @@ export interface operations {
             };
         };
     };
-    leases: {
+    get_networks_network_leases: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4400,7 +4591,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_pools: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4440,7 +4631,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_pools: {
         parameters: {
             query?: never;
             header?: {
@@ -4476,7 +4667,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_pools_pool: {
         parameters: {
             query?: never;
             header?: never;
@@ -4508,7 +4699,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_pools_pool: {
         parameters: {
             query?: never;
             header?: never;
@@ -4538,7 +4729,7 @@ export interface operations {
             };
         };
     };
-    volumes: {
+    get_pools_pool_volumes: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -4581,7 +4772,7 @@ export interface operations {
             };
         };
     };
-    create_volume: {
+    post_pools_pool_volumes: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4632,7 +4823,7 @@ export interface operations {
             };
         };
     };
-    get_volume: {
+    get_pools_pool_volumes_volume: {
         parameters: {
             query?: never;
             header?: never;
@@ -4666,7 +4857,7 @@ export interface operations {
             };
         };
     };
-    delete_volume: {
+    delete_pools_pool_volumes_volume: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4712,7 +4903,7 @@ export interface operations {
             };
         };
     };
-    convert: {
+    post_pools_pool_volumes_volume_convert: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4765,7 +4956,7 @@ export interface operations {
             };
         };
     };
-    download: {
+    get_pools_pool_volumes_volume_data: {
         parameters: {
             query?: {
                 /** @description The bytes of the disk, or the volume's own file. */
@@ -4802,7 +4993,7 @@ export interface operations {
             };
         };
     };
-    upload: {
+    put_pools_pool_volumes_volume_data: {
         parameters: {
             query: {
                 /** @description How the file is laid out. */
@@ -4849,7 +5040,7 @@ export interface operations {
             };
         };
     };
-    resize: {
+    post_pools_pool_volumes_volume_resize: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4902,7 +5093,7 @@ export interface operations {
             };
         };
     };
-    wipe: {
+    post_pools_pool_volumes_volume_wipe: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -4951,7 +5142,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -4980,7 +5171,7 @@ export interface operations {
             };
         };
     };
-    log_in: {
+    post_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -5015,7 +5206,7 @@ export interface operations {
             };
         };
     };
-    log_out: {
+    delete_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -5042,7 +5233,7 @@ export interface operations {
             };
         };
     };
-    link: {
+    post_session_links: {
         parameters: {
             query?: never;
             header?: never;
@@ -5071,7 +5262,7 @@ export interface operations {
             };
         };
     };
-    password: {
+    post_session_password: {
         parameters: {
             query?: never;
             header?: never;
@@ -5102,7 +5293,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_sites: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5142,7 +5333,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_sites_site: {
         parameters: {
             query?: never;
             header?: never;
@@ -5176,12 +5367,12 @@ export interface operations {
             };
         };
     };
-    put: {
+    put_sites_site: {
         parameters: {
             query?: never;
             header?: {
                 /** @description Only if it is still this version; "0" if there must be none */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name */
@@ -5217,7 +5408,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_sites_site: {
         parameters: {
             query?: never;
             header?: never;
@@ -5247,7 +5438,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_stats: {
         parameters: {
             query?: never;
             header?: never;
@@ -5276,7 +5467,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_tasks: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5316,7 +5507,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_tasks_task: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -5351,7 +5542,7 @@ export interface operations {
             };
         };
     };
-    cancel: {
+    delete_tasks_task: {
         parameters: {
             query?: never;
             header?: never;
@@ -5392,7 +5583,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_templates: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5432,7 +5623,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_templates: {
         parameters: {
             query?: never;
             header?: {
@@ -5468,7 +5659,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_templates_template: {
         parameters: {
             query?: never;
             header?: never;
@@ -5500,7 +5691,7 @@ export interface operations {
             };
         };
     };
-    replace: {
+    put_templates_template: {
         parameters: {
             query?: never;
             header?: never;
@@ -5536,7 +5727,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_templates_template: {
         parameters: {
             query?: never;
             header?: never;
@@ -5566,7 +5757,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_tokens: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5606,7 +5797,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_tokens: {
         parameters: {
             query?: never;
             header?: {
@@ -5642,7 +5833,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_tokens_token: {
         parameters: {
             query?: never;
             header?: never;
@@ -5672,7 +5863,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_uploads: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5712,7 +5903,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_uploads_upload: {
         parameters: {
             query?: never;
             header?: never;
@@ -5744,7 +5935,7 @@ export interface operations {
             };
         };
     };
-    send: {
+    put_uploads_upload: {
         parameters: {
             query: {
                 /** @description The length of the whole file, bytes. */
@@ -5787,7 +5978,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_uploads_upload: {
         parameters: {
             query?: never;
             header?: never;
@@ -5817,7 +6008,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_users: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -5857,7 +6048,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_users: {
         parameters: {
             query?: never;
             header?: {
@@ -5893,7 +6084,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_users_user: {
         parameters: {
             query?: never;
             header?: never;
@@ -5925,7 +6116,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_users_user: {
         parameters: {
             query?: never;
             header?: never;
@@ -5955,7 +6146,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_users_user: {
         parameters: {
             query?: never;
             header?: never;
@@ -5991,7 +6182,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_vms: {
         parameters: {
             query?: {
                 /** @description At most so many items. */
@@ -6031,7 +6222,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_vms: {
         parameters: {
             query?: {
                 /** @description Start it when it has been made. */
@@ -6083,7 +6274,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_vms_vm: {
         parameters: {
             query?: never;
             header?: never;
@@ -6117,7 +6308,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_vms_vm: {
         parameters: {
             query?: {
                 /** @description Pull its plug first if it runs. */
@@ -6131,7 +6322,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if it is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name or id */
@@ -6170,7 +6361,7 @@ export interface operations {
             };
         };
     };
-    edit: {
+    patch_vms_vm: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6182,7 +6373,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if it is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description Its name or id */
@@ -6225,7 +6416,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_vms_vm_agent: {
         parameters: {
             query?: never;
             header?: never;
@@ -6257,7 +6448,7 @@ export interface operations {
             };
         };
     };
-    exec: {
+    post_vms_vm_agent_exec: {
         parameters: {
             query?: never;
             header?: {
@@ -6296,7 +6487,7 @@ export interface operations {
             };
         };
     };
-    password: {
+    post_vms_vm_agent_password: {
         parameters: {
             query?: never;
             header?: {
@@ -6333,7 +6524,7 @@ export interface operations {
             };
         };
     };
-    clone: {
+    post_vms_vm_clone: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -6384,7 +6575,7 @@ export interface operations {
             };
         };
     };
-    connect: {
+    get_vms_vm_console: {
         parameters: {
             query?: never;
             header?: never;
@@ -6414,7 +6605,7 @@ export interface operations {
             };
         };
     };
-    log: {
+    get_vms_vm_console_log: {
         parameters: {
             query?: never;
             header?: never;
@@ -6446,7 +6637,7 @@ export interface operations {
             };
         };
     };
-    add_disk: {
+    post_vms_vm_disks: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6458,7 +6649,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
                 /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
                 "Idempotency-Key"?: string;
             };
@@ -6503,7 +6694,7 @@ export interface operations {
             };
         };
     };
-    remove_disk: {
+    delete_vms_vm_disks_disk: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6515,7 +6706,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */
@@ -6556,7 +6747,7 @@ export interface operations {
             };
         };
     };
-    edit_disk: {
+    patch_vms_vm_disks_disk: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6568,7 +6759,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */
@@ -6613,7 +6804,7 @@ export interface operations {
             };
         };
     };
-    of_guest: {
+    get_vms_vm_history: {
         parameters: {
             query?: {
                 /** @description From when on; an hour before `to` if nothing is said. */
@@ -6659,7 +6850,7 @@ export interface operations {
             };
         };
     };
-    send: {
+    post_vms_vm_keys: {
         parameters: {
             query?: never;
             header?: {
@@ -6696,7 +6887,7 @@ export interface operations {
             };
         };
     };
-    add_nic: {
+    post_vms_vm_nics: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6708,7 +6899,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
                 /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
                 "Idempotency-Key"?: string;
             };
@@ -6753,7 +6944,7 @@ export interface operations {
             };
         };
     };
-    remove_nic: {
+    delete_vms_vm_nics_nic: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6765,7 +6956,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */
@@ -6806,7 +6997,7 @@ export interface operations {
             };
         };
     };
-    edit_nic: {
+    patch_vms_vm_nics_nic: {
         parameters: {
             query?: {
                 /** @description When the change is brought about, if it runs. */
@@ -6818,7 +7009,7 @@ export interface operations {
             };
             header?: {
                 /** @description Only if the guest is still this version */
-                "If-Match"?: string | null;
+                "If-Match"?: string;
             };
             path: {
                 /** @description The guest's name or id */
@@ -6863,7 +7054,7 @@ export interface operations {
             };
         };
     };
-    pause: {
+    post_vms_vm_pause: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -6910,7 +7101,7 @@ export interface operations {
             };
         };
     };
-    reboot: {
+    post_vms_vm_reboot: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -6961,7 +7152,7 @@ export interface operations {
             };
         };
     };
-    reset: {
+    post_vms_vm_reset: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7008,7 +7199,7 @@ export interface operations {
             };
         };
     };
-    resume: {
+    post_vms_vm_resume: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7055,7 +7246,7 @@ export interface operations {
             };
         };
     };
-    shutdown: {
+    post_vms_vm_shutdown: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7106,7 +7297,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_vms_vm_snapshots: {
         parameters: {
             query?: never;
             header?: never;
@@ -7138,7 +7329,7 @@ export interface operations {
             };
         };
     };
-    create: {
+    post_vms_vm_snapshots: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7189,7 +7380,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_vms_vm_snapshots_snapshot: {
         parameters: {
             query?: never;
             header?: never;
@@ -7223,7 +7414,7 @@ export interface operations {
             };
         };
     };
-    delete: {
+    delete_vms_vm_snapshots_snapshot: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7269,7 +7460,7 @@ export interface operations {
             };
         };
     };
-    revert: {
+    post_vms_vm_snapshots_snapshot_revert: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7322,7 +7513,7 @@ export interface operations {
             };
         };
     };
-    start: {
+    post_vms_vm_start: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7369,7 +7560,7 @@ export interface operations {
             };
         };
     };
-    stats: {
+    get_vms_vm_stats: {
         parameters: {
             query?: never;
             header?: never;
@@ -7401,7 +7592,7 @@ export interface operations {
             };
         };
     };
-    stop: {
+    post_vms_vm_stop: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7448,7 +7639,7 @@ export interface operations {
             };
         };
     };
-    suspend: {
+    post_vms_vm_suspend: {
         parameters: {
             query?: {
                 /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
@@ -7495,7 +7686,7 @@ export interface operations {
             };
         };
     };
-    watch: {
+    get_watch: {
         parameters: {
             query?: {
                 /** @description Also what the host and its guests use, each so many seconds: 1 to 60. */
@@ -7527,7 +7718,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_metrics: {
         parameters: {
             query?: never;
             header?: never;

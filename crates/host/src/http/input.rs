@@ -55,8 +55,17 @@ async fn json_body<S: Send + Sync>(request: Request, state: &S) -> Result<Value>
         let detail = "the body has to be JSON, and the header Content-Type to say so: application/json";
         return Err(Error(Problem::new(415, "Not JSON", detail)));
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error(Problem::new(400, "Not JSON", format!("the body is no JSON: {error}"))))
+    let value: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| Error(Problem::new(400, "Not JSON", format!("the body is no JSON: {error}"))))?;
+    // A list would else be read as an object's fields in the order in which they are written here.
+    match value {
+        Value::Object(_) => Ok(value),
+        _ => Err(Error(Problem::invalid(vec![Invalid::new(
+            "",
+            Value::Null,
+            "the body has to be a JSON object",
+        )]))),
+    }
 }
 
 /// Reads a value as what it should be; an error names the field.

@@ -7,6 +7,7 @@ mod backup;
 mod bytes;
 mod caller;
 mod console;
+mod description;
 mod devices;
 mod error;
 mod events;
@@ -42,8 +43,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
-use axum::response::IntoResponse;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -164,6 +167,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(metrics::get))
         .split_for_parts();
     repeats::describe(&mut description);
+    description::finish(&mut description);
     (router, description)
 }
 
@@ -175,10 +179,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// Everything that the daemon serves.
 pub fn router(host: Arc<Host>) -> Router {
     let (router, description) = described();
-    let description = Arc::new(description);
+    // Written once: it is long, and anybody may ask for it.
+    let described = description.to_json().map(Bytes::from).map_err(|error| error.to_string());
     let ready = Arc::clone(&host);
     router
-        .route("/api/v1/openapi.json", get(move || async move { axum::Json((*description).clone()) }))
+        .route("/api/v1/openapi.json", get(move || openapi_json(described)))
         .route(crate::access::LINK_PATH, get(session::open))
         .route("/ca.pem", get(host::authority))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -206,6 +211,13 @@ pub fn router(host: Arc<Host>) -> Router {
             Error(api::Problem::internal("a fault in the daemon; its log says more")).into_response()
         }))
         .with_state(host)
+}
+
+async fn openapi_json(described: Result<Bytes, String>) -> Response {
+    match described {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => Error(api::Problem::internal(error)).into_response(),
+    }
 }
 
 async fn nothing(uri: axum::http::Uri) -> Error {

@@ -66,3 +66,12 @@ fn what_a_guest_uses_is_counted_and_told_in_three_ways() {
     }
     assert!(text.ends_with("# EOF\n"));
 }
+
+#[test]
+fn a_guest_that_does_not_run_uses_nothing_which_is_no_failure_of_the_host() {
+    let daemon = Daemon::start();
+    daemon.guest("a", &waits(), "");
+    daemon.run("vm stop a");
+    let answer = ask(&daemon, "GET", "/vms/a/stats", "", &Value::Null);
+    assert_eq!((answer.status, &answer.body["detail"]), (409, &"a is stopped: it uses nothing".into()));
+}

@@ -252,7 +252,15 @@ impl Guest {
 
     /// Calls a method that answers with its state.
     pub(super) async fn call(&self, method: &str) -> Result<Value, Problem> {
-        self.call_with(method, Value::Null).await.map_err(rpc_problem)
+        self.call_with(method, Value::Null).await.map_err(|error| self.call_problem(error))
+    }
+
+    /// What a failed call is to whoever asked for it: a guest may end while it is asked.
+    fn call_problem(&self, error: RpcError) -> Problem {
+        match error {
+            RpcError::Gone => Problem::conflict(format!("{} has just ended", self.name())),
+            other => rpc_problem(other),
+        }
     }
 
     async fn call_with(&self, method: &str, params: Value) -> Result<Value, RpcError> {
@@ -274,7 +282,7 @@ impl Guest {
                 let detail = "was started by a version that cannot do this: it can after its next start";
                 Problem::conflict(format!("{} {detail}", self.name()))
             }
-            error => rpc_problem(error),
+            error => self.call_problem(error),
         })?;
         if breaks {
             // What is typed may be a secret; a break may end a kernel.
@@ -284,6 +292,9 @@ impl Guest {
     }
 
     async fn stats(&self) -> Result<Stats, Problem> {
+        if self.running.is_none() {
+            self.must_be(&[], "it uses nothing")?;
+        }
         let stats = serde_json::from_value(self.call("stats").await?)
             .map_err(|error| Problem::internal(error.to_string()))?;
         let pid = self.running.as_ref().map(|running| running.process.pid());
