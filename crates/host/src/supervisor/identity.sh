@@ -27,6 +27,8 @@ while [ $# -ge 2 ]; do
         interface=${place##*/}
         interfaces="$interfaces $interface"
         up=$(cat "$place/flags")
+        # What it was given belongs to the other one.
+        try ip address flush dev "$interface" scope global
         try ip link set dev "$interface" down
         try ip link set dev "$interface" address "$2"
         if [ $((up & 1)) = 1 ]; then try ip link set dev "$interface" up; fi

@@ -129,7 +129,7 @@ fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
     inside(&daemon, "a", "echo after >/dev/vda; sync; echo there >/in-memory");
     for name in ["b", "c"] {
         daemon.eventually("it is one of its own", |daemon| {
-            daemon.run(&format!("event ls -f kind=vm.identity -f name={name}")).contains("of its own")
+            daemon.run(&format!("event ls -f kind=vm.identity,name={name}")).contains("of its own")
         });
     }
     let own = |name: &str| {
