@@ -127,6 +127,7 @@ export const en = {
   "console.clear": "Clear",
   "console.connecting": "Connecting…",
   "console.ended": "Connection ended",
+  "console.keys": "Ctrl-] leaves, Ctrl-Shift-C copies, Ctrl-Shift-V pastes",
   "console.look": "Your role may look, not type: this is what it said until now.",
   "console.off": "It does not run; this is what it said last.",
   "console.open": "Connected",

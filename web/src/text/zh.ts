@@ -129,6 +129,7 @@ export const zh: Record<Key, string> = {
   "console.clear": "清屏",
   "console.connecting": "正在连接…",
   "console.ended": "连接已断开",
+  "console.keys": "Ctrl-] 离开，Ctrl-Shift-C 复制，Ctrl-Shift-V 粘贴",
   "console.look": "您的角色只能查看、不能输入：以下是目前为止的输出。",
   "console.off": "虚拟机未运行；以下是它最后的输出。",
   "console.open": "已连接",
