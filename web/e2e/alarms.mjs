@@ -6,6 +6,8 @@ import { open } from "./host.mjs";
 import { shows, test } from "./test.mjs";
 
 test("an alarm rings the bell, is acknowledged, and is made and changed", async ({ host, contexts }) => {
+  // Those that every host has would be raised where this machine itself is short of something.
+  for (const name of host.run("alarm", "ls", "-o", "name").split("\n").filter(Boolean)) host.run("alarm", "edit", name, "--disable");
   const { page, context, complaints } = await open(contexts, host);
   await page.locator(".link.live").waitFor();
   host.run("alarm", "create", "any-memory", "--metric", "host.memory", "--above", "0", "--severity", "critical");

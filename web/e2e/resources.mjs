@@ -14,7 +14,7 @@ test("an image of a disc is uploaded with a pause, attached, and read in the gue
   const iso = join(host.folder, "Rescue 1.iso");
   const file = openSync(iso, "w");
   writeSync(file, DESCRIPTOR.words, DESCRIPTOR.at);
-  writeSync(file, "the end", (9 << 20) - 7);
+  writeSync(file, "the end", (5 << 20) - 7);
   closeSync(file);
   guest(host);
   await shell(host);
@@ -23,15 +23,15 @@ test("an image of a disc is uploaded with a pause, attached, and read in the gue
   await page.goto(`${host.url}/storage`);
   const slow = await context.newCDPSession(page);
   await slow.send("Network.enable");
-  await slow.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: 4 << 20 });
-  await page.getByLabel("Upload").setInputFiles(iso);
+  await slow.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: 1 << 20 });
+  await page.getByLabel("Upload").setInputFiles(iso, { timeout: 60_000 });
   const line = page.locator(".lines li", { hasText: "rescue-1" });
   await line.getByRole("button", { name: "Pause" }).click();
   await line.getByText("paused").waitFor();
   await slow.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
   await line.getByRole("button", { name: "Resume" }).click();
   await line.getByText("is there").waitFor({ timeout: 20_000 });
-  await page.locator("tr", { hasText: "rescue-1" }).getByText("9 MiB").first().waitFor();
+  await page.locator("tr", { hasText: "rescue-1" }).getByText("5 MiB").first().waitFor();
 
   await page.goto(`${host.url}/guests/web/hardware`);
   await page.getByRole("button", { name: "Add disk" }).click();

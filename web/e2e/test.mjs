@@ -17,7 +17,7 @@ export function guest(host, name = "web", ...words) {
 
 /** Waits until a guest has a shell on its console. */
 export async function shell(host, name = "web") {
-  await eventually("the guest has a shell", () => host.run("vm", "log", name).includes("# "));
+  await eventually("the guest has a shell", () => host.run("vm", "log", name).includes("# "), 3000);
 }
 
 /** Waits until the page shows these words. */

@@ -12,6 +12,12 @@ export type ColumnName = (typeof COLUMNS)[number];
 
 const USUAL: readonly ColumnName[] = ["cpu", "cpus", "memory", "address", "labels"];
 
+/** How wide they are in the grid: what is a number as much as it needs, the others as there is room. */
+export const WIDTHS: Readonly<Record<ColumnName, string>> = {
+  cpu: "minmax(96px, 1fr)", cpus: "64px", memory: "92px", used: "92px", image: "minmax(100px, 1.4fr)", address: "minmax(124px, 1.6fr)",
+  labels: "minmax(110px, 2fr)", since: "104px", created: "104px", description: "minmax(120px, 2fr)",
+};
+
 export interface Cells {
   columns: readonly ColumnName[];
   loads: ReadonlyMap<string, Load>;

@@ -14,7 +14,7 @@ import { Icon } from "../parts/icon";
 import { Menu } from "../parts/menu";
 import { Verbs } from "../parts/verbs";
 import { number, t } from "../text";
-import { CELLS, type Cells, COLUMNS, type ColumnName, kept, keep, sorted } from "./guest-columns";
+import { CELLS, type Cells, COLUMNS, type ColumnName, kept, keep, sorted, WIDTHS } from "./guest-columns";
 
 const ROW = 40;
 const STATES: readonly VmState[] = ["running", "stopped", "paused", "suspended", "crashed"];
@@ -138,7 +138,7 @@ function Bulk({ shown, all, selected, clear }: { shown: number; all: number; sel
   return (
     <div className={selected.length > 0 ? "bulk active" : "bulk"}>
       <span className="hint" role="status">{selected.length > 0 ? t("guests.selected", { n: selected.length }) : t("guests.shown", { n: shown, all })}</span>
-      {selected.length > 0 && <><Verbs vms={selected} more={more} all /><button type="button" className="plain" onClick={clear}>{t("select.none")}</button></>}
+      {selected.length > 0 && <><button type="button" className="plain small" onClick={clear}>{t("select.none")}</button><Verbs vms={selected} more={more} all /></>}
     </div>
   );
 }
@@ -203,7 +203,7 @@ function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: G
     else return;
     event.preventDefault();
   };
-  const template = `40px minmax(150px, 2fr) 120px ${cells.columns.map((name) => (name === "labels" || name === "description" ? "minmax(110px, 2fr)" : "minmax(84px, 1fr)")).join(" ")}`;
+  const template = `40px minmax(150px, 2fr) 120px ${cells.columns.map((name) => WIDTHS[name]).join(" ")}`;
   const heading = (by: ColumnName | "name", text: string, kind = "") => (
     <span role="columnheader" className={kind} aria-sort={order.by === by ? (order.down ? "descending" : "ascending") : "none"}>
       <button type="button" className="plain sort" onClick={() => setOrder({ by, down: order.by === by && !order.down })}>
