@@ -124,9 +124,16 @@ export async function browser() {
     await connected.close().catch(() => undefined);
     await new Promise((resolve) => {
       child.once("exit", resolve);
-      child.kill("SIGKILL");
+      child.kill("SIGTERM");
     });
-    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+    // Its last processes may still write there.
+    for (let n = 0; existsSync(folder) && n < 50; n++) {
+      try {
+        rmSync(folder, { recursive: true, force: true });
+      } catch {
+        await sleep(100);
+      }
+    }
   };
   return { contexts: connected, end };
 }

@@ -22,7 +22,7 @@ for (const { name, body } of tests.filter((one) => !only || one.name.includes(on
     console.log(`FAIL ${name}\n${error.stack ?? error}`);
   }
 }
-await end();
 await host.end();
+await end();
 console.log(`page: ${passed} passed, ${failed} failed`);
 process.exit(failed ? 1 : 0);
