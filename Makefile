@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page test-api screens build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,10 @@ test-api: setup-build setup-api guests ## Ask a real host all that its API says 
 screens: setup-build setup-page web guests ## Take pictures of every screen of the page, in docs/screens
 	cargo build --package tessera
 	cd web && node e2e/screens.mjs
+
+bench-page: setup-build setup-page web guests ## Measure the page in a browser: first load, scrolling, changes, the mosaic
+	cargo build --package tessera
+	cd web && node e2e/measure.mjs
 
 build: web ## Build the release binary with its page
 	cargo build --release --package tessera

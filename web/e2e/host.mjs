@@ -1,6 +1,6 @@
 // A real `tessera host` in a folder of its own, with the tiny guest as its image, and Debian's browser to look at it.
 
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -26,6 +26,17 @@ function freePort() {
 
 export function sleep(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Whether this process has a network of its own, where the host's networks come and go without a trace. */
+export const networked = process.env.TESSERA_PAGE_NETWORK === "own";
+
+/** Runs the program at `url` again in a network namespace of its own and ends with it; only root can make one. */
+export function inNetwork(url) {
+  if (networked || spawnSync("unshare", ["--net", "true"]).status !== 0) return;
+  const words = ["--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', process.execPath, fileURLToPath(url), ...process.argv.slice(2)];
+  const done = spawnSync("unshare", words, { stdio: "inherit", env: { ...process.env, TESSERA_PAGE_NETWORK: "own" } });
+  process.exit(done.status ?? 1);
 }
 
 export class Host {
@@ -77,8 +88,10 @@ export class Host {
   }
 
   async end() {
-    const names = this.run("vm", "ls", "-o", "name").split("\n").filter(Boolean);
-    if (names.length) this.run("vm", "delete", "--force", ...names);
+    for (const kind of ["vm", "network"]) {
+      const names = this.run(kind, "ls", "-o", "name").split("\n").filter(Boolean);
+      if (names.length) this.run(kind, "delete", ...(kind === "vm" ? ["--force"] : []), ...names);
+    }
     await new Promise((resolve) => {
       this.child.once("exit", resolve);
       this.child.kill("SIGTERM");
@@ -111,9 +124,16 @@ export async function browser() {
     await connected.close().catch(() => undefined);
     await new Promise((resolve) => {
       child.once("exit", resolve);
-      child.kill("SIGKILL");
+      child.kill("SIGTERM");
     });
-    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+    // Its last processes may still write there.
+    for (let n = 0; existsSync(folder) && n < 50; n++) {
+      try {
+        rmSync(folder, { recursive: true, force: true });
+      } catch {
+        await sleep(100);
+      }
+    }
   };
   return { contexts: connected, end };
 }

@@ -26,7 +26,9 @@ export function Frame() {
   useEffect(() => setNav(false), [path]);
   useEffect(() => {
     const keys = (event: KeyboardEvent) => {
-      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
+      // In a console the guest has it: it cuts a line there.
+      const guests = event.target instanceof Element && event.target.closest(".terminal-place") !== null;
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && !guests) {
         event.preventDefault();
         setPalette((open) => !open);
       }

@@ -3,7 +3,8 @@
 import { useSyncExternalStore } from "react";
 
 import { at, type Event, get, type HostStats, Refusal, type Task, type Vm } from "./client";
-import { type Load, Loads } from "./load";
+import type { Load } from "./load";
+import { type Told, unpacked, type Wanted } from "./stream";
 
 export type Link = "connecting" | "live" | "lost" | "refused";
 
@@ -15,7 +16,7 @@ export interface Live {
   tasks: readonly Task[];
   /** The newest first. */
   events: readonly Event[];
-  stats: HostStats | null;
+  stats: Omit<HostStats, "vms"> | null;
   /** What each guest has used since the sample before, by id. */
   loads: ReadonlyMap<string, Load>;
   /** What the host has used since the sample before; of disks what all guests have. */
@@ -33,10 +34,11 @@ let now = nothing;
 let vms = new Map<string, Vm>();
 let tasks = new Map<string, Task>();
 let events: Event[] = [];
-let loads = new Loads();
 const changed = { vms: false, tasks: false, events: false };
 let due = 0;
-let source: EventSource | undefined;
+let worker: Worker | undefined;
+/** Which stream it is, and whether there is one. */
+let [turn, open] = [0, false];
 let retry = 0;
 let failures = 0;
 
@@ -74,89 +76,93 @@ function soon(): void {
   }, 16);
 }
 
-function parse<T>(event: Event_): T {
-  return JSON.parse(event.data) as T;
+function want(url?: string): void {
+  if (!worker) {
+    worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+    worker.onmessage = (event: MessageEvent<Told>) => { if (open && event.data.turn === turn) take(event.data); };
+  }
+  [turn, open] = [turn + 1, url !== undefined];
+  window.clearTimeout(retry);
+  worker.postMessage({ turn, ...(url !== undefined && { url }) } satisfies Wanted);
 }
-
-type Event_ = MessageEvent<string>;
 
 /** Begins to watch; anew where it was watched before. */
 export function watch(): void {
-  source?.close();
-  window.clearTimeout(retry);
-  // What is gone since the last connection is not told again, so each connection begins with nothing.
-  let ready = false;
-  const first = { vms: new Map<string, Vm>(), tasks: new Map<string, Task>(), events: new Map<number, Event>() };
-  const mine = new EventSource(`${at("watch")}?stats=${String(EVERY)}`);
-  source = mine;
-  mine.addEventListener("vm", (event: Event_) => {
-    const vm = parse<Vm>(event);
-    (ready ? vms : first.vms).set(vm.id, vm);
-    changed.vms = true;
-    if (ready) soon();
-  });
-  mine.addEventListener("vm-gone", (event: Event_) => {
-    (ready ? vms : first.vms).delete(parse<{ id: string }>(event).id);
-    changed.vms = true;
-    if (ready) soon();
-  });
-  mine.addEventListener("task", (event: Event_) => {
-    const task = parse<Task>(event);
-    const known = ready ? tasks : first.tasks;
-    const before = known.get(task.id);
-    // Progress may come after the end.
-    if (before?.ended && !task.ended) return;
-    known.set(task.id, task);
-    changed.tasks = true;
-    if (!ready) return;
-    soon();
-    if (task.ended && !before?.ended) for (const ender of enders) ender(task);
-  });
-  mine.addEventListener("event", (event: Event_) => {
-    const happened = parse<Event>(event);
-    if (!ready) return void first.events.set(happened.number, happened);
-    events.push(happened);
-    changed.events = true;
-    soon();
-    for (const hearer of hearers) hearer(happened);
-  });
-  mine.addEventListener("stats", (event: Event_) => {
-    const stats = parse<HostStats>(event);
-    loads.take(stats);
-    publish({ stats, loads: loads.guests, host: loads.host });
-  });
-  mine.addEventListener("ready", () => {
-    ready = true;
-    ({ vms, tasks } = first);
-    events = [...first.events.values()];
-    changed.vms = changed.tasks = changed.events = true;
-    failures = 0;
-    publish({ link: "live" });
-  });
-  mine.onerror = () => {
-    mine.close();
-    if (source !== mine) return;
-    if (now.link !== "refused") publish({ link: "lost" });
-    // An EventSource does not say why it failed; one request does.
-    get(at("session"))
-      .then(() => false)
-      .catch((error: unknown) => error instanceof Refusal && error.status === 401)
-      .then((refused) => {
-        if (source !== mine) return;
-        if (refused) publish({ link: "refused" });
-        else retry = window.setTimeout(watch, Math.min(300 * 2 ** failures++, 5000));
-      }, () => undefined);
-  };
+  want(`${at("watch")}?stats=${String(EVERY)}`);
+}
+
+function take(told: Told): void {
+  switch (told.kind) {
+    case "stats": return publish({ stats: told.stats, host: told.host, loads: unpacked(told.ids, told.numbers) });
+    case "ready": return begun(told.first);
+    case "error": return lost();
+    default: return happened(told.kind, told.data);
+  }
+}
+
+/** What is gone since the last connection is not told again, so each connection begins with nothing. */
+function begun(first: readonly { kind: string; data: string }[]): void {
+  const all = <T>(kind: string) => first.filter((one) => one.kind === kind).map((one) => JSON.parse(one.data) as T);
+  vms = new Map(all<Vm>("vm").map((vm) => [vm.id, vm]));
+  tasks = new Map(all<Task>("task").map((task) => [task.id, task]));
+  events = all<Event>("event");
+  changed.vms = changed.tasks = changed.events = true;
+  failures = 0;
+  publish({ link: "live" });
+}
+
+function happened(kind: string, data: string): void {
+  const value: unknown = JSON.parse(data);
+  switch (kind) {
+    case "vm": {
+      const vm = value as Vm;
+      vms.set(vm.id, vm);
+      changed.vms = true;
+      break;
+    }
+    case "vm-gone":
+      vms.delete((value as { id: string }).id);
+      changed.vms = true;
+      break;
+    case "task": return progressed(value as Task);
+    case "event": {
+      const event = value as Event;
+      events.push(event);
+      changed.events = true;
+      for (const hearer of hearers) hearer(event);
+    }
+  }
+  soon();
+}
+
+function progressed(task: Task): void {
+  const before = tasks.get(task.id);
+  // Progress may come after the end.
+  if (before?.ended && !task.ended) return;
+  tasks.set(task.id, task);
+  changed.tasks = true;
+  soon();
+  if (task.ended && !before?.ended) for (const ender of enders) ender(task);
+}
+
+function lost(): void {
+  const mine = turn;
+  if (now.link !== "refused") publish({ link: "lost" });
+  // An EventSource does not say why it failed; one request does.
+  get(at("session"))
+    .then(() => false)
+    .catch((error: unknown) => error instanceof Refusal && error.status === 401)
+    .then((refused) => {
+      if (!open || turn !== mine) return;
+      if (refused) publish({ link: "refused" });
+      else retry = window.setTimeout(watch, Math.min(300 * 2 ** failures++, 5000));
+    }, () => undefined);
 }
 
 /** Begins to watch, and gives the connection back while the browser keeps the page for later: it has few to one server. */
 export function begin(): void {
   watch();
-  window.addEventListener("pagehide", () => {
-    source?.close();
-    source = undefined;
-    window.clearTimeout(retry);
-  });
+  window.addEventListener("pagehide", () => want());
   window.addEventListener("pageshow", (event) => {
     if (event.persisted && now.link !== "refused") watch();
   });
@@ -164,9 +170,8 @@ export function begin(): void {
 
 /** Forgets everything: somebody else will look at it. */
 export function forget(): void {
-  source?.close();
-  source = undefined;
-  [vms, tasks, events, loads] = [new Map(), new Map(), [], new Loads()];
+  want();
+  [vms, tasks, events] = [new Map(), new Map(), []];
   now = { ...nothing, link: "refused" };
   publish();
 }

@@ -8,6 +8,8 @@ import { onEvent, onTaskEnd } from "./live";
 export const queries = new QueryClient({
   defaultOptions: {
     queries: {
+      // The browser may have no network but this machine's own, and says that it is offline then.
+      networkMode: "always",
       staleTime: 30_000,
       refetchOnWindowFocus: false,
       retry: (count, error) => count < 2 && !(error instanceof Refusal && error.status >= 400 && error.status < 500),
@@ -98,7 +100,7 @@ export function useVolumes(pool: string | undefined) {
 }
 
 export function useLeases(network: string) {
-  return useQuery({ queryKey: ["leases", network], queryFn: () => all<Lease>(at("networks", network, "leases")) });
+  return useQuery({ queryKey: ["leases", network], queryFn: () => all<Lease>(at("networks", network, "leases")), staleTime: 0 });
 }
 
 /** The latest of who did what. */

@@ -1,6 +1,6 @@
 // A question or a form that has to be dealt with before anything else.
 
-import { type ReactNode, useEffect, useId, useRef } from "react";
+import { type ReactNode, useId, useLayoutEffect, useRef } from "react";
 
 import { t } from "../text";
 import { Icon } from "./icon";
@@ -16,9 +16,14 @@ interface Props {
 export function Dialog({ title, children, onClose, wide = false }: Props) {
   const place = useRef<HTMLDialogElement>(null);
   const name = useId();
-  useEffect(() => {
+  // Closed while it is still on the page: only then does the focus go back to where it was.
+  useLayoutEffect(() => {
     const dialog = place.current;
-    if (dialog && !dialog.open) dialog.showModal();
+    if (dialog && !dialog.open) {
+      dialog.showModal();
+      // What has to be filled in, or what does no harm; by itself the browser takes the cross in the corner.
+      dialog.querySelector<HTMLElement>("form :is(input, select, textarea), form .buttons button")?.focus();
+    }
     return () => dialog?.close();
   }, []);
   return (

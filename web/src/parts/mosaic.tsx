@@ -8,7 +8,7 @@ import type { Vm } from "../api/client";
 import { selectLoads, selectVms, useLive } from "../api/live";
 import type { Load } from "../api/load";
 import { bytes, percent, t } from "../text";
-import { colours } from "./theme";
+import { colours, onTheme } from "./theme";
 import { type Tile, tiles } from "./tiles";
 
 const GAP = 2;
@@ -33,7 +33,8 @@ export function Mosaic() {
   const place = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const [size, setSize] = useState({ width: 0, height: 0 });
-  const [over, setOver] = useState<{ vm: Vm; x: number; y: number }>();
+  const [over, setOver] = useState<{ vm: Vm; tile: Tile; x: number; y: number }>();
+  const [themes, setThemes] = useState(0);
   const navigate = useNavigate();
 
   useEffect(() => {
@@ -50,19 +51,20 @@ export function Mosaic() {
     return { vms: sorted, tiles: tiles(sorted.map((vm) => Math.max(1, Number(vm.memory))), size.width, size.height) };
   }, [vms, size]);
 
+  useEffect(() => onTheme(() => setThemes((n) => n + 1)), []);
   useEffect(() => {
     const frame = requestAnimationFrame(() => {
-      if (canvas.current && place.current) draw(canvas.current, colours(place.current, COLOURS), layout.vms, layout.tiles, loads, size, over?.vm.id);
+      if (canvas.current && place.current) draw(canvas.current, colours(place.current, COLOURS), layout.vms, layout.tiles, loads, size);
     });
     return () => cancelAnimationFrame(frame);
-  });
+  }, [layout, loads, size, themes]);
 
   const find = (event: PointerEvent) => {
     const box = event.currentTarget.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     const n = layout.tiles.findIndex((tile) => x >= tile.x && x < tile.x + tile.width && y >= tile.y && y < tile.y + tile.height);
-    const vm = layout.vms[n];
-    return vm && { vm, x: Math.min(x, box.width - 190), y: Math.min(y, box.height - 70) };
+    const [vm, tile] = [layout.vms[n], layout.tiles[n]];
+    return vm && tile && { vm, tile, x: Math.min(x, box.width - 190), y: Math.min(y, box.height - 70) };
   };
   const running = vms.filter((vm) => vm.status.state === "running").length;
   const load = over && loads.get(over.vm.id);
@@ -73,6 +75,7 @@ export function Mosaic() {
         onPointerMove={(event) => setOver(find(event))} onPointerLeave={() => setOver(undefined)}
         onClick={() => { if (over) void navigate({ to: "/guests/$name", params: { name: over.vm.name } }); }}
       />
+      {over && <div className="mosaic-over" style={{ transform: `translate(${String(over.tile.x)}px, ${String(over.tile.y)}px)`, width: over.tile.width, height: over.tile.height }} />}
       {over && (
         <div className="mosaic-tip" style={{ transform: `translate(${String(over.x + 12)}px, ${String(over.y + 12)}px)` }}>
           <strong><bdi>{over.vm.name}</bdi></strong>
@@ -83,7 +86,7 @@ export function Mosaic() {
   );
 }
 
-function draw(canvas: HTMLCanvasElement, of: Colours, vms: readonly Vm[], all: readonly Tile[], loads: ReadonlyMap<string, Load>, size: { width: number; height: number }, over?: string): void {
+function draw(canvas: HTMLCanvasElement, of: Colours, vms: readonly Vm[], all: readonly Tile[], loads: ReadonlyMap<string, Load>, size: { width: number; height: number }): void {
   const scale = window.devicePixelRatio;
   const [width, height] = [Math.round(size.width * scale), Math.round(size.height * scale)];
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
@@ -104,11 +107,6 @@ function draw(canvas: HTMLCanvasElement, of: Colours, vms: readonly Vm[], all: r
       pen.roundRect(x, y, w, h, 3);
       pen.fill();
     } else pen.fillRect(x, y, w, h);
-    if (vm.id === over) {
-      pen.strokeStyle = of["--ink"];
-      pen.lineWidth = 2;
-      pen.strokeRect(x + 1, y + 1, w - 2, h - 2);
-    }
     if (w > 64 && h > 26) {
       pen.fillStyle = vm.status.state === "stopped" ? of["--ink"] : of["--tile-ink"];
       const most = Math.floor((w - 14) / 7);

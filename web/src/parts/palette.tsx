@@ -1,7 +1,7 @@
 // The command palette: places, guests, and what can be done to them, by typing a few letters (Ctrl-K).
 
 import { useNavigate } from "@tanstack/react-router";
-import { type KeyboardEvent, useEffect, useId, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, useId, useLayoutEffect, useMemo, useRef, useState } from "react";
 
 import { selectVms, useLive } from "../api/live";
 import { usePowers } from "../api/session";
@@ -47,8 +47,11 @@ export function Palette({ onClose }: { onClose: () => void }) {
   const navigate = useNavigate();
   const list = useId();
 
-  useEffect(() => {
-    if (place.current && !place.current.open) place.current.showModal();
+  // Closed while it is still on the page: only then does the focus go back to where it was.
+  useLayoutEffect(() => {
+    const dialog = place.current;
+    if (dialog && !dialog.open) dialog.showModal();
+    return () => dialog?.close();
   }, []);
 
   const found = useMemo(() => {
@@ -64,7 +67,8 @@ export function Palette({ onClose }: { onClose: () => void }) {
       if (!words) continue;
       for (const deed of possible([vm], powers)) {
         const text = `${t(`deed.${deed}`)} ${name}`;
-        const run = () => { if (DEEDS[deed].loses) setAsked({ deed, vm }); else void perform(deed, [vm]); };
+        const ask = () => { place.current?.close(); setAsked({ deed, vm }); };
+        const run = () => { if (DEEDS[deed].loses) ask(); else void perform(deed, [vm]); };
         commands.push({ id: `${vm.id}-${deed}`, icon: DEEDS[deed].icon, text, under: t("palette.do"), do: run });
       }
     }

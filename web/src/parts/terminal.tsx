@@ -18,6 +18,7 @@ const TRIES = 30;
 export default function Terminal({ id, name }: { id: string; name: string }) {
   const place = useRef<HTMLDivElement>(null);
   const screen = useRef<Screen>();
+  const clear = useRef<HTMLButtonElement>(null);
   const [attempt, setAttempt] = useState(0);
   const [state, setState] = useState<"connecting" | "open" | "ended">("connecting");
 
@@ -35,8 +36,13 @@ export default function Terminal({ id, name }: { id: string; name: string }) {
     terminal.open(place.current);
     const sized = new ResizeObserver(() => fit.fit());
     sized.observe(place.current);
-    // What copies elsewhere copies here; Ctrl-C is the guest's.
+    // What copies elsewhere copies here; Ctrl-C is the guest's. So is Tab, so that another key leads out: that of `tessera vm console`.
     terminal.attachCustomKeyEventHandler((event) => {
+      if (event.ctrlKey && event.key === "]") {
+        event.preventDefault();
+        if (event.type === "keydown") clear.current?.focus();
+        return false;
+      }
       const copies = event.type === "keydown" && event.ctrlKey && event.shiftKey && event.code === "KeyC" && terminal.hasSelection();
       if (!copies) return true;
       event.preventDefault();
@@ -58,7 +64,8 @@ export default function Terminal({ id, name }: { id: string; name: string }) {
         <span className={`link ${state === "open" ? "live" : "lost"}`} role="status">{t(`console.${state}`)}</span>
         <span className="grow" />
         {state === "ended" && <button type="button" className="small" onClick={() => setAttempt(attempt + 1)}><Icon name="reboot" size={12} />{t("console.again")}</button>}
-        <button type="button" className="small" onClick={() => { screen.current?.clear(); screen.current?.focus(); }}>{t("console.clear")}</button>
+        <span className="console-keys">{t("console.keys")}</span>
+        <button type="button" ref={clear} className="small" onClick={() => { screen.current?.clear(); screen.current?.focus(); }}>{t("console.clear")}</button>
         <button type="button" className="small" onClick={() => { void place.current?.closest(".console")?.requestFullscreen?.(); screen.current?.focus(); }}><Icon name="open" size={12} />{t("console.whole")}</button>
       </div>
       <div ref={place} className="terminal-place" role="group" aria-label={`${t("console")}: ${name}`} />

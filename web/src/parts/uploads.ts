@@ -2,7 +2,7 @@
 
 import { useSyncExternalStore } from "react";
 
-import { at, put, refusal, type Schemas } from "../api/client";
+import { at, get, put, refusal, type Schemas } from "../api/client";
 import { queries } from "../api/queries";
 
 export interface Upload {
@@ -11,6 +11,8 @@ export interface Upload {
   name: string;
   length: number;
   sent: number;
+  /** Whether something of it may be there. */
+  begun: boolean;
   state: "sending" | "paused" | "done" | "failed";
   why?: string;
 }
@@ -36,7 +38,7 @@ export function nameOf(file: string): string {
 export function begin(pool: string, file: File): void {
   const id = next++;
   files.set(id, { file, stop: new AbortController() });
-  uploads = [...uploads, { id, pool, name: nameOf(file.name), length: file.size, sent: 0, state: "sending" }];
+  uploads = [...uploads, { id, pool, name: nameOf(file.name), length: file.size, sent: 0, begun: false, state: "sending" }];
   void send(id);
 }
 
@@ -69,7 +71,9 @@ async function send(id: number): Promise<void> {
   const start = new Uint8Array(await file.slice(0, 4).arrayBuffer());
   const format = String.fromCharCode(...start.slice(0, 3)) === "QFI" && start[3] === 0xfb ? "qcow2" : "raw";
   try {
-    let offset = upload.sent;
+    // A part that was stopped on its way has left what came of it.
+    let offset = upload.begun ? await there(upload) : 0;
+    set(id, { sent: offset, begun: true });
     do {
       const part = file.slice(offset, offset + PART);
       const there = await put<Schemas["Uploaded"]>(at("pools", upload.pool, "volumes", upload.name, "data"), { format, length: file.size, offset }, part, stop.signal);
@@ -82,6 +86,14 @@ async function send(id: number): Promise<void> {
   } catch (error) {
     if (!stop.signal.aborted) set(id, { state: "failed", why: refusal(error).message });
   }
+}
+
+/** How much of it the daemon has, bytes. */
+async function there({ pool, name }: Upload): Promise<number> {
+  return get<Schemas["Uploaded"]>(at("pools", pool, "volumes", name, "upload")).then((one) => Number(one.uploaded), (error: unknown) => {
+    if (refusal(error).status === 404) return 0;
+    throw error;
+  });
 }
 
 export function useUploads(): readonly Upload[] {

@@ -12,6 +12,12 @@ export type ColumnName = (typeof COLUMNS)[number];
 
 const USUAL: readonly ColumnName[] = ["cpu", "cpus", "memory", "address", "labels"];
 
+/** How wide they are in the grid: what is a number as much as it needs, the others as there is room. */
+export const WIDTHS: Readonly<Record<ColumnName, string>> = {
+  cpu: "minmax(96px, 1fr)", cpus: "64px", memory: "92px", used: "92px", image: "minmax(100px, 1.4fr)", address: "minmax(124px, 1.6fr)",
+  labels: "minmax(110px, 2fr)", since: "104px", created: "104px", description: "minmax(120px, 2fr)",
+};
+
 export interface Cells {
   columns: readonly ColumnName[];
   loads: ReadonlyMap<string, Load>;
@@ -43,11 +49,23 @@ export const CELLS: Readonly<Record<ColumnName, (vm: Vm, load: Load | undefined)
 };
 
 const collator = new Intl.Collator(language, { numeric: true });
+const keys = new Map<string, string>();
+
+/** A name as it is sorted: its numbers by what they are worth. It is of ASCII, and so needs none of the rules of a language, which take long. */
+function key(name: string): string {
+  const known = keys.get(name) ?? name.replace(/\d+/g, (digits) => digits.padStart(20, "0"));
+  keys.set(name, known);
+  return known;
+}
+
+function byKey(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
 
 /** Something to compare by. */
 function worth(vm: Vm, by: ColumnName | "name", load: Load | undefined): string | number {
   switch (by) {
-    case "name": return vm.name;
+    case "name": return key(vm.name);
     case "cpu": return load ? part(vm, load) : -1;
     case "used": return load?.memory ?? -1;
     case "cpus": return vm.cpus ?? 1;
@@ -63,8 +81,9 @@ function worth(vm: Vm, by: ColumnName | "name", load: Load | undefined): string 
 
 export function sorted(vms: readonly Vm[], by: ColumnName | "name", down: boolean, loads: ReadonlyMap<string, Load>): Vm[] {
   const keyed = vms.map((vm) => ({ vm, key: worth(vm, by, loads.get(vm.id)) }));
-  const compare = (a: string | number, b: string | number) => (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b)));
-  keyed.sort((a, b) => (down ? -1 : 1) * compare(a.key, b.key) || collator.compare(a.vm.name, b.vm.name));
+  const words = by === "name" || by === "created" ? byKey : (a: string, b: string) => collator.compare(a, b);
+  const compare = (a: string | number, b: string | number) => (typeof a === "number" && typeof b === "number" ? a - b : words(String(a), String(b)));
+  keyed.sort((a, b) => (down ? -1 : 1) * compare(a.key, b.key) || byKey(key(a.vm.name), key(b.vm.name)));
   return keyed.map(({ vm }) => vm);
 }
 

@@ -12,13 +12,12 @@ import { Icon, type IconName } from "../parts/icon";
 import { Verbs } from "../parts/verbs";
 import { type Key, t } from "../text";
 import { CloneDialog, EditDialog, TemplateDialog } from "./guest-dialogs";
+import { GuestConsole } from "./guest-console";
 import { GuestEvents } from "./guest-events";
 import { Hardware } from "./guest-hardware";
 import { Snapshots } from "./guest-snapshots";
 import { Summary } from "./guest-summary";
 
-const Terminal = lazy(() => import("../parts/terminal"));
-const LastWords = lazy(() => import("./last-words"));
 const Definition = lazy(() => import("./definition"));
 
 const TABS: readonly { name: string; text: Key; icon: IconName }[] = [
@@ -30,6 +29,11 @@ const TABS: readonly { name: string; text: Key; icon: IconName }[] = [
   { name: "events", text: "tab.events", icon: "events" },
   { name: "definition", text: "tab.definition", icon: "edit" },
 ];
+
+/** On a narrow screen not all tabs have room. */
+function inSight(tab: HTMLAnchorElement | null): void {
+  tab?.scrollIntoView({ block: "nearest", inline: "center" });
+}
 
 type Asked = "edit" | "clone" | "template" | "command";
 
@@ -59,7 +63,7 @@ export function Guest() {
       <Notices vm={vm} />
       <nav className="tabs" aria-label={t("tabs")}>
         {TABS.map((one) => (
-          <Link key={one.name} to="/guests/$name/$tab" params={{ name: vm.name, tab: one.name }} {...(tab === one.name && { "aria-current": "page" as const, className: "on" })}>
+          <Link key={one.name} to="/guests/$name/$tab" params={{ name: vm.name, tab: one.name }} {...(tab === one.name && { "aria-current": "page" as const, className: "on", ref: inSight })}>
             <Icon name={one.icon} />{t(one.text)}
           </Link>
         ))}
@@ -85,7 +89,7 @@ function Notices({ vm }: { vm: Vm }) {
 
 function Tab({ vm, tab }: { vm: Vm; tab: string }) {
   switch (tab) {
-    case "console": return <ConsoleTab vm={vm} />;
+    case "console": return <GuestConsole vm={vm} />;
     case "hardware": return <Hardware vm={vm} />;
     case "snapshots": return <Snapshots vm={vm} />;
     case "share": return <Empty icon="share" title={t("share.not-yet")}><p>{t("share.words")}</p></Empty>;
@@ -93,16 +97,6 @@ function Tab({ vm, tab }: { vm: Vm; tab: string }) {
     case "definition": return <Suspense fallback={<Loading />}><Definition key={vm.id} vm={vm} /></Suspense>;
     default: return <Summary vm={vm} />;
   }
-}
-
-function ConsoleTab({ vm }: { vm: Vm }) {
-  const { operate } = usePowers();
-  const alive = vm.status.state !== "stopped" && vm.status.state !== "crashed";
-  return (
-    <Suspense fallback={<Loading />}>
-      {alive && operate ? <Terminal key={vm.id} id={vm.id} name={vm.name} /> : <LastWords vm={vm} why={t(alive ? "console.look" : "console.off")} />}
-    </Suspense>
-  );
 }
 
 function Commands({ vm, onClose }: { vm: Vm; onClose: () => void }) {

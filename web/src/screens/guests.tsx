@@ -2,10 +2,11 @@
 
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, type ReactNode, useEffect, useId, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, memo, type MouseEvent, type ReactNode, useCallback, useEffect, useId, useMemo, useRef, useState } from "react";
 
 import type { Vm, VmState } from "../api/client";
 import { selectLink, selectLoads, selectVms, useLive } from "../api/live";
+import type { Load } from "../api/load";
 import { usePowers } from "../api/session";
 import { Code, Empty, Loading, Screen } from "../parts/basics";
 import { matcher, withWord, wordOf } from "../parts/filter";
@@ -13,7 +14,7 @@ import { Icon } from "../parts/icon";
 import { Menu } from "../parts/menu";
 import { Verbs } from "../parts/verbs";
 import { number, t } from "../text";
-import { CELLS, type Cells, COLUMNS, type ColumnName, kept, keep, sorted } from "./guest-columns";
+import { CELLS, type Cells, COLUMNS, type ColumnName, kept, keep, sorted, WIDTHS } from "./guest-columns";
 
 const ROW = 40;
 const STATES: readonly VmState[] = ["running", "stopped", "paused", "suspended", "crashed"];
@@ -137,7 +138,7 @@ function Bulk({ shown, all, selected, clear }: { shown: number; all: number; sel
   return (
     <div className={selected.length > 0 ? "bulk active" : "bulk"}>
       <span className="hint" role="status">{selected.length > 0 ? t("guests.selected", { n: selected.length }) : t("guests.shown", { n: shown, all })}</span>
-      {selected.length > 0 && <><Verbs vms={selected} more={more} all /><button type="button" className="plain" onClick={clear}>{t("select.none")}</button></>}
+      {selected.length > 0 && <><button type="button" className="plain small" onClick={clear}>{t("select.none")}</button><Verbs vms={selected} more={more} all /></>}
     </div>
   );
 }
@@ -172,6 +173,18 @@ function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: G
     from.current = n;
     setChosen(next);
   };
+  // Rows are given what never changes, so that they need not be drawn again for it.
+  const latest = useRef(toggle);
+  latest.current = toggle;
+  const toggleRow = useCallback((n: number, through: boolean) => latest.current(n, through), []);
+  const open = useCallback((event: MouseEvent, name: string) => {
+    if (event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    void navigate({ to: "/guests/$name", params: { name } });
+  }, [navigate]);
+  // Most who are here open one of them next.
+  useEffect(() => void import("./guest"), []);
+  const measured = cells.columns.includes("cpu") || cells.columns.includes("used");
   const move = (n: number) => {
     const to = Math.max(0, Math.min(shown.length - 1, n));
     setActive(to);
@@ -190,7 +203,7 @@ function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: G
     else return;
     event.preventDefault();
   };
-  const template = `40px minmax(150px, 2fr) 120px ${cells.columns.map((name) => (name === "labels" || name === "description" ? "minmax(110px, 2fr)" : "minmax(84px, 1fr)")).join(" ")}`;
+  const template = `40px minmax(150px, 2fr) 120px ${cells.columns.map((name) => WIDTHS[name]).join(" ")}`;
   const heading = (by: ColumnName | "name", text: string, kind = "") => (
     <span role="columnheader" className={kind} aria-sort={order.by === by ? (order.down ? "descending" : "ascending") : "none"}>
       <button type="button" className="plain sort" onClick={() => setOrder({ by, down: order.by === by && !order.down })}>
@@ -216,15 +229,11 @@ function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: G
           {rows.getVirtualItems().map((item) => {
             const vm = shown[item.index];
             if (!vm) return null;
-            const on = chosen.has(vm.id);
             return (
-              <div
-                key={vm.id} id={`${grid}-${String(item.index)}`} className={["row", on ? "on" : "", item.index === active ? "active" : ""].join(" ")} role="row"
-                aria-rowindex={item.index + 2} aria-selected={on} style={{ gridTemplateColumns: template, transform: `translateY(${String(item.start)}px)` }}
-              >
-                <span role="gridcell"><input type="checkbox" tabIndex={-1} aria-label={t("select", { name: vm.name })} checked={on} onChange={(e) => toggle(item.index, (e.nativeEvent as MouseEvent).shiftKey)} /></span>
-                <Row vm={vm} cells={cells} />
-              </div>
+              <Row
+                key={vm.id} vm={vm} load={measured ? cells.loads.get(vm.id) : undefined} columns={cells.columns} template={template} id={`${grid}-${String(item.index)}`}
+                n={item.index} start={item.start} on={chosen.has(vm.id)} active={item.index === active} toggle={toggleRow} open={open}
+              />
             );
           })}
         </div>
@@ -237,17 +246,33 @@ function HeadCell({ name, heading }: { name: ColumnName; heading: (by: ColumnNam
   return heading(name, t(`column.${name}`), `cell-${name}`);
 }
 
-function Row({ vm, cells }: { vm: Vm; cells: Cells }) {
+interface RowProps {
+  vm: Vm;
+  load: Load | undefined;
+  columns: readonly ColumnName[];
+  template: string;
+  id: string;
+  n: number;
+  /** How far down it is, px. */
+  start: number;
+  on: boolean;
+  active: boolean;
+  toggle: (n: number, through: boolean) => void;
+  open: (event: MouseEvent, name: string) => void;
+}
+
+/** Drawn again only if something of it has changed: in a frame there is no time to draw all of them while they scroll. */
+const Row = memo(function Row({ vm, load, columns, template, id, n, start, on, active, toggle, open }: RowProps) {
+  const { state, pending_restart: pending } = vm.status;
   return (
-    <>
-      <span role="gridcell" className="cell-name"><Link to="/guests/$name" params={{ name: vm.name }} tabIndex={-1}><bdi>{vm.name}</bdi></Link></span>
-      <span role="gridcell"><span className={`state ${vm.status.state}`}>{t(`state.${vm.status.state}`)}</span>{vm.status.pending_restart && <span className="pending" title={t("pending")}><Icon name="info" size={12} /></span>}</span>
-      {cells.columns.map((name) => <Cell key={name} name={name} vm={vm} cells={cells} />)}
-    </>
+    <div
+      id={id} className={["row", on ? "on" : "", active ? "active" : ""].join(" ")} role="row" aria-rowindex={n + 2} aria-selected={on}
+      style={{ gridTemplateColumns: template, transform: `translateY(${String(start)}px)` }}
+    >
+      <span role="gridcell"><input type="checkbox" tabIndex={-1} aria-label={t("select", { name: vm.name })} checked={on} onChange={(e) => toggle(n, (e.nativeEvent as globalThis.MouseEvent).shiftKey)} /></span>
+      <span role="gridcell" className="cell-name"><a href={`/guests/${encodeURIComponent(vm.name)}`} tabIndex={-1} onClick={(e) => open(e, vm.name)}><bdi>{vm.name}</bdi></a></span>
+      <span role="gridcell"><span className={`state ${state}`}>{t(`state.${state}`)}</span>{pending && <span className="pending" title={t("pending")}><Icon name="info" size={12} /></span>}</span>
+      {columns.map((name) => <span key={name} role="gridcell" className={`cell-${name}`}>{CELLS[name](vm, load)}</span>)}
+    </div>
   );
-}
-
-function Cell({ name, vm, cells }: { name: ColumnName; vm: Vm; cells: Cells }) {
-  return <span role="gridcell" className={`cell-${name}`}>{CELLS[name](vm, cells.loads.get(vm.id))}</span>;
-}
-
+});

@@ -49,7 +49,7 @@ export function Images() {
             label={t("templates")} rows={templates.data ?? []} id={(template) => template.name}
             columns={[
               { name: t("name"), main: true, of: (template) => <bdi>{template.name}</bdi> },
-              { name: t("description"), of: (template) => <bdi>{template.description}</bdi> },
+              { name: t("description"), of: (template) => <bdi>{template.description || "–"}</bdi> },
               { name: t("made"), of: (template) => <When time={template.created} /> },
               { name: "", of: (template) => own && <Menu label={t("more-of", { name: template.name })} className="plain" items={[{ text: t("remove"), icon: "remove", risky: true, do: () => setAsked({ template: template.name }) }]} /> },
             ]}

@@ -9,10 +9,10 @@ import { t } from "../text";
 /** The most that is shown. */
 const MOST = 50_000;
 
-/** Terminals colour and move what they show by sequences of control characters (ECMA-48, 5.4): text has no use for them. */
+/** Terminals colour and move what they show by sequences of control characters (ECMA-48, 5.4 and 5.6): text has no use for them. */
 export function plain(said: string): string {
   // eslint-disable-next-line no-control-regex
-  return said.replace(/\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9A-B]|\x1b[=>78]|[\x00-\x08\x0b-\x1f\x7f]/g, "");
+  return said.replace(/\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][0-9A-B]|\x1b[=>78]|[\x00-\x08\x0b-\x1f\x7f]/g, "");
 }
 
 export default function LastWords({ vm, why }: { vm: Vm; why: string }) {

@@ -93,7 +93,7 @@ function Volumes({ pool, own }: { pool: string; own: boolean }) {
           <Table
             label={t("volumes.of", { name: pool })} rows={data ?? []} id={(volume) => volume.id}
             columns={[
-              { name: t("name"), main: true, of: (volume) => <><bdi>{volume.name}</bdi>{volume.problem && <span className="risk-words block"><bdi>{volume.problem}</bdi></span>}</> },
+              { name: t("name"), main: true, of: (volume) => <><VolumeName volume={volume} />{volume.problem && <span className="risk-words block"><bdi>{volume.problem}</bdi></span>}</> },
               { name: t("format"), of: (volume) => volume.format },
               { name: t("size"), number: true, of: (volume) => bytes(volume.size) },
               { name: t("takes"), number: true, of: (volume) => bytes(volume.allocated) },
@@ -112,6 +112,14 @@ function Volumes({ pool, own }: { pool: string; own: boolean }) {
       )}
     </div>
   );
+}
+
+/** A guest's own disk by what it is; its name, which the daemon has made, stands below. */
+function VolumeName({ volume }: { volume: Volume }) {
+  const [, number] = /^vm-[0-9a-f-]{36}-(\d+)$/.exec(volume.name) ?? [];
+  const [guest] = volume.used_by ?? [];
+  if (number === undefined || !guest) return <bdi>{volume.name}</bdi>;
+  return <>{t("volume.own", { n: number, name: guest })}<span className="hint block"><bdi>{volume.name}</bdi></span></>;
 }
 
 function Uploads({ pool }: { pool: string }) {

@@ -45,12 +45,22 @@ export function told(prefix: string, word: string, other: string, values: Values
   return key in en ? t(key as Key, values) : other;
 }
 
+/** Formats by how they write: to make one takes longer than to use it a hundred times, and lists scroll. */
+const formats = new Map<string, Intl.NumberFormat>();
+
+function format(style: "decimal" | "percent", digits: number): Intl.NumberFormat {
+  const key = style + String(digits);
+  const known = formats.get(key) ?? new Intl.NumberFormat(language, { style, maximumFractionDigits: digits });
+  formats.set(key, known);
+  return known;
+}
+
 export function number(n: number, digits = 0): string {
-  return new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(n);
+  return format("decimal", digits).format(n);
 }
 
 export function percent(part: number): string {
-  return new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: part < 0.1 ? 1 : 0 }).format(part);
+  return format("percent", part < 0.1 ? 1 : 0).format(part);
 }
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -146,6 +146,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(pools::convert))
         .routes(routes!(pools::wipe))
         .routes(routes!(pools::upload, pools::download))
+        .routes(routes!(pools::uploaded))
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::replace, templates::delete))
         .routes(routes!(alarms::list, alarms::create))

@@ -344,6 +344,24 @@ pub async fn upload(
     Ok(axum::Json(done.await?))
 }
 
+/// How far an upload is that broke off: where the next part begins.
+#[utoipa::path(get, path = "/pools/{pool}/volumes/{volume}/upload", tag = "storage", security(("token" = ["admin"])),
+    params(("pool" = String, Path, description = "The pool's name"), ("volume" = String, Path, description = "The volume's, to be")), responses(
+    (status = 200, description = "That much of it is there", body = Uploaded),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn uploaded(
+    State(host): State<Arc<Host>>,
+    _: Admin,
+    Path((pool, volume)): Path<(String, String)>,
+) -> Result<axum::Json<Uploaded>> {
+    let shown: String = volume.chars().take(80).collect();
+    let name: Name =
+        volume.parse().map_err(|_| Problem::not_found(format!("nothing is being uploaded as {shown}")))?;
+    let opened = host.supervisor.pools().get(&pool)?;
+    let there = apart(move || opened.uploaded(&name)).await?;
+    Ok(axum::Json(Uploaded { uploaded: Size(there), volume: None }))
+}
+
 /// How a download is laid out.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

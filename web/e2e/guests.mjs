@@ -1,0 +1,88 @@
+// A guest from its making to its end, and what it has.
+
+import assert from "node:assert/strict";
+
+import { open } from "./host.mjs";
+import { eventually, guest, shell, shows, state, test } from "./test.mjs";
+
+test("a guest is made after the first visit by a link, used in its console, changed, stopped and deleted", async ({ host, contexts }) => {
+  const { page, context, complaints } = await open(contexts, host);
+  assert.ok(!page.url().includes("once="), "the secret is not in the address");
+  await page.locator(".screen").getByRole("link", { name: "New guest" }).first().click();
+  await page.getByLabel("Name", { exact: true }).fill("Not A Name");
+  await page.getByRole("button", { name: "Next" }).click();
+  await page.getByLabel("CPUs").fill("1");
+  await page.getByLabel("Memory").fill("128MiB");
+  await page.getByLabel("Network").selectOption("none");
+  await page.getByRole("button", { name: "Next" }).click();
+  await shows(page, /tessera vm create .* --image tiny --cpus 1 --memory 128MiB --net none --start/);
+  await page.getByRole("button", { name: "Create guest" }).click();
+  // What is wrong stands beside its field.
+  await page.locator(".field.wrong", { hasText: "Name" }).waitFor();
+  await page.getByLabel("Name", { exact: true }).fill("web");
+  await page.getByRole("button", { name: "Create with defaults" }).click();
+  await page.waitForURL(/\/guests\/web\/console/);
+  await state(page, "Running");
+  await page.locator(".console .link.live").waitFor({ timeout: 30_000 });
+  await page.locator(".xterm-helper-textarea").focus();
+  await shell(host);
+  await page.keyboard.type("echo so$((40+2))far\n");
+  await eventually("the shell answers", () => host.run("vm", "log", "web").includes("so42far"));
+
+  await page.getByRole("button", { name: "More", exact: true }).click();
+  await page.getByRole("menuitem", { name: "Edit" }).click();
+  await page.getByLabel("Description").fill("serves the web");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.locator(".under", { hasText: "serves the web" }).waitFor();
+
+  await page.goto(`${host.url}/guests`);
+  await page.getByLabel("Select all").check();
+  await page.locator(".bulk").getByRole("button", { name: "Pull plug" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Pull plug" }).click();
+  await page.locator(".row .state.stopped").waitFor();
+  await page.getByLabel("Select all").waitFor();
+  await page.locator(".bulk").getByRole("button", { name: "Delete" }).click();
+  const sure = page.getByRole("dialog").getByRole("button", { name: "Delete" });
+  assert.ok(await sure.isDisabled(), "its name has to be typed");
+  await page.getByRole("dialog").getByLabel(/Type web/).fill("web");
+  await sure.click();
+  await shows(page, "No guests yet");
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("a disk comes while the guest runs, and what the guest was is kept and gone back to", async ({ host, contexts }) => {
+  guest(host);
+  const { page, context, complaints } = await open(contexts, host);
+  await shell(host);
+  const dialog = page.getByRole("dialog");
+  await page.goto(`${host.url}/guests/web/hardware`);
+  await page.getByRole("button", { name: "Add disk" }).click();
+  await dialog.getByLabel("Size").fill("16MiB");
+  await dialog.getByRole("button", { name: "Add disk" }).click();
+  await page.locator("tr", { hasText: "tessera-1" }).waitFor();
+  assert.equal(JSON.parse(host.run("vm", "show", "web", "-o", "json")).status.pending_restart, false);
+
+  await page.goto(`${host.url}/guests/web/snapshots`);
+  await page.getByRole("button", { name: "Take a snapshot" }).click();
+  await dialog.getByLabel("Name").fill("Not A Name");
+  await dialog.getByRole("button", { name: "Take a snapshot" }).click();
+  await dialog.locator(".field.wrong", { hasText: "Name" }).waitFor();
+  await dialog.getByLabel("Name").fill("before");
+  await dialog.getByLabel(/Keep the memory/).check();
+  await dialog.getByRole("button", { name: "Take a snapshot" }).click();
+  await page.locator("tr", { hasText: "before" }).getByText("goes on from here").waitFor();
+  await page.getByRole("button", { name: "More about before" }).click();
+  await page.getByRole("menuitem", { name: "Go back" }).click();
+  await shows(page, "its plug is pulled first");
+  await dialog.getByRole("button", { name: "Go back" }).click();
+  await shows(page, "web is what it was at before");
+  await state(page, "Running");
+  await page.getByRole("button", { name: "More about before" }).click();
+  await page.getByRole("menuitem", { name: "Delete" }).click();
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await shows(page, "No snapshot yet");
+  host.run("vm", "disk", "remove", "web", "1");
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
