@@ -458,6 +458,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/pools/{pool}/volumes/{volume}/upload": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How far an upload is that broke off: where the next part begins. */
+        get: operations["get_pools_pool_volumes_volume_upload"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/pools/{pool}/volumes/{volume}/wipe": {
         parameters: {
             query?: never;
@@ -948,6 +965,26 @@ export interface paths {
          *     drive.
          */
         patch: operations["patch_vms_vm_disks_disk"];
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/disks/{disk}/grow": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Makes a disk of a guest longer, its own or a volume. One that runs is told: Linux sees it at once, and file systems are made larger with
+         *     its own tools.
+         */
+        post: operations["post_vms_vm_disks_disk_grow"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/api/v1/vms/{vm}/history": {
@@ -1766,6 +1803,11 @@ export interface components {
          * @enum {string}
          */
         ForwardProtocol: "tcp" | "udp";
+        /** @description How long a disk is to be. */
+        Grow: {
+            /** @description At least as long as it is, in whole sectors of 512 bytes. */
+            size: components["schemas"]["Size"];
+        };
         /** @description A network interface as a guest sees it. */
         GuestInterface: {
             /** @description Its addresses with the lengths of their prefixes: `10.0.2.15/24`. */
@@ -5093,6 +5135,40 @@ export interface operations {
             };
         };
     };
+    get_pools_pool_volumes_volume_upload: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The pool's name */
+                pool: string;
+                /** @description The volume's, to be */
+                volume: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description That much of it is there */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Uploaded"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_pools_pool_volumes_volume_wipe: {
         parameters: {
             query?: {
@@ -6785,6 +6861,59 @@ export interface operations {
                 };
             };
             /** @description It is being changed */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_vms_vm_disks_disk_grow: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description The disk's number or serial number */
+                disk: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Grow"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being made longer */
             202: {
                 headers: {
                     [name: string]: unknown;

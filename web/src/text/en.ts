@@ -240,6 +240,7 @@ export const en = {
   "event.vm.crashed": "crashed",
   "event.vm.created": "was made",
   "event.vm.deleted": "was deleted",
+  "event.vm.disk-grown": "has a longer disk",
   "event.vm.edited": "was edited",
   "event.vm.hardware": "has let go of hardware",
   "event.vm.identity": "has an identity of its own",

@@ -242,6 +242,7 @@ export const zh: Record<Key, string> = {
   "event.vm.crashed": "已崩溃",
   "event.vm.created": "已创建",
   "event.vm.deleted": "已删除",
+  "event.vm.disk-grown": "磁盘已扩大",
   "event.vm.edited": "已编辑",
   "event.vm.hardware": "释放了硬件",
   "event.vm.identity": "已有自己的身份",

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use api::{Disk, Nic, Problem, Task, VmDefinition, merge};
+use api::{Disk, Nic, Problem, Size, Task, VmDefinition, merge};
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::caller::Admin;
 use super::error::Result;
 use super::input::{Body, Query, read};
-use super::vms::{EditQuery, reshape};
+use super::tasks::{Wait, accepted, check};
+use super::vms::{EditQuery, new_task, reshape};
 use crate::access::Identity;
 use crate::daemon::Host;
 
@@ -111,6 +114,42 @@ pub async fn edit_disk(
         Ok(())
     })
     .await
+}
+
+/// How long a disk is to be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grow {
+    /// At least as long as it is, in whole sectors of 512 bytes.
+    pub size: Size,
+}
+
+/// Makes a disk of a guest longer, its own or a volume. One that runs is told: Linux sees it at once, and file systems are made larger with
+/// its own tools.
+#[utoipa::path(post, path = "/vms/{vm}/disks/{disk}/grow", tag = "vms", security(("token" = ["admin"])),
+    params(("vm" = String, Path, description = "The guest's name or id"), ("disk" = String, Path, description = "The disk's number or serial number"), Wait),
+    request_body = Grow, responses(
+    (status = 202, description = "It is being made longer", body = Task), (status = 200, description = "The task has ended", body = Task),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn grow_disk(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path((vm, disk)): Path<(String, String)>,
+    Query(wait): Query<Wait>,
+    Body(wanted): Body<Grow>,
+) -> Result<Response> {
+    check(&wait)?;
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    let place = find_disk(&vm.definition, &disk)?;
+    let number = vm.definition.disks[place].number(place);
+    let new = new_task("vm.grow-disk", vm.id, vm.definition.name.as_str(), &identity);
+    let doing = Arc::clone(&host);
+    let work = move |_| async move {
+        doing.supervisor.grow(vm.id, number, wanted.size, &identity.actor).await?;
+        Ok(Value::Null)
+    };
+    let task = host.tasks.begin(new, work).await?;
+    accepted(&host, task, &wait).await
 }
 
 /// Takes a disk away from a guest, at once if it runs and lets go of it. One of its own is removed for good.

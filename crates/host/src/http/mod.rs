@@ -98,6 +98,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::get, vms::edit, vms::delete))
         .routes(routes!(devices::add_disk))
         .routes(routes!(devices::edit_disk, devices::remove_disk))
+        .routes(routes!(devices::grow_disk))
         .routes(routes!(devices::add_nic))
         .routes(routes!(devices::edit_nic, devices::remove_nic))
         .routes(routes!(vms::clone))

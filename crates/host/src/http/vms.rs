@@ -128,7 +128,7 @@ pub async fn create(
     accepted(&host, task, &wait).await
 }
 
-fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> NewTask {
+pub(super) fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> NewTask {
     NewTask { action, target: records::path(id), name: name.into(), actor: identity.actor.clone() }
 }
 

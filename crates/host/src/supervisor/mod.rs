@@ -22,8 +22,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::{
-    Engine, EngineInfo, Id, Invalid, NewSnapshot, Problem, Snapshot, Time, Typed, Verb, Vm, VmDefinition,
-    VmState, VmStatus, VolumeName,
+    Engine, EngineInfo, Id, Invalid, NewSnapshot, Problem, Size, Snapshot, Time, Typed, Verb, Vm,
+    VmDefinition, VmState, VmStatus, VolumeName,
 };
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
@@ -440,6 +440,15 @@ impl Supervisor {
     ) -> Result<(), Problem> {
         let (snapshot, actor) = (snapshot.to_owned(), actor.to_owned());
         self.ask(id, |reply| Order::DeleteSnapshot(snapshot, actor, progress, reply)).await
+    }
+
+    /// Makes disk `number` of a guest longer, at once if it runs.
+    ///
+    /// # Errors
+    /// If it has no such disk, the disk is longer already or not the host's to change, or storage refuses.
+    pub async fn grow(&self, id: Id, number: usize, size: Size, actor: &str) -> Result<(), Problem> {
+        let actor = actor.to_owned();
+        self.ask(id, |reply| Order::Grow(number, size, actor, reply)).await
     }
 
     /// Makes a guest another one; its machine, too, if it runs and that can be.

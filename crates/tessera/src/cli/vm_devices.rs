@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::options::{DiskOption, NetOption, VolumeOption};
 use crate::cli::output::{Column, OutputOption, size};
-use crate::cli::vm::{ApplyOption, WaitOption, change, changed};
+use crate::cli::vm::{ApplyOption, WaitOption, change, changed, done};
 use crate::cli::vm_create::{card, file_disk};
 use crate::client::{Client, segment};
 use crate::failure::{Failure, Result};
@@ -44,6 +44,17 @@ pub enum DiskCommand {
         what: DiskArgs,
         #[command(flatten)]
         apply: ApplyOption,
+        #[command(flatten)]
+        wait: WaitOption,
+    },
+    /// Make a disk longer, at once if the guest runs; the file systems on it are made larger in the guest
+    Grow {
+        /// The guest's name or id
+        vm: String,
+        /// The disk's number or serial number
+        disk: String,
+        /// How long it is to be
+        size: Size,
         #[command(flatten)]
         wait: WaitOption,
     },
@@ -217,6 +228,13 @@ impl DiskCommand {
                 let device = format!("disks/{}", segment(&disk)?);
                 let disk = json!(what.disk()?);
                 do_it(client, Method::PATCH, (&vm, &device), Some(&disk), apply, wait).await
+            }
+            DiskCommand::Grow { vm, disk, size, wait } => {
+                let path = format!("/vms/{}/disks/{}/grow", segment(&vm)?, segment(&disk)?);
+                let task =
+                    change(client, Method::POST, &path, &[], Some(&json!({ "size": size })), wait).await?;
+                done(&vm, "has a longer disk", &task);
+                Ok(())
             }
             DiskCommand::Remove { vm, disk, apply, wait } => {
                 let device = format!("disks/{}", segment(&disk)?);

@@ -83,6 +83,55 @@ fn a_running_guest_gets_and_loses_hardware_and_says_so_itself() {
 }
 
 #[test]
+fn disks_become_longer_while_their_guest_runs_and_while_it_does_not() {
+    let daemon = Daemon::start();
+    daemon.run("volume create data --size 8M");
+    start(&daemon, "a", &["--new-disk", "16M", "--volume", "data"]);
+    let sectors = |disk: &str| inside(&daemon, &format!("cat /sys/block/{disk}/size"));
+    inside(&daemon, "echo kept >/dev/vda; sync");
+    daemon.run("vm disk grow a 0 24M");
+    daemon.run("vm disk grow a tessera-1 12M");
+    becomes(&daemon, "cat /sys/block/vda/size", "49152");
+    becomes(&daemon, "cat /sys/block/vdb/size", "24576");
+    // What has come is there to be used, and what was there is.
+    inside(&daemon, "echo end | dd of=/dev/vda bs=512 seek=49151 conv=fsync 2>/dev/null");
+    inside(&daemon, "echo end | dd of=/dev/vdb bs=512 seek=24575 conv=fsync 2>/dev/null");
+    assert_eq!(daemon.vm("a")["disks"][0]["size"], 24 << 20);
+    assert_eq!(daemon.vm("a")["status"]["pending_restart"], false);
+    assert_eq!(daemon.json("volume show data")["size"], 12 << 20);
+
+    let (status, said) = daemon.fails("vm disk grow a 0 8M");
+    assert!(status == Some(2) && said.contains("only made longer"), "{said}");
+    let (status, said) = daemon.fails("vm disk grow a 0 30000001");
+    assert!(status == Some(2) && said.contains("whole sectors"), "{said}");
+    let (status, said) = daemon.fails("vm disk grow a 7 64M");
+    assert!(status == Some(4) && said.contains("no disk 7"), "{said}");
+
+    // Over what a snapshot has, too, which has its own length.
+    daemon.run("vm snapshot create a before");
+    daemon.run("vm disk grow a 0 32M");
+    becomes(&daemon, "cat /sys/block/vda/size", "65536");
+    assert_eq!(
+        inside(
+            &daemon,
+            "head -n 1 /dev/vda; dd if=/dev/vda bs=512 skip=49151 count=1 2>/dev/null | head -n 1"
+        ),
+        "kept\nend"
+    );
+    daemon.run("vm stop a");
+    daemon.run("vm disk grow a 0 40M");
+    daemon.run("vm start a");
+    daemon.eventually("its agent answers", |daemon| daemon.tessera("vm agent a").status.success());
+    assert_eq!((sectors("vda"), sectors("vdb")), ("81920".into(), "24576".into()));
+    assert_eq!(inside(&daemon, "head -n 1 /dev/vda"), "kept");
+    daemon.run("vm snapshot revert a before --force");
+    daemon.run("vm start a");
+    daemon.eventually("its agent answers", |daemon| daemon.tessera("vm agent a").status.success());
+    assert_eq!(sectors("vda"), "49152");
+    assert_eq!(daemon.vm("a")["disks"][0]["size"], 24 << 20);
+}
+
+#[test]
 fn a_guest_that_does_not_take_part_stays_what_it_was() {
     let mut daemon = Daemon::start();
     daemon.guest("a", &waits(), "--cpus-max 2 --new-disk 1M");

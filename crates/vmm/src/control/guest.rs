@@ -85,6 +85,7 @@ impl Guest {
             }
             "save" => return json(&self.save(read(params)?, Files::new(files))?),
             "disk_switch" => return json(&self.switch_disks(read(params)?, Files::new(files))?),
+            "disk_grow" => return self.grow_disk(&read(params)?),
             "disk_pull" => return json(&self.pull_layers(read(params)?)?),
             "disk_pull_cancel" => return self.cancel_pull(&read(params)?),
             "disk_replace_below" => return json(&self.replace_below(read(params)?, Files::new(files))?),
@@ -153,7 +154,7 @@ impl Guest {
             let (name, serial) = (spec.name(number), spec.serial.clone());
             let (disk, stack) = open_disk(&format!("disks[{number}]"), spec, queues, &mut files)?;
             meters.disk(&name, &serial, &disk);
-            disks.add(&name, stack);
+            disks.add(&name, stack, disk.bell());
             devices.push(Part::new(name, disk));
         }
         for (number, spec) in spec.nets.into_iter().enumerate() {

@@ -27,7 +27,7 @@ impl Guest {
                 let serial = disk.serial.clone();
                 let (disk, stack) = open_disk("disk", disk, self.queues, &mut files)?;
                 self.meters.disk(&name, &serial, &disk);
-                self.disks.add(&name, stack);
+                self.disks.add(&name, stack, disk.bell());
                 (name.clone(), Part::new(name, disk))
             }
             (None, Some(net)) => {

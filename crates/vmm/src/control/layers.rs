@@ -1,4 +1,4 @@
-//! The layers of a machine's disks: `disk_switch`, `disk_pull`, `disk_replace_below`, all while the guest runs.
+//! The files of a machine's disks: `disk_switch`, `disk_pull`, `disk_replace_below`, `disk_grow`, all while the guest runs.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,16 +16,17 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::guest::Guest;
 use super::open::Files;
 use super::protocol::{
-    BelowSpec, DiskName, Layers, NewTop, PullEnd, PullProgress, PullSpec, Refusal, SwitchSpec, Switched,
-    code, notification,
+    BelowSpec, DiskName, GrowSpec, Layers, NewTop, PullEnd, PullProgress, PullSpec, Refusal, SwitchSpec,
+    Switched, code, notification,
 };
+use crate::virtio::block::Bell;
 
 /// How often it is told how far a pull is.
 const OFTEN: Duration = Duration::from_millis(250);
 
 /// What a machine's disks are made of, by their names, and whose layers are being merged.
 pub(super) struct Disks {
-    stacks: Vec<(String, Arc<Stack>)>,
+    stacks: Vec<(String, Arc<Stack>, Bell)>,
     pulls: Vec<Pull>,
     news: Arc<News>,
 }
@@ -55,22 +56,25 @@ impl Disks {
         Ok(Self { stacks: Vec::new(), pulls: Vec::new(), news })
     }
 
-    pub fn add(&mut self, name: &str, stack: Arc<Stack>) {
-        self.stacks.push((name.into(), stack));
+    pub fn add(&mut self, name: &str, stack: Arc<Stack>, bell: Bell) {
+        self.stacks.push((name.into(), stack, bell));
     }
 
     /// A disk that is not there any more. What is being done with its layers ends soon.
     pub fn forget(&mut self, name: &str) {
-        self.stacks.retain(|(disk, _)| disk != name);
+        self.stacks.retain(|(disk, ..)| disk != name);
         for pull in self.pulls.iter().filter(|pull| pull.name == name) {
             pull.cancelled.store(true, Ordering::Relaxed);
         }
     }
 
     fn get(&self, field: &str, name: &str) -> Result<Arc<Stack>, Refusal> {
-        let found = self.stacks.iter().find(|(disk, _)| disk == name);
+        self.find(field, name).map(|(_, stack, _)| Arc::clone(stack))
+    }
+
+    fn find(&self, field: &str, name: &str) -> Result<&(String, Arc<Stack>, Bell), Refusal> {
         let none = || Refusal::new(code::PARAMS, format!("{field}: there is no disk {name}"));
-        found.map(|(_, stack)| Arc::clone(stack)).ok_or_else(none)
+        self.stacks.iter().find(|(disk, ..)| disk == name).ok_or_else(none)
     }
 
     /// What to wait for while layers are being merged.
@@ -177,6 +181,25 @@ impl Guest {
         let started = Instant::now();
         tops.prepare()?.take();
         Ok(Switched { held_ns: started.elapsed().as_nanos() as u64 })
+    }
+
+    /// Makes a disk longer, and tells its driver.
+    pub(super) fn grow_disk(&mut self, spec: &GrowSpec) -> Result<Value, Refusal> {
+        let (_, stack, bell) = self.disks.find("name", &spec.name)?;
+        if stack.read_only() {
+            return Err(Refusal::new(code::PARAMS, format!("the disk {} is only read", spec.name)));
+        }
+        if spec.size < stack.len() {
+            let why = format!(
+                "size: the disk {} has {} bytes, and does not shrink while it is there",
+                spec.name,
+                stack.len()
+            );
+            return Err(Refusal::new(code::PARAMS, why));
+        }
+        stack.grow(spec.size).map_err(|error| Refusal::new(code::MACHINE, format!("size: {error}")))?;
+        bell.ring();
+        Ok(json!({ "size": stack.len() }))
     }
 
     /// Merges layers into a disk's top, in the background.

@@ -18,7 +18,7 @@
 //! `disk_switch` has disks go on over what they were, all at one point in time; with `switch` in its parameters `save` does so at the
 //! point in time that it saves. `disk_pull` merges layers into a disk's top in the background: the notifications `disk_pulling` and
 //! `disk_pulled` tell how far it is and how it ended, `disk_pull_cancel` calls it off. `disk_replace_below` takes what somebody else
-//! has merged.
+//! has merged. `disk_grow` makes a disk longer, which its driver is told.
 //!
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
 
@@ -34,8 +34,8 @@ mod server;
 mod usage;
 
 pub use protocol::{
-    BelowSpec, Cable, Changed, DiskName, DiskSpec, DiskStats, GuestEvent, Hardware, Key, Layers, MachineSpec,
-    MemorySpec, NetSpec, NetStats, NewTop, OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats,
+    BelowSpec, Cable, Changed, DiskName, DiskSpec, DiskStats, GrowSpec, GuestEvent, Hardware, Key, Layers,
+    MachineSpec, MemorySpec, NetSpec, NetStats, NewTop, OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats,
     ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec,
     State, StateReport, Stats, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };

@@ -145,6 +145,16 @@ pub struct Switched {
     pub held_ns: u64,
 }
 
+/// What `disk_grow` does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowSpec {
+    /// What the disk is called.
+    pub name: String,
+    /// How long it is to be, bytes: at least as long as it is, whole sectors.
+    pub size: u64,
+}
+
 /// What `disk_pull` takes up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,6 +2,7 @@
 
 mod change;
 mod end;
+mod grow;
 mod order;
 mod plan;
 mod snapshot;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Disk, Id, Name, NewSnapshot, Problem, Stats, Typed, Verb, VmState, VolumeName};
+use api::{Disk, Id, Name, NewSnapshot, Problem, Size, Stats, Typed, Verb, VmState, VolumeName};
 use serde_json::Value;
 use storage::Progress;
 use tokio::sync::oneshot;
@@ -45,6 +45,8 @@ pub enum Order {
     Revert(String, bool, String, Reply),
     /// Deletes a snapshot: who wants that, and who hears how far it is.
     DeleteSnapshot(String, String, Follower, Reply),
+    /// Makes one of its disks longer: the disk's number, how long, and who wants that.
+    Grow(usize, Size, String, Reply),
     /// Makes it another one.
     Edit(Box<Edit>, Reply),
     /// Removes it with what it has of its own. One that runs is stopped only if that is wanted.
@@ -89,6 +91,10 @@ impl Guest {
             }
             Order::DeleteSnapshot(name, actor, progress, reply) => {
                 let _ = reply.send(self.delete_snapshot(&name, &actor, progress).await);
+            }
+            Order::Grow(number, size, actor, reply) => {
+                // Nobody may wait for it.
+                let _ = reply.send(self.grow(number, size, &actor).await);
             }
             Order::Edit(edit, reply) => self.edit(*edit, reply).await,
             Order::Delete { force, keep, expect, actor, reply } => {

@@ -61,11 +61,29 @@ pub struct Meter {
     pub busy_ns: Counter,
 }
 
+/// Tells the driver of a disk that its length is another one.
+#[derive(Clone, Default)]
+pub struct Bell(Arc<Mutex<Option<Health>>>);
+
+impl Bell {
+    fn hang(&self, health: Option<Health>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = health;
+    }
+
+    /// The length is another one (5.2.5.1). A driver that has not begun reads it when it does.
+    pub fn ring(&self) {
+        if let Some(health) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            health.config_changed();
+        }
+    }
+}
+
 /// A disk for the guest.
 pub struct Block {
     target: Arc<Target>,
     queues: u16,
     crew: Option<Crew>,
+    bell: Bell,
 }
 
 impl Block {
@@ -76,12 +94,17 @@ impl Block {
             *to = from;
         }
         let target = Arc::new(Target { disk, id, meter: Arc::default() });
-        Self { target, queues: queues.max(1), crew: None }
+        Self { target, queues: queues.max(1), crew: None, bell: Bell::default() }
     }
 
     /// What it has done, for who wants to know.
     pub fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.target.meter)
+    }
+
+    /// What tells its driver that its length is another one.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// The configuration structure (5.2.4).
@@ -133,6 +156,7 @@ impl Device for Block {
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         let queues: Vec<_> = activation.queues.into_iter().flatten().collect();
+        self.bell.hang(Some(activation.health.clone()));
         let kicks: Vec<_> = queues.iter().map(|active| Arc::clone(&active.kick)).collect();
         let server = Server {
             target: Arc::clone(&self.target),
@@ -148,6 +172,7 @@ impl Device for Block {
     }
 
     fn deactivate(&mut self) {
+        self.bell.hang(None);
         self.crew = None;
     }
 }
