@@ -2,7 +2,7 @@
 
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, memo, type MouseEvent, type ReactNode, useCallback, useEffect, useId, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, memo, type MouseEvent, type ReactNode, useCallback, useEffect, useId, useLayoutEffect, useMemo, useRef, useState } from "react";
 
 import type { Vm, VmState } from "../api/client";
 import { selectLink, selectLoads, selectVms, useLive } from "../api/live";
@@ -17,6 +17,7 @@ import { number, t } from "../text";
 import { CELLS, type Cells, COLUMNS, type ColumnName, kept, keep, sorted, WIDTHS } from "./guest-columns";
 
 const ROW = 40;
+const OVERSCAN = 8;
 const STATES: readonly VmState[] = ["running", "stopped", "paused", "suspended", "crashed"];
 
 export function GuestList() {
@@ -159,7 +160,11 @@ function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: G
   const [active, setActive] = useState(-1);
   const from = useRef(-1);
   const grid = useId();
-  const rows = useVirtualizer({ count: shown.length, getScrollElement: () => scroller.current, estimateSize: () => ROW, overscan: 8 });
+  const rows = useVirtualizer({ count: shown.length, getScrollElement: () => scroller.current, estimateSize: () => ROW, overscan: OVERSCAN });
+  const drawn = rows.getVirtualItems();
+  // Rows that have left are those that come, with other words in them: to make one anew takes longer than a frame has.
+  const places = useRef(0);
+  places.current = Math.max(places.current, drawn.length + OVERSCAN);
 
   const toggle = (n: number, through: boolean) => {
     const next = new Set(chosen);
@@ -226,12 +231,12 @@ function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: G
       </div>
       <div className="scroller" ref={scroller} role="presentation">
         <div role="rowgroup" style={{ height: rows.getTotalSize(), position: "relative" }}>
-          {rows.getVirtualItems().map((item) => {
+          {drawn.map((item) => {
             const vm = shown[item.index];
             if (!vm) return null;
             return (
               <Row
-                key={vm.id} vm={vm} load={measured ? cells.loads.get(vm.id) : undefined} columns={cells.columns} template={template} id={`${grid}-${String(item.index)}`}
+                key={item.index % places.current} vm={vm} load={measured ? cells.loads.get(vm.id) : undefined} columns={cells.columns} template={template} id={`${grid}-${String(item.index)}`}
                 n={item.index} start={item.start} on={chosen.has(vm.id)} active={item.index === active} toggle={toggleRow} open={open}
               />
             );
@@ -264,9 +269,15 @@ interface RowProps {
 /** Drawn again only if something of it has changed: in a frame there is no time to draw all of them while they scroll. */
 const Row = memo(function Row({ vm, load, columns, template, id, n, start, on, active, toggle, open }: RowProps) {
   const { state, pending_restart: pending } = vm.status;
+  const place = useRef<HTMLDivElement>(null);
+  // Whoever was in one guest's row is in no other's when that has left.
+  useLayoutEffect(() => () => {
+    const focused = document.activeElement;
+    if (focused instanceof HTMLElement && place.current?.contains(focused)) focused.closest<HTMLElement>(".grid")?.focus();
+  }, [vm.id]);
   return (
     <div
-      id={id} className={["row", on ? "on" : "", active ? "active" : ""].join(" ")} role="row" aria-rowindex={n + 2} aria-selected={on}
+      ref={place} id={id} className={["row", on ? "on" : "", active ? "active" : ""].join(" ")} role="row" aria-rowindex={n + 2} aria-selected={on}
       style={{ gridTemplateColumns: template, transform: `translateY(${String(start)}px)` }}
     >
       <span role="gridcell"><input type="checkbox" tabIndex={-1} aria-label={t("select", { name: vm.name })} checked={on} onChange={(e) => toggle(n, (e.nativeEvent as globalThis.MouseEvent).shiftKey)} /></span>
