@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
-import { open } from "./host.mjs";
+import { counted, open } from "./host.mjs";
 import { guest, test } from "./test.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -34,13 +34,9 @@ for (const [name, options] of [["light", {}], ["dark", { colorScheme: "dark" }],
 
 test("the first load is at most 300 KB", async ({ host, contexts }) => {
   const { page, context } = await open(contexts, host);
-  const client = await context.newCDPSession(page);
-  await client.send("Network.enable");
-  await client.send("Network.setCacheDisabled", { cacheDisabled: true });
-  let bytes = 0;
-  client.on("Network.loadingFinished", (event) => { bytes += event.encodedDataLength; });
+  const line = await counted(page);
   await page.goto(host.url);
   await page.locator(".link.live").waitFor();
-  assert.ok(bytes > 1000 && bytes < 300_000, String(bytes));
+  assert.ok(line.bytes > 1000 && line.bytes < 300_000, String(line.bytes));
   await context.close();
 });

@@ -153,3 +153,13 @@ export async function open(contexts, host, { link = true, ...options } = {}) {
   }
   return { context, page, complaints };
 }
+
+/** Counts the bytes that come to a page over the line from now on, as if nothing were in its cache. */
+export async function counted(page) {
+  const client = await page.context().newCDPSession(page);
+  await client.send("Network.enable");
+  await client.send("Network.setCacheDisabled", { cacheDisabled: true });
+  const line = { bytes: 0 };
+  client.on("Network.loadingFinished", (event) => { line.bytes += event.encodedDataLength; });
+  return line;
+}

@@ -7,7 +7,7 @@ import { cpus, loadavg } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { browser, Host, inNetwork, open, sleep } from "./host.mjs";
+import { browser, counted, Host, inNetwork, open, sleep } from "./host.mjs";
 import { model, Simulated } from "./simulated.mjs";
 import { shell } from "./test.mjs";
 
@@ -55,11 +55,7 @@ async function define(host, count) {
 /** From nothing in the cache to a page that is live and has no long task any more: bytes over the line, ms. */
 async function firstLoad(contexts, host) {
   const { page, context } = await open(contexts, host);
-  const client = await context.newCDPSession(page);
-  await client.send("Network.enable");
-  await client.send("Network.setCacheDisabled", { cacheDisabled: true });
-  let bytes = 0;
-  client.on("Network.loadingFinished", (event) => { bytes += event.encodedDataLength; });
+  const line = await counted(page);
   await page.addInitScript(() => {
     window.long = [];
     new PerformanceObserver((list) => { for (const one of list.getEntries()) window.long.push(one.startTime + one.duration); }).observe({ type: "longtask", buffered: true });
@@ -74,7 +70,7 @@ async function firstLoad(contexts, host) {
   await sleep(1500);
   const interactive = await page.evaluate(() => Math.max(window.live, ...window.long.filter((end) => end < window.live + 1000)));
   await context.close();
-  return { bytes, interactive };
+  return { bytes: line.bytes, interactive };
 }
 
 /** Counts the frames that the page draws while something happens, and how many there should have been. */
