@@ -166,6 +166,28 @@ fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
 }
 
 #[test]
+fn a_guest_becomes_itself_under_the_daemon_after_one_that_was_killed_meanwhile() {
+    let mut daemon = Daemon::start();
+    start(&daemon, "a", &[]);
+    // What sets the name takes its time, so that the daemon dies before the system is one of its own.
+    inside(
+        &daemon,
+        "a",
+        "printf '#!/bin/sh\nsleep 3\nexec /bin/busybox hostname \"$@\"\n' >/slow; chmod 755 /slow",
+    );
+    inside(&daemon, "a", "rm /bin/hostname; mv /slow /bin/hostname");
+    daemon.run("vm snapshot create a base --memory");
+    daemon.run("vm create b --from-saved a/base");
+    daemon.kill();
+    daemon.start_again();
+    assert!(!daemon.run("event ls").contains("vm.identity"), "it was killed too late");
+    daemon.eventually("it is one of its own", |daemon| {
+        daemon.run("event ls -f kind=vm.identity,name=b").contains("of its own")
+    });
+    assert_eq!(inside(&daemon, "b", "cat /proc/sys/kernel/hostname"), "b");
+}
+
+#[test]
 fn what_cannot_be_a_snapshot_is_refused_and_nothing_stays() {
     let daemon = Daemon::start();
     std::fs::write(daemon.state().join("file"), [0; 4096]).unwrap();

@@ -120,7 +120,6 @@ impl Guest {
         let crashed = !matches!(kind, "power-off" | "stopped" | "reset") && !unwanted;
         // What cannot be removed is removed at the next start.
         let _ = self.shared.clear_run(id);
-        self.becoming = None;
         self.machine_is_gone().await;
         self.record.vm.status.last_end = Some(Ending {
             time: Time::now(),

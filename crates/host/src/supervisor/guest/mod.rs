@@ -52,8 +52,6 @@ pub struct Guest {
     suspending: Option<Suspending>,
     changing: Option<Changing>,
     snapping: Option<Snapping>,
-    /// Its system is becoming one of its own.
-    becoming: Option<oneshot::Receiver<Result<(), Problem>>>,
     /// When it is to start again by itself.
     restart: Option<Instant>,
 }
@@ -64,6 +62,8 @@ struct Running {
     notices: Notices,
     process: Process,
     since: Instant,
+    /// Its system is becoming one of its own.
+    becoming: Option<oneshot::Receiver<Result<(), Problem>>>,
 }
 
 /// Somebody has asked it to power itself off.
@@ -103,6 +103,7 @@ impl Running {
                 Notice::Hardware(changed) => Next::Hardware(changed),
             },
             status = self.process.ended() => Next::Ended(status),
+            result = became(&mut self.becoming) => Next::Became(result),
         }
     }
 }
@@ -136,7 +137,6 @@ impl Guest {
             suspending: None,
             changing: None,
             snapping: None,
-            becoming: None,
             restart: None,
         };
         tokio::spawn(guest.live(incoming));
@@ -161,7 +161,6 @@ impl Guest {
                 () = at(self.suspending.as_ref().map(|suspending| suspending.look)) => Next::Look,
                 () = at(self.snapping.as_ref().map(|snapping| snapping.look)) => Next::SnapshotLook,
                 () = at(self.changing.as_ref().map(|changing| changing.deadline)) => Next::Patience,
-                became = became(&mut self.becoming) => Next::Became(became),
                 () = at(self.restart) => Next::Restart,
             };
             match next {

@@ -200,6 +200,7 @@ impl Guest {
         self.must_be(&[VmState::Paused], "only one that is paused or suspended can be resumed")?;
         self.call("resume").await?;
         self.set_state(VmState::Running);
+        self.begin_to_be_itself();
         let happening = self.happening("vm.resumed", "goes on").by(actor);
         self.save(Some(happening)).await
     }

@@ -138,7 +138,7 @@ impl Guest {
         match running {
             Ok((client, notices)) => {
                 programs.into_iter().filter_map(Passt::release).for_each(reap);
-                Ok(Running { client, notices, process, since: Instant::now() })
+                Ok(Running { client, notices, process, since: Instant::now(), becoming: None })
             }
             Err(problem) => {
                 process.kill();
@@ -184,6 +184,9 @@ impl Guest {
             State::Running | State::Paused => {
                 let paused = report.state == State::Paused && self.stays_paused().await;
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
+                if !paused {
+                    self.begin_to_be_itself();
+                }
                 self.reconcile().await;
                 let happening = self.happening("vm.taken-over", "goes on under a new daemon");
                 self.note(Some(happening)).await;
@@ -225,9 +228,7 @@ impl Guest {
                 }
                 saved::forget(&place);
                 set_clock(&self.shared, self.record.vm.id);
-                self.begin_to_be_itself();
             }
-            VmState::Running => self.begin_to_be_itself(),
             _ => {}
         }
         self.call("resume").await.is_err()
@@ -305,7 +306,7 @@ async fn connect(socket: &Path) -> Result<(Running, StateReport), RpcError> {
     let pid = client.peer().await?.ok_or(RpcError::Gone)?;
     let process = Process::find(pid)?;
     let report = client.call("state", Value::Null, &[]).await?;
-    Ok((Running { client, notices, process, since: Instant::now() }, report))
+    Ok((Running { client, notices, process, since: Instant::now(), becoming: None }, report))
 }
 
 /// The file that takes what a guest's process says. What the ones before said stays, if it is not too much.

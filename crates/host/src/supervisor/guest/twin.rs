@@ -6,17 +6,20 @@ use super::Guest;
 use crate::supervisor::identity;
 
 impl Guest {
-    /// Has its system become one of its own, if it still is another one's.
+    /// Has its system become one of its own, if it still is another one's and is not at it.
     pub(super) fn begin_to_be_itself(&mut self) {
-        if let Some(twin) = &self.record.twin {
-            let vm = &self.record.vm;
-            self.becoming = Some(identity::take(&self.shared, vm.id, &vm.definition, twin));
+        let vm = &self.record.vm;
+        if let (Some(twin), Some(running)) = (&self.record.twin, &mut self.running) {
+            let take = || identity::take(&self.shared, vm.id, &vm.definition, twin);
+            running.becoming.get_or_insert_with(take);
         }
     }
 
     /// Its system is one of its own, or has not become one: that is tried again when it goes on the next time.
     pub(super) async fn on_identity(&mut self, result: Result<(), Problem>) {
-        self.becoming = None;
+        if let Some(running) = &mut self.running {
+            running.becoming = None;
+        }
         let Some(twin) = &self.record.twin else { return };
         let of = twin.of.clone();
         let happening = match result {
