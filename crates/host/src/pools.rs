@@ -1,9 +1,10 @@
 //! The storage pools of this host, and which guests have which volumes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use api::{DiskSource, Id, Invalid, Name, Problem, VmDefinition, VolumeName};
+use api::{Disk, DiskSource, Id, Invalid, Name, Problem, VmDefinition, VolumeName};
 use serde::{Deserialize, Serialize};
 use storage::{BEAT, Host, Pool, Silent};
 use storage::{PoolDefinition, PoolKind, PoolStatus, Volume};
@@ -283,6 +284,20 @@ fn info(known: &Known) -> PoolInfo {
     PoolInfo { definition: known.definition.clone(), status, problem }
 }
 
+/// The volume that disk `number` of a guest is; the path of one that is a file of the host's.
+///
+/// # Errors
+/// Never: a guest's own disks have names.
+pub fn volume_of(id: Id, number: usize, disk: &Disk) -> Result<Result<VolumeName, &Path>, Problem> {
+    Ok(match &disk.source {
+        DiskSource::Image(_) | DiskSource::Size(_) => {
+            Ok(VolumeName { pool: api::default_pool(), name: own_volume(id, number)? })
+        }
+        DiskSource::Volume(volume) => Ok(volume.clone()),
+        DiskSource::File(path) => Err(path),
+    })
+}
+
 /// The volumes that a guest has.
 ///
 /// # Errors
@@ -290,13 +305,7 @@ fn info(known: &Known) -> PoolInfo {
 pub fn volumes_of(id: Id, definition: &VmDefinition) -> Result<Vec<VolumeName>, Problem> {
     let mut volumes = Vec::new();
     for (place, disk) in definition.disks.iter().enumerate() {
-        volumes.extend(match &disk.source {
-            DiskSource::Image(_) | DiskSource::Size(_) => {
-                Some(VolumeName { pool: api::default_pool(), name: own_volume(id, disk.number(place))? })
-            }
-            DiskSource::Volume(volume) => Some(volume.clone()),
-            DiskSource::File(_) => None,
-        });
+        volumes.extend(volume_of(id, disk.number(place), disk)?.ok());
     }
     Ok(volumes)
 }

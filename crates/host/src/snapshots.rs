@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 
-use api::{Disk, DiskSource, Id, Name, Problem, Snapshot, VmDefinition};
+use api::{Disk, DiskSource, Id, Name, Problem, Snapshot, VmDefinition, VolumeName};
 use serde::{Deserialize, Serialize};
 use storage::{Pool, Progress, Silent};
 
 use crate::paths::Paths;
-use crate::pools::{Pools, own_volume};
+use crate::pools::{Pools, volume_of};
 use crate::records;
 use crate::store::{Store, StoreError, Transaction};
 use crate::supervisor::storage_problem;
@@ -99,14 +99,11 @@ pub fn disks(vm: Id, definition: &VmDefinition) -> Result<Vec<KeptDisk>, Problem
     let mut all = Vec::new();
     for (place, disk) in definition.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only) {
         let number = disk.number(place);
-        let (pool, volume) = match &disk.source {
-            DiskSource::Image(_) | DiskSource::Size(_) => (api::default_pool(), own_volume(vm, number)?),
-            DiskSource::Volume(volume) => (volume.pool.clone(), volume.name.clone()),
-            DiskSource::File(path) => {
-                let what = format!("disk {number} is the file {}, which has no snapshots", path.display());
-                return Err(Problem::conflict(format!("{what}: make a volume of it, or have it read only")));
-            }
-        };
+        let volume = volume_of(vm, number, disk)?.map_err(|path| {
+            let what = format!("disk {number} is the file {}, which has no snapshots", path.display());
+            Problem::conflict(format!("{what}: make a volume of it, or have it read only"))
+        })?;
+        let VolumeName { pool, name: volume } = volume;
         all.push(KeptDisk { unit: number as u32, pool, volume, layer: Id::new() });
     }
     Ok(all)

@@ -18,7 +18,7 @@ use vmm::engine;
 use super::cards;
 use super::saved::Saved;
 use crate::paths::{self, Paths};
-use crate::pools::{Pools, own_volume};
+use crate::pools::{Pools, own_volume, volume_of};
 use crate::wires::Plug;
 
 /// How much of what a guest says is remembered, bytes.
@@ -211,12 +211,9 @@ pub fn open_disk(
 ) -> Result<DiskSpec, MachineError> {
     let told = |problem: api::Problem| MachineError::Host(format!("disk {number}: {}", problem.detail));
     let serial = disk.serial_at(number);
-    let (pool, name) = match &disk.source {
-        DiskSource::Image(_) | DiskSource::Size(_) => {
-            (pools.usual().map_err(told)?, own_volume(id, number).map_err(told)?)
-        }
-        DiskSource::Volume(volume) => (pools.get(volume.pool.as_str()).map_err(told)?, volume.name.clone()),
-        DiskSource::File(path) => {
+    let volume = match volume_of(id, number, disk).map_err(told)? {
+        Ok(volume) => volume,
+        Err(path) => {
             let file = files.open(&format!("disk {number}"), path, !disk.read_only)?;
             let format = match disk.format {
                 Some(DiskFormat::Qcow2) => Format::Qcow2,
@@ -226,7 +223,8 @@ pub fn open_disk(
             return Ok(DiskSpec { name, file, format, backing: Vec::new(), read_only, serial });
         }
     };
-    let opened = pool.open_volume(&name, disk.read_only);
+    let pool = pools.get(volume.pool.as_str()).map_err(told)?;
+    let opened = pool.open_volume(&volume.name, disk.read_only);
     let opened = opened.map_err(|error| MachineError::Host(format!("disk {number}: {error}")))?;
     Ok(DiskSpec {
         name: Some(disk_name(number)),

@@ -4,7 +4,7 @@ use api::{Disk, DiskSource, Invalid, Problem, Size, VmDefinition, VmState};
 use serde_json::{Value, json};
 
 use super::Guest;
-use crate::pools::own_volume;
+use crate::pools::volume_of;
 use crate::supervisor::machine::disk_name;
 use crate::supervisor::storage_problem;
 
@@ -35,20 +35,11 @@ impl Guest {
         let before = self.record.clone();
         let disk = find(&mut self.record.vm.definition, number).cloned();
         let disk = disk.ok_or_else(|| Problem::not_found(format!("the guest has no disk {number}")))?;
-        let (pool, volume) = match &disk.source {
-            DiskSource::Image(_) | DiskSource::Size(_) => {
-                (api::default_pool(), own_volume(before.vm.id, number)?)
-            }
-            DiskSource::Volume(volume) => (volume.pool.clone(), volume.name.clone()),
-            DiskSource::File(path) => {
-                let detail = format!(
-                    "disk {number} is the file {}, which is not the host's to change",
-                    path.display()
-                );
-                return Err(Problem::conflict(detail));
-            }
-        };
-        let pool = self.shared.pools.get(pool.as_str())?;
+        let volume = volume_of(before.vm.id, number, &disk)?.map_err(|path| {
+            let what = format!("disk {number} is the file {}", path.display());
+            Problem::conflict(format!("{what}, which is not the host's to change"))
+        })?;
+        let (pool, volume) = (self.shared.pools.get(volume.pool.as_str())?, volume.name);
         let (looked, name) = (pool.clone(), volume.clone());
         let has = tokio::task::spawn_blocking(move || looked.get(&name, Vec::new())).await;
         let has = has.map_err(|error| Problem::internal(error.to_string()))?.map_err(storage_problem)?.size;
