@@ -5,8 +5,9 @@ use std::sync::Arc;
 use api::{Id, Name, Problem, Vm, VmDefinition};
 use storage::Progress;
 
+use super::create::{Memory, Source};
 use super::guest::Follower;
-use super::{Source, Supervisor, disks, store_problem};
+use super::{Supervisor, disks, store_problem};
 use crate::snapshots;
 
 /// A definition for another guest: with a name of its own, and hardware and IP addresses still to be given.
@@ -65,7 +66,8 @@ impl Supervisor {
         let kept = snapshots::find(&all, snapshot)?.clone();
         if !memory {
             let definition = another(name, &kept.definition)?;
-            return self.create_of(id, Source::Snapshot(kept.layers), definition, actor, progress).await;
+            let source = Source::Snapshot(kept.layers, None);
+            return self.create_of(id, source, definition, actor, progress).await;
         }
         let Some(machine) = kept.machine.clone().filter(|_| kept.snapshot.memory.is_some()) else {
             let detail = format!("{} has no memory: make a snapshot with --memory", kept.snapshot.name);
@@ -74,8 +76,10 @@ impl Supervisor {
         // What is said of it is of the guest; what it is made of is of its machine.
         let said = &kept.definition;
         let (description, labels) = (said.description.clone(), said.labels.clone());
-        let definition = another(name, &VmDefinition { description, labels, ..machine })?;
-        let source = Source::Memory(source.clone().into(), kept.into());
+        let definition = another(name, &VmDefinition { description, labels, ..machine.clone() })?;
+        let place = self.shared.paths.snapshot(source.id, kept.snapshot.id);
+        let memory = Memory { of: source.definition.name.clone(), machine: machine.into(), place };
+        let source = Source::Snapshot(kept.layers, Some(memory));
         self.create_of(id, source, definition, actor, progress).await
     }
 }

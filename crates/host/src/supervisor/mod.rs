@@ -3,6 +3,7 @@
 mod agent;
 mod cards;
 mod clone;
+mod create;
 mod disks;
 mod guest;
 pub mod identity;
@@ -22,20 +23,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::{
-    Engine, EngineInfo, Id, Invalid, NewSnapshot, Problem, Size, Snapshot, Time, Typed, Verb, Vm,
-    VmDefinition, VmState, VmStatus, VolumeName,
+    Engine, EngineInfo, Id, Invalid, NewSnapshot, Problem, Size, Snapshot, Typed, Verb, Vm, VmDefinition,
+    VmState, VolumeName,
 };
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
 use vmm::engine;
 
-use crate::events::Happening;
 use crate::groups::Groups;
 use crate::images::{self, Images};
 use crate::paths::Paths;
 use crate::pools::Pools;
-use crate::records::{self, Record};
-use crate::snapshots::{self, Kept, KeptDisk};
+use crate::records;
+use crate::snapshots::{self, Kept};
 use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
 pub use agent::Agents;
@@ -43,7 +43,6 @@ use disks::Made;
 pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
-use identity::Twin;
 pub use keep::Keep;
 use rpc::{Client, RpcError};
 
@@ -226,125 +225,6 @@ impl Supervisor {
                 Err(store_problem(StoreError::Conflict { key: entry.key }))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Makes a guest. When this returns it is there for good, or nothing of it is.
-    ///
-    /// # Errors
-    /// If its definition is not valid, its name is taken or its disks cannot be made.
-    pub async fn create(
-        &self,
-        id: Id,
-        definition: VmDefinition,
-        actor: &str,
-        progress: Arc<dyn Progress + Send + Sync>,
-    ) -> Result<Vm, Problem> {
-        self.create_of(id, Source::Definition, definition, actor, progress).await
-    }
-
-    /// Makes a guest whose own disks are what `source` says.
-    async fn create_of(
-        &self,
-        id: Id,
-        source: Source,
-        mut definition: VmDefinition,
-        actor: &str,
-        progress: Arc<dyn Progress + Send + Sync>,
-    ) -> Result<Vm, Problem> {
-        let _images = self.shared.images.hold(images::of_disks(&definition.disks))?;
-        self.check(&definition, None).await?;
-        disks::settle(&mut definition, None)?;
-        self.shared.wires.plug(id, &mut definition, None).await?;
-        let created = self.create_settled(id, source, definition, actor, progress).await;
-        if created.is_err() {
-            self.shared.wires.unplug(id).await;
-        }
-        created
-    }
-
-    async fn create_settled(
-        &self,
-        id: Id,
-        source: Source,
-        definition: VmDefinition,
-        actor: &str,
-        progress: Arc<dyn Progress + Send + Sync>,
-    ) -> Result<Vm, Problem> {
-        let vm = Vm {
-            id,
-            definition,
-            created: Time::now(),
-            status: VmStatus {
-                state: VmState::Stopped,
-                since: Time::now(),
-                pid: None,
-                engine: None,
-                last_end: None,
-                restarts: 0,
-                pending_restart: false,
-                snapshot: None,
-            },
-        };
-        let mut record = Record {
-            vm,
-            wanted: false,
-            stood_still: false,
-            machine: None,
-            reverting: None,
-            again: false,
-            twin: None,
-        };
-        if let Source::Memory(of, kept) = &source {
-            let was = kept.machine.as_ref().unwrap_or(&kept.definition);
-            record.twin = Some(Twin::new(of.definition.name.clone(), was, &record.vm.definition));
-            record.machine = Some(record.vm.definition.clone());
-            (record.again, record.vm.status.state) = (true, VmState::Suspended);
-        }
-        let (shared, disks, twin) =
-            (Arc::clone(&self.shared), record.vm.definition.disks.clone(), record.twin.clone());
-        let make = move || match source {
-            Source::Guest(source) => {
-                disks::copy(&shared.pools, &shared.images, source, id, &disks, &*progress)
-            }
-            Source::Snapshot(layers) => disks::link(&shared.pools, &layers, id, &disks),
-            Source::Memory(of, kept) => {
-                let made = disks::link(&shared.pools, &kept.layers, id, &disks)?;
-                let (from, to) = (shared.paths.snapshot(of.id, kept.snapshot.id), shared.paths.suspended(id));
-                let linked = saved::link_as(&from, &to, |state| match &twin {
-                    Some(twin) => twin.rename(state),
-                    None => Ok(state),
-                });
-                match linked {
-                    Ok(()) => Ok(made),
-                    Err(error) => {
-                        made.undo();
-                        Err(Problem::conflict(error.to_string()))
-                    }
-                }
-            }
-            Source::Definition => disks::make(&shared.pools, &shared.images, id, &[], &disks, &*progress),
-        };
-        let made = tokio::task::spawn_blocking(make).await;
-        let made = made.map_err(|error| Problem::internal(error.to_string()))??;
-        let happening = Happening::new("vm.created", "was made").by(actor);
-        let happening = happening.to(records::path(id), record.vm.definition.name.as_str());
-        let transaction = records::create(&record).and_then(|transaction| happening.add(transaction));
-        let committed = match transaction {
-            Ok(transaction) => self.shared.store.commit(transaction).await,
-            Err(error) => Err(error),
-        };
-        match committed {
-            Ok(revision) => {
-                made.keep(|_| false);
-                self.remember(id, Guest::spawn(Arc::clone(&self.shared), record.clone(), revision));
-                Ok(record.vm)
-            }
-            Err(error) => {
-                made.undo();
-                saved::forget(&self.shared.paths.suspended(id));
-                Err(store_problem(error))
-            }
         }
     }
 
@@ -583,18 +463,6 @@ impl Supervisor {
         let (pools, known) = (Arc::clone(&self.shared.pools), known.iter().flat_map(of).collect());
         let _ = tokio::task::spawn_blocking(move || pools.sweep(&known, &kept)).await;
     }
-}
-
-/// What a new guest's own disks are.
-enum Source {
-    /// What its definition says.
-    Definition,
-    /// Copies of another guest's.
-    Guest(Id),
-    /// What is over these layers.
-    Snapshot(Vec<KeptDisk>),
-    /// The same; and it goes on in the memory of this guest's snapshot.
-    Memory(Box<Vm>, Box<Kept>),
 }
 
 fn guest_engine(kind: engine::Kind) -> Engine {

@@ -75,15 +75,24 @@ fn sync(folder: &Path) -> io::Result<()> {
 }
 
 impl Draft {
+    fn empty(place: &Path) -> io::Result<Draft> {
+        let folder = beside(place, ".draft");
+        remove(&folder)?;
+        paths::make(&folder)?;
+        Ok(Draft { place: place.to_owned(), folder, kept: false })
+    }
+
+    /// Has a file of the saved machine at `from` be in this one, too.
+    fn link(&self, from: &Path, file: &str) -> io::Result<()> {
+        fs::hard_link(from.join(file), self.folder.join(file))
+    }
+
     /// One that will be at `place`. Gives it and the file for the memory.
     ///
     /// # Errors
     /// If the host cannot write there.
     pub fn new(place: &Path) -> io::Result<(Draft, File)> {
-        let folder = beside(place, ".draft");
-        remove(&folder)?;
-        paths::make(&folder)?;
-        let draft = Draft { place: place.to_owned(), folder, kept: false };
+        let draft = Draft::empty(place)?;
         let file = File::options().read(true).write(true).create_new(true).open(draft.folder.join(MEMORY))?;
         Ok((draft, file))
     }
@@ -153,11 +162,8 @@ pub fn link_as(
     change: impl FnOnce(Value) -> Result<Value, String>,
 ) -> Result<(), SavedError> {
     let state = change(open(from)?.state).map_err(SavedError::State)?;
-    let folder = beside(to, ".draft");
-    remove(&folder)?;
-    paths::make(&folder)?;
-    let draft = Draft { place: to.to_owned(), folder, kept: false };
-    fs::hard_link(from.join(MEMORY), draft.folder.join(MEMORY))?;
+    let draft = Draft::empty(to)?;
+    draft.link(from, MEMORY)?;
     draft.write_state(&state)?;
     Ok(draft.keep()?)
 }
@@ -167,12 +173,9 @@ pub fn link_as(
 /// # Errors
 /// If the host cannot write there.
 pub fn link(from: &Path, to: &Path) -> io::Result<()> {
-    let folder = beside(to, ".draft");
-    remove(&folder)?;
-    paths::make(&folder)?;
-    let draft = Draft { place: to.to_owned(), folder, kept: false };
+    let draft = Draft::empty(to)?;
     for file in [MEMORY, STATE] {
-        std::fs::hard_link(from.join(file), draft.folder.join(file))?;
+        draft.link(from, file)?;
     }
     draft.keep()
 }
