@@ -1,0 +1,128 @@
+//! What holds for whatever shares and demands there are.
+
+use proptest::prelude::*;
+use share::{Amount, Claim, Limit, Share, Tree, divide};
+
+const SMALL: Amount = 1e-6;
+
+fn limit(reserve: Amount) -> impl Strategy<Value = Limit> {
+    let above = reserve + 0.001..reserve + 4.0;
+    prop_oneof![Just(Limit::None), above.clone().prop_map(Limit::Hard), above.prop_map(Limit::Soft)]
+}
+
+fn shares() -> impl Strategy<Value = Share> {
+    let reserve = prop_oneof![Just(0.0), 0.01..0.3];
+    let weight = prop_oneof![1u32..20, 500u32..2000, 1u32..1_000_000];
+    (reserve, weight).prop_flat_map(|(reserve, weight)| {
+        limit(reserve).prop_map(move |limit| Share { reserve, weight, limit })
+    })
+}
+
+fn demands() -> impl Strategy<Value = Amount> {
+    prop_oneof![Just(0.0), 0.0..0.2, 0.0..8.0]
+}
+
+/// Some, and what each would take; no more is promised than there is.
+fn some() -> impl Strategy<Value = (Amount, Vec<(Share, Amount)>)> {
+    prop::collection::vec((shares(), demands()), 1..24).prop_flat_map(|some| {
+        let promised: Amount = some.iter().map(|(share, _)| share.reserve).sum();
+        (promised..promised + 8.0, Just(some))
+    })
+}
+
+fn claims(some: &[(Share, Amount)]) -> Vec<Claim> {
+    some.iter().map(|(share, demand)| Claim::new(share, *demand)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn nobody_is_above_what_they_may_have_or_below_what_is_theirs((capacity, some) in some()) {
+        let got = divide(capacity, &claims(&some));
+        prop_assert!(got.iter().sum::<Amount>() <= capacity + SMALL);
+        for ((share, demand), got) in some.iter().zip(&got) {
+            prop_assert!(*got <= demand + SMALL && *got <= share.most(capacity) + SMALL);
+            prop_assert!(*got >= demand.min(share.reserve) - SMALL);
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_while_somebody_may_have_more((capacity, some) in some()) {
+        let got = divide(capacity, &claims(&some));
+        let left = capacity - got.iter().sum::<Amount>();
+        for ((share, demand), got) in some.iter().zip(&got) {
+            prop_assert!(left < SMALL || *got >= share.most(*demand) - SMALL, "{left} is left");
+        }
+    }
+
+    #[test]
+    fn more_weight_is_never_less((capacity, some) in some(), more in 2u32..50) {
+        let before = divide(capacity, &claims(&some))[0];
+        let mut heavier = some.clone();
+        heavier[0].0.weight = heavier[0].0.weight.saturating_mul(more);
+        prop_assert!(divide(capacity, &claims(&heavier))[0] >= before - SMALL);
+    }
+
+    #[test]
+    fn the_order_does_not_matter((capacity, some) in some(), turn in 0usize..24) {
+        let turn = turn % some.len();
+        let got = divide(capacity, &claims(&some));
+        let mut turned = some.clone();
+        turned.rotate_left(turn);
+        let mut back = divide(capacity, &claims(&turned));
+        back.rotate_right(turn);
+        for (got, back) in got.iter().zip(&back) {
+            prop_assert!((got - back).abs() < SMALL);
+        }
+    }
+
+    #[test]
+    fn what_is_left_goes_by_weight((capacity, some) in some()) {
+        let got = divide(capacity, &claims(&some));
+        // Of those who want more and may have it, each has the same for its weight.
+        let surplus = |((share, demand), got): (&(Share, Amount), &Amount)| {
+            let firm = match share.limit {
+                Limit::None => *demand,
+                Limit::Hard(limit) | Limit::Soft(limit) => demand.min(limit),
+            };
+            (*got < firm - SMALL).then(|| (got - demand.min(share.reserve)) / f64::from(share.weight))
+        };
+        let levels: Vec<_> = some.iter().zip(&got).filter_map(surplus).collect();
+        for level in &levels {
+            prop_assert!((level - levels[0]).abs() <= SMALL * (1.0 + levels[0]), "{levels:?}");
+        }
+    }
+
+    #[test]
+    fn groups_get_what_their_members_get(
+        capacity in 0.1..16.0, groups in prop::collection::vec((shares(), any::<bool>(), some()), 1..6),
+    ) {
+        let mut tree = Tree::new(capacity);
+        let mut all = Vec::new();
+        for (share, expandable, (_, members)) in &groups {
+            // What is promised is not looked at here.
+            let share = Share { reserve: 0.0, ..*share };
+            let group = tree.group(0, share, *expandable);
+            let members: Vec<_> = members.iter().map(|(share, demand)| {
+                let share = Share { reserve: 0.0, ..*share };
+                (tree.guest(group, share, *demand), share, *demand)
+            }).collect();
+            all.push((group, share, members));
+        }
+        let got = tree.divide();
+        prop_assert!(got[0] <= capacity + SMALL);
+        let mut wants = 0.0;
+        for (group, share, members) in &all {
+            let theirs: Amount = members.iter().map(|(guest, ..)| got[*guest]).sum();
+            prop_assert!((theirs - got[*group]).abs() < SMALL);
+            prop_assert!(got[*group] <= share.most(capacity) + SMALL);
+            let want: Amount = members.iter().map(|(_, share, demand)| share.most(*demand)).sum();
+            wants += share.most(want);
+            for (guest, share, demand) in members {
+                prop_assert!(got[*guest] <= share.most(*demand) + SMALL);
+            }
+        }
+        prop_assert!((got[0] - wants.min(capacity)).abs() < SMALL, "{} of {}", got[0], wants.min(capacity));
+    }
+}
