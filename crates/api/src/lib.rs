@@ -16,6 +16,7 @@ mod name;
 mod patch;
 mod problem;
 mod quantity;
+mod shares;
 mod site;
 mod snapshot;
 mod stats;
@@ -46,6 +47,9 @@ pub use name::{ImageName, Name, NameError};
 pub use patch::{merge, patch};
 pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
+pub use shares::{
+    CpuBound, CpuHost, CpuNow, CpuOther, CpuReport, CpuShare, NotProcessors, Processors, ShareReport,
+};
 pub use site::{SITE_LABEL, Site, SiteBefore, SiteKind, SiteMember, SiteMemory};
 pub use snapshot::{NewSnapshot, Snapshot};
 pub use stats::{DiskStats, HostStats, NicStats, ProcessorStats, Stats, VmStats};

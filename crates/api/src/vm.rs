@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{Disk, DiskSource, Id, ImageName, Invalid, Name, Nic, Size, Time};
+use crate::{CpuShare, Disk, DiskSource, Id, ImageName, Invalid, Name, Nic, Size, Time};
 
 /// Memory of a guest for which nothing else is said.
 pub const DEFAULT_MEMORY: Size = Size(1 << 30);
@@ -43,6 +43,9 @@ pub struct VmDefinition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 254)]
     pub cpus_max: Option<u32>,
+    /// What it is promised of the host's processors.
+    #[serde(default, skip_serializing_if = "CpuShare::is_usual")]
+    pub cpu_share: CpuShare,
     /// How much memory it has.
     #[serde(default = "default_memory")]
     pub memory: Size,
@@ -332,6 +335,7 @@ impl VmDefinition {
             template: None,
             cpus: one(),
             cpus_max: None,
+            cpu_share: CpuShare::default(),
             memory: DEFAULT_MEMORY,
             memory_max: None,
             engine: Engine::default(),
@@ -348,6 +352,7 @@ impl VmDefinition {
     /// What is wrong with it, as far as it can be told without looking at the host.
     pub fn check(&self) -> Vec<Invalid> {
         let mut wrong = crate::access::check_labels("/labels", &self.labels);
+        wrong.extend(self.cpu_share.check());
         let mut say = |pointer: String, value: Value, detail: &str| {
             wrong.push(Invalid::new(pointer, value, detail));
         };
@@ -516,6 +521,7 @@ mod tests {
             (r#", "cloud_init": {"user": {"name": "Root!"}}"#, "/cloud_init/user/name"),
             (r#", "cloud_init": {"user": {"name": "a", "ssh_keys": ["x"]}}"#, "/cloud_init/user/ssh_keys/0"),
             (r#", "labels": {"": ""}"#, "/labels"),
+            (r#", "cpu_share": {"weight": 0}"#, "/cpu_share/weight"),
         ] {
             let wrong = definition(more).check();
             assert_eq!(wrong.iter().map(|w| w.pointer.as_str()).collect::<Vec<_>>(), [pointer], "{more}");

@@ -29,6 +29,7 @@ use crate::pools::{Pools, UPLOADS};
 use crate::records;
 use crate::repeats::Repeats;
 use crate::series::{Sampler, Series};
+use crate::shares::{Regulator, Shares};
 use crate::store::{Sqlite, Store, StoreError, Transaction};
 use crate::supervisor::{Agents, Shared, Supervisor};
 use crate::tasks::{Tasks, Work};
@@ -192,6 +193,7 @@ impl Host {
         let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
         let shared = Shared {
             groups: Groups::open(id),
+            shares: Arc::new(Shares::default()),
             pools: Arc::new(pools),
             images: Images::new(paths.images()),
             paths: paths.clone(),
@@ -334,6 +336,8 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let pools = tokio::spawn(Arc::clone(host.supervisor.pools()).keep());
     let (series, store) = (Arc::clone(&host.series), Arc::clone(&host.store));
     let sampler = Sampler::begin(series, store, Arc::clone(&host.supervisor)).map_err(DaemonError::Series)?;
+    let (shares, controls) = (Arc::clone(host.supervisor.shares()), host.supervisor.groups().controls());
+    let regulator = Regulator::begin(shares, controls).map_err(DaemonError::Series)?;
     let alarms = tokio::spawn(alarms::keep(Arc::clone(&host)));
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
@@ -342,6 +346,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     keeper.abort();
     pools.abort();
     sampler.end();
+    regulator.end();
     alarms.abort();
     host.supervisor.close();
     // Whoever removed it before us had a reason.

@@ -7,14 +7,22 @@ use std::path::{Path, PathBuf};
 
 use api::Id;
 
+use crate::shares::{Controls, Version};
+
 /// Controllers of version 1 whose groups need nothing set before a process can be in them.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "freezer"];
+
+/// The group of the daemon itself where it has one of its own: systemd makes it (`DelegateSubgroup=`) in version 2, and we do in version 1
+/// while guests have most of the machine.
+const DAEMON: &str = "daemon";
 
 /// The groups of a host's guests.
 #[derive(Debug)]
 pub struct Groups {
     /// The folder of this host's groups in each hierarchy.
     folders: Vec<PathBuf>,
+    /// Where processors are divided, or why they cannot be.
+    controls: Result<Controls, String>,
 }
 
 /// A hierarchy as it is mounted (proc_pid_mountinfo(5)).
@@ -59,16 +67,66 @@ fn own(text: &str, controllers: &[String]) -> Option<String> {
     })
 }
 
-/// The folders in which groups of this process's own can be, one for each hierarchy.
-fn places(mounts: &[Mount], cgroup: &str) -> Vec<PathBuf> {
-    let place = |mount: &Mount| {
+/// The folders in which groups of this process's own can be, one for each hierarchy, and the controllers of that.
+fn places<'a>(mounts: &'a [Mount], cgroup: &str) -> Vec<(PathBuf, &'a [String])> {
+    let place = |mount: &'a Mount| {
         let own = own(cgroup, &mount.controllers)?;
-        let within = Path::new(&own).strip_prefix(&mount.root).ok()?;
-        Some(mount.place.join(within))
+        let own = Path::new(&own);
+        // Guests are beside the daemon then: in version 2 only groups without processes of their own can divide (no internal processes).
+        let own = if own.ends_with(DAEMON) { own.parent()? } else { own };
+        let within = own.strip_prefix(&mount.root).ok()?;
+        Some((mount.place.join(within), mount.controllers.as_slice()))
     };
     let mut places: Vec<_> = mounts.iter().filter_map(place).collect();
-    places.dedup();
+    places.dedup_by(|a, b| a.0 == b.0);
     places
+}
+
+/// Has the groups in a folder of version 2, and those in it, divide processors.
+fn enable(place: &Path, folder: &Path) -> Result<(), String> {
+    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    let has = place.join("cgroup.controllers");
+    let controllers = fs::read_to_string(&has).map_err(|error| told(&has, error))?;
+    if !controllers.split_whitespace().any(|name| name == "cpu") {
+        return Err(format!(
+            "{} has no cpu controller: whatever started the daemon gives it none",
+            place.display()
+        ));
+    }
+    for group in [place, folder] {
+        let control = group.join("cgroup.subtree_control");
+        fs::write(&control, "+cpu").map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => format!(
+                "{} has processes of its own: the daemon has to be in a group called {DAEMON} there (systemd 254 and later: DelegateSubgroup={DAEMON})",
+                group.display()
+            ),
+            _ => told(&control, error),
+        })?;
+    }
+    Ok(())
+}
+
+/// Where processors are divided, of folders with their controllers.
+fn controls(folders: &[(PathBuf, PathBuf, &[String])]) -> Result<Controls, String> {
+    let of =
+        |name: &str| folders.iter().find(|(.., controllers)| controllers.iter().any(|other| other == name));
+    let second = folders.iter().find(|(.., controllers)| controllers.is_empty());
+    let counted = of("cpuacct").map(|(_, folder, _)| (folder.clone(), Version::One));
+    let account = counted.or_else(|| second.map(|(_, folder, _)| (folder.clone(), Version::Two)));
+    let Some(account) = account else { return Err("guests have no control groups here".into()) };
+    if let Some((place, folder, _)) = of("cpu") {
+        let daemon = Some((folder.join(DAEMON), place.clone()));
+        return Ok(Controls { folder: folder.clone(), version: Version::One, account, daemon });
+    }
+    match second {
+        Some((place, folder, _)) => {
+            enable(place, folder)?;
+            let daemon = place.join(DAEMON);
+            let daemon = daemon.is_dir().then(|| (daemon, place.clone()));
+            Ok(Controls { folder: folder.clone(), version: Version::Two, account, daemon })
+        }
+        None => Err("there is no cpu controller here".into()),
+    }
 }
 
 impl Groups {
@@ -78,16 +136,25 @@ impl Groups {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mounts = mounts(&read("/proc/self/mountinfo"));
         let mut folders = Vec::new();
-        for place in places(&mounts, &read("/proc/self/cgroup")) {
+        for (place, controllers) in places(&mounts, &read("/proc/self/cgroup")) {
             let folder = place.join(format!("tessera-{host}"));
             match fs::create_dir(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     tracing::info!("guests have no control group in {}: {error}", place.display());
                 }
-                _ => folders.push(folder),
+                _ => folders.push((place, folder, controllers)),
             }
         }
-        Self { folders }
+        let controls = controls(&folders);
+        Self { folders: folders.into_iter().map(|(_, folder, _)| folder).collect(), controls }
+    }
+
+    /// Where processors are divided.
+    ///
+    /// # Errors
+    /// Why they cannot be.
+    pub fn controls(&self) -> Result<Controls, String> {
+        self.controls.clone()
     }
 
     /// Puts a guest's process into groups of the guest's own.
@@ -118,6 +185,9 @@ impl Groups {
 
     /// Removes the host's own groups, if it has no guests that run: they are found again otherwise.
     pub fn close(&self) {
+        if let Ok(controls) = &self.controls {
+            controls.leave();
+        }
         for folder in &self.folders {
             // It is not empty then.
             let _ = fs::remove_dir(folder);
@@ -142,8 +212,11 @@ mod tests {
     #[test]
     fn version_2_alone_is_found() {
         let mounts = mounts("30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
-        let places = places(&mounts, "0::/system.slice/tessera.service\n");
-        assert_eq!(places, [PathBuf::from("/sys/fs/cgroup/system.slice/tessera.service")]);
+        for own in ["0::/system.slice/tessera.service\n", "0::/system.slice/tessera.service/daemon\n"] {
+            let places = places(&mounts, own);
+            assert_eq!(places[0].0, Path::new("/sys/fs/cgroup/system.slice/tessera.service"));
+            assert!(places.len() == 1 && places[0].1.is_empty());
+        }
     }
 
     #[test]
@@ -156,7 +229,38 @@ mod tests {
                     36 30 0:32 / /proc rw - proc proc rw\n";
         let own = "5:cpuset:/x\n4:memory:/jail/b\n3:cpu,cpuacct:/a\n1:name=systemd:/s\n0::/\n";
         let wanted = ["/sys/fs/cgroup/cpu/a", "/sys/fs/cgroup/memory/b", "/sys/fs/cgroup/unified"];
-        assert_eq!(places(&mounts(text), own), wanted.map(PathBuf::from));
+        let mounts = mounts(text);
+        let places = places(&mounts, own);
+        assert_eq!(
+            places.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>(),
+            wanted.map(PathBuf::from)
+        );
+        let made: Vec<_> =
+            places.into_iter().map(|(place, has)| (place.clone(), place.join("t"), has)).collect();
+        let controls = controls(&made).unwrap();
+        assert_eq!(
+            (controls.version, controls.folder.as_path()),
+            (Version::One, Path::new("/sys/fs/cgroup/cpu/a/t"))
+        );
+        assert_eq!(controls.account, (controls.folder.clone(), Version::One));
+    }
+
+    #[test]
+    fn version_2_divides_processors_once_it_is_told_to_or_says_why_not() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("t");
+        fs::create_dir(&folder).unwrap();
+        let made = [(place.path().to_owned(), folder.clone(), [].as_slice())];
+        fs::write(place.path().join("cgroup.controllers"), "memory pids\n").unwrap();
+        let why = controls(&made).unwrap_err();
+        assert!(why.ends_with("has no cpu controller: whatever started the daemon gives it none"), "{why}");
+        fs::write(place.path().join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+        let controls = controls(&made).unwrap();
+        assert_eq!((controls.version, controls.folder.as_path()), (Version::Two, folder.as_path()));
+        for group in [place.path(), &folder] {
+            assert_eq!(fs::read_to_string(group.join("cgroup.subtree_control")).unwrap(), "+cpu");
+        }
+        assert!(super::controls(&[]).is_err());
     }
 
     #[test]

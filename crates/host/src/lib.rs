@@ -18,6 +18,7 @@ pub mod records;
 mod repeats;
 mod report;
 mod series;
+mod shares;
 pub mod snapshots;
 mod store;
 pub mod supervisor;

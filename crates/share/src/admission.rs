@@ -22,7 +22,10 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// There is not so much left to promise.
-    #[error("{place} has {free} left to promise, and {asked} is asked for: {short} too much; {free} would fit", short = asked - free)]
+    #[error(
+        "{place} has {free} left to promise, and {asked} is asked for: {short} too much; {free} would fit",
+        free = told(*free), asked = told(*asked), short = told(asked - free)
+    )]
     Short {
         /// Where it ends: a group, or `the host`.
         place: String,
@@ -33,7 +36,8 @@ pub enum Refusal {
     },
     /// A group may not have so much.
     #[error(
-        "{place} is limited to {limit}, of which {free} is left to promise, and {asked} is asked for: {free} would fit"
+        "{place} is limited to {limit}, of which {free} is left to promise, and {asked} is asked for: {free} would fit",
+        free = told(*free), asked = told(*asked)
     )]
     Limit {
         /// The group.
@@ -160,6 +164,11 @@ impl<'a> Promises<'a> {
 /// What is lost in sums of what nobody can tell apart.
 const SMALL: Amount = 1e-9;
 
+/// An amount without what is lost in sums.
+fn told(amount: Amount) -> Amount {
+    (amount * 1e6).round() / 1e6
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +208,12 @@ mod tests {
         assert_eq!(
             said,
             "test has 0.25 left to promise, and 0.5 is asked for: 0.25 too much; 0.25 would fit"
+        );
+        let refused = Promises::new(1.0, &[guest("a", None, 0.7)]).unwrap().admit(&guest("b", None, 0.4));
+        let said = refused.unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "the host has 0.3 left to promise, and 0.4 is asked for: 0.1 too much; 0.3 would fit"
         );
     }
 

@@ -1127,6 +1127,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/vms/{vm}/share": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a guest is promised of what it shares with others, what it wants and gets, and who gets the rest. */
+        get: operations["get_vms_vm_share"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/shutdown": {
         parameters: {
             query?: never;
@@ -1571,6 +1588,100 @@ export interface components {
         Convert: {
             /** @description How it is laid out then. */
             format: components["schemas"]["VolumeFormat"];
+        };
+        /**
+         * @description What keeps a guest from having more.
+         * @enum {string}
+         */
+        CpuBound: "nothing" | "limit" | "others";
+        /** @description What the host has of processors. */
+        CpuHost: {
+            /**
+             * Format: double
+             * @description That everything else on the machine got in the last 10 s.
+             */
+            besides: number;
+            /**
+             * Format: double
+             * @description That all guests got in the last 10 s.
+             */
+            guests: number;
+            /** @description That guests may use. */
+            processors: components["schemas"]["Processors"];
+            /** @description That guests that run, or are about to again, have reserved. */
+            reserved: components["schemas"]["Processors"];
+        };
+        /** @description What a guest that runs wants and gets of the host's processors. */
+        CpuNow: {
+            /**
+             * Format: double
+             * @description What it would have taken in the last window if nobody else had been there, processors.
+             */
+            asked: number;
+            /** @description What keeps it from having more. */
+            bound: components["schemas"]["CpuBound"];
+            /**
+             * Format: double
+             * @description What it got in the last window, processors.
+             */
+            got: number;
+            /**
+             * Format: double
+             * @description What it got in the last 10 s, processors.
+             */
+            got_10s: number;
+            /**
+             * Format: double
+             * @description What it is to have by what all are promised and want, processors.
+             */
+            target: number;
+        };
+        /** @description Another guest. */
+        CpuOther: {
+            /**
+             * Format: double
+             * @description What it got in the last 10 s, processors.
+             */
+            got_10s: number;
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description What it is promised. */
+            promised: components["schemas"]["CpuShare"];
+        };
+        /** @description What a guest is promised, wants and gets of the host's processors. */
+        CpuReport: {
+            /** @description What there is. */
+            host: components["schemas"]["CpuHost"];
+            /** @description Why what is promised cannot be held to here; nothing if it is. */
+            not_enforced?: string | null;
+            now?: components["schemas"]["CpuNow"] | null;
+            /** @description The other guests that got the most in the last 10 s, as far as the one who asks may see them. */
+            others: components["schemas"]["CpuOther"][];
+            /** @description What it is promised. */
+            promised: components["schemas"]["CpuShare"];
+            /**
+             * Format: double
+             * @description What the guests got in the last 10 s that are not among these, processors.
+             */
+            rest: number;
+        };
+        /**
+         * @description What a guest is promised of the host's processors. Everyone has what they want of their reserve; what is left goes to those who want
+         *     more, by weight, none above their limit.
+         */
+        CpuShare: {
+            limit?: components["schemas"]["Processors"] | null;
+            /** @description Always theirs when they want it: nothing, or at least 0.01. What all guests that run have reserved is never more than the host has. */
+            reserve?: components["schemas"]["Processors"];
+            /** @description Whether they may pass the limit when nobody else wants more. */
+            soft?: boolean;
+            /**
+             * Format: int32
+             * @description Their part of what is left, compared with others'; 1000 is usual.
+             */
+            weight?: number;
         };
         /** @description A disk of a guest. */
         Disk: components["schemas"]["DiskSource"] & {
@@ -2629,6 +2740,8 @@ export interface components {
                 /** @description What it boots. */
                 boot?: components["schemas"]["Boot"];
                 cloud_init?: components["schemas"]["CloudInit"] | null;
+                /** @description What it is promised of the host's processors. */
+                cpu_share?: components["schemas"]["CpuShare"];
                 /**
                  * Format: int32
                  * @description How many processors it has.
@@ -3129,6 +3242,8 @@ export interface components {
              */
             wait_ns: number;
         };
+        /** @description Processors of the host, in steps of 0.001: 0.05 is a twentieth of one. */
+        Processors: number;
         /**
          * @description A protocol with ports.
          * @enum {string}
@@ -3194,6 +3309,11 @@ export interface components {
          * @enum {string}
          */
         Severity: "info" | "warning" | "critical";
+        /** @description What a guest is promised, wants and gets of what it shares with others. */
+        ShareReport: {
+            /** @description Processors. */
+            cpu: components["schemas"]["CpuReport"];
+        };
         /** @description A site. */
         Site: {
             /** @description Who wrote it. */
@@ -3433,6 +3553,8 @@ export interface components {
             /** @description What it boots. */
             boot?: components["schemas"]["Boot"];
             cloud_init?: components["schemas"]["CloudInit"] | null;
+            /** @description What it is promised of the host's processors. */
+            cpu_share?: components["schemas"]["CpuShare"];
             /**
              * Format: int32
              * @description How many processors it has.
@@ -3482,6 +3604,8 @@ export interface components {
             /** @description What it boots. */
             boot?: components["schemas"]["Boot"];
             cloud_init?: components["schemas"]["CloudInit"] | null;
+            /** @description What it is promised of the host's processors. */
+            cpu_share?: components["schemas"]["CpuShare"];
             /**
              * Format: int32
              * @description How many processors it has.
@@ -7362,6 +7486,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_share: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What it is promised and gets */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShareReport"];
                 };
             };
             /** @description A problem */

@@ -28,6 +28,7 @@ mod report;
 mod scope;
 pub mod serve;
 mod session;
+mod share;
 mod sites;
 mod snapshots;
 mod stats;
@@ -114,6 +115,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::resume))
         .routes(routes!(vms::suspend))
         .routes(routes!(vms::stats))
+        .routes(routes!(share::of_guest))
         .routes(routes!(history::of_guest))
         .routes(routes!(agent::get))
         .routes(routes!(agent::exec))

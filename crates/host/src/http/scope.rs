@@ -187,6 +187,10 @@ pub fn claim(
             wrong.push(Invalid::new(format!("/nics/{n}"), (), detail));
         }
     }
+    if definition.cpu_share != given.map_or_else(Default::default, |given| given.cpu_share) {
+        let detail = "what guests are promised of the host is given out by who is bound to no labels";
+        wrong.push(Invalid::new("/cpu_share", (), detail));
+    }
     let boot = |definition: &VmDefinition| (definition.boot.kernel.clone(), definition.boot.initrd.clone());
     if boot(definition) != given.map_or((None, None), boot) {
         let detail = "files of the host are given out by who is bound to no labels";

@@ -35,6 +35,7 @@ use crate::images::{self, Images};
 use crate::paths::Paths;
 use crate::pools::Pools;
 use crate::records;
+use crate::shares::Shares;
 use crate::snapshots::{self, Kept};
 use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// The control groups.
     pub groups: Groups,
+    /// What guests are promised.
+    pub shares: Arc<Shares>,
     /// The storage pools.
     pub pools: Arc<Pools>,
     /// The networks.
@@ -207,6 +210,7 @@ impl Supervisor {
     /// If a field is wrong, or its name is taken.
     pub async fn check(&self, definition: &VmDefinition, own: Option<Id>) -> Result<(), Problem> {
         let mut wrong = definition.check();
+        wrong.extend(Shares::check(definition));
         for (number, disk) in definition.disks.iter().enumerate() {
             wrong.extend(disks::check(&self.shared.images, &self.shared.pools, number, disk));
         }
@@ -369,6 +373,16 @@ impl Supervisor {
     /// Leaves nothing of a host without guests that run.
     pub fn close(&self) {
         self.shared.groups.close();
+    }
+
+    /// What guests are promised, and get.
+    pub fn shares(&self) -> &Arc<Shares> {
+        &self.shared.shares
+    }
+
+    /// The control groups.
+    pub fn groups(&self) -> &Groups {
+        &self.shared.groups
     }
 
     /// The images.

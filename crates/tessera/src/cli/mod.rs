@@ -20,6 +20,7 @@ mod output;
 mod records;
 mod report;
 mod run;
+mod share;
 mod shell;
 mod stats;
 mod storage;
@@ -69,6 +70,9 @@ enum Command {
         /// Its name or id
         vm: String,
     },
+    /// What guests are promised of the host, and get
+    #[command(subcommand)]
+    Share(share::ShareCommand),
     /// Watch what guests use, live
     Top(top::TopArgs),
     /// Make, change and watch the networks of a host
@@ -130,6 +134,7 @@ impl Cli {
             Command::Host(args) => wait_for(args.execute(&self.host))?,
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
             Command::Console { vm } => return wait_for(vm::VmCommand::Console { vm }.execute(&self.host)),
+            Command::Share(command) => wait_for(command.execute(&self.host))?,
             Command::Top(args) => wait_for(args.execute(&self.host))?,
             Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Pool(command) => wait_for(command.execute(&self.host))?,

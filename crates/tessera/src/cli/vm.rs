@@ -12,6 +12,7 @@ use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
 use crate::cli::listing::{WatchOption, show};
 use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
+use crate::cli::share::{self, ShareOption};
 use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
@@ -223,6 +224,8 @@ pub struct EditArgs {
     #[arg(long, value_name = "JSON|@FILE")]
     patch: Option<String>,
     #[command(flatten)]
+    share: ShareOption,
+    #[command(flatten)]
     apply: ApplyOption,
     #[command(flatten)]
     wait: WaitOption,
@@ -254,7 +257,7 @@ impl ApplyOption {
     }
 }
 
-const COLUMNS: [Column<Vm>; 10] = [
+const COLUMNS: [Column<Vm>; 11] = [
     Column::text("NAME", |vm: &Vm| vm.definition.name.to_string()),
     Column::text("STATE", |vm: &Vm| vm.status.state.word().to_owned()),
     Column::text("SINCE", |vm: &Vm| age(vm.status.since)).passing(),
@@ -268,6 +271,11 @@ const COLUMNS: [Column<Vm>; 10] = [
             vm.definition.nics.iter().filter_map(|nic| Some(nic.address?.to_string())).collect();
         if addresses.is_empty() { "-".to_owned() } else { addresses.join(" ") }
     }),
+    Column::text("SHARE", |vm: &Vm| match vm.definition.cpu_share {
+        share if share.is_usual() => "-".to_owned(),
+        share => share::told(&share),
+    })
+    .wide(),
     Column::text("ID", |vm: &Vm| vm.id.to_string()).wide(),
     Column::text("PID", |vm: &Vm| vm.status.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())).wide(),
     Column::text("LAST END", |vm: &Vm| {
@@ -424,6 +432,14 @@ async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
 }
 
 async fn edit(client: &Client, args: EditArgs) -> Result<()> {
+    let cpus = async || match args.cpus {
+        Some(cpus) => Ok(cpus),
+        None => {
+            let vm: Vm = client.get(&format!("/vms/{}", segment(&args.vm)?), &[]).await?;
+            Ok(vm.definition.cpus)
+        }
+    };
+    let share = args.share.patch(client, cpus).await?;
     let mut patch = match &args.patch {
         Some(text) => read_json("--patch", text)?,
         None => json!({}),
@@ -434,6 +450,7 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     set("name", args.name.as_ref().map(|name| json!(name)));
     set("cpus", args.cpus.map(|cpus| json!(cpus)));
     set("cpus_max", args.cpus_max.map(|cpus| json!(cpus)));
+    set("cpu_share", share);
     set("memory", args.memory.map(|memory| json!(memory)));
     set("memory_max", args.memory_max.map(|memory| json!(memory)));
     set("description", args.description.map(|text| json!(text)));

@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 
 use crate::cli::options::{DiskOption, NetOption, VolumeOption};
 use crate::cli::run::EngineOption;
+use crate::cli::share::ShareOption;
 use crate::cli::vm::{WaitOption, body, change, clone, done};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
 
 /// What is said of a guest that has none of it from a saved one.
-const OWN: [&str; 21] = [
+const OWN: [&str; 29] = [
     "template",
     "image",
     "kernel",
@@ -25,6 +26,14 @@ const OWN: [&str; 21] = [
     "append",
     "cpus",
     "cpus_max",
+    "cpu_reserve",
+    "cpu_weight",
+    "cpu_limit",
+    "shares",
+    "entitlement",
+    "share_absolute",
+    "share_relative",
+    "cpu_soft",
     "memory",
     "memory_max",
     "new_disks",
@@ -125,6 +134,8 @@ pub struct CreateArgs {
     #[arg(long)]
     start: bool,
     #[command(flatten)]
+    share: ShareOption,
+    #[command(flatten)]
     wait: WaitOption,
 }
 
@@ -137,7 +148,14 @@ impl CreateArgs {
             let as_what = json!({ "name": self.name, "snapshot": snapshot, "memory": true, "start": true });
             return clone(client, vm, &as_what, self.wait).await;
         }
-        let definition = self.definition()?;
+        let mut definition = self.definition()?;
+        let cpus = definition.cpus;
+        if let Some(patch) = self.share.patch(client, async || Ok(cpus)).await? {
+            let mut share = json!({});
+            api::merge(&mut share, patch);
+            let told = |error| Failure::input(format!("the guest's share: {error}"));
+            definition.cpu_share = serde_json::from_value(share).map_err(told)?;
+        }
         let mut query = vec![("start", self.start.to_string())];
         let mut body = body(&definition)?;
         if let Some(template) = &self.template {

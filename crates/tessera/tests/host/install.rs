@@ -26,7 +26,9 @@ fn check_unit(root: &Path, unit: &str, program: &str) {
     let unit = root.join(unit);
     let text = std::fs::read_to_string(&unit).unwrap();
     assert!(text.contains(&format!("ExecStart={program} host\n")), "{text}");
-    for line in ["Type=notify", "KillMode=process", "Restart=on-failure", "Delegate=yes"] {
+    for line in
+        ["Type=notify", "KillMode=process", "Restart=on-failure", "Delegate=yes", "DelegateSubgroup=daemon"]
+    {
         assert!(text.lines().any(|other| other == line), "{line}: {text}");
     }
     if is_here("systemd-analyze") {
@@ -34,7 +36,19 @@ fn check_unit(root: &Path, unit: &str, program: &str) {
         let here = root.join(&program[1..]);
         let elsewhere = tempfile::tempdir().unwrap();
         let copy = elsewhere.path().join("tessera.service");
-        std::fs::write(&copy, text.replace(program, here.to_str().unwrap())).unwrap();
+        let mut text = text.replace(program, here.to_str().unwrap());
+        let version = Command::new("systemd-analyze").arg("--version").output().unwrap().stdout;
+        let version = String::from_utf8(version).unwrap();
+        if version
+            .split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse().ok())
+            .is_some_and(|number: u32| number < 254)
+        {
+            // It passes over what it does not know, and says so.
+            text = text.replace("DelegateSubgroup=daemon\n", "");
+        }
+        std::fs::write(&copy, text).unwrap();
         let mut command = Command::new("systemd-analyze");
         let output =
             command.args(["verify", "--man=no", "--recursive-errors=no"]).arg(&copy).output().unwrap();

@@ -34,6 +34,7 @@ mod sandbox;
 #[path = "../../../storage/tests/images/server.rs"]
 #[allow(dead_code)]
 mod server;
+mod shares;
 mod site;
 mod snapshots;
 mod stats;

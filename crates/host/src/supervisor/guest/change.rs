@@ -133,10 +133,20 @@ impl Guest {
                 return Err(Problem { status: 409, ..Problem::invalid(plan.waits) });
             }
         }
-        let made = self.shared.change_disks(&before, &edit.definition).await?;
+        if self.is_promised() {
+            self.shared.shares.promise_besides(before.id, &edit.definition)?;
+        }
+        let made = match self.shared.change_disks(&before, &edit.definition).await {
+            Ok(made) => made,
+            Err(problem) => {
+                self.settle_promise();
+                return Err(problem);
+            }
+        };
         let runs_as = runs.then_some(&machine);
         if let Err(problem) = self.shared.wires.plug(before.id, &mut edit.definition, runs_as).await {
             made.undo();
+            self.settle_promise();
             return Err(problem);
         }
         // Addresses have been chosen since.
@@ -144,6 +154,19 @@ impl Guest {
         match now {
             true => Ok((edit, made, planned.steps, planned.machine)),
             false => Ok((edit, made, Vec::new(), machine)),
+        }
+    }
+
+    /// Whether it is promised what its definition says: it runs, or is about to.
+    fn is_promised(&self) -> bool {
+        self.running.is_some() || self.restart.is_some()
+    }
+
+    /// It is promised what its definition says, and nothing more.
+    fn settle_promise(&self) {
+        if self.is_promised() {
+            let pid = self.running.as_ref().map(|running| running.process.pid());
+            self.shared.shares.settle(self.record.vm.id, &self.record.vm.definition, pid);
         }
     }
 
@@ -366,6 +389,7 @@ impl Guest {
 
     async fn unchanged(&mut self, changing: Changing, problem: Problem) {
         changing.made.undo();
+        self.settle_promise();
         let mut definition = self.record.vm.definition.clone();
         let machine = self.record.machine.clone().filter(|_| self.running.is_some());
         // It was plugged in so before.
@@ -403,6 +427,7 @@ impl Guest {
             self.changing = Some(changing);
             return self.undo_change(problem).await;
         }
+        self.settle_promise();
         let id = self.record.vm.id;
         let held = machine::own_volumes(id, &self.record.made_of().disks);
         let runs = self.running.is_some();

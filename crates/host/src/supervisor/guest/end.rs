@@ -84,6 +84,11 @@ impl Guest {
         }
         let closing = self.closing.take();
         self.after_end(kind, message, actor, closing.is_some()).await;
+        // One that starts again at once keeps what it is promised.
+        match closing.as_ref().is_some_and(|closing| closing.again) {
+            true => self.shared.shares.ended(self.record.vm.id),
+            false => self.give_back(),
+        }
         if let Some(closing) = closing {
             let started = if closing.again { self.start(Some(&closing.actor)).await } else { Ok(()) };
             // Nobody may wait for it.
@@ -106,10 +111,12 @@ impl Guest {
     /// Its process ended and nobody saw how.
     pub(super) async fn ended_unseen(&mut self, message: &str) {
         self.after_end("killed", message, None, false).await;
+        self.give_back();
     }
 
     pub(super) async fn failed_to_start(&mut self, problem: &Problem) {
         self.after_end("start-failure", &format!("did not start: {problem}"), None, false).await;
+        self.give_back();
     }
 
     /// Records an end; `asked` says that somebody had asked for it.

@@ -100,6 +100,9 @@ impl Guest {
             Order::Delete { force, keep, expect, actor, reply } => {
                 let result = self.delete(force, keep, expect, &actor).await;
                 let gone = result.is_ok();
+                if gone {
+                    self.shared.shares.give_back(self.record.vm.id);
+                }
                 let _ = reply.send(result);
                 return gone;
             }
@@ -171,6 +174,7 @@ impl Guest {
     /// One that does not run, and perhaps waits to start again, does not.
     async fn stay_stopped(&mut self, actor: &str) -> Result<(), Problem> {
         self.restart = None;
+        self.give_back();
         self.record.wanted = false;
         let suspended = self.state() == VmState::Suspended;
         self.set_state(VmState::Stopped);

@@ -321,6 +321,7 @@ impl Guest {
         let cleared = saved::clear(&self.shared.paths.suspended(self.record.vm.id));
         cleared.map_err(|error| Problem::internal(format!("where it was suspended: {error}")))?;
         self.restart = None;
+        self.give_back();
         self.record.wanted = false;
         self.record.reverting = Some(kept.snapshot.id);
         self.set_state(VmState::Stopped);
@@ -345,11 +346,12 @@ impl Guest {
             linked.map_err(host_problem)?.map_err(host_problem)?;
         }
         let before = self.record.clone();
-        // What it is called, and what is said of it, has nothing to do with what it is.
+        // What it is called, what is said of it and what it is promised has nothing to do with what it is.
         self.record.vm.definition = api::VmDefinition {
             name: name.clone(),
             description: before.vm.definition.description.clone(),
             labels: before.vm.definition.labels.clone(),
+            cpu_share: before.vm.definition.cpu_share,
             ..kept.definition.clone()
         };
         self.record.machine = kept.machine.clone();

@@ -40,6 +40,10 @@ impl Guest {
             }
         }
         let suspended = self.state() == VmState::Suspended;
+        let (id, definition) = (self.record.vm.id, &self.record.vm.definition);
+        if let Err(problem) = self.shared.shares.promise(id, definition) {
+            return self.not_promised(actor, problem).await;
+        }
         if !suspended {
             // Nobody must take what was forgotten for the place where it is to go on.
             let cleared = saved::clear(&self.shared.paths.suspended(self.record.vm.id));
@@ -47,7 +51,10 @@ impl Guest {
         }
         self.record.wanted = true;
         self.set_state(VmState::Starting);
-        self.save(None).await?;
+        if let Err(problem) = self.save(None).await {
+            self.give_back();
+            return Err(problem);
+        }
         match self.launch(suspended).await {
             Ok(running) => {
                 let status = &mut self.record.vm.status;
@@ -59,6 +66,8 @@ impl Guest {
                 status.pending_restart = plan::needs_restart(&machine, &self.record.vm.definition);
                 self.record.machine = Some(machine);
                 self.record.again = false;
+                let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
+                self.shared.shares.settle(id, &self.record.vm.definition, pid);
                 self.running = Some(running);
                 self.set_state(VmState::Running);
                 let (kind, message) =
@@ -77,6 +86,7 @@ impl Guest {
             Err(problem) => {
                 let _ = self.shared.clear_run(self.record.vm.id);
                 if suspended && self.is_left_suspended().await {
+                    self.give_back();
                     return Err(problem);
                 }
                 // Somebody who asked hears of it; one that should run is tried again.
@@ -84,6 +94,22 @@ impl Guest {
                 self.failed_to_start(&problem).await;
                 Err(problem)
             }
+        }
+    }
+
+    /// What it should have cannot be promised: it stays as it is; one that should run is tried again.
+    async fn not_promised(&mut self, actor: Option<&str>, problem: Problem) -> Result<(), Problem> {
+        if actor.is_none() && self.state() != VmState::Suspended {
+            self.failed_to_start(&problem).await;
+        }
+        Err(problem)
+    }
+
+    /// Gives back what it is promised, unless it is about to start again by itself.
+    pub(super) fn give_back(&self) {
+        match self.restart {
+            Some(_) => self.shared.shares.ended(self.record.vm.id),
+            None => self.shared.shares.give_back(self.record.vm.id),
         }
     }
 
@@ -182,6 +208,8 @@ impl Guest {
     async fn take_over_in(&mut self, report: StateReport) {
         match report.state {
             State::Running | State::Paused => {
+                let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
+                self.shared.shares.settle(id, &self.record.vm.definition, pid);
                 let paused = report.state == State::Paused && self.stays_paused().await;
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
                 if !paused {

@@ -153,6 +153,7 @@ impl Guest {
         }
         self.end_process(true).await;
         let _ = self.shared.clear_run(self.record.vm.id);
+        self.give_back();
         Ok(())
     }
 

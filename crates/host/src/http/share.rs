@@ -1,0 +1,64 @@
+//! `/vms/{vm}/share`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::{CpuHost, CpuOther, CpuReport, Id, Problem, Processors, ShareReport, Vm};
+use axum::extract::{Path, State};
+
+use super::caller::Viewer;
+use super::error::Result;
+use crate::daemon::Host;
+use crate::records;
+use crate::shares::{Seen, capacity};
+
+/// So many others are told of.
+const OTHERS: usize = 5;
+
+/// What a guest is promised of what it shares with others, what it wants and gets, and who gets the rest.
+#[utoipa::path(get, path = "/vms/{vm}/share", tag = "vms", security(("token" = ["viewer"])),
+    params(("vm" = String, Path, description = "Its name or id")), responses(
+    (status = 200, description = "What it is promised and gets", body = ShareReport),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn of_guest(
+    State(host): State<Arc<Host>>,
+    Viewer(identity): Viewer,
+    Path(vm): Path<String>,
+) -> Result<axum::Json<ShareReport>> {
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    let (records, _) = records::list(&*host.store).await?;
+    let seen_by = records.into_iter().map(|(record, _)| record.vm).filter(|other| identity.sees(other));
+    let others = seen_by.filter(|other| other.id != vm.id).map(|other| (other.id, other)).collect();
+    let shares = host.supervisor.shares();
+    let reserved = shares.reserved();
+    let cpu = shares.seen(|seen| report(&vm, &others, seen, reserved));
+    Ok(axum::Json(ShareReport { cpu }))
+}
+
+/// What is told of a guest to somebody who may see these others.
+fn report(vm: &Vm, others: &HashMap<Id, Vm>, seen: &Seen, reserved: Processors) -> CpuReport {
+    let told = |(id, now): (&Id, &api::CpuNow)| {
+        let other = others.get(id)?;
+        let (name, promised) = (other.definition.name.clone(), other.definition.cpu_share);
+        Some(CpuOther { id: *id, name, promised, got_10s: now.got_10s })
+    };
+    let mut most: Vec<_> = seen.guests.iter().filter_map(told).collect();
+    most.sort_by(|a, b| b.got_10s.total_cmp(&a.got_10s).then_with(|| a.name.cmp(&b.name)));
+    most.truncate(OTHERS);
+    let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).cloned();
+    let own = seen.guests.get(&vm.id).map_or(0.0, |own| own.got_10s);
+    let named: f64 = most.iter().map(|other| other.got_10s).sum();
+    CpuReport {
+        promised: vm.definition.cpu_share,
+        now,
+        host: CpuHost {
+            processors: Processors::nearest(capacity()),
+            reserved,
+            guests: seen.all(),
+            besides: seen.besides,
+        },
+        others: most,
+        rest: (seen.all() - own - named).max(0.0),
+        not_enforced: seen.not_enforced.clone(),
+    }
+}

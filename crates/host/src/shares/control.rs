@@ -1,0 +1,300 @@
+//! The kernel's side: the control groups of guests, in which weights and quotas are set and what they used is read (Linux,
+//! admin-guide/cgroup-v2 and admin-guide/cgroup-v1; scheduler/sched-bwc). Files are opened once and written only where something changes.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use api::Id;
+
+use super::rule::quota;
+
+/// Which of the kernel's two interfaces it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy for each controller.
+    One,
+    /// One for all.
+    Two,
+}
+
+/// Where a host's guests have their groups.
+#[derive(Debug, Clone)]
+pub struct Controls {
+    /// The host's own group in the hierarchy that has processors divided.
+    pub folder: PathBuf,
+    /// What that is.
+    pub version: Version,
+    /// The same where what is used is counted.
+    pub account: (PathBuf, Version),
+    /// The group that the daemon has to itself while guests have most of the machine, and where it is otherwise.
+    pub daemon: Option<(PathBuf, PathBuf)>,
+}
+
+/// What a group gets of whom it is beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// As much as any other.
+    Usual,
+    /// Nearly all of it, as long as it wants that.
+    Most,
+}
+
+impl Version {
+    /// The least and the most weight that we give a guest.
+    pub fn weights(self) -> (u64, u64) {
+        match self {
+            // The most there is, 262144, would leave no room in the kernel's sums.
+            Version::One => (2, 65_536),
+            Version::Two => (1, 10_000),
+        }
+    }
+
+    /// The weight of a group of which nothing is said.
+    pub fn usual(self) -> u64 {
+        match self {
+            Version::One => 1024,
+            Version::Two => 100,
+        }
+    }
+
+    fn weight_file(self) -> &'static str {
+        match self {
+            Version::One => "cpu.shares",
+            Version::Two => "cpu.weight",
+        }
+    }
+}
+
+impl Controls {
+    /// Gives the host's own group its part beside other processes of the machine.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_part(&self, part: Part) -> io::Result<()> {
+        let weight = match (part, self.version) {
+            (Part::Usual, version) => version.usual(),
+            (Part::Most, Version::One) => 262_144,
+            (Part::Most, Version::Two) => 10_000,
+        };
+        if part == Part::Most {
+            self.shelter()?;
+        }
+        fs::write(self.folder.join(self.version.weight_file()), weight.to_string())
+    }
+
+    /// Sees to it that the daemon itself is not among those who get what guests leave: who would stop a guest then?
+    fn shelter(&self) -> io::Result<()> {
+        let Some((group, _)) = &self.daemon else { return Ok(()) };
+        if self.version == Version::One {
+            match fs::create_dir(group) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => fs::write(group.join("cgroup.procs"), std::process::id().to_string())?,
+            }
+        }
+        fs::write(group.join(self.version.weight_file()), self.version.weights().1.to_string())
+    }
+
+    /// Has the daemon leave a group that was made for it.
+    pub fn leave(&self) {
+        let Some((group, place)) = &self.daemon else { return };
+        if self.version == Version::One && group.is_dir() {
+            // It is not empty then.
+            let _ = fs::write(place.join("cgroup.procs"), std::process::id().to_string());
+            let _ = fs::remove_dir(group);
+        }
+    }
+
+    /// The control of a guest's group.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn of(&self, guest: Id) -> io::Result<Control> {
+        let group = self.folder.join(guest.to_string());
+        let write = |name: &str| File::options().write(true).open(group.join(name));
+        let (quota, period) = match self.version {
+            Version::One => (write("cpu.cfs_quota_us")?, Some(write("cpu.cfs_period_us")?)),
+            Version::Two => (write("cpu.max")?, None),
+        };
+        let weight = write(self.version.weight_file())?;
+        // Since Linux 5.14.
+        let burst = write(match self.version {
+            Version::One => "cpu.cfs_burst_us",
+            Version::Two => "cpu.max.burst",
+        })
+        .ok();
+        Ok(Control { weight, quota, period, burst, written: (None, None) })
+    }
+
+    /// What a guest's group has used.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn usage(&self, guest: Id) -> io::Result<Usage> {
+        let (folder, version) = &self.account;
+        Usage::open(&folder.join(guest.to_string()), *version)
+    }
+}
+
+/// What a group has used.
+#[derive(Debug)]
+pub struct Usage {
+    file: File,
+    version: Version,
+}
+
+impl Usage {
+    fn open(group: &Path, version: Version) -> io::Result<Self> {
+        let name = match version {
+            Version::One => "cpuacct.usage",
+            Version::Two => "cpu.stat",
+        };
+        Ok(Self { file: File::open(group.join(name))?, version })
+    }
+
+    /// Processor time, ns.
+    ///
+    /// # Errors
+    /// If the group is gone.
+    pub fn now(&self) -> io::Result<u64> {
+        let mut text = [0; 64];
+        let length = self.file.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
+        let number = |text: &str| text.split_ascii_whitespace().next()?.parse::<u64>().ok();
+        let found = match self.version {
+            Version::One => number(text),
+            // It is the first line.
+            Version::Two => text.strip_prefix("usage_usec").and_then(number).map(|time| time * 1000),
+        };
+        found.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// What is set in a guest's group.
+#[derive(Debug)]
+pub struct Control {
+    weight: File,
+    quota: File,
+    period: Option<File>,
+    /// How much of a quota that was not used up may be used later: without it, whoever had to wait in one period for others never gets that back.
+    burst: Option<File>,
+    /// The weight and the limit that were written last.
+    written: (Option<u64>, Option<Option<u64>>),
+}
+
+/// So small a part of a weight nobody notices.
+const SMALL: u64 = 256;
+
+impl Control {
+    /// Gives it a weight. One that is nearly what it is stays.
+    ///
+    /// # Errors
+    /// If the kernel refuses it, or the group is gone.
+    pub fn set_weight(&mut self, weight: u64) -> io::Result<()> {
+        if self.written.0.is_some_and(|before| before.abs_diff(weight) * SMALL <= before) {
+            return Ok(());
+        }
+        self.weight.write_all_at(weight.to_string().as_bytes(), 0)?;
+        self.written.0 = Some(weight);
+        Ok(())
+    }
+
+    /// Limits it to so many processors, or to none.
+    ///
+    /// # Errors
+    /// As [`set_weight`](Self::set_weight).
+    pub fn set_limit(&mut self, limit: Option<f64>) -> io::Result<()> {
+        let key = limit.map(f64::to_bits);
+        if self.written.1 == Some(key) {
+            return Ok(());
+        }
+        // It is never above the quota.
+        self.set_burst(0)?;
+        match (&self.period, limit.map(quota)) {
+            (None, None) => self.quota.write_all_at(b"max 100000", 0)?,
+            (None, Some((quota, period))) => {
+                self.quota.write_all_at(format!("{quota} {period}").as_bytes(), 0)?
+            }
+            (Some(_), None) => self.quota.write_all_at(b"-1", 0)?,
+            (Some(file), Some((quota, period))) => {
+                file.write_all_at(period.to_string().as_bytes(), 0)?;
+                self.quota.write_all_at(quota.to_string().as_bytes(), 0)?;
+            }
+        }
+        self.set_burst(limit.map_or(0, |limit| quota(limit).0))?;
+        self.written.1 = Some(key);
+        Ok(())
+    }
+
+    fn set_burst(&self, most: u64) -> io::Result<()> {
+        self.burst.as_ref().map_or(Ok(()), |file| file.write_all_at(most.to_string().as_bytes(), 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files as the kernel has them in a guest's group.
+    fn group(version: Version, files: &[&str]) -> (tempfile::TempDir, Controls, Id, PathBuf) {
+        let (folder, guest) = (tempfile::tempdir().unwrap(), Id::new());
+        let group = folder.path().join(guest.to_string());
+        fs::create_dir(&group).unwrap();
+        files.iter().for_each(|name| fs::write(group.join(name), "").unwrap());
+        let path = folder.path().to_owned();
+        (
+            folder,
+            Controls { account: (path.clone(), version), folder: path, version, daemon: None },
+            guest,
+            group,
+        )
+    }
+
+    #[test]
+    fn version_2_takes_weight_and_quota_with_its_period_and_counts_microseconds() {
+        let (_folder, controls, guest, group) = group(Version::Two, &["cpu.weight", "cpu.max", "cpu.stat"]);
+        let read = |name: &str| fs::read_to_string(group.join(name)).unwrap();
+        let mut control = controls.of(guest).unwrap();
+        control.set_weight(4500).unwrap();
+        control.set_limit(Some(0.05)).unwrap();
+        assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), ("4500", "1000 20000"));
+        // What is nearly so is left.
+        control.set_weight(4510).unwrap();
+        assert_eq!(read("cpu.weight"), "4500");
+        control.set_weight(4600).unwrap();
+        assert_eq!(read("cpu.weight"), "4600");
+        control.set_limit(None).unwrap();
+        assert_eq!(read("cpu.max"), "max 100000");
+        fs::write(group.join("cpu.stat"), "usage_usec 1234\nuser_usec 1000\n").unwrap();
+        assert_eq!(controls.usage(guest).unwrap().now().unwrap(), 1_234_000);
+        controls.set_part(Part::Most).unwrap();
+        assert_eq!(fs::read_to_string(controls.folder.join("cpu.weight")).unwrap(), "10000");
+    }
+
+    #[test]
+    fn version_1_has_a_file_for_each_and_counts_nanoseconds() {
+        let files =
+            ["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpuacct.usage", "cpu.cfs_burst_us"];
+        let (_folder, controls, guest, group) = group(Version::One, &files);
+        let read = |name: &str| fs::read_to_string(group.join(name)).unwrap();
+        let mut control = controls.of(guest).unwrap();
+        control.set_weight(2048).unwrap();
+        control.set_limit(Some(0.5)).unwrap();
+        assert_eq!(
+            [read("cpu.shares"), read("cpu.cfs_quota_us"), read("cpu.cfs_period_us")],
+            ["2048", "5000", "10000"]
+        );
+        assert_eq!(read("cpu.cfs_burst_us"), "5000");
+        fs::write(group.join("cpuacct.usage"), "77\n").unwrap();
+        assert_eq!(controls.usage(guest).unwrap().now().unwrap(), 77);
+        let controls =
+            Controls { daemon: Some((controls.folder.join("daemon"), controls.folder.clone())), ..controls };
+        controls.set_part(Part::Most).unwrap();
+        let own = fs::read_to_string(controls.folder.join("daemon/cgroup.procs")).unwrap();
+        assert_eq!(own, std::process::id().to_string());
+        controls.set_part(Part::Usual).unwrap();
+        assert_eq!(fs::read_to_string(controls.folder.join("cpu.shares")).unwrap(), "1024");
+        assert!(controls.of(Id::new()).is_err(), "it has no group");
+    }
+}

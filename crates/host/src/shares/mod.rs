@@ -1,0 +1,17 @@
+//! What guests that run are promised of the host's processors, and that they get it.
+//!
+//! A promise is taken when a guest starts and given back when it has ended: the sum of all is never more than the host has. A thread
+//! ([`Regulator`]) measures what each guest gets and wants, works out what each is to have ([`share::divide`]), and gives its control group
+//! a weight in proportion to that: while all are busy the kernel's own scheduler delivers exactly the rule.
+
+mod control;
+mod look;
+mod promises;
+mod regulator;
+mod rule;
+mod seen;
+
+pub use control::{Controls, Version};
+pub use promises::{Shares, capacity};
+pub use regulator::Regulator;
+pub use seen::Seen;

@@ -1,0 +1,262 @@
+//! The thread that measures what guests get and want, and has their control groups follow the rule.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use api::{CpuNow, Id};
+
+use super::control::{Control, Controls, Part, Usage};
+use super::look::Look;
+use super::promises::{Claimant, Shares, Woken, capacity};
+use super::rule::{self, Due, Want};
+use super::seen::{Seen, bound};
+use crate::machine;
+
+/// How often it is looked while anything is promised.
+const WINDOW: Duration = Duration::from_millis(250);
+/// How often otherwise: somebody may want to know.
+const IDLE_WINDOW: Duration = Duration::from_secs(1);
+/// Changes that come together are taken together.
+const TOGETHER: Duration = Duration::from_millis(2);
+/// For how long it is remembered what was used.
+const MEMORY: Duration = Duration::from_secs(10);
+/// Threads are looked for again after so many looks: processors come and go.
+const LOOKS: u32 = 40;
+/// Whoever used less than this part of a window wants no more than that.
+const QUIET: f64 = 0.01;
+
+/// The thread.
+pub struct Regulator {
+    shares: Arc<Shares>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Regulator {
+    /// Begins to hold to what is promised; `controls` are where the groups are, or why there are none.
+    ///
+    /// # Errors
+    /// If there cannot be one more thread.
+    pub fn begin(shares: Arc<Shares>, controls: Result<Controls, String>) -> std::io::Result<Self> {
+        if let Err(why) = &controls {
+            tracing::warn!("what guests are promised of processors is not held to: {why}");
+        }
+        let mut loops = Loop::new(Arc::clone(&shares), controls);
+        let thread = std::thread::Builder::new().name("shares".into()).spawn(move || loops.run())?;
+        Ok(Self { shares, thread: Some(thread) })
+    }
+
+    /// Ends it. What it has set stays.
+    pub fn end(mut self) {
+        self.shares.end();
+        if let Some(thread) = self.thread.take() {
+            // A thread that has panicked has nothing more to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A guest that is followed.
+struct Followed {
+    claimant: Claimant,
+    control: Option<Control>,
+    usage: Option<Usage>,
+    look: Option<Look>,
+    /// What it had used when, the oldest first.
+    used: VecDeque<(Instant, u64)>,
+    /// When its threads were looked at.
+    looked: Instant,
+    looks: u32,
+    /// What it asked for in the last two windows.
+    asked: [f64; 2],
+    got: f64,
+}
+
+impl Followed {
+    fn new(id: Id, claimant: Claimant, controls: Option<&Controls>) -> Self {
+        let control = controls.and_then(|controls| {
+            let opened = controls.of(id);
+            opened
+                .inspect_err(|error| {
+                    tracing::warn!("guest {id} has no control group that can be set: {error}")
+                })
+                .ok()
+        });
+        let usage = controls.and_then(|controls| controls.usage(id).ok());
+        let busy = f64::from(claimant.cpus);
+        let (used, looked) = (VecDeque::new(), Instant::now());
+        Self { claimant, control, usage, look: None, used, looked, looks: 0, asked: [busy; 2], got: 0.0 }
+    }
+
+    fn want(&self) -> Want {
+        let asks = self.asked[0].max(self.asked[1]);
+        Want { share: self.claimant.share.share(), most: f64::from(self.claimant.cpus).max(self.got), asks }
+    }
+
+    /// Looks at what it did.
+    fn measure(&mut self, now: Instant) {
+        let Some(used) = self.usage.as_ref().and_then(|usage| usage.now().ok()) else { return };
+        let before = self.used.back().copied();
+        while self.used.front().is_some_and(|(time, _)| now - *time > MEMORY) {
+            self.used.pop_front();
+        }
+        self.used.push_back((now, used));
+        let Some((time, before)) = before else { return };
+        let window = now - time;
+        self.got = part(window, used.saturating_sub(before));
+        self.asked = [self.ask(now, used.saturating_sub(before)), self.asked[0]];
+    }
+
+    /// What it would have taken in the last window.
+    fn ask(&mut self, now: Instant, used: u64) -> f64 {
+        let cpus = f64::from(self.claimant.cpus);
+        if self.got < QUIET {
+            // Nobody has to ask its threads.
+            self.look = None;
+            return self.got;
+        }
+        let since = now - self.looked;
+        (self.looked, self.looks) = (now, self.looks + 1);
+        let did = self.look.as_mut().filter(|_| !self.looks.is_multiple_of(LOOKS));
+        match did.and_then(|look| look.again(nanos(since)).ok()) {
+            Some(did) => {
+                let limit = rule::hard(&self.claimant.share.share());
+                let is_stopped = limit.is_some_and(|limit| self.got > limit * 0.9);
+                // A quota that is used up is no wait that is counted. What its devices took comes besides.
+                let asked = if is_stopped { cpus } else { did.asked };
+                asked + part(since, used.saturating_sub(did.ran))
+            }
+            None => {
+                self.look = self.claimant.pid.and_then(|pid| Look::at(pid).ok());
+                cpus
+            }
+        }
+    }
+
+    fn got_10s(&self) -> f64 {
+        match (self.used.front(), self.used.back()) {
+            (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),
+            _ => 0.0,
+        }
+    }
+
+    fn now(&self, due: &Due) -> CpuNow {
+        let asked = self.asked[0];
+        let bound = bound(asked, due.target, rule::hard(&self.claimant.share.share()));
+        CpuNow { asked, target: due.target, got: self.got, got_10s: self.got_10s(), bound }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// So much time of a window as processors.
+fn part(window: Duration, used: u64) -> f64 {
+    if window.is_zero() { 0.0 } else { used as f64 / window.as_nanos() as f64 }
+}
+
+/// What the thread knows.
+struct Loop {
+    shares: Arc<Shares>,
+    controls: Result<Controls, String>,
+    guests: HashMap<Id, Followed>,
+    /// The part of the machine that the guests have, if it has been set.
+    part: Option<Part>,
+    /// What the whole machine had done when.
+    machine: VecDeque<(Instant, u64)>,
+}
+
+impl Loop {
+    fn new(shares: Arc<Shares>, controls: Result<Controls, String>) -> Self {
+        Self { shares, controls, guests: HashMap::new(), part: None, machine: VecDeque::new() }
+    }
+
+    fn run(&mut self) {
+        let mut next = Instant::now();
+        loop {
+            match self.shares.wait(next.saturating_duration_since(Instant::now())) {
+                Woken::Over => return,
+                Woken::News => {
+                    std::thread::sleep(TOGETHER);
+                    self.follow();
+                }
+                Woken::Time => {
+                    let now = Instant::now();
+                    self.measure(now);
+                    next = now + if self.is_promised() { WINDOW } else { IDLE_WINDOW };
+                }
+            }
+            self.divide();
+        }
+    }
+
+    /// Whether any guest is not as the others.
+    fn is_promised(&self) -> bool {
+        self.guests.values().any(|guest| !guest.claimant.share.is_usual())
+    }
+
+    /// Takes up guests that have come, and leaves those that have gone.
+    fn follow(&mut self) {
+        let running: HashMap<_, _> = self.shares.running().into_iter().collect();
+        let same = |id: &Id, guest: &Followed| {
+            running.get(id).is_some_and(|claimant| claimant.pid == guest.claimant.pid)
+        };
+        self.guests.retain(|id, guest| same(id, guest));
+        for (id, claimant) in running {
+            let followed = || Followed::new(id, claimant, self.controls.as_ref().ok());
+            self.guests.entry(id).or_insert_with(followed).claimant = claimant;
+        }
+    }
+
+    fn measure(&mut self, now: Instant) {
+        self.guests.values_mut().for_each(|guest| guest.measure(now));
+        while self.machine.front().is_some_and(|(time, _)| now - *time > MEMORY) {
+            self.machine.pop_front();
+        }
+        self.machine.push_back((now, machine::times().busy));
+    }
+
+    /// Works out what each is to have, and sees to it.
+    fn divide(&mut self) {
+        let wants: Vec<_> = self.guests.values().map(Followed::want).collect();
+        let due = rule::due(capacity(), &wants);
+        let promised = self.is_promised();
+        let reserved = self.guests.values().any(|guest| !guest.claimant.share.reserve.is_none());
+        if let Ok(controls) = &self.controls {
+            let version = controls.version;
+            let weights = rule::weights(&due, version.weights());
+            for ((id, guest), weight) in self.guests.iter_mut().zip(weights) {
+                let Some(control) = &mut guest.control else { continue };
+                let weight = if promised { weight } else { version.usual() };
+                let limit = rule::hard(&guest.claimant.share.share());
+                if let Err(error) = control.set_weight(weight).and_then(|()| control.set_limit(limit)) {
+                    // It is told once: what has ended is gone the next time.
+                    tracing::info!("the control group of guest {id} cannot be set: {error}");
+                    guest.control = None;
+                }
+            }
+            let part = if reserved { Part::Most } else { Part::Usual };
+            if self.part != Some(part) && !self.guests.is_empty() {
+                if let Err(error) = controls.set_part(part) {
+                    tracing::warn!("{}: {error}", controls.folder.display());
+                }
+                self.part = Some(part);
+            }
+        }
+        self.tell(&due);
+    }
+
+    fn tell(&self, due: &[Due]) {
+        let guests: HashMap<_, _> =
+            self.guests.iter().zip(due).map(|((id, guest), due)| (*id, guest.now(due))).collect();
+        let machine = match (self.machine.front(), self.machine.back()) {
+            (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),
+            _ => 0.0,
+        };
+        let mut seen = Seen { guests, besides: 0.0, not_enforced: self.controls.as_ref().err().cloned() };
+        seen.besides = (machine - seen.all()).max(0.0);
+        self.shares.note(seen);
+    }
+}
