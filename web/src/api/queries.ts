@@ -108,6 +108,11 @@ export function useAudit() {
   return useQuery({ queryKey: ["audit"], queryFn: () => get<List<AuditEntry>>(at("audit"), { limit: 500 }), staleTime: 0 });
 }
 
+/** What a guest is promised, wants and gets; looked at again all the time. */
+export function useShare(id: string) {
+  return useQuery({ queryKey: ["share", id], queryFn: () => get<Schemas["ShareReport"]>(at("vms", id, "share")), refetchInterval: 1000, staleTime: 0 });
+}
+
 export function useAgent(id: string, enabled: boolean) {
   return useQuery({
     queryKey: ["agent", id],

@@ -15,6 +15,7 @@ import { CloneDialog, EditDialog, TemplateDialog } from "./guest-dialogs";
 import { GuestConsole } from "./guest-console";
 import { GuestEvents } from "./guest-events";
 import { Hardware } from "./guest-hardware";
+import { Share } from "./guest-share";
 import { Snapshots } from "./guest-snapshots";
 import { Summary } from "./guest-summary";
 
@@ -92,7 +93,7 @@ function Tab({ vm, tab }: { vm: Vm; tab: string }) {
     case "console": return <GuestConsole vm={vm} />;
     case "hardware": return <Hardware vm={vm} />;
     case "snapshots": return <Snapshots vm={vm} />;
-    case "share": return <Empty icon="share" title={t("share.not-yet")}><p>{t("share.words")}</p></Empty>;
+    case "share": return <Share key={vm.id} vm={vm} />;
     case "events": return <GuestEvents vm={vm} />;
     case "definition": return <Suspense fallback={<Loading />}><Definition key={vm.id} vm={vm} /></Suspense>;
     default: return <Summary vm={vm} />;

@@ -1,0 +1,102 @@
+// What a guest is promised of the host's processors, what it wants and gets, and who gets the rest.
+
+import { useState } from "react";
+
+import { at, complete, getVersion, type Schemas, type Vm } from "../api/client";
+import { useShare } from "../api/queries";
+import { usePowers } from "../api/session";
+import { Card, Fact, Facts, Loading, Problem } from "../parts/basics";
+import { Dialog } from "../parts/dialog";
+import { Buttons, Check, Input, useSending, Wrong } from "../parts/form";
+import { Icon } from "../parts/icon";
+import { Meter } from "../parts/meter";
+import { Table } from "../parts/table";
+import { toast } from "../parts/toasts";
+import { number, t } from "../text";
+
+type CpuShare = Schemas["CpuShare"];
+
+const USUAL: CpuShare = { reserve: 0, weight: 1000, soft: false };
+
+function limitText(share: CpuShare): string {
+  if (share.limit == null) return t("share.no-limit");
+  return t(share.soft ? "share.limit.soft-of" : "share.of", { n: number(share.limit, 3) });
+}
+
+function inShort(share: CpuShare): string {
+  return t("share.short", { reserve: number(share.reserve ?? 0, 3), weight: number(share.weight ?? 1000), limit: limitText(share) });
+}
+
+export function Share({ vm }: { vm: Vm }) {
+  const { manage } = usePowers();
+  const [editing, setEditing] = useState(false);
+  const { data, error } = useShare(vm.id);
+  if (error) return <Problem error={error} />;
+  if (!data) return <Loading />;
+  const { promised, now, host, others, rest, not_enforced: why } = data.cpu;
+  const used = host.guests + host.besides;
+  return (
+    <>
+      {why && <div className="notice risk" role="alert"><Icon name="warning" /><p>{t("share.not-enforced")} <bdi>{why}</bdi></p></div>}
+      {now && (
+        <div className="meters">
+          <Card><Meter name={t("share.got")} used={now.got_10s} of={Math.max(now.asked, now.target, 0.01)} text={number(now.got_10s, 2)} under={t("share.got.words", { asked: number(now.asked, 2), target: number(now.target, 2) })} /></Card>
+          <Card><Meter name={t("share.reserved")} used={host.reserved} of={host.processors} text={number(host.reserved, 3)} under={t("share.reserved.words", { n: number(host.processors, 3) })} /></Card>
+          <Card><Meter name={t("share.host")} used={used} of={Math.max(host.processors, used)} text={number(used, 2)} under={t("share.host.words", { guests: number(host.guests, 2), besides: number(host.besides, 2) })} /></Card>
+        </div>
+      )}
+      <div className="columns">
+        <Card title={t("share.promised")} actions={manage && <button type="button" onClick={() => setEditing(true)}><Icon name="edit" />{t("edit")}</button>}>
+          <Facts>
+            <Fact name={t("share.reserve")}>{t("share.of", { n: number(promised.reserve ?? 0, 3) })}</Fact>
+            <Fact name={t("share.weight")}>{number(promised.weight ?? 1000)}</Fact>
+            <Fact name={t("share.limit")}>{limitText(promised)}</Fact>
+          </Facts>
+          <p className="hint">{now ? t(`share.bound.${now.bound}`) : t("share.still")}</p>
+        </Card>
+        <Card title={t("share.others")}>
+          {others.length === 0 ? <p className="hint">{t("share.others.none")}</p> : (
+            <Table
+              label={t("share.others")} rows={others} id={(one) => one.id}
+              columns={[
+                { name: t("guest"), main: true, of: (one) => <bdi>{one.name}</bdi> },
+                { name: t("share.got"), of: (one) => number(one.got_10s, 2) },
+                { name: t("share.promised"), of: (one) => inShort(one.promised) },
+              ]}
+            />
+          )}
+          {rest >= 0.005 && <p className="hint">{t("share.rest", { n: number(rest, 2) })}</p>}
+        </Card>
+      </div>
+      {editing && <ShareDialog vm={vm} onClose={() => setEditing(false)} />}
+    </>
+  );
+}
+
+function ShareDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
+  const before: CpuShare = vm.cpu_share ?? USUAL;
+  const [reserve, setReserve] = useState(String(before.reserve ?? 0));
+  const [weight, setWeight] = useState(String(before.weight ?? 1000));
+  const [limit, setLimit] = useState(String(before.limit ?? ""));
+  const [soft, setSoft] = useState(before.soft ?? false);
+  const { problem, busy, submit } = useSending(async () => {
+    const { version } = await getVersion(at("vms", vm.id));
+    const share = { reserve: Number(reserve), weight: Number(weight), limit: limit ? Number(limit) : null, soft: limit ? soft : false };
+    await complete("PATCH", at("vms", vm.id), { body: { cpu_share: share }, version });
+    toast("good", t("edited", { name: vm.name }));
+    onClose();
+  });
+  const fields = ["/cpu_share/reserve", "/cpu_share/weight", "/cpu_share/limit"];
+  return (
+    <Dialog title={t("share.edit", { name: vm.name })} onClose={onClose}>
+      <form className="dialog-form" onSubmit={submit}>
+        <Input label={t("share.reserve")} value={reserve} onChange={setReserve} hint={t("share.reserve.hint")} error={problem?.at("/cpu_share/reserve")} required autoFocus />
+        <Input label={t("share.weight")} type="number" min={1} value={weight} onChange={setWeight} hint={t("share.weight.hint")} error={problem?.at("/cpu_share/weight")} required />
+        <Input label={t("share.limit")} value={limit} onChange={setLimit} hint={t("share.limit.hint")} error={problem?.at("/cpu_share/limit")} />
+        {limit && <Check label={t("share.soft")} checked={soft} onChange={setSoft} />}
+        <Wrong problem={problem} besides={fields} />
+        <Buttons go={t("save")} busy={busy} onCancel={onClose} />
+      </form>
+    </Dialog>
+  );
+}
