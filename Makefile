@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host soak setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share soak setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -86,6 +86,9 @@ bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
 
 bench-host: setup-build setup-soak build ## Measure the daemon with a thousand guests (GUESTS=)
 	bench/host $(TESSERA) $(GUESTS)
+
+bench-share: setup-build build ## Measure what guests get of one processor against what was asked for
+	bench/share $(TESSERA)
 
 soak: setup-build setup-image setup-soak build ## Work Debian guests hard for an hour or two (SOAK='day --release 13 --cpus 2', SOAK=reboots)
 	scripts/soak $(TESSERA) $(BUILD)/soak $(SOAK)
