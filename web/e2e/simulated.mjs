@@ -15,13 +15,13 @@ export async function model(url, cookie) {
   const ask = async (path) => (await fetch(`${url}/api/v1${path}`, { headers: { cookie } })).json();
   const hour = new Date(Date.now() - 3_600_000).toISOString();
   const [vms, host, session, history] = [await ask("/vms"), await ask("/host"), await ask("/session"), await ask(`/host/history?from=${hour}&points=360`)];
-  const response = await fetch(`${url}/api/v1/watch?stats=1`, { headers: { cookie, accept: "text/event-stream" } });
+  const response = await fetch(`${url}/api/v1/watch?stats=1&sums=true`, { headers: { cookie, accept: "text/event-stream" } });
   let said = "";
   for await (const part of response.body.pipeThrough(new TextDecoderStream())) {
     said += part;
     const whole = said.split("\n\n").slice(0, -1).find((event) => /^event: ?stats$/m.test(event));
     const stats = whole && JSON.parse(/^data: ?(.*)$/m.exec(whole)[1]);
-    if (stats?.vms.length > 0) return { vm: vms.items.find((vm) => vm.status.state === "running"), host, session, history, stats };
+    if (stats?.sums?.length > 0) return { vm: vms.items.find((vm) => vm.status.state === "running"), host, session, history, stats };
   }
   throw new Error("the daemon tells nothing of what is used");
 }
@@ -52,11 +52,11 @@ export class Simulated {
   /** What all guests have used until now: each does something else, and something else each time. */
   stats() {
     this.turn += 1;
-    const { vms: [first], ...host } = this.model.stats;
+    const { sums: [first], ...host } = this.model.stats;
     const time = new Date().toISOString();
-    const used = (n) => first.stats.process_time_ns + this.turn * EVERY * 1e6 * (0.5 + 0.5 * Math.sin(n));
-    const one = ({ id }, n) => ({ ...first, id, stats: { ...first.stats, time, process_time_ns: Math.round(used(n) + (this.turn % 5) * 1e8) } });
-    return { ...host, time, vms: this.vms.map(one) };
+    const used = (n) => first.process_time_ns + this.turn * EVERY * 1e6 * (0.5 + 0.5 * Math.sin(n));
+    const one = ({ id }, n) => ({ ...first, id, time, process_time_ns: Math.round(used(n) + (this.turn % 5) * 1e8) });
+    return { ...host, time, sums: this.vms.map(one) };
   }
 
   /** Tells all who watch that a guest has these labels now. */

@@ -52,7 +52,7 @@ pub use shares::{
 };
 pub use site::{SITE_LABEL, Site, SiteBefore, SiteKind, SiteMember, SiteMemory};
 pub use snapshot::{NewSnapshot, Snapshot};
-pub use stats::{DiskStats, HostStats, NicStats, ProcessorStats, Stats, VmStats};
+pub use stats::{DiskStats, HostStats, NicStats, ProcessorStats, Stats, VmStats, VmSums};
 pub use task::{NewTask, Task, TaskState};
 pub use template::{NewTemplate, Template};
 pub use vm::{

@@ -103,6 +103,50 @@ pub struct HostStats {
     pub sent_bytes: u64,
     /// The guests that run, and answered in time.
     pub vms: Vec<VmStats>,
+    /// In their place, where only the sums are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sums: Vec<VmSums>,
+}
+
+impl HostStats {
+    /// The same with only sums of each guest.
+    pub fn summed(mut self) -> Self {
+        self.sums = std::mem::take(&mut self.vms).into_iter().map(VmSums::from).collect();
+        self
+    }
+}
+
+/// What one guest uses, all its devices together: for thousands of them at once.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct VmSums {
+    /// Its id.
+    pub id: Id,
+    /// When this was looked at.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Time,
+    /// Host processor time of its whole process, ns.
+    pub process_time_ns: u64,
+    /// Memory that its process takes on the host.
+    pub resident: Size,
+    /// What its disks have read and written, bytes.
+    pub disk_bytes: u64,
+    /// What its cards have received and sent, bytes.
+    pub nic_bytes: u64,
+}
+
+impl From<VmStats> for VmSums {
+    fn from(VmStats { id, stats, .. }: VmStats) -> Self {
+        let disk = |disk: &DiskStats| disk.read_bytes.saturating_add(disk.written_bytes);
+        let nic = |nic: &NicStats| nic.received_bytes.saturating_add(nic.sent_bytes);
+        Self {
+            id,
+            time: stats.time,
+            process_time_ns: stats.process_time_ns,
+            resident: stats.resident,
+            disk_bytes: stats.disks.iter().map(disk).fold(0, u64::saturating_add),
+            nic_bytes: stats.nics.iter().map(nic).fold(0, u64::saturating_add),
+        }
+    }
 }
 
 /// What one guest uses.
@@ -116,4 +160,44 @@ pub struct VmStats {
     pub state: VmState,
     /// What it uses.
     pub stats: Stats,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_of_all_devices_and_what_is_absurd_stays_a_number() {
+        let disk = |read_bytes, written_bytes| DiskStats {
+            serial: String::new(),
+            reads: 1,
+            read_bytes,
+            writes: 1,
+            written_bytes,
+            failed: 0,
+            busy_ns: 0,
+        };
+        let nic = NicStats { mac: String::new(), received: 1, received_bytes: 40, sent: 1, sent_bytes: 2 };
+        let of = |disks| VmStats {
+            id: Id::new(),
+            name: "a".parse().unwrap(),
+            state: VmState::Running,
+            stats: Stats {
+                time: Time::now(),
+                guest_time_ns: 1,
+                processors: Vec::new(),
+                process_time_ns: 7,
+                memory: Size(9),
+                resident: Size(8),
+                disks,
+                nics: vec![nic.clone(), nic.clone()],
+            },
+        };
+        let sums = VmSums::from(of(vec![disk(1, 2), disk(4, 8)]));
+        assert_eq!(
+            (sums.process_time_ns, sums.resident, sums.disk_bytes, sums.nic_bytes),
+            (7, Size(8), 15, 84)
+        );
+        assert_eq!(VmSums::from(of(vec![disk(u64::MAX, 2), disk(4, 8)])).disk_bytes, u64::MAX);
+    }
 }

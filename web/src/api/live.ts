@@ -3,8 +3,8 @@
 import { useSyncExternalStore } from "react";
 
 import { at, type Event, get, type HostStats, Refusal, type Task, type Vm } from "./client";
-import type { Load } from "./load";
-import { type Told, unpacked, type Wanted } from "./stream";
+import type { Load, LoadOf } from "./load";
+import { rowsOf, type Told, unpacked, type Wanted } from "./stream";
 
 export type Link = "connecting" | "live" | "lost" | "refused";
 
@@ -16,9 +16,9 @@ export interface Live {
   tasks: readonly Task[];
   /** The newest first. */
   events: readonly Event[];
-  stats: Omit<HostStats, "vms"> | null;
+  stats: Omit<HostStats, "vms" | "sums"> | null;
   /** What each guest has used since the sample before, by id. */
-  loads: ReadonlyMap<string, Load>;
+  loads: LoadOf;
   /** What the host has used since the sample before; of disks what all guests have. */
   host: Load | undefined;
 }
@@ -34,6 +34,8 @@ let now = nothing;
 let vms = new Map<string, Vm>();
 let tasks = new Map<string, Task>();
 let events: Event[] = [];
+/** Where in what is told of loads each guest is. */
+let rows: ReadonlyMap<string, number> = new Map();
 const changed = { vms: false, tasks: false, events: false };
 let due = 0;
 let worker: Worker | undefined;
@@ -88,12 +90,14 @@ function want(url?: string): void {
 
 /** Begins to watch; anew where it was watched before. */
 export function watch(): void {
-  want(`${at("watch")}?stats=${String(EVERY)}`);
+  want(`${at("watch")}?stats=${String(EVERY)}&sums=true`);
 }
 
 function take(told: Told): void {
   switch (told.kind) {
-    case "stats": return publish({ stats: told.stats, host: told.host, loads: unpacked(told.ids, told.numbers) });
+    case "stats":
+      if (told.ids) rows = rowsOf(told.ids);
+      return publish({ stats: told.stats, host: told.host, loads: unpacked(rows, told.numbers) });
     case "ready": return begun(told.first);
     case "error": return lost();
     default: return happened(told.kind, told.data);

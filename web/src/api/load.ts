@@ -15,6 +15,11 @@ export interface Load {
   net: number;
 }
 
+/** What guests use, by their ids. */
+export interface LoadOf {
+  get(id: string): Load | undefined;
+}
+
 interface Counters {
   time: number;
   cpu: number;
@@ -23,14 +28,8 @@ interface Counters {
   net: number;
 }
 
-function guest(stats: Schemas["Stats"]): Counters {
-  return {
-    time: Date.parse(stats.time),
-    cpu: stats.process_time_ns,
-    memory: Number(stats.resident),
-    disk: stats.disks.reduce((sum, disk) => sum + disk.read_bytes + disk.written_bytes, 0),
-    net: stats.nics.reduce((sum, nic) => sum + nic.received_bytes + nic.sent_bytes, 0),
-  };
+function guest(sums: Schemas["VmSums"]): Counters {
+  return { time: Date.parse(sums.time), cpu: sums.process_time_ns, memory: Number(sums.resident), disk: sums.disk_bytes, net: sums.nic_bytes };
 }
 
 /** What was used between two samples; nothing while there is only one, or where the counters began anew. */
@@ -52,12 +51,12 @@ export class Loads {
     const guests = new Map<string, Load>();
     const last = new Map<string, Counters>();
     let disk = 0;
-    for (const { id, stats: of } of stats.vms) {
-      const counters = guest(of);
-      const load = between(this.last.get(id), counters);
-      last.set(id, counters);
+    for (const sums of stats.sums ?? []) {
+      const counters = guest(sums);
+      const load = between(this.last.get(sums.id), counters);
+      last.set(sums.id, counters);
       if (!load) continue;
-      guests.set(id, load);
+      guests.set(sums.id, load);
       disk += load.disk;
     }
     [this.guests, this.last] = [guests, last];

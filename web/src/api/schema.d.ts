@@ -2109,6 +2109,8 @@ export interface components {
             storage: components["schemas"]["Size"];
             /** @description What of it is free. */
             storage_available: components["schemas"]["Size"];
+            /** @description In their place, where only the sums are asked for. */
+            sums?: components["schemas"]["VmSums"][];
             /**
              * Format: date-time
              * @description When this was looked at.
@@ -3679,6 +3681,33 @@ export interface components {
             snapshot?: components["schemas"]["Id"] | null;
             /** @description Where it is in its life. */
             state: components["schemas"]["VmState"];
+        };
+        /** @description What one guest uses, all its devices together: for thousands of them at once. */
+        VmSums: {
+            /**
+             * Format: int64
+             * @description What its disks have read and written, bytes.
+             */
+            disk_bytes: number;
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            /**
+             * Format: int64
+             * @description What its cards have received and sent, bytes.
+             */
+            nic_bytes: number;
+            /**
+             * Format: int64
+             * @description Host processor time of its whole process, ns.
+             */
+            process_time_ns: number;
+            /** @description Memory that its process takes on the host. */
+            resident: components["schemas"]["Size"];
+            /**
+             * Format: date-time
+             * @description When this was looked at.
+             */
+            time: string;
         };
         /** @description A volume. */
         Volume: {
@@ -7976,6 +8005,8 @@ export interface operations {
             query?: {
                 /** @description Also what the host and its guests use, each so many seconds: 1 to 60. */
                 stats?: number;
+                /** @description Of each guest only what all its devices have done together: `sums` in place of `vms`. */
+                sums?: boolean;
             };
             header?: never;
             path?: never;

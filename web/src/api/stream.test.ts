@@ -1,7 +1,7 @@
 import { afterEach, expect, test, vi } from "vitest";
 
 import type { HostStats } from "./client";
-import { serve, type Told, unpacked } from "./stream";
+import { rowsOf, serve, type Told, unpacked } from "./stream";
 
 class Source {
   static all: Source[] = [];
@@ -41,9 +41,9 @@ function begun() {
   return { told, wanted, source };
 }
 
-function sample(seconds: number, cpu: number): HostStats {
-  const stats = { time: new Date(seconds * 1000).toISOString(), process_time_ns: cpu * 1e9, resident: 4096, disks: [], nics: [] };
-  return { time: stats.time, busy_ns: 0, memory: 10, memory_available: 4, vms: [{ id: "a", stats }] } as unknown as HostStats;
+function sample(seconds: number, cpu: number, ids = ["a"]): HostStats {
+  const sums = { time: new Date(seconds * 1000).toISOString(), process_time_ns: cpu * 1e9, resident: 4096, disk_bytes: 0, nic_bytes: 0 };
+  return { time: sums.time, busy_ns: 0, memory: 10, memory_available: 4, vms: [], sums: ids.map((id) => ({ id, ...sums })) } as unknown as HostStats;
 }
 
 test("what is there at first comes together, and what happens then by itself", () => {
@@ -65,8 +65,26 @@ test("what was used between two samples arrives as numbers by guest", () => {
   source.say("stats", sample(12, 8));
   const [, last] = told;
   if (last?.kind !== "stats") throw new Error("no sample was told");
-  expect(unpacked(last.ids, last.numbers).get("a")).toEqual({ time: 12_000, cpu: 1.5, memory: 4096, disk: 0, net: 0 });
+  const loads = unpacked(rowsOf(last.ids ?? []), last.numbers);
+  expect(loads.get("a")).toEqual({ time: 12_000, cpu: 1.5, memory: 4096, disk: 0, net: 0 });
+  // A row of the list is drawn again only for another one.
+  expect(loads.get("a")).toBe(loads.get("a"));
+  expect(loads.get("b")).toBe(undefined);
   expect(last.host?.memory).toBe(6);
+});
+
+test("which guests there are is told again only when they are others", () => {
+  const { told, wanted, source } = begun();
+  const ids = () => told.map((one) => (one.kind === "stats" ? one.ids : one.kind));
+  source.say("stats", sample(10, 5));
+  source.say("stats", sample(12, 8));
+  source.say("stats", sample(14, 9));
+  source.say("stats", sample(16, 9, ["b", "a"]));
+  source.say("stats", sample(18, 9, ["b", "a"]));
+  expect(ids()).toEqual([undefined, ["a"], undefined, undefined, ["b", "a"]]);
+  wanted({ turn: 2, url: "/watch" });
+  for (const seconds of [20, 22]) Source.all[1]?.say("stats", sample(seconds, 9));
+  expect(ids().at(-1)).toEqual(["a"]);
 });
 
 test("a stream that breaks, or that nobody wants any more, is closed", () => {

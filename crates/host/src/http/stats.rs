@@ -44,5 +44,6 @@ pub async fn all(host: &Host, vms: &[Vm]) -> HostStats {
         received_bytes: traffic.received,
         sent_bytes: traffic.sent,
         vms,
+        sums: Vec::new(),
     }
 }

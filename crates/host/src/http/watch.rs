@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -36,6 +37,9 @@ const FIRST: usize = 200;
 pub struct WatchQuery {
     /// Also what the host and its guests use, each so many seconds: 1 to 60.
     pub stats: Option<u64>,
+    /// Of each guest only what all its devices have done together: `sums` in place of `vms`.
+    #[serde(default)]
+    pub sums: bool,
 }
 
 /// What changes on the host, as a stream (`Accept: text/event-stream`): first all guests, each as an event `vm`, the latest tasks and events as
@@ -71,7 +75,7 @@ pub async fn watch(
                 return;
             }
         }
-        watcher.follow(watch.live, progress, query.stats).await;
+        watcher.follow(watch.live, progress, query).await;
     });
     let keep_alive = KeepAlive::new().interval(PULSE);
     Ok(Sse::new(ReceiverStream::new(stream)).keep_alive(keep_alive).into_response())
@@ -132,12 +136,14 @@ impl Watcher {
         &self,
         mut live: broadcast::Receiver<Arc<[Update]>>,
         mut progress: broadcast::Receiver<Task>,
-        stats: Option<u64>,
+        query: WatchQuery,
     ) {
-        let mut due = stats.map(|seconds| tokio::time::interval(Duration::from_secs(seconds)));
+        let mut due = query.stats.map(|seconds| tokio::time::interval(Duration::from_secs(seconds)));
         if let Some(due) = &mut due {
             due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
+        // A guest that does not answer keeps nobody from hearing of the others.
+        let mut looking: Looking<'_> = None;
         loop {
             let events = tokio::select! {
                 () = self.out.closed() => return,
@@ -151,7 +157,11 @@ impl Watcher {
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
-                () = tick(&mut due) => Vec::from_iter(self.stats().await),
+                () = tick(&mut due), if looking.is_none() => {
+                    looking = Some(Box::pin(self.stats(query.sums)));
+                    continue;
+                }
+                stats = looked(&mut looking) => Vec::from_iter(stats),
             };
             for event in events {
                 if self.out.send(Ok(event)).await.is_err() {
@@ -162,17 +172,29 @@ impl Watcher {
     }
 
     /// What the host and the guests use that they may see.
-    async fn stats(&self) -> Option<Sent> {
+    async fn stats(&self, sums: bool) -> Option<Sent> {
         let (records, _) = records::list(&*self.host.store).await.ok()?;
         let vms = records.into_iter().map(|(record, _)| record.vm);
         let vms: Vec<_> = vms.filter(|vm| self.identity.sees(vm)).collect();
-        sent_plain("stats", &stats::all(&self.host, &vms).await)
+        let stats = stats::all(&self.host, &vms).await;
+        sent_plain("stats", &if sums { stats.summed() } else { stats })
     }
 }
 
 /// A server-sent event that is no commit.
 fn sent_plain(kind: &str, data: &impl serde::Serialize) -> Option<Sent> {
     Sent::default().event(kind).json_data(data).ok()
+}
+
+/// A look at what is used, while there is one.
+type Looking<'a> = Option<BoxFuture<'a, Option<Sent>>>;
+
+/// What was seen, when the look at it has ended.
+async fn looked(looking: &mut Looking<'_>) -> Option<Sent> {
+    let Some(look) = looking else { return std::future::pending().await };
+    let seen = look.await;
+    *looking = None;
+    seen
 }
 
 /// The next time that something is due, if it ever is.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, ask};
@@ -119,28 +120,37 @@ fn who_is_bound_to_labels_sees_and_uses_guests_that_carry_them_only() {
     assert_eq!(daemon.vm("new")["labels"]["team"], "a", "it carries the label");
 }
 
-/// What a watcher of `path` who is bound to team a hears until `end`, while guests of others come and go, and their own leaves them.
-fn heard(path: &str, end: &str) -> String {
-    let daemon = Daemon::start();
-    daemon.guest("mine", &waits(), "--label team=a");
-    let secret = daemon.run("token create watcher --role viewer --label team=a");
+/// A stream of what `path` tells from now on.
+fn watch(daemon: &Daemon, path: &str, token: Option<&str>) -> UnixStream {
     let mut stream = UnixStream::connect(daemon.state().join("host.sock")).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nAccept: text/event-stream\r\n\r\n",
-        secret.trim()
-    )
-    .unwrap();
-    daemon.guest("other", &waits(), "--label team=b");
-    daemon.run("vm delete --force other");
-    daemon.run("vm edit mine --label team=b");
     stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}Accept: text/event-stream\r\n\r\n")
+        .unwrap();
+    stream
+}
+
+/// What a stream tells until it has told `end`.
+fn until(stream: &mut UnixStream, end: &str) -> String {
     let mut text = String::new();
     while !text.contains(end) {
         let mut bytes = [0; 4096];
         let count = stream.read(&mut bytes).unwrap();
         text += &String::from_utf8_lossy(&bytes[..count]);
     }
+    text
+}
+
+/// What a watcher of `path` who is bound to team a hears until `end`, while guests of others come and go, and their own leaves them.
+fn heard(path: &str, end: &str) -> String {
+    let daemon = Daemon::start();
+    daemon.guest("mine", &waits(), "--label team=a");
+    let secret = daemon.run("token create watcher --role viewer --label team=a");
+    let mut stream = watch(&daemon, path, Some(secret.trim()));
+    daemon.guest("other", &waits(), "--label team=b");
+    daemon.run("vm delete --force other");
+    daemon.run("vm edit mine --label team=b");
+    let text = until(&mut stream, end);
     assert!(text.contains("\"name\":\"mine\""), "{text}");
     assert!(!text.contains("other"), "{text}");
     text
@@ -157,12 +167,34 @@ fn a_watcher_of_everything_hears_of_guests_tasks_and_events_of_their_own() {
     for kind in ["vm", "task", "event", "ready", "stats"] {
         assert!(text.contains(&format!("event: {kind}\n")), "{kind}: {text}");
     }
+    let text = heard("/api/v1/watch?stats=1&sums=true", "event: vm-gone");
+    assert!(text.contains("\"vms\":[],\"sums\":[{\"id\":"), "{text}");
     let daemon = Daemon::start();
     assert_eq!(
         ask(&daemon, "GET", "/watch?stats=0", "Accept: text/event-stream\r\n", &Value::Null).status,
         422
     );
     assert_eq!(ask(&daemon, "GET", "/watch", "", &Value::Null).status, 406);
+}
+
+#[test]
+fn a_guest_that_does_not_answer_keeps_no_watcher_from_hearing_of_others() {
+    let daemon = Daemon::start();
+    daemon.guest("hangs", &waits(), "");
+    daemon.guest("b", &waits(), "");
+    let pid = daemon.vm("hangs")["status"]["pid"].as_i64().unwrap();
+    let signal = |signal| kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+    signal(Signal::STOP);
+    // What is used is told when the host has waited for it long enough; what happens until then is told before.
+    let heard_before = (0..5).any(|n| {
+        let mut stream = watch(&daemon, "/api/v1/watch?stats=60", None);
+        until(&mut stream, "event: ready\n");
+        let labels = json!({ "labels": { "turn": n.to_string() } });
+        assert_eq!(ask(&daemon, "PATCH", "/vms/b?wait=10s", "", &labels).status, 200);
+        until(&mut stream, "event: stats\n").contains("event: vm\n")
+    });
+    signal(Signal::CONT);
+    assert!(heard_before);
 }
 
 #[test]
