@@ -91,7 +91,10 @@ async function frames(page, happens) {
   return { rate: (drawn.length - 1) / took * 1000, of: Math.round(took / FRAME), dropped: waits.reduce((sum, wait) => sum + Math.max(0, Math.round(wait / FRAME) - 1), 0), longest: Math.max(...waits) };
 }
 
-/** Records what the browser does meanwhile, for its own tools, and gives the frames that it says it has dropped. */
+/**
+ * Records what the browser does meanwhile, for its own tools, and counts as they do: a frame is dropped if nothing new was on the screen, and
+ * partial if what scrolls had moved on but the page had not drawn anew in it.
+ */
 async function traced(contexts, name, happens) {
   const client = await contexts.newBrowserCDPSession();
   const events = [];
@@ -103,11 +106,13 @@ async function traced(contexts, name, happens) {
   await complete;
   await client.detach();
   writeFileSync(join(TRACES, `${name}.json`), JSON.stringify({ traceEvents: events }));
-  return { ...result, inTrace: events.filter((event) => event.name === "DroppedFrame").length };
+  const [partial, lost] = [true, false].map((drawn) => events.filter((event) => event.name === "DroppedFrame" && Boolean(event.args?.hasPartialUpdate) === drawn).length);
+  return { ...result, lost, partial };
 }
 
-function told({ dropped, of, longest, rate, inTrace }) {
-  return `(${dropped} of ${of} frames; ${rate.toFixed(0)} frames/s, the longest wait ${longest.toFixed(0)} ms${inTrace === undefined ? "" : `; dropped by the trace: ${inTrace}`})`;
+function told({ dropped, of, longest, rate, partial }) {
+  const drawn = `the page drew anew in ${of - dropped} of ${of} frames, ${rate.toFixed(0)}/s, with at most ${longest.toFixed(0)} ms between them`;
+  return partial === undefined ? `(${drawn})` : `(${drawn}; partial: ${partial})`;
 }
 
 /** Scrolls the list as a wheel does. */
@@ -152,19 +157,21 @@ async function changes(page, count, change) {
   return { median: median(delays), worst: Math.max(...delays), answered: median(answered) };
 }
 
-function percent(result) {
-  return [(result.dropped / result.of * 100).toFixed(1), `% ${told(result)}`];
-}
 
 async function measureLoad(contexts, host) {
   const empty = await open(contexts, host);
   await empty.page.goto("about:blank");
-  show("an empty page: frames that are not drawn, of all", ...percent(await frames(empty.page, () => sleep(4000))), "-");
+  const nothing = await frames(empty.page, () => sleep(4000));
+  show("an empty page: frames in which it does not draw anew", nothing.dropped, told(nothing), "-");
   await empty.context.close();
   const loads = [];
   for (let n = 0; n < 5; n++) loads.push(await firstLoad(contexts, host));
   show("the first load, nothing in the cache", (loads[0].bytes / 1000).toFixed(0), "KB", "<= 300");
   show("until it is live and at rest, median of 5", median(loads.map((one) => one.interactive)).toFixed(0), "ms", "<= 1000");
+}
+
+function showScroll(which, result) {
+  show(`${which}: frames dropped while the list scrolls`, result.lost, told(result), "0");
 }
 
 function showChanges(how, { median, worst, answered }) {
@@ -182,7 +189,7 @@ async function measureReal(contexts, host) {
   const like = await model(host.url, cookie);
   await define(host, DEFINED);
   await page.goto(`${host.url}/guests`);
-  show(`${DEFINED} real guests: frames dropped while the list scrolls`, ...percent(await scroll(contexts, page, "scroll-real")), "0");
+  showScroll(`${DEFINED} real guests`, await scroll(contexts, page, "scroll-real"));
   showChanges("request", await changes(page, 20, (mark) => ask(host, "PATCH", "/vms/guest-00000?wait=10s", { labels: { mark } })));
   await context.close();
   return like;
@@ -191,7 +198,7 @@ async function measureReal(contexts, host) {
 async function measureList(contexts, host, server) {
   const { page, context } = await open(contexts, host, { link: false });
   await page.goto(`${server.url}/guests`);
-  show(`${SIMULATED} simulated guests that all run: frames dropped while it scrolls`, ...percent(await scroll(contexts, page, "scroll-simulated")), "0");
+  showScroll(`${SIMULATED} simulated guests that all run`, await scroll(contexts, page, "scroll-simulated"));
   showChanges("sending", await changes(page, 20, async (mark) => server.change(0, { mark })));
   await context.close();
 }

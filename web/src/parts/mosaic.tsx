@@ -6,7 +6,7 @@ import { type PointerEvent, useEffect, useMemo, useRef, useState } from "react";
 
 import type { Vm } from "../api/client";
 import { selectLoads, selectVms, useLive } from "../api/live";
-import type { Load } from "../api/load";
+import type { Load, LoadOf } from "../api/load";
 import { bytes, percent, t } from "../text";
 import { colours, onTheme } from "./theme";
 import { type Tile, tiles } from "./tiles";
@@ -86,7 +86,7 @@ export function Mosaic() {
   );
 }
 
-function draw(canvas: HTMLCanvasElement, of: Colours, vms: readonly Vm[], all: readonly Tile[], loads: ReadonlyMap<string, Load>, size: { width: number; height: number }): void {
+function draw(canvas: HTMLCanvasElement, of: Colours, vms: readonly Vm[], all: readonly Tile[], loads: LoadOf, size: { width: number; height: number }): void {
   const scale = window.devicePixelRatio;
   const [width, height] = [Math.round(size.width * scale), Math.round(size.height * scale)];
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];

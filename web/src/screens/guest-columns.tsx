@@ -3,7 +3,7 @@
 import type { ReactNode } from "react";
 
 import type { Vm } from "../api/client";
-import type { Load } from "../api/load";
+import type { Load, LoadOf } from "../api/load";
 import { Labels, When } from "../parts/basics";
 import { bytes, language, number, percent } from "../text";
 
@@ -20,7 +20,7 @@ export const WIDTHS: Readonly<Record<ColumnName, string>> = {
 
 export interface Cells {
   columns: readonly ColumnName[];
-  loads: ReadonlyMap<string, Load>;
+  loads: LoadOf;
 }
 
 export function imageOf(vm: Vm): string {
@@ -79,8 +79,21 @@ function worth(vm: Vm, by: ColumnName | "name", load: Load | undefined): string 
   }
 }
 
-export function sorted(vms: readonly Vm[], by: ColumnName | "name", down: boolean, loads: ReadonlyMap<string, Load>): Vm[] {
-  const keyed = vms.map((vm) => ({ vm, key: worth(vm, by, loads.get(vm.id)) }));
+/** The same guests, those of `before` in its order: what is nearly sorted already is sorted in no time. */
+function inOrderOf(before: readonly Vm[], vms: readonly Vm[]): Vm[] {
+  const others = new Map(vms.map((vm) => [vm.id, vm]));
+  const known: Vm[] = [];
+  for (const { id } of before) {
+    const vm = others.get(id);
+    if (vm) known.push(vm);
+    others.delete(id);
+  }
+  return known.concat([...others.values()]);
+}
+
+/** Sorts guests; those of `before` are in that order already, or nearly. */
+export function sorted(vms: readonly Vm[], by: ColumnName | "name", down: boolean, loads: LoadOf, before: readonly Vm[] = []): Vm[] {
+  const keyed = inOrderOf(before, vms).map((vm) => ({ vm, key: worth(vm, by, loads.get(vm.id)) }));
   const words = by === "name" || by === "created" ? byKey : (a: string, b: string) => collator.compare(a, b);
   const compare = (a: string | number, b: string | number) => (typeof a === "number" && typeof b === "number" ? a - b : words(String(a), String(b)));
   keyed.sort((a, b) => (down ? -1 : 1) * compare(a.key, b.key) || byKey(key(a.vm.name), key(b.vm.name)));

@@ -53,7 +53,9 @@ function List({ vms, search, setSearch }: { vms: readonly Vm[]; search: string; 
   const found = useMemo(() => vms.filter(matcher(search)), [vms, search]);
   // Who is not sorted by what changes all the time need not be sorted all the time.
   const moving = order.by === "cpu" || order.by === "used" ? loads : undefined;
-  const shown = useMemo(() => sorted(found, order.by, order.down, moving ?? new Map()), [found, order, moving]);
+  const before = useRef<readonly Vm[]>([]);
+  const shown = useMemo(() => sorted(found, order.by, order.down, moving ?? new Map(), before.current), [found, order, moving]);
+  before.current = shown;
   // What the search hides is not acted on.
   const selected = useMemo(() => (chosen.size === 0 ? [] : shown.filter((vm) => chosen.has(vm.id))), [shown, chosen]);
 
@@ -160,7 +162,7 @@ function Grid({ shown, cells, order, setOrder, chosen, setChosen, allChosen }: G
   const [active, setActive] = useState(-1);
   const from = useRef(-1);
   const grid = useId();
-  const rows = useVirtualizer({ count: shown.length, getScrollElement: () => scroller.current, estimateSize: () => ROW, overscan: OVERSCAN });
+  const rows = useVirtualizer({ count: shown.length, getScrollElement: () => scroller.current, estimateSize: () => ROW, overscan: OVERSCAN, useFlushSync: false });
   const drawn = rows.getVirtualItems();
   // Rows that have left are those that come, with other words in them: to make one anew takes longer than a frame has.
   const places = useRef(0);
