@@ -1,13 +1,11 @@
 // Every screen for everybody: light and dark, large and small, in both languages, for those who do not see it, on a slow line.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 
 import { counted, open } from "./host.mjs";
+import { looked } from "./looked.mjs";
 import { guest, test } from "./test.mjs";
 
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const SCREENS = ["/", "/guests", "/guests/web", "/guests/web/hardware", "/guests/web/snapshots", "/guests/web/share", "/guests/web/events", "/guests/web/definition", "/consoles?of=web", "/create", "/images", "/storage", "/networks", "/tasks", "/events", "/alarms", "/access", "/audit", "/host"];
 
 for (const [name, options] of [["light", {}], ["dark", { colorScheme: "dark" }], ["a narrow phone", { viewport: { width: 360, height: 740 } }], ["Chinese", { locale: "zh-CN" }]]) {
@@ -19,11 +17,7 @@ for (const [name, options] of [["light", {}], ["dark", { colorScheme: "dark" }],
       await page.goto(host.url + path);
       await page.locator("h1").waitFor();
       await page.locator(".loading").waitFor({ state: "detached" });
-      await page.evaluate(axe);
-      const found = await page.evaluate(() => window.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] }));
-      for (const one of found.violations) wrong.push(`${path}: ${one.id}: ${one.nodes.slice(0, 3).map((node) => `${node.target} (${node.any[0]?.message ?? node.failureSummary})`).join("; ")}`);
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth + 1);
-      if (wide) wrong.push(`${path}: wider than the window`);
+      wrong.push(...await looked(page, path));
       if (name === "Chinese" && !/[\u4e00-\u9fff]/.test(await page.locator("nav").first().innerText().catch(() => "中"))) wrong.push(`${path}: not in Chinese`);
     }
     assert.deepEqual(wrong, []);
