@@ -62,6 +62,18 @@ test("a disk comes while the guest runs, and what the guest was is kept and gone
   await dialog.getByRole("button", { name: "Add disk" }).click();
   await page.locator("tr", { hasText: "tessera-1" }).waitFor();
   assert.equal(JSON.parse(host.run("vm", "show", "web", "-o", "json")).status.pending_restart, false);
+  const grow = async (size) => {
+    await dialog.getByLabel("Size").fill(size);
+    await dialog.getByRole("button", { name: "Grow" }).click();
+  };
+  await page.getByRole("button", { name: "More about Disk 1" }).click();
+  await page.getByRole("menuitem", { name: "Grow" }).click();
+  await dialog.locator("input[value='16MiB']").waitFor();
+  await grow("8MiB");
+  await dialog.locator(".field.wrong", { hasText: "Size" }).waitFor();
+  await grow("32MiB");
+  await dialog.waitFor({ state: "detached" });
+  assert.match(host.run("volume", "ls"), /vm-\S+-1 .* 32M /);
 
   await page.goto(`${host.url}/guests/web/snapshots`);
   await page.getByRole("button", { name: "Take a snapshot" }).click();

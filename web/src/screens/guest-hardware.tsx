@@ -28,6 +28,10 @@ function numberOf(disk: Disk, n: number): number {
   return disk.unit ?? n;
 }
 
+function diskName(disk: Disk, n: number): string {
+  return t("disk.n", { n: String(numberOf(disk, n)) });
+}
+
 function isOwn(disk: Disk): boolean {
   return "image" in disk || "size" in disk;
 }
@@ -51,9 +55,15 @@ export function Hardware({ vm }: { vm: Vm }) {
   const { manage } = usePowers();
   const [asked, setAsked] = useState<"disk" | "nic">();
   const [leaving, setLeaving] = useState<{ kind: "disk" | "nic"; n: number }>();
+  const [growing, setGrowing] = useState<number>();
   const alive = vm.status.state !== "stopped" && vm.status.state !== "crashed";
   const disks = (vm.disks ?? []).map((disk, n) => ({ disk, n }));
   const nics = (vm.nics ?? []).map((nic, n) => ({ nic, n }));
+  const deeds = (disk: Disk, n: number) => [
+    // A file is not the host's to change.
+    ...("file" in disk ? [] : [{ text: t("disk.grow"), icon: "up" as const, do: () => setGrowing(n) }]),
+    { text: t(isOwn(disk) ? "disk.remove" : "disk.detach"), icon: "remove" as const, risky: isOwn(disk), do: () => setLeaving({ kind: "disk", n }) },
+  ];
   const add = (what: "disk" | "nic") => manage && <button type="button" onClick={() => setAsked(what)}><Icon name="add" />{t(`${what}.add`)}</button>;
   return (
     <>
@@ -63,12 +73,12 @@ export function Hardware({ vm }: { vm: Vm }) {
           <Table
             label={t("disks")} rows={disks} id={({ n }) => String(n)}
             columns={[
-              { name: t("disk"), main: true, of: ({ disk, n }) => t("disk.n", { n: String(numberOf(disk, n)) }) },
+              { name: t("disk"), main: true, of: ({ disk, n }) => diskName(disk, n) },
               { name: t("kind"), of: ({ disk }) => kind(disk) },
               { name: t("source"), of: ({ disk }) => <bdi>{source(disk)}</bdi> },
               { name: t("access-mode"), of: ({ disk }) => t(disk.read_only ? "read-only" : "read-write") },
               { name: t("serial"), of: ({ disk, n }) => <bdi>{disk.serial || `tessera-${String(numberOf(disk, n))}`}</bdi> },
-              { name: "", of: ({ disk, n }) => manage && <Menu label={t("more-of", { name: t("disk.n", { n: String(numberOf(disk, n)) }) })} className="plain" items={[{ text: t(isOwn(disk) ? "disk.remove" : "disk.detach"), icon: "remove", risky: isOwn(disk), do: () => setLeaving({ kind: "disk", n }) }]} /> },
+              { name: "", of: ({ disk, n }) => manage && <Menu label={t("more-of", { name: diskName(disk, n) })} className="plain" items={deeds(disk, n)} /> },
             ]}
           />
         )}
@@ -90,8 +100,40 @@ export function Hardware({ vm }: { vm: Vm }) {
       </Card>
       {asked === "disk" && <DiskDialog vm={vm} onClose={() => setAsked(undefined)} />}
       {asked === "nic" && <NicDialog vm={vm} onClose={() => setAsked(undefined)} />}
+      {growing !== undefined && <GrowDialog vm={vm} n={growing} onClose={() => setGrowing(undefined)} />}
       {leaving && <Leaving vm={vm} {...leaving} onClose={() => setLeaving(undefined)} />}
     </>
+  );
+}
+
+/** The size of a disk's volume, if whoever is here may see that. */
+function useSize(vm: Vm, disk: Disk | undefined, n: number): Schemas["Size"] | undefined {
+  const { own } = usePowers();
+  const volume = disk && "volume" in disk ? disk.volume : undefined;
+  const { data: volumes = [] } = useVolumes(own ? volume?.pool ?? "default" : undefined);
+  const name = volume?.name ?? `vm-${vm.id}-${String(disk ? numberOf(disk, n) : n)}`;
+  return volumes.find((one) => one.name === name)?.size;
+}
+
+function GrowDialog({ vm, n, onClose }: { vm: Vm; n: number; onClose: () => void }) {
+  const [typed, setTyped] = useState<string>();
+  const disk = vm.disks?.[n];
+  const now = useSize(vm, disk, n);
+  const size = typed ?? (now === undefined ? "" : bytes(now).replace(/\s|,/g, ""));
+  const { problem, busy, submit } = useSending(async () => {
+    await complete("POST", at("vms", vm.id, "disks", String(disk ? numberOf(disk, n) : n), "grow"), { body: { size } });
+    toast("good", t("edited", { name: vm.name }));
+    onClose();
+  });
+  return (
+    <Dialog title={t("disk.grow.title", { name: disk ? diskName(disk, n) : "" })} onClose={onClose}>
+      <form className="dialog-form" onSubmit={submit}>
+        <p>{t("disk.grow.words")}</p>
+        <Input label={t("size")} value={size} onChange={setTyped} hint={t("size.hint")} error={problem?.at("/size")} autoFocus />
+        <Wrong problem={problem} besides={["/size"]} />
+        <Buttons go={t("disk.grow")} busy={busy} disabled={size === ""} onCancel={onClose} />
+      </form>
+    </Dialog>
   );
 }
 

@@ -48,3 +48,11 @@ test("a text has its values, and the word that fits how many there are", () => {
   expect(fill("{n|one guest|{n} guests}", { n: 3 })).toBe("3 guests");
   expect(fill("{name} has {n} disks", { name: "{n}", n: 2 })).toBe("{n} has 2 disks");
 });
+
+test("each deed and each event of the host has words", () => {
+  const host = Object.entries(import.meta.glob("../../../crates/host/src/**/*.rs", { query: "?raw", import: "default", eager: true })).map(([, text]) => String(text).split("#[cfg(test)]")[0] ?? "");
+  const asked = [...host.join("\n").matchAll(/\b(new_task|NewTask::new|Happening::new|happening)\(\s*"([a-z]+\.[a-z-]+)"/g)].map((found) => [found[1] ?? "", found[2] ?? ""] as const);
+  expect(asked.length).toBeGreaterThan(20);
+  const words = asked.map(([by, what]) => (by.endsWith("ask::new") || by === "new_task" ? `action.${what}` : `event.${what}`));
+  expect([...new Set(words)].filter((key) => !(key in en))).toEqual([]);
+});
