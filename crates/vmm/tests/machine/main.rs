@@ -4,6 +4,7 @@ mod control;
 mod exerciser;
 mod guest;
 mod hostile;
+mod kept;
 mod layers;
 mod lifecycle;
 mod processors;
