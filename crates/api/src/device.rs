@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{ImageName, Invalid, Name, Size};
+use crate::{ImageName, Invalid, Limit, Name, Size};
 
 /// A disk of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,6 +33,15 @@ pub struct Disk {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schema(max_length = 20)]
     pub serial: String,
+    /// How much it may do each second, reads and writes together. Of several limits each holds; all of them are changed at once.
+    #[serde(default, deserialize_with = "crate::limit::some", skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+    /// How much of that may be reads.
+    #[serde(default, deserialize_with = "crate::limit::some", skip_serializing_if = "Option::is_none")]
+    pub read_limit: Option<Limit>,
+    /// How much of it may be writes. A flush, and a request that only gives room back, is an operation without bytes.
+    #[serde(default, deserialize_with = "crate::limit::some", skip_serializing_if = "Option::is_none")]
+    pub write_limit: Option<Limit>,
     /// Its number, which stays the same while other disks come and go. The host gives it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 999)]
@@ -113,12 +122,12 @@ pub struct Nic {
     /// Whether the guest may send as somebody else: from other hardware and IP addresses than its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_spoofing: bool,
-    /// How many bytes it may receive each second on a network of this host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receive_limit: Option<Size>,
-    /// How many bytes it may send each second there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub send_limit: Option<Size>,
+    /// How much it may receive each second, whatever it is connected to. It is changed at once, as is what it may send.
+    #[serde(default, deserialize_with = "crate::limit::some", skip_serializing_if = "Option::is_none")]
+    pub receive_limit: Option<Limit>,
+    /// How much it may send each second.
+    #[serde(default, deserialize_with = "crate::limit::some", skip_serializing_if = "Option::is_none")]
+    pub send_limit: Option<Limit>,
     /// Ports of the host that lead to the guest, on a network of kind `user`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<PortForward>,
@@ -177,6 +186,9 @@ impl Disk {
             grow: None,
             read_only: false,
             serial: String::new(),
+            limit: None,
+            read_limit: None,
+            write_limit: None,
             unit: None,
         }
     }
@@ -191,7 +203,18 @@ impl Disk {
         if self.serial.is_empty() { format!("tessera-{number}") } else { self.serial.clone() }
     }
 
-    pub(crate) fn check(&self, n: usize) -> Option<Invalid> {
+    /// Its limits, by their fields.
+    pub fn limits(&self) -> [(&'static str, Option<Limit>); 3] {
+        [("limit", self.limit), ("read_limit", self.read_limit), ("write_limit", self.write_limit)]
+    }
+
+    pub(crate) fn check(&self, n: usize) -> Vec<Invalid> {
+        let mut wrong: Vec<_> = self.check_itself(n).into_iter().collect();
+        wrong.extend(check_limits(&format!("/disks/{n}"), self.limits()));
+        wrong
+    }
+
+    fn check_itself(&self, n: usize) -> Option<Invalid> {
         // Virtio hands a serial number over in 20 bytes (virtio 1.2, 5.2.6.1).
         if self.serial.len() > 20 || !self.serial.bytes().all(|b| b.is_ascii_graphic()) {
             let detail = "a serial number has at most 20 printable characters, without spaces";
@@ -236,18 +259,14 @@ impl Nic {
             let detail = "only a network of kind user has its forwards at the card";
             wrong.push(Invalid::new(format!("/nics/{n}/forwards"), Value::Null, detail));
         }
-        let own = [
-            ("address", self.address.is_some()),
-            ("vlan", self.vlan.is_some()),
-            ("receive_limit", self.receive_limit.is_some()),
-            ("send_limit", self.send_limit.is_some()),
-        ];
+        let own = [("address", self.address.is_some()), ("vlan", self.vlan.is_some())];
         for (field, _) in
             own.into_iter().filter(|(_, given)| *given && !matches!(self.network, Network::Named(_)))
         {
             let detail = "only a card on a network of this host has this";
             wrong.push(Invalid::new(format!("/nics/{n}/{field}"), Value::Null, detail));
         }
+        wrong.extend(check_limits(&format!("/nics/{n}"), self.limits()));
         for (m, forward) in self.forwards.iter().enumerate() {
             for (field, port) in [("host", forward.host), ("guest", forward.guest)] {
                 if port == 0 {
@@ -259,10 +278,21 @@ impl Nic {
         wrong
     }
 
+    /// Its limits, by their fields.
+    pub fn limits(&self) -> [(&'static str, Option<Limit>); 2] {
+        [("receive_limit", self.receive_limit), ("send_limit", self.send_limit)]
+    }
+
     /// Its hardware address as bytes, if it has a valid one.
     pub fn mac_bytes(&self) -> Option<[u8; 6]> {
         self.mac.as_deref().and_then(parse_mac)
     }
+}
+
+/// What is wrong with limits of the device at `pointer`.
+fn check_limits<const N: usize>(pointer: &str, limits: [(&str, Option<Limit>); N]) -> Vec<Invalid> {
+    let there = limits.into_iter().filter_map(|(field, limit)| Some((field, limit?)));
+    there.flat_map(|(field, limit)| limit.check(&format!("{pointer}/{field}"))).collect()
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {

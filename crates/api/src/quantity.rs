@@ -18,6 +18,9 @@ pub struct Size(pub u64);
 /// A text is not a number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
+    /// They are bits, of which nothing here is a number.
+    #[error("'{0}' is in bits, and a size is in bytes: 10 Mbit are 1220K, for example")]
+    Bits(String),
     /// The letters after the number are no unit.
     #[error("'{0}' is not a unit of size: use K, M, G or T")]
     Unit(String),
@@ -38,6 +41,7 @@ impl FromStr for Size {
             "M" | "MB" | "MIB" => 20,
             "G" | "GB" | "GIB" => 30,
             "T" | "TB" | "TIB" => 40,
+            unit if unit.contains("BIT") => return Err(SizeError::Bits(text.to_owned())),
             _ => return Err(SizeError::Unit(unit.to_owned())),
         };
         let wrong = || SizeError::Number(text.to_owned());
@@ -128,6 +132,7 @@ mod tests {
         {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
+        assert!("10Mbit".parse::<Size>().unwrap_err().to_string().contains("in bits"));
         for text in ["", "M", "-1G", "1..5G", "1.G", "4X", "99999999999T", "1e9"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }

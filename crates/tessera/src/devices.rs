@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use disk::{Disk, OpenError, Overlay};
+use disk::{OpenError, Overlay};
 use vmm::machine::Part;
 use vmm::virtio::Device;
 use vmm::virtio::block::Block;
@@ -43,7 +43,7 @@ impl Devices {
         } else {
             Box::new(Overlay::over(path).map_err(told)?)
         };
-        self.add_disk(disk, IMAGE_SERIAL);
+        self.add(Block::new(disk, IMAGE_SERIAL, self.queues));
         Ok(())
     }
 
@@ -53,12 +53,10 @@ impl Devices {
         let disk = disk::open(&option.file, option.format, option.read_only).map_err(told)?;
         let number = self.devices.len();
         let serial = option.serial.clone().unwrap_or_else(|| format!("tessera-{number}"));
-        self.add_disk(disk, &serial);
+        let block = Block::new(disk, &serial, self.queues);
+        block.limiter().set(&option.limits.limits()?);
+        self.add(block);
         Ok(())
-    }
-
-    fn add_disk(&mut self, disk: Box<dyn Disk>, serial: &str) {
-        self.add(Block::new(disk, serial, self.queues));
     }
 
     /// Adds a network card.

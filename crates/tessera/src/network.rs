@@ -7,6 +7,7 @@ use network::definition::{Forward, Protocol};
 use network::user::{self, Passt};
 use vmm::virtio::net::{Backend, Net, Stream, Tap};
 
+use crate::cli::limits::CardWords;
 use crate::cli::options::{NetOption, PortForward};
 use crate::failure::{Failure, Result};
 
@@ -21,7 +22,7 @@ pub struct Network {
 
 /// Makes the cards a person asked for; one on a user-mode network if nothing was asked, and passt is there.
 pub fn connect(options: &[NetOption]) -> Result<Network> {
-    let default = [NetOption::User { forwards: Vec::new() }];
+    let default = [NetOption::User { forwards: Vec::new(), limits: CardWords::default() }];
     if options.is_empty() && !passt_is_there() {
         eprintln!("tessera: the guest has no network, because the program passt is not installed");
         return Ok(Network::default());
@@ -29,25 +30,27 @@ pub fn connect(options: &[NetOption]) -> Result<Network> {
     let wanted = if options.is_empty() { &default[..] } else { options };
     let mut network = Network::default();
     for (number, option) in wanted.iter().enumerate() {
-        let backend: Box<dyn Backend> = match option {
+        let (backend, limits): (Box<dyn Backend>, _) = match option {
             NetOption::None => continue,
-            NetOption::User { forwards } => {
+            NetOption::User { forwards, limits } => {
                 let (stream, passt) = user_network(forwards)?;
                 network.programs.push(passt);
-                Box::new(stream)
+                (Box::new(stream), limits)
             }
             NetOption::Named { name, .. } => {
                 return Err(Failure::input(format!(
                     "--net network={name}: only guests of a host are on its networks: tessera vm create"
                 )));
             }
-            NetOption::Tap { name } => {
+            NetOption::Tap { name, limits } => {
                 let told =
                     |error: io::Error| Failure::input(format!("--net tap={name}: {}", why_no_tap(&error)));
-                Box::new(Tap::open(name).map_err(told)?)
+                (Box::new(Tap::open(name).map_err(told)?), limits)
             }
         };
-        network.cards.push(Net::new(address(number, option), backend));
+        let card = Net::new(address(number, option), backend);
+        card.limiter().set(&limits.limits()?);
+        network.cards.push(card);
     }
     Ok(network)
 }
@@ -65,7 +68,7 @@ fn why_no_tap(error: &io::Error) -> String {
 fn address(number: usize, option: &NetOption) -> [u8; 6] {
     let mut hasher = DefaultHasher::new();
     number.hash(&mut hasher);
-    if let NetOption::Tap { name } = option {
+    if let NetOption::Tap { name, .. } = option {
         name.hash(&mut hasher);
         std::fs::read("/etc/machine-id").unwrap_or_default().hash(&mut hasher);
     }
@@ -113,8 +116,9 @@ mod tests {
 
     #[test]
     fn addresses_are_local_stable_and_differ() {
-        let user = NetOption::User { forwards: Vec::new() };
-        let tap = |name: &str| NetOption::Tap { name: name.into() };
+        let limits = CardWords::default;
+        let user = NetOption::User { forwards: Vec::new(), limits: limits() };
+        let tap = |name: &str| NetOption::Tap { name: name.into(), limits: limits() };
         let all = [address(0, &user), address(1, &user), address(0, &tap("tap0")), address(0, &tap("tap1"))];
         for (i, mac) in all.iter().enumerate() {
             assert_eq!(mac[0] & 3, 2, "local, and one station's");

@@ -1689,6 +1689,8 @@ export interface components {
             /** @description Whether a disk that is made from an image is a copy of all of it. */
             full?: boolean;
             grow?: components["schemas"]["Size"] | null;
+            limit?: components["schemas"]["Limit"] | null;
+            read_limit?: components["schemas"]["Limit"] | null;
             /** @description Whether the guest may only read. */
             read_only?: boolean;
             /** @description The serial number the guest sees, at most 20 printable characters; `tessera-` and the disk's number if none is given. */
@@ -1698,6 +1700,7 @@ export interface components {
              * @description Its number, which stays the same while other disks come and go. The host gives it out.
              */
             unit?: number | null;
+            write_limit?: components["schemas"]["Limit"] | null;
         };
         /**
          * @description How a disk's bytes are laid out in a file.
@@ -2276,6 +2279,8 @@ export interface components {
             /** @description The network. */
             network: string;
         };
+        /** @description How much may pass each second; a number of bytes alone, too, such as "10MiB". Answers have all of it. */
+        Limit: components["schemas"]["Rates"] | components["schemas"]["Size"];
         /** @description One page of a list. */
         List_Account: {
             /** @description What is on it. */
@@ -3047,8 +3052,8 @@ export interface components {
             mac?: string | null;
             /** @description What it is connected to. */
             network?: components["schemas"]["Network"];
-            receive_limit?: components["schemas"]["Size"] | null;
-            send_limit?: components["schemas"]["Size"] | null;
+            receive_limit?: components["schemas"]["Limit"] | null;
+            send_limit?: components["schemas"]["Limit"] | null;
             /**
              * Format: int32
              * @description The one VLAN of its network that it is in.
@@ -3251,6 +3256,21 @@ export interface components {
          * @enum {string}
          */
         Protocol: "tcp" | "udp";
+        /** @description How much may pass each second. What is not said has no limit. */
+        Rates: {
+            bytes?: components["schemas"]["Size"] | null;
+            bytes_burst?: components["schemas"]["Size"] | null;
+            /**
+             * Format: int64
+             * @description Operations each second: requests of a disk, frames of a network card.
+             */
+            operations?: number | null;
+            /**
+             * Format: int64
+             * @description Operations at once after a silence: a tenth of a second's unless told.
+             */
+            operations_burst?: number | null;
+        };
         /** @description A new size for a volume. */
         Resize: {
             /** @description Whether it may be less than before: what is beyond it is lost. */

@@ -12,7 +12,7 @@ import { Icon } from "../parts/icon";
 import { Menu } from "../parts/menu";
 import { Table } from "../parts/table";
 import { toast } from "../parts/toasts";
-import { bytes, t } from "../text";
+import { bytes, number, rate, t, type Key } from "../text";
 
 type Disk = Schemas["Disk"];
 type Nic = Schemas["Nic"];
@@ -46,6 +46,24 @@ function kind(disk: Disk): string {
   return t("image" in disk ? "disk.image" : "size" in disk ? "disk.size" : "volume" in disk ? "disk.volume" : "disk.file");
 }
 
+type Limit = Schemas["Limit"] | null | undefined;
+
+/** What a limit says. Answers have all of it; what is sent may be bytes each second alone. */
+function limit(of: Limit): string {
+  if (of === null || of === undefined) return "";
+  if (typeof of !== "object") return rate(Number(of));
+  const burst = (text: string | undefined) => (text === undefined ? "" : t("limit.burst", { burst: text }));
+  const parts = [];
+  if (of.bytes != null) parts.push(rate(Number(of.bytes)) + burst(of.bytes_burst == null ? undefined : bytes(of.bytes_burst)));
+  if (of.operations != null) parts.push(t("limit.operations", { n: of.operations }) + burst(of.operations_burst == null ? undefined : number(of.operations_burst)));
+  return parts.join(", ");
+}
+
+/** All limits of a device, each with what it is a limit of. */
+function limits(all: [Key, Limit][]): string {
+  return all.filter(([, of]) => of != null).map(([key, of]) => t(key, { limit: limit(of) })).join("; ") || "–";
+}
+
 function networkOf(nic: Nic): string {
   const network = nic.network ?? "user";
   return network === "user" ? t("nic.user") : "named" in network ? network.named : `tap ${network.tap}`;
@@ -77,6 +95,7 @@ export function Hardware({ vm }: { vm: Vm }) {
               { name: t("kind"), of: ({ disk }) => kind(disk) },
               { name: t("source"), of: ({ disk }) => <bdi>{source(disk)}</bdi> },
               { name: t("access-mode"), of: ({ disk }) => t(disk.read_only ? "read-only" : "read-write") },
+              { name: t("limit"), of: ({ disk }) => limits([["limit.all", disk.limit], ["limit.read", disk.read_limit], ["limit.write", disk.write_limit]]) },
               { name: t("serial"), of: ({ disk, n }) => <bdi>{disk.serial || `tessera-${String(numberOf(disk, n))}`}</bdi> },
               { name: "", of: ({ disk, n }) => manage && <Menu label={t("more-of", { name: diskName(disk, n) })} className="plain" items={deeds(disk, n)} /> },
             ]}
@@ -92,6 +111,7 @@ export function Hardware({ vm }: { vm: Vm }) {
               { name: t("network"), of: ({ nic }) => <bdi>{networkOf(nic)}</bdi> },
               { name: t("mac"), of: ({ nic }) => <code>{nic.mac}</code> },
               { name: t("addresses"), of: ({ nic }) => [nic.address, nic.address6].filter(Boolean).join(" ") || "–" },
+              { name: t("limit"), of: ({ nic }) => limits([["limit.receive", nic.receive_limit], ["limit.send", nic.send_limit]]) },
               { name: t("forwards"), of: ({ nic }) => (nic.forwards ?? []).map((one) => `${one.address ?? "127.0.0.1"}:${String(one.host)} → ${String(one.guest)}`).join(", ") || "–" },
               { name: "", of: ({ n }) => manage && <Menu label={t("more-of", { name: `eth${String(n)}` })} className="plain" items={[{ text: t("nic.remove"), icon: "remove", do: () => setLeaving({ kind: "nic", n }) }]} /> },
             ]}

@@ -8,6 +8,7 @@ use network::user::{self, Passt};
 use vmm::control::{Cable, NetSpec};
 use vmm::virtio::net::Tap;
 
+use super::limits;
 use super::machine::{Files, MachineError};
 use crate::wires::Plug;
 
@@ -66,7 +67,7 @@ pub fn plug_in_one(
             None => return Err(failed(format!("there is no network {name}"))),
         },
     };
-    Ok((NetSpec { mac, cable }, program))
+    Ok((NetSpec { mac, cable, limits: limits::of_card(nic) }, program))
 }
 
 fn told(error: network::Error) -> String {

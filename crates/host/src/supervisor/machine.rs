@@ -12,11 +12,11 @@ use network::user::Passt;
 use serde_json::Value;
 use storage::images::Store as Images;
 use storage::seed::Seed;
-use vmm::control::{DiskSpec, MachineSpec, OnPanic, OnReset, PortSpec, console};
+use vmm::control::{DiskLimits, DiskSpec, MachineSpec, OnPanic, OnReset, PortSpec, console};
 use vmm::engine;
 
-use super::cards;
 use super::saved::Saved;
+use super::{cards, limits};
 use crate::paths::{self, Paths};
 use crate::pools::{Pools, own_volume, volume_of};
 use crate::wires::Plug;
@@ -219,8 +219,8 @@ pub fn open_disk(
                 Some(DiskFormat::Qcow2) => Format::Qcow2,
                 _ => Format::Raw,
             };
-            let (name, read_only) = (Some(disk_name(number)), disk.read_only);
-            return Ok(DiskSpec { name, file, format, backing: Vec::new(), read_only, serial });
+            let (name, read_only, limits) = (Some(disk_name(number)), disk.read_only, limits::of_disk(disk));
+            return Ok(DiskSpec { name, file, format, backing: Vec::new(), read_only, serial, limits });
         }
     };
     let pool = pools.get(volume.pool.as_str()).map_err(told)?;
@@ -233,6 +233,7 @@ pub fn open_disk(
         backing: opened.backing.into_iter().map(|file| files.add(file)).collect(),
         read_only: disk.read_only,
         serial,
+        limits: limits::of_disk(disk),
     })
 }
 
@@ -251,7 +252,15 @@ fn open_seed(
     let file = files.open("the disk for cloud-init", &path, false)?;
     let serial = "tessera-cloud-init".to_owned();
     let name = Some("cloud-init".to_owned());
-    Ok(Some(DiskSpec { name, file, format: Format::Raw, backing: Vec::new(), read_only: true, serial }))
+    Ok(Some(DiskSpec {
+        name,
+        file,
+        format: Format::Raw,
+        backing: Vec::new(),
+        read_only: true,
+        serial,
+        limits: DiskLimits::default(),
+    }))
 }
 
 fn listen(path: &Path) -> Result<UnixListener, MachineError> {

@@ -9,6 +9,7 @@ mod guest;
 pub mod identity;
 mod inside;
 mod keep;
+mod limits;
 mod machine;
 mod process;
 mod rpc;

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use api::{Id, Invalid, Nic, Problem, VmDefinition};
 use network::definition::{
-    AntiSpoofing, Forward, Mac, Network, NetworkKind, Port, Rate, free_address, free_address6,
+    AntiSpoofing, Forward, Mac, Network, NetworkKind, Port, free_address, free_address6,
 };
 
 use network::Networks;
@@ -117,7 +117,6 @@ fn blank(vm: Id, network: &Network, mac: Mac) -> Port {
 fn port(vm: Id, definition: &VmDefinition, nic: &Nic) -> Port {
     let name = definition.name.as_str();
     let is_label = name.len() <= 63 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let rate = |limit: Option<api::Size>| limit.map(|limit| Rate { bytes_per_second: limit.0, burst: None });
     Port {
         id: port_id(vm, mac(nic)),
         network: named(nic).unwrap_or_default().to_owned(),
@@ -126,8 +125,9 @@ fn port(vm: Id, definition: &VmDefinition, nic: &Nic) -> Port {
         vlan: nic.vlan,
         trunk: Vec::new(),
         anti_spoofing: AntiSpoofing { mac: !nic.allow_spoofing, ip: !nic.allow_spoofing },
-        receive: rate(nic.receive_limit),
-        send: rate(nic.send_limit),
+        // The card keeps its limits itself, whatever it is connected to.
+        receive: None,
+        send: None,
         address: nic.address,
         address6: nic.address6,
     }
@@ -166,7 +166,7 @@ impl Wires {
             ports.extend(gone.collect::<Vec<_>>());
         }
         inner.ports.insert(id, ports);
-        // A guest that runs has its limits changed at once; for others it is soon enough when they start.
+        // A guest that runs has what it may do there changed at once; for others it is soon enough when they start.
         match machine {
             Some(_) => inner.apply().await,
             None => Ok(()),

@@ -12,6 +12,7 @@ mod host_config;
 mod host_install;
 mod image;
 mod inside;
+pub mod limits;
 mod listing;
 mod log;
 mod network;

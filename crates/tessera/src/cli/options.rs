@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use disk::Format;
 
+use crate::cli::limits::{CardWords, DiskWords};
+
 /// A disk's format as people write it.
 fn format(text: &str) -> Result<Format, String> {
     match text {
@@ -14,7 +16,7 @@ fn format(text: &str) -> Result<Format, String> {
     }
 }
 
-/// `--disk FILE[,ro][,format=raw|qcow2][,serial=TEXT]`.
+/// `--disk FILE[,ro][,format=raw|qcow2][,serial=TEXT][,LIMIT]…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskOption {
     /// The disk's file, or a block device.
@@ -25,6 +27,8 @@ pub struct DiskOption {
     pub format: Option<Format>,
     /// The serial number that the guest sees; at most 20 characters.
     pub serial: Option<String>,
+    /// How much it may do.
+    pub limits: DiskWords,
 }
 
 impl FromStr for DiskOption {
@@ -33,41 +37,78 @@ impl FromStr for DiskOption {
     fn from_str(text: &str) -> Result<DiskOption, String> {
         let mut parts = text.split(',');
         let file = parts.next().filter(|file| !file.is_empty()).ok_or("the disk's file is missing")?;
-        let mut disk = DiskOption { file: file.into(), read_only: false, format: None, serial: None };
+        let limits = DiskWords::default();
+        let mut disk = DiskOption { file: file.into(), read_only: false, format: None, serial: None, limits };
         for part in parts {
+            if disk.limits.take(part)? {
+                continue;
+            }
             match part.split_once('=') {
                 None if part == "ro" => disk.read_only = true,
                 Some(("format", text)) => disk.format = Some(format(text)?),
                 Some(("serial", serial)) => disk.serial = Some(checked_serial(serial)?),
-                _ => return Err(format!("'{part}' is not a disk option: use ro, format= or serial=")),
+                _ => {
+                    return Err(format!(
+                        "'{part}' is not a disk option: use ro, format=, serial=, bps= or iops="
+                    ));
+                }
             }
         }
         Ok(disk)
     }
 }
 
-/// `--volume [POOL/]NAME[,ro]`.
+/// `--volume [POOL/]NAME[,ro][,LIMIT]…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeOption {
     /// The volume.
     pub volume: api::VolumeName,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// How much it may do.
+    pub limits: DiskWords,
 }
 
 impl FromStr for VolumeOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<VolumeOption, String> {
-        let (path, read_only) = match text.split_once(',') {
-            None => (text, false),
-            Some((path, "ro")) => (path, true),
-            Some((_, more)) => return Err(format!("'{more}' is not an option of a volume: use ro")),
-        };
+        let mut parts = text.split(',');
+        let path = parts.next().unwrap_or_default();
+        let (mut read_only, mut limits) = (false, DiskWords::default());
+        for part in parts {
+            if part == "ro" {
+                read_only = true;
+            } else if !limits.take(part)? {
+                return Err(format!("'{part}' is not an option of a volume: use ro, bps= or iops="));
+            }
+        }
         let (pool, volume) = path.split_once('/').unwrap_or(("default", path));
         let name = |text: &str| text.parse().map_err(|error: api::NameError| error.to_string());
         let volume = api::VolumeName { pool: name(pool)?, name: name(volume)? };
-        Ok(VolumeOption { volume, read_only })
+        Ok(VolumeOption { volume, read_only, limits })
+    }
+}
+
+/// `--new-disk SIZE[,LIMIT]…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDiskOption {
+    /// How large it is.
+    pub size: api::Size,
+    /// How much it may do.
+    pub limits: DiskWords,
+}
+
+impl FromStr for NewDiskOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NewDiskOption, String> {
+        let (size, limits) = match text.split_once(',') {
+            None => (text, DiskWords::default()),
+            Some((size, limits)) => (size, limits.parse()?),
+        };
+        let size = size.parse().map_err(|error: api::SizeError| error.to_string())?;
+        Ok(NewDiskOption { size, limits })
     }
 }
 
@@ -80,7 +121,7 @@ fn checked_serial(serial: &str) -> Result<String, String> {
     Ok(serial.to_owned())
 }
 
-/// `--net user[,forward=[ADDRESS:]HOST:GUEST]…`, `--net tap=NAME` or `--net none`.
+/// `--net user[,forward=[ADDRESS:]HOST:GUEST]…`, `--net network=NAME…`, `--net tap=NAME` – each with limits – or `--net none`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetOption {
     /// No card.
@@ -89,6 +130,8 @@ pub enum NetOption {
     User {
         /// TCP ports of the host that lead into the guest.
         forwards: Vec<PortForward>,
+        /// How much it may carry.
+        limits: CardWords,
     },
     /// A network of the host that is asked.
     Named {
@@ -100,11 +143,15 @@ pub enum NetOption {
         address: Option<std::net::Ipv4Addr>,
         /// The one VLAN that it is in.
         vlan: Option<u16>,
+        /// How much it may carry.
+        limits: CardWords,
     },
     /// An existing tap device.
     Tap {
         /// Its name.
         name: String,
+        /// How much it may carry.
+        limits: CardWords,
     },
 }
 
@@ -123,24 +170,31 @@ impl FromStr for NetOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<NetOption, String> {
-        let mut parts = text.split(',');
+        let mut limits = CardWords::default();
+        let mut others = Vec::new();
+        for part in text.split(',') {
+            if !limits.take(part)? {
+                others.push(part);
+            }
+        }
+        let mut parts = others.into_iter();
         let kind = parts.next().unwrap_or_default();
         let net = match kind.split_once('=') {
-            None if kind == "none" => NetOption::None,
+            None if kind == "none" && limits == CardWords::default() => NetOption::None,
             None if kind == "user" => {
                 let mut forwards = Vec::new();
                 for part in parts.by_ref() {
                     let forward = part.strip_prefix("forward=").ok_or_else(|| {
-                        format!("'{part}' is not an option of the user network: use forward=")
+                        format!("'{part}' is not an option of the user network: use forward=, rx= or tx=")
                     })?;
                     forwards.push(forward.parse()?);
                 }
-                NetOption::User { forwards }
+                NetOption::User { forwards, limits }
             }
-            Some(("network", name)) => named(name, parts.by_ref())?,
+            Some(("network", name)) => named(name, parts.by_ref(), limits)?,
             // IFNAMSIZ is 16 with the final NUL.
             Some(("tap", name)) if (1..16).contains(&name.len()) && !name.contains('/') => {
-                NetOption::Tap { name: name.to_owned() }
+                NetOption::Tap { name: name.to_owned(), limits }
             }
             Some(("tap", name)) => return Err(format!("'{name}' cannot be the name of a tap device")),
             _ => return Err(format!("'{kind}' is not a network: use user, network=NAME, tap=NAME or none")),
@@ -152,7 +206,11 @@ impl FromStr for NetOption {
     }
 }
 
-fn named<'a>(name: &str, parts: impl Iterator<Item = &'a str>) -> Result<NetOption, String> {
+fn named<'a>(
+    name: &str,
+    parts: impl Iterator<Item = &'a str>,
+    limits: CardWords,
+) -> Result<NetOption, String> {
     let (mut mac, mut address, mut vlan) = (None, None, None);
     for part in parts {
         let wrong = |what: &str| format!("'{part}': {what}");
@@ -162,10 +220,14 @@ fn named<'a>(name: &str, parts: impl Iterator<Item = &'a str>) -> Result<NetOpti
                 address = Some(text.parse().map_err(|_| wrong("an address is as 10.64.0.5"))?)
             }
             Some(("vlan", text)) => vlan = Some(text.parse().map_err(|_| wrong("a VLAN is 1 to 4094"))?),
-            _ => return Err(format!("'{part}' is not an option of a network: use mac=, ip= or vlan=")),
+            _ => {
+                return Err(format!(
+                    "'{part}' is not an option of a network: use mac=, ip=, vlan=, rx= or tx="
+                ));
+            }
         }
     }
-    Ok(NetOption::Named { name: name.to_owned(), mac, address, vlan })
+    Ok(NetOption::Named { name: name.to_owned(), mac, address, vlan, limits })
 }
 
 impl FromStr for PortForward {
@@ -189,9 +251,15 @@ mod tests {
 
     #[test]
     fn a_disk_has_a_file_and_may_have_options() {
-        let disk: DiskOption = "/tmp/a.img,ro,format=qcow2,serial=S1".parse().unwrap();
+        let disk: DiskOption = "/tmp/a.img,ro,bps=1M,format=qcow2,serial=S1".parse().unwrap();
         assert_eq!(disk.file, PathBuf::from("/tmp/a.img"));
         assert!(disk.read_only);
+        assert_eq!(disk.limits, "bps=1M".parse().unwrap());
+        let new: NewDiskOption = "1G,iops=5".parse().unwrap();
+        assert_eq!((new.size.0, new.limits), (1 << 30, "iops=5".parse().unwrap()));
+        let volume: VolumeOption = "p/v,bps_rd=1M,ro".parse().unwrap();
+        assert!(volume.read_only && volume.limits == "bps_rd=1M".parse().unwrap());
+        assert!("v,rw".parse::<VolumeOption>().is_err());
         assert_eq!(disk.format, Some(Format::Qcow2));
         assert_eq!(disk.serial.as_deref(), Some("S1"));
         for text in ["", ",ro", "a,rw", "a,format=vmdk", "a,serial=", "a,serial=123456789012345678901"] {
@@ -202,8 +270,10 @@ mod tests {
     #[test]
     fn a_network_is_user_tap_or_none() {
         assert_eq!("none".parse(), Ok(NetOption::None));
-        assert_eq!("tap=tap0".parse(), Ok(NetOption::Tap { name: "tap0".into() }));
-        let Ok(NetOption::User { forwards }) = "user,forward=2222:22,forward=0.0.0.0:80:8080".parse() else {
+        let limits: CardWords = "rx=1M,tx_pps=10".parse().unwrap();
+        assert_eq!("tap=tap0,rx=1M,tx_pps=10".parse(), Ok(NetOption::Tap { name: "tap0".into(), limits }));
+        let Ok(NetOption::User { forwards, .. }) = "user,forward=2222:22,forward=0.0.0.0:80:8080".parse()
+        else {
             panic!("not a user network")
         };
         assert_eq!(
@@ -221,6 +291,8 @@ mod tests {
             "tap=a/b",
             "tap=0123456789abcdef",
             "none,x",
+            "none,rx=1M",
+            "user,rx=fast",
             "user,forward=22",
             "user,forward=0:22",
             "user,forward=70000:22",

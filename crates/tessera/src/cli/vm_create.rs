@@ -10,7 +10,8 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cli::options::{DiskOption, NetOption, VolumeOption};
+use crate::cli::limits::DiskWords;
+use crate::cli::options::{DiskOption, NetOption, NewDiskOption, VolumeOption};
 use crate::cli::run::EngineOption;
 use crate::cli::share::ShareOption;
 use crate::cli::vm::{WaitOption, body, change, clone, done};
@@ -18,7 +19,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 
 /// What is said of a guest that has none of it from a saved one.
-const OWN: [&str; 29] = [
+const OWN: [&str; 30] = [
     "template",
     "image",
     "kernel",
@@ -39,6 +40,7 @@ const OWN: [&str; 29] = [
     "new_disks",
     "full",
     "grow",
+    "image_limit",
     "volumes",
     "disks",
     "nets",
@@ -86,24 +88,31 @@ pub struct CreateArgs {
     #[arg(long, value_name = "SIZE")]
     memory_max: Option<Size>,
     /// An empty disk of this size (may be repeated)
-    #[arg(long = "new-disk", value_name = "SIZE")]
-    new_disks: Vec<Size>,
+    #[arg(long = "new-disk", value_name = "SIZE[,bps=SIZE][,iops=N]…")]
+    new_disks: Vec<NewDiskOption>,
     /// Copy the image's disk rather than keep only what differs from it
     #[arg(long, requires = "image")]
     full: bool,
     /// Make the image's disk this large
     #[arg(long, value_name = "SIZE", requires = "image")]
     grow: Option<Size>,
+    /// Limit what the image's disk may do each second, with bursts as 10M:64M; other disks say that themselves, cards as rx= and tx=
+    #[arg(
+        long,
+        value_name = "bps=SIZE|bps_rd=…|bps_wr=…|iops=N|iops_rd=…|iops_wr=…[,…]",
+        requires = "image"
+    )]
+    image_limit: Option<DiskWords>,
     /// A volume (may be repeated)
-    #[arg(long = "volume", value_name = "[POOL/]NAME[,ro]")]
+    #[arg(long = "volume", value_name = "[POOL/]NAME[,ro][,bps=SIZE][,iops=N]…")]
     volumes: Vec<VolumeOption>,
     /// A disk that is a file of the host's (may be repeated)
-    #[arg(long = "disk", value_name = "FILE[,ro][,format=raw|qcow2][,serial=TEXT]")]
+    #[arg(long = "disk", value_name = "FILE[,ro][,format=raw|qcow2][,serial=TEXT][,bps=SIZE][,iops=N]…")]
     disks: Vec<DiskOption>,
     /// A network card (may be repeated)
     #[arg(
         long = "net",
-        value_name = "user[,forward=HOST:GUEST]…|network=NAME[,mac=…][,ip=…][,vlan=N]|tap=NAME|none"
+        value_name = "user[,forward=HOST:GUEST]…|network=NAME[,mac=…][,ip=…][,vlan=N]|tap=NAME, with [,rx=SIZE][,tx=SIZE]…|none"
     )]
     nets: Vec<NetOption>,
     /// Make this account in the guest, by cloud-init
@@ -200,15 +209,16 @@ impl CreateArgs {
             initrd: self.initrd.as_ref().map(absolute).transpose()?,
             command_line: self.append.clone(),
         };
-        let own = self.image.iter().cloned().map(DiskSource::Image);
-        let own = own.chain(self.new_disks.iter().copied().map(DiskSource::Size));
-        definition.disks = own.map(Disk::of).collect();
-        if let (Some(_), Some(disk)) = (&self.image, definition.disks.first_mut()) {
-            (disk.full, disk.grow) = (self.full, self.grow);
+        if let Some(image) = &self.image {
+            let disk =
+                Disk { full: self.full, grow: self.grow, ..Disk::of(DiskSource::Image(image.clone())) };
+            definition.disks.push(self.image_limit.clone().unwrap_or_default().on(&disk)?);
+        }
+        for option in &self.new_disks {
+            definition.disks.push(option.limits.on(&Disk::of(DiskSource::Size(option.size)))?);
         }
         for option in &self.volumes {
-            let source = DiskSource::Volume(option.volume.clone());
-            definition.disks.push(Disk { read_only: option.read_only, ..Disk::of(source) });
+            definition.disks.push(volume_disk(option)?);
         }
         for option in &self.disks {
             definition.disks.push(file_disk(option)?);
@@ -258,7 +268,7 @@ impl CreateArgs {
 pub fn file_disk(option: &DiskOption) -> Result<Disk> {
     let path = std::path::absolute(&option.file)
         .map_err(|error| Failure::input(format!("{}: {error}", option.file.display())))?;
-    Ok(Disk {
+    option.limits.on(&Disk {
         format: option.format.map(|format| match format {
             disk::Format::Raw => DiskFormat::Raw,
             disk::Format::Qcow2 => DiskFormat::Qcow2,
@@ -269,6 +279,15 @@ pub fn file_disk(option: &DiskOption) -> Result<Disk> {
     })
 }
 
+/// The disk that is a volume.
+///
+/// # Errors
+/// Never: it is plain data.
+pub fn volume_disk(option: &VolumeOption) -> Result<Disk> {
+    let source = DiskSource::Volume(option.volume.clone());
+    option.limits.on(&Disk { read_only: option.read_only, ..Disk::of(source) })
+}
+
 /// The card that an option says, if it says one.
 ///
 /// # Errors
@@ -276,21 +295,24 @@ pub fn file_disk(option: &DiskOption) -> Result<Disk> {
 pub fn card(option: &NetOption) -> Result<Option<Nic>> {
     Ok(match option {
         NetOption::None => None,
-        NetOption::Named { name, mac, address, vlan } => {
+        NetOption::Named { name, mac, address, vlan, limits } => {
             let named =
                 name.parse().map_err(|error| Failure::input(format!("--net network={name}: {error}")))?;
             let network = Network::Named(named);
-            Some(Nic { network, mac: mac.clone(), address: *address, vlan: *vlan, ..Nic::default() })
+            let nic = Nic { network, mac: mac.clone(), address: *address, vlan: *vlan, ..Nic::default() };
+            Some(limits.on(&nic)?)
         }
-        NetOption::Tap { name } => Some(Nic { network: Network::Tap(name.clone()), ..Nic::default() }),
-        NetOption::User { forwards } => {
+        NetOption::Tap { name, limits } => {
+            Some(limits.on(&Nic { network: Network::Tap(name.clone()), ..Nic::default() })?)
+        }
+        NetOption::User { forwards, limits } => {
             let forward = |forward: &crate::cli::options::PortForward| PortForward {
                 protocol: Protocol::Tcp,
                 address: Some(forward.address),
                 host: forward.host,
                 guest: forward.guest,
             };
-            Some(Nic { forwards: forwards.iter().map(forward).collect(), ..Nic::default() })
+            Some(limits.on(&Nic { forwards: forwards.iter().map(forward).collect(), ..Nic::default() })?)
         }
     })
 }

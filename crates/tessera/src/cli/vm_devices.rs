@@ -3,12 +3,13 @@
 use api::{Disk, DiskSource, ImageName, Network, Nic, Size, Vm};
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::cli::limits::{CardWords, DiskWords, shown};
 use crate::cli::options::{DiskOption, NetOption, VolumeOption};
 use crate::cli::output::{Column, OutputOption, size};
 use crate::cli::vm::{ApplyOption, WaitOption, change, changed, done};
-use crate::cli::vm_create::{card, file_disk};
+use crate::cli::vm_create::{card, file_disk, volume_disk};
 use crate::client::{Client, segment};
 use crate::failure::{Failure, Result};
 
@@ -30,11 +31,13 @@ pub enum DiskCommand {
         #[command(flatten)]
         what: DiskArgs,
         #[command(flatten)]
+        limit: LimitOption,
+        #[command(flatten)]
         apply: ApplyOption,
         #[command(flatten)]
         wait: WaitOption,
     },
-    /// Put another disc into a drive: what a disk is becomes something else
+    /// Put another disc into a drive: what a disk is becomes something else, and it keeps its limits unless told
     Change {
         /// The guest's name or id
         vm: String,
@@ -42,6 +45,23 @@ pub enum DiskCommand {
         disk: String,
         #[command(flatten)]
         what: DiskArgs,
+        #[command(flatten)]
+        limit: LimitOption,
+        #[command(flatten)]
+        apply: ApplyOption,
+        #[command(flatten)]
+        wait: WaitOption,
+    },
+    /// Limit what a disk may do each second, at once if the guest runs; what is not said stays
+    Limit {
+        /// The guest's name or id
+        vm: String,
+        /// The disk's number or serial number
+        disk: String,
+        /// Bytes each second with a burst (bps=10M:64M) of all, reads (bps_rd) or writes (bps_wr), operations (iops, iops_rd, iops_wr);
+        /// bps=none for no such limit, none for none at all
+        #[arg(required = true, value_name = "bps=SIZE[:BURST]|iops=N[:BURST]|…|none")]
+        limits: Vec<DiskWords>,
         #[command(flatten)]
         apply: ApplyOption,
         #[command(flatten)]
@@ -83,11 +103,19 @@ pub struct DiskArgs {
     #[arg(long, value_name = "IMAGE")]
     image: Option<ImageName>,
     /// A volume
-    #[arg(long, value_name = "[POOL/]NAME[,ro]")]
+    #[arg(long, value_name = "[POOL/]NAME[,ro][,bps=SIZE][,iops=N]…")]
     volume: Option<VolumeOption>,
     /// A file of the host's
-    #[arg(long, value_name = "FILE[,ro][,format=raw|qcow2][,serial=TEXT]")]
+    #[arg(long, value_name = "FILE[,ro][,format=raw|qcow2][,serial=TEXT][,bps=SIZE][,iops=N]…")]
     file: Option<DiskOption>,
+}
+
+/// How much a disk may do.
+#[derive(Debug, Args)]
+pub struct LimitOption {
+    /// Limit what it may do each second
+    #[arg(long, value_name = "bps=SIZE|bps_rd=…|bps_wr=…|iops=N|iops_rd=…|iops_wr=…[,…]")]
+    limit: Option<DiskWords>,
 }
 
 /// What can be done with a guest's network cards.
@@ -106,8 +134,25 @@ pub enum NicCommand {
         /// The guest's name or id
         vm: String,
         /// What it is connected to
-        #[arg(value_name = "user[,forward=HOST:GUEST]…|network=NAME[,mac=…][,ip=…][,vlan=N]|tap=NAME")]
+        #[arg(
+            value_name = "user[,forward=HOST:GUEST]…|network=NAME[,mac=…][,ip=…][,vlan=N]|tap=NAME, with [,rx=SIZE][,tx=SIZE]…"
+        )]
         net: NetOption,
+        #[command(flatten)]
+        apply: ApplyOption,
+        #[command(flatten)]
+        wait: WaitOption,
+    },
+    /// Limit what a network card may carry each second, at once if the guest runs; what is not said stays
+    Limit {
+        /// The guest's name or id
+        vm: String,
+        /// The card's hardware address
+        mac: String,
+        /// Bytes each second that it receives (rx=10M, with a burst rx=10M:64M) or sends (tx), frames (rx_pps, tx_pps); rx=none for no
+        /// such limit, none for none at all
+        #[arg(required = true, value_name = "rx=SIZE[:BURST]|tx=…|rx_pps=N[:BURST]|tx_pps=…|none")]
+        limits: Vec<CardWords>,
         #[command(flatten)]
         apply: ApplyOption,
         #[command(flatten)]
@@ -127,15 +172,16 @@ pub enum NicCommand {
     },
 }
 
-const DISKS: [Column<Disk>; 5] = [
+const DISKS: [Column<Disk>; 6] = [
     Column::number("DISK", |disk: &Disk| disk.number(0).to_string()),
     Column::text("KIND", |disk: &Disk| kind(&disk.source).to_owned()),
     Column::text("SOURCE", |disk: &Disk| source(disk)),
     Column::text("SERIAL", |disk: &Disk| disk.serial_at(disk.number(0))),
     Column::text("ACCESS", |disk: &Disk| if disk.read_only { "read-only" } else { "read-write" }.to_owned()),
+    Column::text("LIMIT", |disk: &Disk| shown(disk.limits(), ["", "read ", "write "])),
 ];
 
-const NICS: [Column<Nic>; 5] = [
+const NICS: [Column<Nic>; 6] = [
     Column::text("MAC", |nic: &Nic| nic.mac.clone().unwrap_or_default()),
     Column::text("NETWORK", |nic: &Nic| match &nic.network {
         Network::User => "user".to_owned(),
@@ -145,6 +191,7 @@ const NICS: [Column<Nic>; 5] = [
     Column::text("ADDRESS", |nic: &Nic| nic.address.map_or_else(dash, |address| address.to_string())),
     Column::text("ADDRESS6", |nic: &Nic| nic.address6.map_or_else(dash, |address| address.to_string())),
     Column::text("VLAN", |nic: &Nic| nic.vlan.map_or_else(dash, |vlan| vlan.to_string())),
+    Column::text("LIMIT", |nic: &Nic| shown(nic.limits(), ["receive ", "send "])),
 ];
 
 fn dash() -> String {
@@ -174,13 +221,30 @@ impl DiskArgs {
         match self {
             Self { new: Some(size), .. } => Ok(Disk::of(DiskSource::Size(*size))),
             Self { image: Some(image), .. } => Ok(Disk::of(DiskSource::Image(image.clone()))),
-            Self { volume: Some(option), .. } => {
-                let source = DiskSource::Volume(option.volume.clone());
-                Ok(Disk { read_only: option.read_only, ..Disk::of(source) })
-            }
+            Self { volume: Some(option), .. } => volume_disk(option),
             Self { file: Some(option), .. } => file_disk(option),
             _ => Err(Failure::input("say what the disk is: --new, --image, --volume or --file")),
         }
+    }
+}
+
+/// Several merge patches as one: nulls, which take something away, stay in it.
+fn together(patches: impl Iterator<Item = Value>) -> Value {
+    let mut whole = Value::Object(Map::new());
+    for patch in patches {
+        add(&mut whole, patch);
+    }
+    whole
+}
+
+fn add(whole: &mut Value, patch: Value) {
+    match (whole, patch) {
+        (Value::Object(whole), Value::Object(patch)) => {
+            for (key, value) in patch {
+                add(whole.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (whole, patch) => *whole = patch,
     }
 }
 
@@ -220,13 +284,21 @@ impl DiskCommand {
                     disks.map(|(place, disk)| Disk { unit: Some(disk.number(place) as u32), ..disk });
                 output.list(&values(numbered)?, &DISKS)
             }
-            DiskCommand::Add { vm, what, apply, wait } => {
-                let disk = json!(what.disk()?);
+            DiskCommand::Add { vm, what, limit, apply, wait } => {
+                let disk = json!(limit.limit.unwrap_or_default().on(&what.disk()?)?);
                 do_it(client, Method::POST, (&vm, "disks"), Some(&disk), apply, wait).await
             }
-            DiskCommand::Change { vm, disk, what, apply, wait } => {
+            DiskCommand::Limit { vm, disk, limits, apply, wait } => {
                 let device = format!("disks/{}", segment(&disk)?);
-                let disk = json!(what.disk()?);
+                let patch = together(limits.iter().map(DiskWords::patch));
+                do_it(client, Method::PATCH, (&vm, &device), Some(&patch), apply, wait).await
+            }
+            DiskCommand::Change { vm, disk, what, limit, apply, wait } => {
+                let device = format!("disks/{}", segment(&disk)?);
+                let mut disk = json!(what.disk()?);
+                if let Some(limit) = &limit.limit {
+                    disk = together([disk, limit.patch()].into_iter());
+                }
                 do_it(client, Method::PATCH, (&vm, &device), Some(&disk), apply, wait).await
             }
             DiskCommand::Grow { vm, disk, size, wait } => {
@@ -258,6 +330,11 @@ impl NicCommand {
             NicCommand::Add { vm, net, apply, wait } => {
                 let nic = card(&net)?.ok_or_else(|| Failure::input("none is no network card"))?;
                 do_it(client, Method::POST, (&vm, "nics"), Some(&json!(nic)), apply, wait).await
+            }
+            NicCommand::Limit { vm, mac, limits, apply, wait } => {
+                let device = format!("nics/{}", segment(&mac)?);
+                let patch = together(limits.iter().map(CardWords::patch));
+                do_it(client, Method::PATCH, (&vm, &device), Some(&patch), apply, wait).await
             }
             NicCommand::Remove { vm, mac, apply, wait } => {
                 let device = format!("nics/{}", segment(&mac)?);

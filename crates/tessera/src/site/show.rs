@@ -7,7 +7,7 @@ use super::plan::{Deed, Plan, Step};
 use crate::failure::Result;
 
 /// The fields whose values are bytes.
-pub const SIZES: [&str; 5] = ["memory", "size", "grow", "receive_limit", "send_limit"];
+pub const SIZES: [&str; 5] = ["memory", "size", "grow", "bytes", "bytes_burst"];
 
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";

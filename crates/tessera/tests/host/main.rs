@@ -24,6 +24,7 @@ mod install;
 mod inventory;
 mod keys;
 mod life;
+mod limits;
 mod lists;
 mod log;
 mod networks;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::console::Console;
 use super::layers::Disks;
+use super::limits::Limiters;
 use super::open::{Files, console_outputs, open_card, open_disk, open_ports};
 use super::protocol::{
     GuestEvent, Key, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Stats, Typing,
@@ -37,6 +38,7 @@ pub(super) struct Guest {
     machine: Option<Machine>,
     pub(super) meters: Meters,
     pub(super) disks: Disks,
+    pub(super) limiters: Limiters,
     /// How many queues a disk has.
     pub(super) queues: u16,
     /// How many processors there are to be when the guest has let go of the others.
@@ -64,6 +66,7 @@ impl Guest {
             machine: None,
             meters: Meters::default(),
             disks: Disks::none()?,
+            limiters: Limiters::default(),
             queues: 1,
             wanted_processors: None,
             state: State::Empty,
@@ -91,6 +94,7 @@ impl Guest {
             "disk_replace_below" => return json(&self.replace_below(read(params)?, Files::new(files))?),
             "plug" => return self.plug(read(params)?, Files::new(files)),
             "unplug" => return self.unplug(&read(params)?),
+            "limit" => return self.limit(&read(params)?),
             "processors" => return json(&self.set_processors(&read(params)?)?),
             "memory" => return json(&self.set_memory(&read(params)?)?),
             "type" => {
@@ -150,10 +154,12 @@ impl Guest {
         let queues = spec.most_processors.unwrap_or(spec.processors).clamp(1, MOST_QUEUES) as u16;
         let mut devices = Vec::new();
         let (mut meters, mut disks) = (Meters::default(), Disks::none().map_err(machine_refusal)?);
+        let mut limiters = Limiters::default();
         for (number, spec) in spec.disks.into_iter().enumerate() {
             let (name, serial) = (spec.name(number), spec.serial.clone());
             let (disk, stack) = open_disk(&format!("disks[{number}]"), spec, queues, &mut files)?;
             meters.disk(&name, &serial, &disk);
+            limiters.disk(&name, &disk);
             disks.add(&name, stack, disk.bell());
             devices.push(Part::new(name, disk));
         }
@@ -161,6 +167,7 @@ impl Guest {
             let (name, mac) = (spec.name(), spec.mac);
             let card = open_card(&format!("nets[{number}]"), spec, &mut files)?;
             meters.card(&name, mac, &card);
+            limiters.card(&name, &card);
             devices.push(Part::new(name, card));
         }
         if !spec.ports.is_empty() {
@@ -188,7 +195,7 @@ impl Guest {
             Some(saved) => Machine::restore(&*engine, config, saved),
         };
         self.machine = Some(machine.map_err(machine_refusal)?);
-        (self.meters, self.disks, self.queues) = (meters, disks, queues);
+        (self.meters, self.disks, self.limiters, self.queues) = (meters, disks, limiters, queues);
         (self.on_reset, self.on_panic) = (spec.on_reset, spec.on_panic);
         (self.console, self.consoles) = (console, consoles);
         self.state = State::Paused;

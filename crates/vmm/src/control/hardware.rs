@@ -27,6 +27,7 @@ impl Guest {
                 let serial = disk.serial.clone();
                 let (disk, stack) = open_disk("disk", disk, self.queues, &mut files)?;
                 self.meters.disk(&name, &serial, &disk);
+                self.limiters.disk(&name, &disk);
                 self.disks.add(&name, stack, disk.bell());
                 (name.clone(), Part::new(name, disk))
             }
@@ -35,6 +36,7 @@ impl Guest {
                 free(&name)?;
                 let card = open_card("net", net, &mut files)?;
                 self.meters.card(&name, mac, &card);
+                self.limiters.card(&name, &card);
                 (name.clone(), Part::new(name, card))
             }
             _ => return Err(Refusal::new(code::PARAMS, "give a disk or a net")),
@@ -61,6 +63,7 @@ impl Guest {
     fn forget(&mut self, name: &str) {
         self.meters.forget(name);
         self.disks.forget(name);
+        self.limiters.forget(name);
     }
 
     /// Adds processors, or asks the guest to let go of some, one after the other.

@@ -15,6 +15,8 @@
 //! `plug`, `unplug`, `processors` and `memory` change a machine that runs. They answer when the guest has been told; what it has made of it tells
 //! the notification `hardware`.
 //!
+//! `limit` changes how much a disk or a card may do each second, at once.
+//!
 //! `disk_switch` has disks go on over what they were, all at one point in time; with `switch` in its parameters `save` does so at the
 //! point in time that it saves. `disk_pull` merges layers into a disk's top in the background: the notifications `disk_pulling` and
 //! `disk_pulled` tell how far it is and how it ended, `disk_pull_cancel` calls it off. `disk_replace_below` takes what somebody else
@@ -27,17 +29,20 @@ pub mod console;
 mod guest;
 mod hardware;
 mod layers;
+mod limits;
 mod open;
 mod protocol;
 mod saves;
 mod server;
 mod usage;
 
+pub use crate::virtio::block::DiskLimits;
+pub use crate::virtio::net::NetLimits;
 pub use protocol::{
     BelowSpec, Cable, Changed, DiskName, DiskSpec, DiskStats, GrowSpec, GuestEvent, Hardware, Key, Layers,
-    MachineSpec, MemorySpec, NetSpec, NetStats, NewTop, OnPanic, OnReset, PlugSpec, PortSpec, ProcessorStats,
-    ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec,
-    State, StateReport, Stats, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
+    LimitSpec, MachineSpec, MemorySpec, NetSpec, NetStats, NewTop, OnPanic, OnReset, PlugSpec, PortSpec,
+    ProcessorStats, ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved,
+    SavedSpec, State, StateReport, Stats, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::prepare;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use disk::Stack;
 
 use super::console::Console;
+use super::limits::{limit_card, limit_disk};
 use super::protocol::{Cable, Descriptor, DiskSpec, NetSpec, PortSpec, Refusal, code};
 use crate::virtio::block::Block;
 use crate::virtio::console::{Cable as Plug, Console as Ports, PortConfig};
@@ -54,7 +55,9 @@ pub(super) fn open_disk(
     let stack = Stack::from_files(file, backing, spec.format, spec.read_only)
         .map_err(|error| Refusal::new(code::MACHINE, format!("{field}: {error}")))?;
     let stack = Arc::new(stack);
-    Ok((Block::new(Box::new(Arc::clone(&stack)), &spec.serial, queues), stack))
+    let disk = Block::new(Box::new(Arc::clone(&stack)), &spec.serial, queues);
+    limit_disk(&format!("{field}.limits"), &disk, &spec.limits)?;
+    Ok((disk, stack))
 }
 
 pub(super) fn open_card(field: &str, spec: NetSpec, files: &mut Files) -> Result<Net, Refusal> {
@@ -69,7 +72,9 @@ pub(super) fn open_card(field: &str, spec: NetSpec, files: &mut Files) -> Result
             Box::new(Stream::new(OwnedFd::from(socket).into(), mtu).map_err(refused)?)
         }
     };
-    Ok(Net::new(spec.mac, cable))
+    let card = Net::new(spec.mac, cable);
+    limit_card(&format!("{field}.limits"), &card, &spec.limits)?;
+    Ok(card)
 }
 
 pub(super) fn open_ports(specs: Vec<PortSpec>, files: &mut Files) -> Result<Ports, Refusal> {

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::engine;
 use crate::machine::MemorySize;
 use crate::virtio::balloon::GuestMemoryStats;
+use crate::virtio::block::DiskLimits;
+use crate::virtio::net::NetLimits;
 
 /// Error codes: those of JSON-RPC 2.0 (section 5.1), and ours.
 pub mod code {
@@ -235,6 +237,20 @@ pub struct UnplugSpec {
     pub force: bool,
 }
 
+/// What `limit` limits: a disk or a card, from now on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSpec {
+    /// What the device is called.
+    pub name: String,
+    /// How much it may do, if it is a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskLimits>,
+    /// How much it may carry, if it is a card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetLimits>,
+}
+
 /// How many processors `processors` wants.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -346,6 +362,9 @@ pub struct DiskSpec {
     /// The serial number the guest sees, at most 20 bytes.
     #[serde(default)]
     pub serial: String,
+    /// How much it may do; `limit` changes it.
+    #[serde(default, skip_serializing_if = "DiskLimits::is_none")]
+    pub limits: DiskLimits,
 }
 
 impl DiskSpec {
@@ -372,6 +391,9 @@ pub struct NetSpec {
     /// What it is plugged into.
     #[serde(flatten)]
     pub cable: Cable,
+    /// How much it may carry; `limit` changes it.
+    #[serde(default, skip_serializing_if = "NetLimits::is_none")]
+    pub limits: NetLimits,
 }
 
 /// What a network card is plugged into.

@@ -8,6 +8,7 @@ pub mod block;
 pub mod console;
 mod counter;
 mod crew;
+pub mod limit;
 pub mod mem;
 pub mod net;
 mod queue;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::balloon::BalloonState;
 use super::console::ConsoleState;
+use super::limit::LimitState;
 use super::mem::MemState;
 
 /// A saved device cannot be put back.
@@ -62,6 +63,8 @@ pub enum DeviceState {
     Balloon(BalloonState),
     /// What memory is plugged.
     Mem(MemState),
+    /// What has been used of a disk's or a card's limits. One without limits is plain, as it is for programs that know of none.
+    Limits(LimitState),
 }
 
 /// A queue as its driver has set it up, and how far its device has come.

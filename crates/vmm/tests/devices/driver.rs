@@ -59,6 +59,12 @@ impl<'a> Driver<'a> {
         driver
     }
 
+    /// The same driver in a machine that goes on where its own was saved.
+    pub fn go_on(mut self, rig: &Rig) -> Driver<'_> {
+        self.queues.iter_mut().for_each(|ring| ring.told = 0);
+        Driver { rig, bar: self.bar, queues: self.queues, slot: self.slot, features: self.features }
+    }
+
     /// Resets the device and starts it again.
     pub fn restart(&mut self) {
         self.queues.clear();

@@ -8,6 +8,7 @@ mod driver;
 #[allow(dead_code)]
 mod guest;
 mod hostile;
+mod limits;
 mod memory;
 mod rig;
 mod rng;

@@ -353,6 +353,12 @@ fn wrong_requests_are_refused_with_a_reason_and_change_nothing() {
             json!({"memory": 16 << 20, "kernel": 0, "nets": [{"mac": [2, 0], "tap": 0}]}),
             "an array of length 6",
         ),
+        (
+            json!({"memory": 16 << 20, "kernel": 0, "disks": [
+                {"file": 0, "format": "raw", "limits": {"read": {"bytes": {"per_second": -1}}}},
+            ]}),
+            "invalid value: integer `-1`",
+        ),
     ] {
         let (_, message) = client.error("create", params.clone(), &[&kernel]);
         assert!(message.contains(wanted), "{params}: {message}");
@@ -368,6 +374,42 @@ fn wrong_requests_are_refused_with_a_reason_and_change_nothing() {
         client.error("create", json!({"memory": 1, "kernel": 0}), &[&kernel]).1,
         "there is a machine already"
     );
+}
+
+#[test]
+fn limits_are_said_when_a_disk_comes_and_changed_at_any_time() {
+    let mut client = Client::start();
+    let (kernel, mut disk) = (elf_file(&Code::default().spin()), tempfile::tempfile().unwrap());
+    disk.write_all(&[0; 4096]).unwrap();
+    let with = |limits: Value| {
+        json!({"memory": 16 << 20, "kernel": 0, "engine": "soft", "disks": [
+            {"file": 1, "format": "raw", "limits": limits},
+        ]})
+    };
+    let wrong = with(json!({"total": {"operations": {"per_second": 0}}}));
+    let (_, message) = client.error("create", wrong, &[&kernel, &disk]);
+    assert!(message.starts_with("disks[0].limits.total.operations.per_second: 0"), "{message}");
+    assert_eq!(client.error("limit", json!({"name": "disk0", "disk": {}}), &[]).0, -32000);
+    let right = with(json!({"total": {"operations": {"per_second": 5}}}));
+    let (answer, _) = client.call("create", right, &[&kernel, &disk]);
+    assert_eq!(answer["result"], json!({"state": "paused"}), "{answer}");
+    for (params, wanted) in [
+        (json!({"name": "disk1", "disk": {}}), "name: there is no disk disk1"),
+        (json!({"name": "disk0", "net": {}}), "name: there is no network card disk0"),
+        (json!({"name": "disk0"}), "give the limits of a disk or of a net"),
+        (json!({"name": "disk0", "disk": {"all": {}}}), "unknown field `all`"),
+        (
+            json!({"name": "disk0", "disk": {"write": {"bytes": {"per_second": 1, "burst": 0}}}}),
+            "disk.write.bytes.burst: 0",
+        ),
+    ] {
+        let (_, message) = client.error("limit", params.clone(), &[]);
+        assert!(message.contains(wanted), "{params}: {message}");
+    }
+    for limits in [json!({"read": {"bytes": {"per_second": u64::MAX, "burst": u64::MAX}}}), json!({})] {
+        let (answer, _) = client.call("limit", json!({"name": "disk0", "disk": limits}), &[]);
+        assert_eq!(answer["result"], json!({}), "{answer}");
+    }
 }
 
 #[test]

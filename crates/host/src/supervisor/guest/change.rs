@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use vmm::control::{Changed, Hardware, What};
 
-use super::plan::{Device, Step, needs_restart, plan};
+use super::plan::{self, Device, Step, needs_restart, plan};
 use super::start::reap;
 use super::{Guest, Reply};
 use crate::snapshots;
@@ -88,6 +88,7 @@ fn silent(step: &Step) -> String {
         }
         Step::Remove(_) => "its system has not let go of it".into(),
         Step::Memory { .. } => "its system has not given or taken it all".into(),
+        Step::Limit { .. } => "its process has not answered".into(),
     }
 }
 
@@ -118,9 +119,13 @@ impl Guest {
         let before = self.record.vm.clone();
         let machine = self.record.made_of().clone();
         let runs = self.running.is_some();
-        if matches!(self.state(), VmState::Suspending | VmState::Suspended)
-            && plan(&before.definition, &edit.definition).is_more_than_nothing()
-        {
+        let changes = plan(&before.definition, &edit.definition);
+        let touches = match self.state() {
+            VmState::Suspending => changes.is_more_than_nothing(),
+            VmState::Suspended => changes.is_more_than_limits(),
+            _ => false,
+        };
+        if touches {
             let detail = "it is suspended with the hardware that it has: have it go on, or stop it, first";
             return Err(Problem::conflict(format!("{}: {detail}", self.name())));
         }
@@ -150,11 +155,16 @@ impl Guest {
             return Err(problem);
         }
         // Addresses have been chosen since.
-        let planned = super::plan::plan(&machine, &edit.definition);
-        match now {
-            true => Ok((edit, made, planned.steps, planned.machine)),
-            false => Ok((edit, made, Vec::new(), machine)),
+        let planned = plan::plan(&machine, &edit.definition);
+        if now {
+            return Ok((edit, made, planned.steps, planned.machine));
         }
+        if edit.apply == Apply::NextBoot {
+            return Ok((edit, made, Vec::new(), machine));
+        }
+        // One that does not run now can have other limits nevertheless.
+        let (steps, limited) = plan::limited(&machine, &edit.definition);
+        Ok((edit, made, if runs { steps } else { Vec::new() }, limited))
     }
 
     /// Whether it is promised what its definition says: it runs, or is about to.
@@ -234,6 +244,7 @@ impl Guest {
             Step::Remove(device) => {
                 self.tell("unplug", json!({ "name": device.name() }), &[]).await.map(|_: Value| 1)
             }
+            Step::Limit { to, .. } => self.tell("limit", to.limit(), &[]).await.map(|_: Value| 0),
             Step::Processors { from, to } => {
                 let _: Hardware = self.tell("processors", json!({ "count": to }), &[]).await?;
                 Ok(from.abs_diff(*to))
@@ -340,6 +351,7 @@ impl Guest {
             Step::Remove(device) => format!("{} stays", device.words()),
             Step::Processors { from, .. } => format!("it keeps {from} processors"),
             Step::Memory { from, .. } => format!("it keeps {} MiB of memory", from >> 20),
+            Step::Limit { from, .. } => format!("{} is limited as it was", from.words()),
         };
         // It may have been done in part.
         self.undo_step(&step).await;
@@ -361,6 +373,7 @@ impl Guest {
                 true => Ok(()),
                 false => self.add(device).await,
             },
+            Step::Limit { from, .. } => self.tell("limit", from.limit(), &[]).await.map(|_: Value| ()),
             Step::Processors { from, .. } => {
                 self.tell("processors", json!({ "count": from }), &[]).await.map(|_: Value| ())
             }
@@ -464,10 +477,7 @@ impl Guest {
     pub(super) async fn reconcile(&mut self) {
         let Ok(hardware) = self.tell::<Hardware>("hardware", Value::Null, &[]).await else { return };
         let made_of = self.record.made_of().clone();
-        let disks = made_of.disks.iter().enumerate().map(|(place, disk)| {
-            Device::Disk(api::Disk { unit: Some(disk.number(place) as u32), ..disk.clone() })
-        });
-        let devices: Vec<_> = disks.chain(made_of.nics.iter().cloned().map(Device::Card)).collect();
+        let devices = plan::all(&made_of);
         let comes_and_goes = |name: &&String| name.starts_with("disk") || name.starts_with("net-");
         for name in hardware.devices.iter().filter(comes_and_goes) {
             if devices.iter().all(|device| device.name() != *name) {
@@ -475,9 +485,16 @@ impl Guest {
                 tracing::info!("{}: {name} was being added and is pulled out: {pulled:?}", self.name());
             }
         }
-        for device in devices.iter().filter(|device| !hardware.devices.contains(&device.name())) {
-            let added = self.add(device).await;
-            tracing::info!("{}: {} was being removed and comes back: {added:?}", self.name(), device.words());
+        for device in &devices {
+            if hardware.devices.contains(&device.name()) {
+                // They may have been being changed. A process that knows of no limits has none.
+                let limited = self.tell::<Value>("limit", device.limit(), &[]).await;
+                tracing::debug!("{}: {} has its limits again: {limited:?}", self.name(), device.words());
+            } else {
+                let added = self.add(device).await;
+                let name = self.name();
+                tracing::info!("{name}: {} was being removed and comes back: {added:?}", device.words());
+            }
         }
         if self.record.machine.is_some() && hardware.processors.len() as u32 != made_of.cpus {
             self.undo_step(&Step::Processors { from: made_of.cpus, to: 0 }).await;

@@ -1,8 +1,10 @@
 //! What a change of a guest's definition means for a machine that runs: what can be done at once, step by step, and what waits for its
 //! next start.
 
-use api::{Disk, Invalid, Nic, VmDefinition};
+use api::{Disk, Invalid, Limit, Nic, VmDefinition};
+use serde_json::{Value, json};
 
+use crate::supervisor::limits;
 use crate::supervisor::machine::disk_name;
 
 /// A device that comes or goes.
@@ -21,6 +23,13 @@ pub enum Step {
     Add(Device),
     /// Ask the guest to let go of it.
     Remove(Device),
+    /// Have it do no more than its limits say, which needs nothing of the guest.
+    Limit {
+        /// As it was.
+        from: Box<Device>,
+        /// As it is to be.
+        to: Box<Device>,
+    },
     /// Have so many processors.
     Processors {
         /// How many there were.
@@ -64,6 +73,28 @@ impl Device {
             Device::Card(nic) => format!("the card {}", nic.mac.as_deref().unwrap_or_default()),
         }
     }
+
+    /// What tells the guest's process its limits.
+    pub fn limit(&self) -> Value {
+        match self {
+            Device::Disk(disk) => json!({ "name": self.name(), "disk": limits::of_disk(disk) }),
+            Device::Card(nic) => json!({ "name": self.name(), "net": limits::of_card(nic) }),
+        }
+    }
+
+    fn limits(&self) -> Vec<(&'static str, Option<Limit>)> {
+        match self {
+            Device::Disk(disk) => disk.limits().into(),
+            Device::Card(nic) => nic.limits().into(),
+        }
+    }
+
+    fn limits_in_words(&self) -> String {
+        let there = self.limits().into_iter().filter_map(|(field, limit)| Some((field, limit?)));
+        let words: Vec<_> =
+            there.map(|(field, limit)| format!("{} {limit}", field.replace('_', " "))).collect();
+        if words.is_empty() { "no limit".into() } else { words.join(", ") }
+    }
 }
 
 impl Step {
@@ -72,6 +103,7 @@ impl Step {
         match self {
             Step::Add(device) => format!("{} added", device.words()),
             Step::Remove(device) => format!("{} removed", device.words()),
+            Step::Limit { to, .. } => format!("{}: {}", to.words(), to.limits_in_words()),
             Step::Processors { to, .. } => format!("{to} processors"),
             Step::Memory { to, .. } => format!("{} MiB of memory", to >> 20),
         }
@@ -101,12 +133,42 @@ pub fn plan(machine: &VmDefinition, wanted: &VmDefinition) -> Plan {
     plan
 }
 
+/// A machine with the limits that its guest is to have, and the steps to it: what can be done whatever the guest does.
+pub fn limited(machine: &VmDefinition, wanted: &VmDefinition) -> (Vec<Step>, VmDefinition) {
+    let has = all(wanted);
+    let steps: Vec<_> = all(machine).iter().filter_map(|device| device.limited_as(&has)).collect();
+    let mut machine = machine.clone();
+    for step in &steps {
+        let Step::Limit { to, .. } = step else { continue };
+        match &**to {
+            Device::Disk(to) => {
+                let same = |(place, disk): &(usize, &mut Disk)| disk.number(*place) == to.number(0);
+                if let Some((_, disk)) = machine.disks.iter_mut().enumerate().find(same) {
+                    (disk.limit, disk.read_limit, disk.write_limit) =
+                        (to.limit, to.read_limit, to.write_limit);
+                }
+            }
+            Device::Card(to) => {
+                for nic in machine.nics.iter_mut().filter(|nic| nic.mac == to.mac) {
+                    (nic.receive_limit, nic.send_limit) = (to.receive_limit, to.send_limit);
+                }
+            }
+        }
+    }
+    (steps, machine)
+}
+
 /// Whether a machine is other than a new one would be.
 pub fn needs_restart(machine: &VmDefinition, wanted: &VmDefinition) -> bool {
     plan(machine, wanted).is_more_than_nothing()
 }
 
 impl Plan {
+    /// Whether anything is to be done that takes the guest's part in it, or its next start.
+    pub fn is_more_than_limits(&self) -> bool {
+        !self.waits.is_empty() || self.steps.iter().any(|step| !matches!(step, Step::Limit { .. }))
+    }
+
     /// Whether there is anything to do, now or later.
     pub fn is_more_than_nothing(&self) -> bool {
         !self.steps.is_empty() || !self.waits.is_empty()
@@ -152,6 +214,7 @@ impl Plan {
         let (had, has) = (all(machine), all(wanted));
         let goes = had.iter().filter(|device| !has.iter().any(|other| other.is_as(device)));
         let comes = has.iter().filter(|device| !had.iter().any(|other| other.is_as(device)));
+        self.steps.extend(had.iter().filter_map(|device| device.limited_as(&has)));
         // What comes may have the place of what goes.
         self.steps.extend(goes.cloned().map(Step::Remove));
         self.steps.extend(comes.cloned().map(Step::Add));
@@ -173,14 +236,21 @@ impl Plan {
 }
 
 /// All devices of a definition. Disks have numbers and cards have addresses.
-fn all(definition: &VmDefinition) -> Vec<Device> {
+pub fn all(definition: &VmDefinition) -> Vec<Device> {
     let disks = definition.disks.iter().enumerate();
     let disks = disks.map(|(place, disk)| Disk { unit: Some(disk.number(place) as u32), ..disk.clone() });
     disks.map(Device::Disk).chain(definition.nics.iter().cloned().map(Device::Card)).collect()
 }
 
 impl Device {
-    /// Whether the guest has the same with the other one. A card's limits are the host's affair, which it changes at once.
+    /// The step that gives it the limits that it has among `others`, if they are other ones.
+    fn limited_as(&self, others: &[Device]) -> Option<Step> {
+        let other = others.iter().find(|other| other.is_as(self))?;
+        (other.limits() != self.limits())
+            .then(|| Step::Limit { from: self.clone().into(), to: other.clone().into() })
+    }
+
+    /// Whether the guest has the same with the other one. Limits are the host's affair, which it changes at once.
     fn is_as(&self, other: &Device) -> bool {
         match (self, other) {
             (Device::Disk(a), Device::Disk(b)) => {
@@ -200,8 +270,6 @@ impl Device {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
     fn definition(more: Value) -> VmDefinition {
@@ -264,8 +332,36 @@ mod tests {
         assert_eq!(told(json!({}), disks).0, ["disk 3 removed", "disk 3 added"]);
         let nics = json!({ "nics": [{ "mac": "52:00:00:00:00:01", "network": { "named": "n" } }] });
         assert_eq!(told(json!({}), nics).0.len(), 2);
-        let limited = json!({ "nics": [{ "mac": "52:00:00:00:00:01", "vlan": 7, "send_limit": "1M" }] });
-        assert_eq!(told(json!({}), limited).0.len(), 0, "limits are the host's");
+        let vlan = json!({ "nics": [{ "mac": "52:00:00:00:00:01", "vlan": 7 }] });
+        assert_eq!(told(json!({}), vlan).0.len(), 0, "that is the host's");
+    }
+
+    #[test]
+    fn limits_are_changed_at_once_and_alone() {
+        let limits = json!({
+            "disks": [{ "size": "1G", "limit": "10M", "write_limit": { "operations": 100 } }, { "file": "/a", "unit": 3 }],
+            "nics": [{ "mac": "52:00:00:00:00:01", "send_limit": { "bytes": "1M", "bytes_burst": "2M" } }],
+            "cpus": 1,
+        });
+        let steps = [
+            "disk 0: limit 10M/s, write limit 100 ops/s",
+            "the card 52:00:00:00:00:01: send limit 1M/s burst 2M",
+        ];
+        let (mut done, waits) = told(json!({}), limits.clone());
+        assert_eq!(
+            (done.remove(0), done, waits.len()),
+            ("1 processors".into(), steps.map(str::to_owned).to_vec(), 0)
+        );
+        assert_eq!(
+            told(limits.clone(), json!({ "cpus": 1 })).0,
+            ["disk 0: no limit", "the card 52:00:00:00:00:01: no limit"]
+        );
+
+        let (machine, wanted) = (made(&definition(json!({}))), definition(limits));
+        let (steps, limited) = limited(&machine, &wanted);
+        assert_eq!((steps.len(), limited.cpus), (2, 2));
+        let left = plan(&limited, &wanted);
+        assert!(left.is_more_than_limits() && left.steps.len() == 1, "{left:?}");
     }
 
     #[test]

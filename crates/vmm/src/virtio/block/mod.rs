@@ -11,10 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use disk::{Disk, SECTOR};
+use serde::{Deserialize, Serialize};
 
 use self::request::{Request, Target};
 use super::crew::{Calls, Crew, Work};
-use super::{Activation, ActiveQueue, Counter, Device, Health, QueueBroken, read_slice};
+use super::limit::{Limit, Throttle};
+use super::{
+    Activation, ActiveQueue, Counter, Device, DeviceState, Health, QueueBroken, RestoreError, read_slice,
+};
 use crate::memory::GuestMemory;
 
 const QUEUE_SIZE: u16 = 256;
@@ -78,9 +82,64 @@ impl Bell {
     }
 }
 
+/// How much a disk may do. A flush and what only takes room away carry no bytes, and a flush or such a request is one operation; of several
+/// limits each holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskLimits {
+    /// All of it.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub total: Limit,
+    /// Reads.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub read: Limit,
+    /// Writes, and all that is no read.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub write: Limit,
+}
+
+/// The lanes of a disk's limits, as bits.
+mod lane {
+    pub const TOTAL: u8 = 1;
+    pub const READ: u8 = 2;
+    pub const WRITE: u8 = 4;
+}
+
+impl DiskLimits {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.lanes().iter().all(Limit::is_none)
+    }
+
+    /// What is wrong with them, with the field.
+    ///
+    /// # Errors
+    /// If there is something.
+    pub fn check(&self) -> Result<(), String> {
+        let mut named = ["total", "read", "write"].into_iter().zip(self.lanes());
+        named.try_for_each(|(name, limit)| limit.check().map_err(|why| format!("{name}.{why}")))
+    }
+
+    fn lanes(&self) -> [Limit; 3] {
+        [self.total, self.read, self.write]
+    }
+}
+
+/// Changes the limits of a disk, whether it is being served or not.
+#[derive(Clone, Debug)]
+pub struct Limiter(Arc<Throttle>);
+
+impl Limiter {
+    /// They are these from now on.
+    pub fn set(&self, limits: &DiskLimits) {
+        self.0.change(&limits.lanes());
+    }
+}
+
 /// A disk for the guest.
 pub struct Block {
     target: Arc<Target>,
+    throttle: Arc<Throttle>,
     queues: u16,
     crew: Option<Crew>,
     bell: Bell,
@@ -94,7 +153,13 @@ impl Block {
             *to = from;
         }
         let target = Arc::new(Target { disk, id, meter: Arc::default() });
-        Self { target, queues: queues.max(1), crew: None, bell: Bell::default() }
+        let throttle = Throttle::new(&DiskLimits::default().lanes());
+        Self { target, throttle, queues: queues.max(1), crew: None, bell: Bell::default() }
+    }
+
+    /// What changes its limits: at first it has none.
+    pub fn limiter(&self) -> Limiter {
+        Limiter(Arc::clone(&self.throttle))
     }
 
     /// What it has done, for who wants to know.
@@ -158,8 +223,10 @@ impl Device for Block {
         let queues: Vec<_> = activation.queues.into_iter().flatten().collect();
         self.bell.hang(Some(activation.health.clone()));
         let kicks: Vec<_> = queues.iter().map(|active| Arc::clone(&active.kick)).collect();
+        self.throttle.attach(activation.reactor.clone(), kicks.clone());
         let server = Server {
             target: Arc::clone(&self.target),
+            throttle: Arc::clone(&self.throttle),
             memory: activation.memory,
             health: activation.health,
             queues: queues.into_iter().map(Mutex::new).collect(),
@@ -174,12 +241,27 @@ impl Device for Block {
     fn deactivate(&mut self) {
         self.bell.hang(None);
         self.crew = None;
+        self.throttle.detach();
+    }
+
+    fn save(&self, _: bool) -> DeviceState {
+        self.throttle.save().map_or(DeviceState::Plain, DeviceState::Limits)
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        match state {
+            DeviceState::Plain => {}
+            DeviceState::Limits(state) => self.throttle.restore(state),
+            _ => return Err(RestoreError::Kind),
+        }
+        Ok(())
     }
 }
 
 /// What the crew works with.
 struct Server {
     target: Arc<Target>,
+    throttle: Arc<Throttle>,
     memory: Arc<GuestMemory>,
     health: Health,
     queues: Vec<Mutex<ActiveQueue>>,
@@ -215,13 +297,26 @@ impl Server {
                 return Ok(false);
             }
             let resting = crew.resting();
+            let position = active.position();
             let next = if resting { None } else { active.next(memory)? };
             let Some(chain) = next else {
                 active.tell(memory);
+                if !resting {
+                    self.throttle.has_none(index);
+                }
                 return Ok(resting);
             };
             let head = chain.head_index();
             let request = Request::parse(chain, memory);
+            // One that is none is given back at once.
+            let admitted = request
+                .as_ref()
+                .is_none_or(|request| self.throttle.admits(index, || request.cost(self.target.disk.len())));
+            if !admitted {
+                active.put_back(position);
+                active.tell(memory);
+                return Ok(false);
+            }
             let waits = self.waited.load(Ordering::Relaxed) || request.as_ref().is_some_and(Request::is_long);
             if untold.is_some_and(|since| waits || since.elapsed() > SOON) {
                 active.tell(memory);

@@ -8,8 +8,9 @@ use libc::iovec;
 use vm_memory::bitmap::{Bitmap, RefSlice};
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
-use super::{ID_BYTES, MOST_DISCARD, Meter};
+use super::{ID_BYTES, MOST_DISCARD, Meter, lane};
 use crate::memory::{GuestMemory, TrackedPages};
+use crate::virtio::limit::Cost;
 use crate::virtio::{Chain, MOST_PIECES};
 
 /// Bytes of the header that every request begins with.
@@ -115,6 +116,18 @@ impl<'a> Request<'a> {
             kind::GET_ID => false,
             _ => true,
         }
+    }
+
+    /// What it costs of the limits of a disk of so many bytes: what is longer than that fails, and carries nothing.
+    pub fn cost(&self, disk: u64) -> Cost {
+        let carried = |slices: &[Slice<'_>]| Some(bytes(slices)).filter(|bytes| *bytes <= disk).unwrap_or(0);
+        let (lanes, bytes, operations) = match self.kind {
+            kind::IN => (lane::TOTAL | lane::READ, carried(&self.input), 1),
+            kind::OUT => (lane::TOTAL | lane::WRITE, carried(&self.output), 1),
+            kind::FLUSH | kind::DISCARD | kind::WRITE_ZEROES => (lane::TOTAL | lane::WRITE, 0, 1),
+            _ => (0, 0, 0),
+        };
+        Cost { lanes, bytes, operations }
     }
 
     /// Does it and sets its status; gives how many bytes were written to guest memory. With `write_through` what it wrote is

@@ -9,7 +9,10 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Activation, Counter, Device, read_slice};
+use serde::{Deserialize, Serialize};
+
+use super::limit::{Limit, Throttle};
+use super::{Activation, Counter, Device, DeviceState, RestoreError, read_slice};
 use crate::reactor::{Ready, Source};
 use port::Port;
 
@@ -103,6 +106,50 @@ pub struct Meter {
     pub sent_bytes: Counter,
 }
 
+/// How much a card may carry, from the guest's side. What it may not receive yet waits on the cable, which may lose some of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetLimits {
+    /// What it receives.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub receive: Limit,
+    /// What it sends.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub send: Limit,
+}
+
+impl NetLimits {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.lanes().iter().all(Limit::is_none)
+    }
+
+    /// What is wrong with them, with the field.
+    ///
+    /// # Errors
+    /// If there is something.
+    pub fn check(&self) -> Result<(), String> {
+        self.receive.check().map_err(|why| format!("receive.{why}"))?;
+        self.send.check().map_err(|why| format!("send.{why}"))
+    }
+
+    /// Lane n is that of queue n.
+    fn lanes(&self) -> [Limit; 2] {
+        [self.receive, self.send]
+    }
+}
+
+/// Changes the limits of a card, whether it is being served or not.
+#[derive(Clone, Debug)]
+pub struct Limiter(Arc<Throttle>);
+
+impl Limiter {
+    /// They are these from now on.
+    pub fn set(&self, limits: &NetLimits) {
+        self.0.change(&limits.lanes());
+    }
+}
+
 /// A network card.
 pub struct Net {
     mac: [u8; 6],
@@ -111,6 +158,7 @@ pub struct Net {
     link: Arc<AtomicBool>,
     backend: Arc<Mutex<Box<dyn Backend>>>,
     meter: Arc<Meter>,
+    throttle: Arc<Throttle>,
     sources: Vec<Source>,
     /// The backend's source, shared with its own callback, which changes what it waits for.
     cable: Option<Arc<Mutex<Option<Source>>>>,
@@ -126,6 +174,7 @@ impl Net {
             link: Arc::new(AtomicBool::new(true)),
             backend: Arc::new(Mutex::new(backend)),
             meter: Arc::default(),
+            throttle: Throttle::new(&NetLimits::default().lanes()),
             sources: Vec::new(),
             cable: None,
         }
@@ -134,6 +183,11 @@ impl Net {
     /// What it has carried, for who wants to know.
     pub fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
+    }
+
+    /// What changes its limits: at first it has none.
+    pub fn limiter(&self) -> Limiter {
+        Limiter(Arc::clone(&self.throttle))
     }
 }
 
@@ -173,6 +227,7 @@ impl Device for Net {
             backend.descriptor()
         };
         let kicks = [Arc::clone(&receive.kick), Arc::clone(&transmit.kick)];
+        self.throttle.attach(reactor.clone(), kicks.to_vec());
         let port = Arc::new(Mutex::new(Port::new(port::Parts {
             memory,
             health,
@@ -181,6 +236,7 @@ impl Device for Net {
             mergeable: features & feature::MRG_RXBUF != 0,
             backend: Arc::clone(&self.backend),
             meter: Arc::clone(&self.meter),
+            throttle: Arc::clone(&self.throttle),
             link: Arc::clone(&self.link),
         })));
         let cable = Arc::new(Mutex::new(None));
@@ -202,6 +258,20 @@ impl Device for Net {
         let cable = self.cable.take().and_then(|cable| lock(&cable).take());
         drop(cable);
         self.sources.clear();
+        self.throttle.detach();
+    }
+
+    fn save(&self, _: bool) -> DeviceState {
+        self.throttle.save().map_or(DeviceState::Plain, DeviceState::Limits)
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        match state {
+            DeviceState::Plain => {}
+            DeviceState::Limits(state) => self.throttle.restore(state),
+            _ => return Err(RestoreError::Kind),
+        }
+        Ok(())
     }
 }
 

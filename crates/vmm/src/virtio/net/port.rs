@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::Bytes;
 
+use super::super::limit::{Cost, Throttle};
 use super::super::{ActiveQueue, Chain, Health, QueueBroken, pieces};
 use super::{Backend, HEADER, LARGEST_FRAME, Meter};
 use crate::memory::GuestMemory;
@@ -13,6 +14,9 @@ use crate::reactor::Ready;
 
 /// The most frames one way before others on the device thread have their turn.
 const BUDGET: usize = 256;
+/// The queues (5.1.2).
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
 /// Where the header says how many buffers a frame takes (5.1.6).
 const NUM_BUFFERS: usize = 10;
 
@@ -26,6 +30,7 @@ pub(super) struct Parts {
     pub mergeable: bool,
     pub backend: Arc<Mutex<Box<dyn Backend>>>,
     pub meter: Arc<Meter>,
+    pub throttle: Arc<Throttle>,
     pub link: Arc<AtomicBool>,
 }
 
@@ -35,6 +40,8 @@ pub(super) struct Port {
     /// A frame from the cable, header included, that the guest had no buffers for.
     incoming: Vec<u8>,
     waiting: bool,
+    /// Whether it has been counted against the limits.
+    paid: bool,
     /// A frame from the guest that the cable had no room for.
     outgoing: Vec<u8>,
     blocked: bool,
@@ -54,6 +61,7 @@ impl Port {
             parts,
             incoming: Vec::new(),
             waiting: false,
+            paid: false,
             outgoing: Vec::new(),
             blocked: false,
             interest: Some(Ready::READ),
@@ -114,11 +122,17 @@ impl Port {
         }
         let mut used = false;
         let mut budget = BUDGET;
+        let mut too_soon = false;
         while self.waiting || self.read_frame() {
+            if !self.paid && !self.admits(RECEIVE, self.incoming.len()) {
+                (self.waiting, too_soon) = (true, true);
+                break;
+            }
+            self.paid = true;
             match self.deliver() {
                 Ok(Delivery::Done) => {
                     used = true;
-                    self.waiting = false;
+                    (self.waiting, self.paid) = (false, false);
                     budget -= 1;
                 }
                 Ok(Delivery::NoRoom) => {
@@ -133,11 +147,18 @@ impl Port {
                 break;
             }
         }
-        let listens = !self.is_down() && (!self.waiting || self.absorb());
+        // What may not come yet stays where whoever sends it notices.
+        let listens = !self.is_down() && !too_soon && (!self.waiting || self.absorb());
         self.wait_for(Ready::READ, listens);
         if used {
             self.parts.receive.tell(&self.parts.memory);
         }
+    }
+
+    /// Whether a frame of `len` bytes with its header may pass now, as far as limits say; queue `queue` is kicked later otherwise.
+    fn admits(&self, queue: usize, len: usize) -> bool {
+        let bytes = len.saturating_sub(HEADER) as u64;
+        self.parts.throttle.admits(queue, || Cost { lanes: 1 << queue, bytes, operations: 1 })
     }
 
     /// Without buffers of the guest the cable takes in what it can; false when what comes must wait on the other side.
@@ -222,9 +243,18 @@ impl Port {
         let memory = Arc::clone(&self.parts.memory);
         self.parts.transmit.ignore_kicks(&memory)?;
         for _ in 0..BUDGET {
-            let Some(chain) = self.parts.transmit.next(&memory)? else { return Ok(()) };
+            let position = self.parts.transmit.position();
+            let Some(chain) = self.parts.transmit.next(&memory)? else {
+                self.parts.throttle.has_none(TRANSMIT);
+                return Ok(());
+            };
             let head = chain.head_index();
             let whole = self.read_chain(chain);
+            if whole && !self.admits(TRANSMIT, self.outgoing.len()) {
+                self.outgoing.clear();
+                self.parts.transmit.put_back(position);
+                return Ok(());
+            }
             self.parts.transmit.give_back(&memory, head, 0)?;
             if whole {
                 self.parts.meter.sent.add(1);

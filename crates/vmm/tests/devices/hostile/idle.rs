@@ -9,7 +9,8 @@ use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 use vmm::reactor::Source;
 use vmm::virtio::console::{Cable, Console, PortConfig};
-use vmm::virtio::net::{Net, Stream};
+use vmm::virtio::limit::{Limit, Rate};
+use vmm::virtio::net::{Net, NetLimits, Stream};
 use vmm::virtio::{Activation, Device};
 
 use crate::driver::{Driver, NEEDS_RESET, STATUS};
@@ -114,6 +115,28 @@ fn a_card_whose_cable_was_cut_waits_for_nothing() {
     driver.add(1, &[(0x10_0000, 72, false)]);
     driver.kick(1);
     sleeps(thread, "it sends in vain");
+}
+
+#[test]
+fn a_card_that_may_not_go_on_yet_does_nothing_meanwhile() {
+    let (card, mut cable) = card();
+    let rate = Some(Rate { per_second: 1, burst: Some(1) });
+    let slow = Limit { bytes: rate, operations: rate };
+    card.limiter().set(&NetLimits { receive: slow, send: slow });
+    let (rig, thread) = rig(card);
+    let mut driver = Driver::start(&rig, 1, u64::MAX);
+    cable.write_all(&frames(50)).unwrap();
+    for _ in 0..50 {
+        driver.add(0, &[(0x20_0000, 2048, true)]);
+        driver.add(1, &[(0x10_0000, 72, false)]);
+    }
+    driver.kick(0);
+    driver.kick(1);
+    driver.used(0);
+    driver.used(1);
+    sleeps(thread, "frames wait on both sides");
+    drop(cable);
+    sleeps(thread, "and the cable is cut");
 }
 
 #[test]

@@ -80,6 +80,8 @@ fn differences(one: &Value, other: &Value, at: &str) -> Vec<String> {
             (0..a.len()).flat_map(|n| differences(&a[n], &b[n], &format!("{at}/{n}"))).collect()
         }
         _ if one == other => Vec::new(),
+        // What has been used of a limit comes back as time passes.
+        (Value::Number(_), Value::Number(_)) if at.contains("/limits/lanes/") => Vec::new(),
         _ => vec![format!("{at}: {one} is {other}")],
     }
 }

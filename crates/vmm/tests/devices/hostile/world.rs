@@ -10,9 +10,10 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm::machine::SavedMachine;
 use vmm::memory::map;
 use vmm::virtio::Device;
-use vmm::virtio::block::Block;
+use vmm::virtio::block::{Block, DiskLimits};
 use vmm::virtio::console::{Cable, Console, PortConfig};
-use vmm::virtio::net::{Net, Stream};
+use vmm::virtio::limit::{Limit, Rate};
+use vmm::virtio::net::{Net, NetLimits, Stream};
 use vmm::virtio::rng::Rng;
 
 use crate::driver::Driver;
@@ -53,6 +54,12 @@ pub fn queues(slot: u64) -> u64 {
     }
 }
 
+/// Fast enough that no test waits, slow enough that many requests do.
+const LIMIT: Limit = Limit {
+    bytes: Some(Rate { per_second: 64 << 20, burst: Some(4096) }),
+    operations: Some(Rate { per_second: 20_000, burst: Some(2) }),
+};
+
 impl World {
     pub fn new() -> Self {
         Self::with(Rig::new)
@@ -69,9 +76,14 @@ impl World {
         let disk = |read_only| -> Box<dyn Device> {
             let file = tempfile::tempfile().unwrap();
             file.set_len(DISK_SIZE).unwrap();
-            Box::new(Block::new(Box::new(Raw::from_file(file, read_only).unwrap()), "hostile", 2))
+            let disk = Block::new(Box::new(Raw::from_file(file, read_only).unwrap()), "hostile", 2);
+            if !read_only {
+                disk.limiter().set(&DiskLimits { total: LIMIT, read: LIMIT, write: LIMIT });
+            }
+            Box::new(disk)
         };
         let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Stream::new(near, 1500).unwrap()));
+        net.limiter().set(&NetLimits { receive: LIMIT, send: LIMIT });
         let (far, terminal) = UnixStream::pair().unwrap();
         terminal.set_nonblocking(true).unwrap();
         let folder = tempfile::tempdir().unwrap();

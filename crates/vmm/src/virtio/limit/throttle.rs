@@ -1,0 +1,187 @@
+//! The limits of a device at work: who may not go on yet is kicked when it is time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::gate::{Answer, Gate};
+use super::{Cost, Limit, LimitState};
+use crate::reactor::{Handle, Timer};
+
+/// The longest that the timer is set for: then it is looked again.
+const LONGEST: u64 = 3600 * 1_000_000_000;
+
+/// The limits of a device. Its queues ask for each request; who may not go on leaves the request in its queue, does nothing more, and is
+/// kicked later as the driver kicks: no thread waits, and nothing is held meanwhile, so that a machine can be paused, saved and reset, and
+/// a disk's files changed, while its requests wait. Where there are no limits that costs a look at a flag.
+#[derive(Debug)]
+pub struct Throttle {
+    limited: AtomicBool,
+    /// Times are counted from here.
+    origin: Instant,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    gate: Gate,
+    active: Option<Active>,
+}
+
+/// What wakes the queues of a device that is being served.
+struct Active {
+    reactor: Handle,
+    kicks: Vec<Arc<EventFd>>,
+    /// Made when somebody has to wait for the first time.
+    timer: Option<Timer>,
+    /// When it expires.
+    due: Option<u64>,
+}
+
+impl std::fmt::Debug for Active {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Active").field("due", &self.due).finish_non_exhaustive()
+    }
+}
+
+impl Throttle {
+    /// With these limits, lane by lane.
+    pub(in crate::virtio) fn new(limits: &[Limit]) -> Arc<Self> {
+        let gate = Gate::new(limits, 0);
+        let limited = AtomicBool::new(gate.is_limited());
+        let inner = Mutex::new(Inner { gate, active: None });
+        Arc::new(Self { limited, origin: Instant::now(), inner })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The device is being served from now on: queue n is woken by `kicks[n]`.
+    pub(in crate::virtio) fn attach(&self, reactor: Handle, kicks: Vec<Arc<EventFd>>) {
+        self.lock().active = Some(Active { reactor, kicks, timer: None, due: None });
+    }
+
+    /// The device is not served any more: nobody waits, and nobody is kicked when this has returned. What has been paid stays paid.
+    pub(in crate::virtio) fn detach(&self) {
+        let active = {
+            let mut inner = self.lock();
+            inner.gate.forget_waiting();
+            inner.active.take()
+        };
+        // Dropped without the lock, which the timer's callback takes.
+        drop(active);
+    }
+
+    /// Whether the next request of queue `queue`, which costs so much, may go on now; it has paid then. Otherwise the queue is kicked when
+    /// it may ask again.
+    pub(in crate::virtio) fn admits(self: &Arc<Self>, queue: usize, cost: impl FnOnce() -> Cost) -> bool {
+        if !self.limited.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut inner = self.lock();
+        let now = self.now();
+        match inner.gate.ask(queue, cost(), now) {
+            Answer::Go { others } => {
+                if others {
+                    inner.kick_waiting();
+                }
+                true
+            }
+            Answer::Wait(None) => false,
+            Answer::Wait(Some(wait)) => match self.wake_after(&mut inner, wait, now) {
+                Ok(()) => false,
+                Err(error) => {
+                    // Better too fast than never.
+                    tracing::error!(%error, "a device's limits are not kept: there is no timer");
+                    inner.gate.leave(queue);
+                    true
+                }
+            },
+        }
+    }
+
+    /// Queue `queue` is empty.
+    pub(in crate::virtio) fn has_none(&self, queue: usize) {
+        if self.limited.load(Ordering::Relaxed) {
+            let mut inner = self.lock();
+            if inner.gate.leave(queue) {
+                inner.kick_waiting();
+            }
+        }
+    }
+
+    fn wake_after(self: &Arc<Self>, inner: &mut Inner, wait: u64, now: u64) -> std::io::Result<()> {
+        // One that is not served asks for nothing.
+        let Some(active) = &mut inner.active else { return Ok(()) };
+        let wait = wait.min(LONGEST);
+        let due = now.saturating_add(wait);
+        if active.due.is_some_and(|earlier| earlier <= due) {
+            return Ok(());
+        }
+        let timer = match &active.timer {
+            Some(timer) => timer,
+            None => {
+                let mine = Arc::downgrade(self);
+                let timer = active.reactor.timer(move || {
+                    if let Some(throttle) = mine.upgrade() {
+                        throttle.is_due();
+                    }
+                })?;
+                active.timer.insert(timer)
+            }
+        };
+        timer.arm(Duration::from_nanos(wait))?;
+        active.due = Some(due);
+        Ok(())
+    }
+
+    fn is_due(&self) {
+        let mut inner = self.lock();
+        if let Some(active) = &mut inner.active {
+            active.due = None;
+        }
+        inner.kick_waiting();
+    }
+
+    /// Other limits from now on, lane by lane; those that wait ask again at once.
+    pub(in crate::virtio) fn change(&self, limits: &[Limit]) {
+        let mut inner = self.lock();
+        inner.gate.change(limits, self.now());
+        let limited = inner.gate.is_limited();
+        self.limited.store(limited, Ordering::Relaxed);
+        inner.kick_waiting();
+        if !limited {
+            inner.gate.forget_waiting();
+        }
+    }
+
+    /// What is saved; nothing where nothing is limited.
+    pub(in crate::virtio) fn save(&self) -> Option<LimitState> {
+        let mut inner = self.lock();
+        let now = self.now();
+        inner.gate.is_limited().then(|| LimitState { lanes: inner.gate.levels(now) })
+    }
+
+    /// Puts back what [`save`](Self::save) gave. The limits themselves are those that the device was made with.
+    pub(in crate::virtio) fn restore(&self, state: &LimitState) {
+        let now = self.now();
+        self.lock().gate.set_levels(&state.lanes, now);
+    }
+}
+
+impl Inner {
+    fn kick_waiting(&self) {
+        let Some(active) = &self.active else { return };
+        for kick in self.gate.waiting().filter_map(|queue| active.kicks.get(queue)) {
+            // A counter that is full wakes as well.
+            let _ = kick.write(1);
+        }
+    }
+}
