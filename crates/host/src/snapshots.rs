@@ -148,6 +148,14 @@ pub fn unfreeze(pools: &Pools, disks: &[KeptDisk]) {
     }
 }
 
+/// What is below a disk that a machine runs with.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn below(pools: &Pools, disk: &KeptDisk) -> Result<storage::Below, Problem> {
+    pool_of(pools, disk)?.below(&disk.volume).map_err(storage_problem)
+}
+
 /// Has disks go on from what they were.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ pub mod identity;
 mod inside;
 mod keep;
 mod machine;
+mod merge;
 mod process;
 mod rpc;
 mod saved;
@@ -76,7 +77,7 @@ pub struct Shared {
 /// Looks after all guests of a host.
 pub struct Supervisor {
     shared: Arc<Shared>,
-    guests: RwLock<HashMap<Id, Orders>>,
+    guests: Arc<RwLock<HashMap<Id, Orders>>>,
 }
 
 /// A failed store is a failed host, except that somebody else may have been quicker.
@@ -174,7 +175,7 @@ impl Shared {
 impl Supervisor {
     /// Looks after the guests in `shared`'s store, none of which is known yet: [`recover`](Self::recover) comes first.
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), guests: RwLock::default() }
+        Self { shared: Arc::new(shared), guests: Arc::default() }
     }
 
     /// What executes guests here.
@@ -295,7 +296,10 @@ impl Supervisor {
         progress: Follower,
     ) -> Result<Snapshot, Problem> {
         let actor = actor.to_owned();
-        self.ask(id, |reply| Order::Snap(new, actor, progress, reply)).await
+        let made = self.ask(id, |reply| Order::Snap(new, actor, progress, reply)).await?;
+        // What was right below the guest until now may go.
+        self.merge_layers_in_the_background();
+        Ok(made)
     }
 
     /// Has a guest go back to a snapshot.
@@ -307,7 +311,7 @@ impl Supervisor {
         self.ask(id, |reply| Order::Revert(snapshot, force, actor, reply)).await
     }
 
-    /// Deletes a snapshot; what others need of it stays.
+    /// Deletes a snapshot; what others need of it stays, and is merged with what is over it.
     ///
     /// # Errors
     /// If there is none of this name or id.
@@ -319,7 +323,11 @@ impl Supervisor {
         progress: Follower,
     ) -> Result<(), Problem> {
         let (snapshot, actor) = (snapshot.to_owned(), actor.to_owned());
-        self.ask(id, |reply| Order::DeleteSnapshot(snapshot, actor, progress, reply)).await
+        let merging = Arc::clone(&progress);
+        self.ask(id, |reply| Order::DeleteSnapshot(snapshot, actor, progress, reply)).await?;
+        // The guest is there for others meanwhile.
+        self.merge_layers(merging).await;
+        Ok(())
     }
 
     /// Makes disk `number` of a guest longer, at once if it runs.
@@ -412,6 +420,7 @@ impl Supervisor {
         let (records, _) = records::list(&*self.shared.store).await?;
         self.sweep_disks(&records, kept).await;
         snapshots::sweep(&*self.shared.store, &self.shared.pools, &self.shared.paths, &records).await?;
+        self.merge_layers_in_the_background();
         let alive = records.iter().filter(|(record, _)| record.vm.status.state.is_alive()).count();
         if booted {
             let vms = records.iter().map(|(record, _)| record.vm.clone()).collect();

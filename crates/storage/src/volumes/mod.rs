@@ -111,7 +111,7 @@ impl Pool {
             let path = self.volume(name).join(format.file());
             let (file, backing) = match disk::files(&path, format.into(), read_only) {
                 Ok(files) => files,
-                Err(error) if is_in_use(&error) && Instant::now() < deadline => {
+                Err(error) if (is_in_use(&error) || is_gone(&error)) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                     continue;
                 }
@@ -242,6 +242,17 @@ fn is_in_use(error: &OpenError) -> bool {
     match error {
         OpenError::InUse => true,
         OpenError::Backing { error, .. } => is_in_use(error),
+        _ => false,
+    }
+}
+
+/// Whether a layer was merged with the one over it this moment.
+fn is_gone(error: &OpenError) -> bool {
+    match error {
+        OpenError::Backing { error, .. } => match &**error {
+            OpenError::Host(error) => error.kind() == io::ErrorKind::NotFound,
+            error => is_gone(error),
+        },
         _ => false,
     }
 }

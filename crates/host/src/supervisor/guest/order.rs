@@ -45,6 +45,8 @@ pub enum Order {
     Revert(String, bool, String, Reply),
     /// Deletes a snapshot: who wants that, and who hears how far it is.
     DeleteSnapshot(String, String, Follower, Reply),
+    /// Layers of a pool have other files now: its machine takes those that it reads.
+    TakeLayers(Name, Vec<Id>),
     /// Makes one of its disks longer: the disk's number, how long, and who wants that.
     Grow(usize, Size, String, Reply),
     /// Makes it another one.
@@ -92,6 +94,7 @@ impl Guest {
             Order::DeleteSnapshot(name, actor, progress, reply) => {
                 let _ = reply.send(self.delete_snapshot(&name, &actor, progress).await);
             }
+            Order::TakeLayers(pool, layers) => self.take_layers(&pool, &layers).await,
             Order::Grow(number, size, actor, reply) => {
                 // Nobody may wait for it.
                 let _ = reply.send(self.grow(number, size, &actor).await);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Id, NewSnapshot, Problem, Size, Snapshot, Time, VmState};
+use api::{Id, Name, NewSnapshot, Problem, Size, Snapshot, Time, VmState};
 use serde_json::{Value, json};
 use storage::Progress;
 use tokio::sync::oneshot;
@@ -418,5 +418,34 @@ impl Guest {
         let work = move || snapshots::delete(&pools, &kept.layers, &*progress);
         // What stays is swept at the daemon's next start, or when the guest ends.
         tokio::task::spawn_blocking(work).await.map_err(host_problem)
+    }
+}
+
+impl Guest {
+    /// Has its machine read the files that these layers of a pool are now, where it reads them.
+    pub(super) async fn take_layers(&mut self, pool: &Name, layers: &[Id]) {
+        if self.running.is_none() {
+            return;
+        }
+        let disks = snapshots::disks(self.record.vm.id, self.record.made_of()).unwrap_or_default();
+        for disk in disks.into_iter().filter(|disk| disk.pool == *pool) {
+            let (pools, looked) = (Arc::clone(&self.shared.pools), disk.clone());
+            let below = tokio::task::spawn_blocking(move || snapshots::below(&pools, &looked)).await;
+            let taken = match below.map_err(host_problem) {
+                Ok(Ok(below)) if !below.layers.iter().any(|layer| layers.contains(layer)) => continue,
+                Ok(Ok(below)) => {
+                    let files: Vec<std::os::fd::OwnedFd> = below.files.into_iter().map(Into::into).collect();
+                    let numbers: Vec<usize> = (0..files.len()).collect();
+                    let name = crate::supervisor::machine::disk_name(disk.unit as usize);
+                    let order = json!({ "name": name, "files": numbers });
+                    self.tell::<Value>("disk_replace_below", order, &files).await.map(drop)
+                }
+                Ok(Err(problem)) | Err(problem) => Err(problem),
+            };
+            if let Err(problem) = taken {
+                // What it has reads the same.
+                tracing::info!("{} keeps files of disk {} until it ends: {problem}", self.name(), disk.unit);
+            }
+        }
     }
 }
