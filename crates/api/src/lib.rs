@@ -4,6 +4,7 @@
 mod access;
 mod agent;
 mod alarm;
+mod backup;
 mod device;
 mod event;
 mod history;
@@ -32,6 +33,7 @@ pub use alarm::{
     Acknowledge, Acknowledgement, ActionResult, ActiveAlarm, Alarm, AlarmAction, AlarmDefinition, AlarmScope,
     AlarmState, AlarmStatus, EventTrigger, METRICS, Metric, MetricTrigger, Severity, Trigger, Watched,
 };
+pub use backup::{Backup, BackupDisk, NewBackup, RestoreBackup, VerifiedBackup};
 pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };

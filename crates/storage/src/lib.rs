@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backups;
 mod definition;
 mod draft;
 mod error;

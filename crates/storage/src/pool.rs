@@ -6,6 +6,7 @@
 //! .hosts/merging     locked by the host that merges layers
 //! .bases/KEY/        disks of images that linked volumes are based on
 //! .layer-ID/         what volumes were before
+//! .backups/ID/       backups of guests
 //! .upload-NAME/      volumes that are being uploaded
 //! NAME/              volumes
 //! ```
@@ -26,6 +27,7 @@ const ABOUT: &str = "pool.json";
 const HOSTS: &str = ".hosts";
 const MERGING: &str = "merging";
 pub const BASES: &str = ".bases";
+pub const BACKUPS: &str = ".backups";
 
 /// How often [`Pool::beat`] is to be called.
 pub const BEAT: Duration = Duration::from_secs(10);
@@ -102,6 +104,7 @@ impl Pool {
         if definition.kind == PoolKind::Directory {
             draft::sweep_alone(folder);
             draft::sweep_alone(&folder.join(BASES));
+            draft::sweep_alone(&folder.join(BACKUPS));
         }
         // What cannot be read now keeps what it needs.
         let _ = pool.sweep_layers();

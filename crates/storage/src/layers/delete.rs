@@ -209,7 +209,7 @@ pub(super) fn clones(files: &[File]) -> std::io::Result<Vec<File>> {
     files.iter().map(File::try_clone).collect()
 }
 
-pub(super) fn cancelled_or(error: std::io::Error, path: &Path) -> Error {
+pub(crate) fn cancelled_or(error: std::io::Error, path: &Path) -> Error {
     match error.kind() {
         std::io::ErrorKind::Interrupted => Error::Cancelled,
         _ => Error::host(path)(error),
@@ -217,7 +217,7 @@ pub(super) fn cancelled_or(error: std::io::Error, path: &Path) -> Error {
 }
 
 /// Writes what one disk has in these ranges onto another, durably.
-pub(super) fn write_into(
+pub(crate) fn write_into(
     from: &Stack,
     to: &Stack,
     ranges: &[Extent],

@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use api::{Id, Name};
@@ -16,7 +17,7 @@ use disk::qcow2::Header;
 use disk::{Disk, Format, Stack};
 
 use super::delete::{User, cancelled_or, clones, only_user, write_into};
-use super::{About, Base};
+use super::{About, Base, who};
 use crate::definition::VolumeFormat;
 use crate::{Error, Pool, Progress, Result, draft};
 
@@ -122,6 +123,53 @@ impl Pool {
         put().map_err(Error::host(&place))?;
         draft::discard(&self.layer(layer.id)).map_err(Error::host(&place))?;
         Ok(true)
+    }
+
+    /// Opens a layer of a volume, to be read; gives how many layers from it downwards have what was written since the layer `since` of the
+    /// same volume was made, if that one is below it.
+    ///
+    /// # Errors
+    /// If there is no such volume or layer, or it cannot be read.
+    pub(crate) fn read_layer(
+        &self,
+        name: &Name,
+        layer: Id,
+        since: Option<Id>,
+    ) -> Result<(Stack, Option<usize>)> {
+        let about = self.own_layer(name, layer)?;
+        let path = self.layer_file(&about);
+        loop {
+            let (file, backing) =
+                disk::files(&path, about.format.into(), true).map_err(Error::disk(&path))?;
+            let old = since.map(|since| self.own_layer(name, since)).transpose().unwrap_or_default();
+            let place = match &old {
+                Some(old) => who(&self.layer_file(old)).ok().and_then(|old| {
+                    backing
+                        .iter()
+                        .position(|file| file.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == old))
+                }),
+                None => None,
+            };
+            // Its file was replaced between two looks.
+            if place.is_none() && old.is_some_and(|old| self.is_below(old.id, layer).unwrap_or(false)) {
+                continue;
+            }
+            let stack = Stack::from_files(file, backing, about.format.into(), true);
+            return Ok((stack.map_err(Error::disk(&path))?, place.map(|place| place + 1)));
+        }
+    }
+
+    fn is_below(&self, lower: Id, upper: Id) -> Result<bool> {
+        let graph = self.graph()?;
+        let mut next = graph.base_of_layer(upper);
+        for _ in 0..graph.layers.len() {
+            let Some(Base::Layer(id)) = next else { break };
+            if *id == lower {
+                return Ok(true);
+            }
+            next = graph.base_of_layer(*id);
+        }
+        Ok(false)
     }
 
     /// What is below a volume that a guest runs with: what its machine is handed when layers have been merged.

@@ -12,7 +12,7 @@
 //! Who uses which layer is only in the headers, and whose it is in `layer.json`: what a crash leaves says itself what it is. A layer
 //! goes when its volume is gone, or does not want it any more, and nothing is based on it.
 
-mod delete;
+pub(crate) mod delete;
 mod freeze;
 mod graph;
 mod in_use;

@@ -29,14 +29,14 @@ use crate::layers::Base;
 use crate::{Error, Pool, Result, draft};
 
 pub use change::Held;
-pub(crate) use create::link;
+pub(crate) use create::{copy_onto_new, link};
 pub use transfer::Download;
 
 const ABOUT: &str = "volume.json";
 
 /// How long a lock may be seen that nobody holds any more: a process that is being started has all files of its parent for as long
 /// as it takes to become what it is to be.
-const MOMENT: Duration = Duration::from_millis(150);
+pub(crate) const MOMENT: Duration = Duration::from_millis(150);
 
 /// What is known of a volume beside its disk; `volume.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
