@@ -8,6 +8,7 @@ pub mod backup;
 pub mod daemon;
 pub mod events;
 mod groups;
+pub mod guest_backups;
 pub mod http;
 pub mod images;
 pub mod log;

@@ -10,6 +10,7 @@ use api::{Disk, DiskSource, Id, Name, Problem, Snapshot, VmDefinition, VolumeNam
 use serde::{Deserialize, Serialize};
 use storage::{Pool, Progress, Silent};
 
+use crate::guest_backups;
 use crate::paths::Paths;
 use crate::pools::{Pools, volume_of};
 use crate::records;
@@ -234,7 +235,9 @@ pub async fn sweep(
     let (entries, _) = store.list(PREFIX).await?;
     let kept: Vec<Kept> =
         entries.iter().map(|entry| serde_json::from_slice(&entry.value)).collect::<Result<_, _>>()?;
-    let known: HashSet<Id> = kept.iter().flat_map(|kept| kept.layers.iter().map(|disk| disk.layer)).collect();
+    let bases = guest_backups::all(store).await?;
+    let known = kept.iter().flat_map(|kept| &kept.layers).chain(bases.iter().flat_map(|base| &base.layers));
+    let known: HashSet<Id> = known.map(|disk| disk.layer).collect();
     let of =
         |(record, _): &records::Versioned| disks(record.vm.id, &record.vm.definition).unwrap_or_default();
     let ids: HashSet<_> = kept.iter().map(|kept| kept.snapshot.id.to_string()).collect();

@@ -101,6 +101,78 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/backups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The backups in all pools of the host, the oldest first. */
+        get: operations["get_backups"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/backups/{backup}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One backup. */
+        get: operations["get_backups_backup"];
+        put?: never;
+        post?: never;
+        /** Removes a backup of which no other one has only what differs. */
+        delete: operations["delete_backups_backup"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/backups/{backup}/restore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Makes a guest of a backup, with what was on the disks then. All of the backup is looked at before. The task's result is the guest. */
+        post: operations["post_backups_backup_restore"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/backups/{backup}/verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Looks at all of a backup and of those that it needs, whether it is what was written. The task fails with what is wrong; its result is what
+         *     was looked at.
+         */
+        post: operations["post_backups_backup_verify"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/events": {
         parameters: {
             query?: never;
@@ -875,6 +947,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/vms/{vm}/backups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The backups of a guest, the oldest first. */
+        get: operations["get_vms_vm_backups"];
+        put?: never;
+        /**
+         * Makes a backup of a guest that runs, stands still or is stopped, into a pool. The guest goes on meanwhile. It has what differs from the last
+         *     one in that pool, or all. The task's result is the backup.
+         */
+        post: operations["post_vms_vm_backups"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/clone": {
         parameters: {
             query?: never;
@@ -1523,6 +1616,54 @@ export interface components {
         };
         BTreeMap: {
             [key: string]: string;
+        };
+        /** @description What a guest was at some time, in a pool, with all that is needed to make it again. */
+        Backup: {
+            /** @description The backups that have only what differs from it. */
+            children?: components["schemas"]["Id"][];
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created: string;
+            /** @description What it is for. */
+            description?: string;
+            /** @description Its disks. */
+            disks: components["schemas"]["BackupDisk"][];
+            /** @description The name of the host that made it. */
+            host: string;
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            /** @description Its name: that of its guest and when it was made, if nobody gave it another one. */
+            name: components["schemas"]["Name"];
+            parent?: components["schemas"]["Id"] | null;
+            /** @description The pool that it is in. */
+            pool: components["schemas"]["Name"];
+            /** @description Why it cannot be read. */
+            problem?: string | null;
+            /** @description Whether the guest's file systems were made to rest for it. */
+            quiesced?: boolean;
+            /** @description What the guest was doing. */
+            state: components["schemas"]["VmState"];
+            /** @description Bytes that it takes in the pool. */
+            stored: components["schemas"]["Size"];
+            vm?: components["schemas"]["Id"] | null;
+            /** @description What that guest was called. */
+            vm_name: string;
+        };
+        /** @description A disk in a backup. */
+        BackupDisk: {
+            /** @description Whether the file has only what differs from the backup before. */
+            incremental: boolean;
+            /** @description Its size. */
+            size: components["schemas"]["Size"];
+            /** @description Bytes of its file in the backup. */
+            stored: components["schemas"]["Size"];
+            /**
+             * Format: int32
+             * @description The disk's number.
+             */
+            unit: number;
         };
         /** @description What a guest boots: the kernel of its image if nothing is said. */
         Boot: {
@@ -2264,6 +2405,50 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_Backup: {
+            /** @description What is on it. */
+            items: {
+                /** @description The backups that have only what differs from it. */
+                children?: components["schemas"]["Id"][];
+                /**
+                 * Format: date-time
+                 * @description When it was made.
+                 */
+                created: string;
+                /** @description What it is for. */
+                description?: string;
+                /** @description Its disks. */
+                disks: components["schemas"]["BackupDisk"][];
+                /** @description The name of the host that made it. */
+                host: string;
+                /** @description Its id. */
+                id: components["schemas"]["Id"];
+                /** @description Its name: that of its guest and when it was made, if nobody gave it another one. */
+                name: components["schemas"]["Name"];
+                parent?: components["schemas"]["Id"] | null;
+                /** @description The pool that it is in. */
+                pool: components["schemas"]["Name"];
+                /** @description Why it cannot be read. */
+                problem?: string | null;
+                /** @description Whether the guest's file systems were made to rest for it. */
+                quiesced?: boolean;
+                /** @description What the guest was doing. */
+                state: components["schemas"]["VmState"];
+                /** @description Bytes that it takes in the pool. */
+                stored: components["schemas"]["Size"];
+                vm?: components["schemas"]["Id"] | null;
+                /** @description What that guest was called. */
+                vm_name: string;
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Event: {
             /** @description What is on it. */
             items: {
@@ -2865,6 +3050,18 @@ export interface components {
             /** @description What they may do. */
             role: components["schemas"]["Role"];
         };
+        /** @description A backup that is to be made. */
+        NewBackup: {
+            /** @description What it is for. */
+            description?: string;
+            /** @description Whether it has all that is on the disks, though there is a backup before of which it could have what differs. */
+            full?: boolean;
+            name?: components["schemas"]["Name"] | null;
+            /** @description The pool that it is put into. */
+            pool: components["schemas"]["Name"];
+            /** @description Whether the guest's agent has its file systems rest meanwhile, so that they are whole on the disks. */
+            quiesce?: boolean;
+        };
         /** @description An image to be made from Debian's packages. */
         NewImage: {
             /** @description Where to take packages from, if not from where Debian has them. */
@@ -3140,6 +3337,15 @@ export interface components {
             shrink?: boolean;
             /** @description The size. */
             size: components["schemas"]["Size"];
+        };
+        /** @description The guest that is made of a backup. */
+        RestoreBackup: {
+            /** @description Whether its cards have the hardware and IP addresses that they had: that is for a guest that is gone. */
+            keep_addresses?: boolean;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description Whether it is started when it has been made. */
+            start?: boolean;
         };
         /** @description How a guest goes back. */
         Revert: {
@@ -3926,6 +4132,220 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["List_AuditEntry"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_backups: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of backups */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Backup"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_backups_backup: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The backup */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Backup"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_backups_backup: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being removed */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_backups_backup_restore: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RestoreBackup"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being made */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_backups_backup_verify: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being done */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
                 };
             };
             /** @description A problem */
@@ -6588,6 +7008,100 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_backups: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of backups */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Backup"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_vms_vm_backups: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewBackup"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being made */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
             };
             /** @description A problem */
             default: {

@@ -12,6 +12,7 @@ mod devices;
 mod error;
 mod events;
 mod guard;
+mod guest_backups;
 mod history;
 mod host;
 mod images;
@@ -105,6 +106,11 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(snapshots::list, snapshots::create))
         .routes(routes!(snapshots::get, snapshots::delete))
         .routes(routes!(snapshots::revert))
+        .routes(routes!(guest_backups::of_guest, guest_backups::create))
+        .routes(routes!(guest_backups::list))
+        .routes(routes!(guest_backups::get, guest_backups::delete))
+        .routes(routes!(guest_backups::verify))
+        .routes(routes!(guest_backups::restore))
         .routes(routes!(vms::start))
         .routes(routes!(vms::shutdown))
         .routes(routes!(vms::stop))

@@ -1,6 +1,7 @@
 //! Looks after guests: each has a task of its own that starts its process, follows it, and does what its policy says.
 
 mod agent;
+mod backup;
 mod cards;
 mod clone;
 mod create;
@@ -40,6 +41,8 @@ use crate::snapshots::{self, Kept};
 use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
 pub use agent::Agents;
+use backup::Busy;
+pub use backup::path as backup_path;
 use disks::Made;
 pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
@@ -78,6 +81,7 @@ pub struct Shared {
 pub struct Supervisor {
     shared: Arc<Shared>,
     guests: Arc<RwLock<HashMap<Id, Orders>>>,
+    busy: Busy,
 }
 
 /// A failed store is a failed host, except that somebody else may have been quicker.
@@ -175,7 +179,7 @@ impl Shared {
 impl Supervisor {
     /// Looks after the guests in `shared`'s store, none of which is known yet: [`recover`](Self::recover) comes first.
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), guests: Arc::default() }
+        Self { shared: Arc::new(shared), guests: Arc::default(), busy: Busy::default() }
     }
 
     /// What executes guests here.

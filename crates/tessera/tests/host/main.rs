@@ -15,6 +15,7 @@ mod devices;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;
+mod guest_backups;
 mod history;
 mod hostile;
 mod http;

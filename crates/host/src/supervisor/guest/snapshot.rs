@@ -71,13 +71,8 @@ impl Guest {
     }
 
     async fn begin_to_snap(&mut self, new: &NewSnapshot) -> Result<(Kept, Option<saved::Draft>), Problem> {
-        let states = [VmState::Running, VmState::Paused, VmState::Stopped, VmState::Crashed];
-        self.must_be(&states, "a snapshot is made of a guest that runs, stands still or is stopped")?;
-        self.must_not_change()?;
+        self.must_be_still("a snapshot", new.memory || new.quiesce)?;
         let runs = self.running.is_some();
-        if !runs && (new.memory || new.quiesce) {
-            self.must_be(&[VmState::Running, VmState::Paused], "only one that runs has memory and an agent")?;
-        }
         let vm = &self.record.vm;
         let all = snapshots::list(&*self.shared.store, vm.id).await.map_err(store_problem)?;
         if all.iter().any(|kept| kept.snapshot.name == new.name) {
@@ -114,6 +109,53 @@ impl Guest {
             self.wake().await;
         }
         Ok((kept, draft?))
+    }
+
+    /// A problem unless what it is can be kept; `alive` says that only one that runs has what is wanted.
+    fn must_be_still(&self, what: &str, alive: bool) -> Result<(), Problem> {
+        let states = [VmState::Running, VmState::Paused, VmState::Stopped, VmState::Crashed];
+        self.must_be(&states, &format!("{what} is made of a guest that runs, stands still or is stopped"))?;
+        self.must_not_change()?;
+        if self.running.is_none() && alive {
+            self.must_be(&[VmState::Running, VmState::Paused], "only one that runs has memory and an agent")?;
+        }
+        Ok(())
+    }
+
+    /// Has its disks go on over layers of what they were, which no snapshot has. Should this process die, the next one removes them.
+    pub(super) async fn leave_behind(&mut self, quiesce: bool) -> Result<Box<Kept>, Problem> {
+        self.must_be_still("a backup", quiesce)?;
+        let (runs, vm) = (self.running.is_some(), &self.record.vm);
+        let layers = snapshots::disks(vm.id, self.record.made_of())?;
+        let snapshot = Snapshot {
+            id: Id::new(),
+            name: vm.definition.name.clone(),
+            description: String::new(),
+            created: Time::now(),
+            parent: None,
+            current: false,
+            state: if runs { vm.status.state } else { VmState::Stopped },
+            memory: None,
+            quiesced: quiesce,
+            pause_ns: 0,
+            disks: layers.iter().map(|disk| disk.unit).collect(),
+        };
+        // What is on the disks is that of its machine; what is said of it is of the guest.
+        let definition = api::VmDefinition {
+            name: vm.definition.name.clone(),
+            description: vm.definition.description.clone(),
+            labels: vm.definition.labels.clone(),
+            ..self.record.made_of().clone()
+        };
+        let mut kept = Kept { snapshot, definition, machine: None, layers };
+        if quiesce {
+            self.rest().await?;
+        }
+        let frozen = self.freeze(&mut kept, runs, false).await;
+        if quiesce {
+            self.wake().await;
+        }
+        frozen.map(|_| Box::new(kept))
     }
 
     /// Has the guest's file systems rest.
