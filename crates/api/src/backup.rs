@@ -39,6 +39,9 @@ pub struct Backup {
     /// The backups that have only what differs from it.
     #[serde(default)]
     pub children: Vec<Id>,
+    /// The schedule that it was made by; absent if somebody made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Name>,
     /// Its disks.
     pub disks: Vec<BackupDisk>,
     /// Bytes that it takes in the pool.
@@ -80,6 +83,10 @@ pub struct NewBackup {
     /// Whether the guest's agent has its file systems rest meanwhile, so that they are whole on the disks.
     #[serde(default)]
     pub quiesce: bool,
+    /// The schedule that makes it: nobody else can say so.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub schedule: Option<Name>,
 }
 
 impl NewBackup {

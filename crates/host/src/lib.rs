@@ -18,6 +18,7 @@ pub mod pools;
 pub mod records;
 mod repeats;
 mod report;
+pub mod schedules;
 mod series;
 pub mod snapshots;
 mod store;

@@ -1220,6 +1220,43 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/vms/{vm}/schedules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The schedules of a guest, by name. */
+        get: operations["get_vms_vm_schedules"];
+        put?: never;
+        /** Has snapshots or backups of a guest made again and again, and those go that are old. */
+        post: operations["post_vms_vm_schedules"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/schedules/{schedule}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One schedule. */
+        get: operations["get_vms_vm_schedules_schedule"];
+        put?: never;
+        post?: never;
+        /** Has a schedule do nothing any more. What it has made stays. */
+        delete: operations["delete_vms_vm_schedules_schedule"];
+        options?: never;
+        head?: never;
+        /** Changes a schedule: the request is a JSON merge patch (RFC 7396) of its definition. Its name stays. */
+        patch: operations["patch_vms_vm_schedules_schedule"];
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/shutdown": {
         parameters: {
             query?: never;
@@ -1643,6 +1680,7 @@ export interface components {
             problem?: string | null;
             /** @description Whether the guest's file systems were made to rest for it. */
             quiesced?: boolean;
+            schedule?: components["schemas"]["Name"] | null;
             /** @description What the guest was doing. */
             state: components["schemas"]["VmState"];
             /** @description Bytes that it takes in the pool. */
@@ -2432,6 +2470,7 @@ export interface components {
                 problem?: string | null;
                 /** @description Whether the guest's file systems were made to rest for it. */
                 quiesced?: boolean;
+                schedule?: components["schemas"]["Name"] | null;
                 /** @description What the guest was doing. */
                 state: components["schemas"]["VmState"];
                 /** @description Bytes that it takes in the pool. */
@@ -2615,6 +2654,62 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_Schedule: {
+            /** @description What is on it. */
+            items: {
+                /** @description What it makes. */
+                action: components["schemas"]["ScheduleAction"];
+                /**
+                 * Format: date-time
+                 * @description When it was made.
+                 */
+                created: string;
+                /** @description Whether it is at work. */
+                enabled?: boolean;
+                /** @description Why the last one failed. */
+                error?: string | null;
+                /**
+                 * Format: int32
+                 * @description How often, seconds: at every multiple of this since 1970-01-01T00:00:00Z, so that `86400` is each midnight UTC.
+                 */
+                every: number;
+                /**
+                 * Format: int32
+                 * @description After how many backups one has all that is on the disks: those before can go then, when nobody keeps one of them.
+                 */
+                full_every?: number;
+                /** @description How many are kept. */
+                keep: components["schemas"]["Retention"];
+                /**
+                 * Format: date-time
+                 * @description When it last did something, or tried to.
+                 */
+                last?: string | null;
+                /** @description Its name: no two of a guest have the same. */
+                name: components["schemas"]["Name"];
+                /**
+                 * Format: date-time
+                 * @description When it does something next; absent if it is not at work.
+                 */
+                next?: string | null;
+                /**
+                 * Format: int32
+                 * @description So many seconds later than that.
+                 */
+                offset?: number;
+                pool?: components["schemas"]["Name"] | null;
+                /** @description Whether the guest's agent has its file systems rest meanwhile. */
+                quiesce?: boolean;
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Site: {
             /** @description What is on it. */
             items: {
@@ -2668,6 +2763,7 @@ export interface components {
                 pause_ns?: number;
                 /** @description Whether the guest's file systems were made to rest for it. */
                 quiesced?: boolean;
+                schedule?: components["schemas"]["Name"] | null;
                 /** @description What the guest was doing. */
                 state: components["schemas"]["VmState"];
             }[];
@@ -3347,6 +3443,34 @@ export interface components {
             /** @description Whether it is started when it has been made. */
             start?: boolean;
         };
+        /** @description How many of those that a schedule has made are kept; what any of these keeps stays. The others go, and never one that was made by hand. */
+        Retention: {
+            /**
+             * Format: int32
+             * @description The latest of each of so many days, which begin at midnight UTC.
+             */
+            daily?: number;
+            /**
+             * Format: int32
+             * @description The latest of each of so many hours that have any.
+             */
+            hourly?: number;
+            /**
+             * Format: int32
+             * @description So many of the latest.
+             */
+            last?: number;
+            /**
+             * Format: int32
+             * @description The latest of each of so many months.
+             */
+            monthly?: number;
+            /**
+             * Format: int32
+             * @description The latest of each of so many weeks, which begin with Monday.
+             */
+            weekly?: number;
+        };
         /** @description How a guest goes back. */
         Revert: {
             /** @description Pull its plug first if it runs: what it is doing is lost. */
@@ -3357,6 +3481,86 @@ export interface components {
          * @enum {string}
          */
         Role: "viewer" | "operator" | "admin";
+        /** @description A schedule, and how it goes. */
+        Schedule: {
+            /** @description What it makes. */
+            action: components["schemas"]["ScheduleAction"];
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created: string;
+            /** @description Whether it is at work. */
+            enabled?: boolean;
+            /** @description Why the last one failed. */
+            error?: string | null;
+            /**
+             * Format: int32
+             * @description How often, seconds: at every multiple of this since 1970-01-01T00:00:00Z, so that `86400` is each midnight UTC.
+             */
+            every: number;
+            /**
+             * Format: int32
+             * @description After how many backups one has all that is on the disks: those before can go then, when nobody keeps one of them.
+             */
+            full_every?: number;
+            /** @description How many are kept. */
+            keep: components["schemas"]["Retention"];
+            /**
+             * Format: date-time
+             * @description When it last did something, or tried to.
+             */
+            last?: string | null;
+            /** @description Its name: no two of a guest have the same. */
+            name: components["schemas"]["Name"];
+            /**
+             * Format: date-time
+             * @description When it does something next; absent if it is not at work.
+             */
+            next?: string | null;
+            /**
+             * Format: int32
+             * @description So many seconds later than that.
+             */
+            offset?: number;
+            pool?: components["schemas"]["Name"] | null;
+            /** @description Whether the guest's agent has its file systems rest meanwhile. */
+            quiesce?: boolean;
+        };
+        /**
+         * @description What a schedule makes.
+         * @enum {string}
+         */
+        ScheduleAction: "snapshot" | "backup";
+        /** @description Something that the host makes of a guest again and again. */
+        ScheduleDefinition: {
+            /** @description What it makes. */
+            action: components["schemas"]["ScheduleAction"];
+            /** @description Whether it is at work. */
+            enabled?: boolean;
+            /**
+             * Format: int32
+             * @description How often, seconds: at every multiple of this since 1970-01-01T00:00:00Z, so that `86400` is each midnight UTC.
+             */
+            every: number;
+            /**
+             * Format: int32
+             * @description After how many backups one has all that is on the disks: those before can go then, when nobody keeps one of them.
+             */
+            full_every?: number;
+            /** @description How many are kept. */
+            keep: components["schemas"]["Retention"];
+            /** @description Its name: no two of a guest have the same. */
+            name: components["schemas"]["Name"];
+            /**
+             * Format: int32
+             * @description So many seconds later than that.
+             */
+            offset?: number;
+            pool?: components["schemas"]["Name"] | null;
+            /** @description Whether the guest's agent has its file systems rest meanwhile. */
+            quiesce?: boolean;
+        };
         /** @description Keys to be typed, in this order. */
         SendKeys: {
             /**
@@ -3476,6 +3680,7 @@ export interface components {
             pause_ns?: number;
             /** @description Whether the guest's file systems were made to rest for it. */
             quiesced?: boolean;
+            schedule?: components["schemas"]["Name"] | null;
             /** @description What the guest was doing. */
             state: components["schemas"]["VmState"];
         };
@@ -7876,6 +8081,181 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_schedules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Schedule"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_vms_vm_schedules: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ScheduleDefinition"];
+            };
+        };
+        responses: {
+            /** @description It is at work */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Schedule"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_schedules_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name */
+                schedule: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The schedule */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Schedule"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_vms_vm_schedules_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name */
+                schedule: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_vms_vm_schedules_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name */
+                schedule: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The schedule as it is now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Schedule"];
                 };
             };
             /** @description A problem */

@@ -26,6 +26,7 @@ mod page;
 mod pools;
 mod repeats;
 mod report;
+mod schedules;
 mod scope;
 pub mod serve;
 mod session;
@@ -111,6 +112,8 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(guest_backups::get, guest_backups::delete))
         .routes(routes!(guest_backups::verify))
         .routes(routes!(guest_backups::restore))
+        .routes(routes!(schedules::list, schedules::create))
+        .routes(routes!(schedules::get, schedules::edit, schedules::delete))
         .routes(routes!(vms::start))
         .routes(routes!(vms::shutdown))
         .routes(routes!(vms::stop))

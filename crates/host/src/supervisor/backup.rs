@@ -198,6 +198,7 @@ impl Supervisor {
                 vm,
                 state: kept.snapshot.state,
                 quiesced: new.quiesce,
+                schedule: new.schedule,
                 definition: kept.definition.clone(),
                 parent: before.as_ref().map(|before| before.backup),
             };

@@ -47,7 +47,7 @@ use disks::Made;
 pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
-pub use keep::Keep;
+pub use keep::{Keep, joined};
 use rpc::{Client, RpcError};
 
 /// What all guests' tasks need.

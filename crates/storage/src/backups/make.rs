@@ -31,6 +31,8 @@ pub struct BackupWanted {
     pub state: VmState,
     /// Whether its file systems rested.
     pub quiesced: bool,
+    /// The schedule that makes it, if one does.
+    pub schedule: Option<Name>,
     /// What it was made of.
     pub definition: VmDefinition,
     /// The backup before, if it is to have what differs from that.

@@ -38,6 +38,9 @@ pub struct Manifest {
     pub quiesced: bool,
     /// What it was made of.
     pub definition: VmDefinition,
+    /// The schedule that it was made by; absent if somebody made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Name>,
     /// The backup before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
@@ -95,6 +98,7 @@ impl Manifest {
             vm: wanted.vm,
             state: wanted.state,
             quiesced: wanted.quiesced,
+            schedule: wanted.schedule,
             definition: wanted.definition,
             parent,
             disks,

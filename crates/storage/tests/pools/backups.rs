@@ -31,6 +31,7 @@ fn wanted(number: usize, parent: Option<Id>) -> BackupWanted {
         vm: Id::new(),
         state: VmState::Running,
         quiesced: false,
+        schedule: None,
         definition,
         parent,
     }

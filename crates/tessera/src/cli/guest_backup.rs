@@ -180,7 +180,7 @@ impl BackupCommand {
 impl CreateArgs {
     async fn execute(self, client: &Client) -> Result<()> {
         let CreateArgs { vm, name, pool, description, full, quiesce, wait } = self;
-        let new = json!(NewBackup { pool, name, description, full, quiesce });
+        let new = json!(NewBackup { pool, name, description, full, quiesce, schedule: None });
         let at = format!("/vms/{}/backups", segment(&vm)?);
         let task = change(client, Method::POST, &at, &[], Some(&new), wait).await?;
         let made = task.result.clone();

@@ -21,6 +21,7 @@ mod output;
 mod records;
 mod report;
 mod run;
+mod schedule;
 mod shell;
 mod stats;
 mod storage;
@@ -84,6 +85,9 @@ enum Command {
     /// Back guests up, check backups, make guests of them
     #[command(subcommand)]
     Backup(guest_backup::BackupCommand),
+    /// Have snapshots and backups of a guest made again and again, and go when they are old
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Make, show and remove templates, which guests are made from
     #[command(subcommand)]
     Template(template::TemplateCommand),
@@ -139,6 +143,7 @@ impl Cli {
             Command::Pool(command) => wait_for(command.execute(&self.host))?,
             Command::Volume(command) => wait_for(command.execute(&self.host))?,
             Command::Backup(command) => wait_for(command.execute(&self.host))?,
+            Command::Schedule(command) => wait_for(command.execute(&self.host))?,
             Command::Template(command) => wait_for(command.execute(&self.host))?,
             Command::Apply(args) => wait_for(args.execute(&self.host))?,
             Command::Diff(args) => return wait_for(args.execute(&self.host)),

@@ -75,12 +75,16 @@ fn a_guest_is_made_again_of_any_of_its_backups() {
 
     daemon.run("backup verify --all");
     for (n, name) in ["first", "second", "third"].into_iter().enumerate() {
-        daemon.run(&format!("backup restore {name} {name} --start"));
-        daemon.eventually("its agent answers", |daemon| {
-            daemon.tessera(&format!("vm agent {name}")).status.success()
-        });
-        assert_eq!(inside(&daemon, name, "sha256sum /dev/vda"), sums[n]);
+        daemon.run(&format!("backup restore {name} {name}"));
+        let file = daemon.folder.path().join(name);
+        let volume = format!("vm-{}-0", daemon.vm(name)["id"].as_str().unwrap());
+        daemon.run(&format!("volume download {volume} {}", file.display()));
+        let sum = std::process::Command::new("sha256sum").arg(file).output().unwrap();
+        assert_eq!(String::from_utf8(sum.stdout).unwrap()[..64], sums[n][..64], "{name}");
     }
+    daemon.run("vm start third");
+    daemon.eventually("its agent answers", |daemon| daemon.tessera("vm agent third").status.success());
+    assert_eq!(inside(&daemon, "third", "sha256sum /dev/vda"), sums[2]);
     assert_eq!(inside(&daemon, "a", "sha256sum /dev/vda"), sums[3]);
 
     // It goes on from the last one after a start of the daemon, stopped, too.

@@ -32,6 +32,7 @@ mod privileges;
 mod repeats;
 mod report;
 mod sandbox;
+mod schedules;
 #[path = "../../../storage/tests/images/server.rs"]
 #[allow(dead_code)]
 mod server;

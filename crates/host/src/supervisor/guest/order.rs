@@ -18,7 +18,7 @@ use crate::store::Revision;
 use crate::supervisor::keep::{self, Keep, Ready};
 use crate::supervisor::rpc::RpcError;
 use crate::supervisor::{rpc_problem, saved, store_problem, usage};
-use crate::{guest_backups, records};
+use crate::{guest_backups, records, schedules};
 
 /// An agent that is busy is as good as none: the button works without it.
 const AGENT_PATIENCE: Duration = Duration::from_secs(1);
@@ -352,6 +352,9 @@ impl Guest {
         let bases = guest_backups::of(&*self.shared.store, self.record.vm.id).await.map_err(store_problem)?;
         let transaction = records::delete(&self.record, self.revision);
         let transaction = bases.iter().fold(transaction, |transaction, base| base.forget(transaction));
+        let transaction = schedules::forget(&*self.shared.store, self.record.vm.id, transaction)
+            .await
+            .map_err(store_problem)?;
         let transaction = snapshots::forget(&snapshots, self.record.vm.id, transaction);
         let mut transaction = happening.add(transaction).map_err(store_problem)?;
         if let Some(kept) = &kept {

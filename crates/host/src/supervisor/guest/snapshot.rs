@@ -92,6 +92,7 @@ impl Guest {
             state: if runs { vm.status.state } else { VmState::Stopped },
             memory: None,
             quiesced: new.quiesce,
+            schedule: new.schedule.clone(),
             pause_ns: 0,
             disks: layers.iter().map(|disk| disk.unit).collect(),
         };
@@ -137,6 +138,7 @@ impl Guest {
             state: if runs { vm.status.state } else { VmState::Stopped },
             memory: None,
             quiesced: quiesce,
+            schedule: None,
             pause_ns: 0,
             disks: layers.iter().map(|disk| disk.unit).collect(),
         };
