@@ -183,14 +183,12 @@ pub fn delete(pools: &Pools, disks: &[KeptDisk], progress: &dyn Progress) {
     }
 }
 
-/// Deletes the layers of volumes that are there still, of a guest that is not.
+/// Deletes the layers of volumes that are there still, perhaps by another name, of a guest that is not.
 pub fn delete_of_kept(pools: &Pools, disks: &[KeptDisk]) {
     for disk in disks {
         let Ok(pool) = pool_of(pools, disk) else { continue };
-        match pool.delete_layer(&disk.volume, disk.layer, &Silent) {
-            // It went with its volume.
-            Ok(_) | Err(storage::Error::NoVolume(_) | storage::Error::NoLayer(_)) => {}
-            Err(error) => tracing::warn!("the layer {} of {} stays: {error}", disk.layer, disk.volume),
+        if let Err(error) = pool.forget_layer(disk.layer, &Silent) {
+            tracing::warn!("the layer {} of {} stays: {error}", disk.layer, disk.volume);
         }
     }
 }
@@ -251,10 +249,13 @@ pub async fn sweep(
     let own: HashSet<_> = guests.iter().flat_map(of).map(|disk| (disk.pool, disk.volume)).collect();
     let pools = Arc::clone(pools);
     let work = move || {
-        for name in own.iter().map(|(pool, _)| pool).collect::<HashSet<_>>() {
+        // All that is in this one is this host's: also of volumes that were a guest's own and stay.
+        let usual = api::default_pool();
+        for name in own.iter().map(|(pool, _)| pool).chain([&usual]).collect::<HashSet<_>>() {
             let Ok(pool) = pools.get(name.as_str()) else { continue };
             for (volume, layer) in pool.layers_of_all().unwrap_or_default() {
-                if known.contains(&layer) || !own.contains(&(name.clone(), volume.clone())) {
+                let is_own = *name == usual || own.contains(&(name.clone(), volume.clone()));
+                if known.contains(&layer) || !is_own {
                     continue;
                 }
                 match pool.delete_layer(&volume, layer, &Silent) {

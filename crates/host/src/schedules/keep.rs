@@ -19,8 +19,11 @@ const LOOK: Duration = Duration::from_secs(30);
 /// A moment is over when it is: a look comes so much later.
 const AFTER: Duration = Duration::from_millis(5);
 
-/// Schedules that are at work.
-type Busy = Arc<Mutex<HashSet<(Id, Name)>>>;
+/// How long to wait for somebody who backs up a guest that is to be backed up.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Guests of which a schedule is at work: others have to wait for it.
+type Busy = Arc<Mutex<HashSet<Id>>>;
 
 /// Does what schedules say. Never returns.
 pub async fn keep(host: Arc<Host>) {
@@ -47,14 +50,20 @@ fn look(host: &Arc<Host>, busy: &Busy, all: Vec<Stored>) -> Duration {
     for stored in all.into_iter().filter(|stored| stored.definition.enabled) {
         let until = stored.definition.next(now).duration_since(now);
         wait = wait.min(until.unsigned_abs() + AFTER);
-        let turn = (stored.vm, stored.definition.name.clone());
-        let free = || busy.lock().unwrap_or_else(PoisonError::into_inner).insert(turn.clone());
-        if stored.definition.is_due(stored.since(), now) && free() {
+        let vm = stored.vm;
+        if !stored.definition.is_due(stored.since(), now) {
+            continue;
+        }
+        if host.supervisor.is_being_backed_up(vm) {
+            wait = wait.min(WAIT);
+            continue;
+        }
+        if busy.lock().unwrap_or_else(PoisonError::into_inner).insert(vm) {
             let (host, busy) = (Arc::clone(host), Arc::clone(busy));
             tokio::spawn(async move {
                 work(&host, stored).await;
-                busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&turn);
-                // It may be due again by now.
+                busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+                // It may be due again by now, or another one.
                 host.schedules.changed.notify_one();
             });
         }

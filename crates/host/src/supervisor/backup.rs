@@ -150,6 +150,7 @@ impl Supervisor {
         let quiesce = new.quiesce;
         let kept = self.ask(vm, |reply| Order::Freeze(quiesce, reply)).await?;
         let layers = kept.layers.clone();
+        let merging = Arc::clone(&progress);
         let copying = Copying { vm, new, host, kept: *kept, before: before.clone(), target };
         let made = match self.copy(copying, progress).await {
             Ok(made) => self.keep_base(vm, layers.clone(), made, actor).await,
@@ -159,8 +160,13 @@ impl Supervisor {
             Ok((_, true)) => before.map(|before| before.layers).unwrap_or_default(),
             _ => layers,
         };
-        self.drop_layers(gone).await;
+        self.drop_layers(gone, merging).await;
         made.map(|(made, _)| made)
+    }
+
+    /// Whether a guest is being backed up.
+    pub fn is_being_backed_up(&self, vm: Id) -> bool {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(&vm)
     }
 
     /// Copies what disks have left behind.
@@ -235,14 +241,14 @@ impl Supervisor {
     }
 
     /// Has layers go that nobody knows of any more.
-    async fn drop_layers(&self, layers: Vec<KeptDisk>) {
+    async fn drop_layers(&self, layers: Vec<KeptDisk>, progress: Follower) {
         if layers.is_empty() {
             return;
         }
         let pools = Arc::clone(&self.shared.pools);
         // What stays is swept at the daemon's next start.
         let _ = tokio::task::spawn_blocking(move || snapshots::delete_of_kept(&pools, &layers)).await;
-        self.merge_layers(Arc::new(Silent)).await;
+        self.merge_layers(progress).await;
     }
 
     /// Looks at all of a backup and of those that it needs.
@@ -331,7 +337,8 @@ impl Supervisor {
         let transaction = bases.iter().fold(Transaction::new(), |all, base| base.forget(all));
         let transaction = happening.add(transaction).map_err(store_problem)?;
         self.shared.store.commit(transaction).await.map_err(store_problem)?;
-        self.drop_layers(bases.into_iter().flat_map(|base| base.layers).collect()).await;
+        let layers = bases.into_iter().flat_map(|base| base.layers).collect();
+        self.drop_layers(layers, Arc::new(Silent)).await;
         Ok(())
     }
 }

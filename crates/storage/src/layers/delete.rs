@@ -56,6 +56,18 @@ impl Pool {
         Ok(needed.remove(&layer).map_or(Deleted::Gone, Deleted::Needed))
     }
 
+    /// Deletes a layer, whatever its volume is called now; nothing if it is gone with that.
+    ///
+    /// # Errors
+    /// If the host fails: then nothing has changed.
+    pub fn forget_layer(&self, layer: Id, progress: &dyn Progress) -> Result<()> {
+        if let Some(about) = self.about_layer(layer)? {
+            About { volume: None, ..about }.write(&self.layer(layer))?;
+            self.tidy_layers(progress)?;
+        }
+        Ok(())
+    }
+
     /// Removes the files of layers that nobody wants any more, as far as that can be done now; gives those that are still needed,
     /// and why. To be called when guests have ended, and after their machines have taken layers up.
     ///

@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use api::{Id, Name};
 use disk::qcow2::Header;
@@ -19,6 +20,7 @@ use disk::{Disk, Format, Stack};
 use super::delete::{User, cancelled_or, clones, only_user, write_into};
 use super::{About, Base, who};
 use crate::definition::VolumeFormat;
+use crate::volumes::{MOMENT, is_gone};
 use crate::{Error, Pool, Progress, Result, draft};
 
 /// What a volume's own file is over.
@@ -32,6 +34,19 @@ pub struct Below {
 
 /// A file that is about to be a layer's.
 const NEXT: &str = "next";
+
+/// Opens a file to be read, and all that it is based on: something of it may be merged this moment, and have another name the next one.
+fn files(path: &Path, format: Format) -> Result<(File, Vec<File>)> {
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        match disk::files(path, format, true) {
+            Err(error) if is_gone(&error) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result.map_err(Error::disk(path)),
+        }
+    }
+}
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -86,7 +101,7 @@ impl Pool {
         }
         progress.step("merging layers");
         let (path, below) = (self.layer_file(over), self.layer_file(layer));
-        let (file, backing) = disk::files(&path, Format::Qcow2, true).map_err(Error::disk(&path))?;
+        let (file, backing) = files(&path, Format::Qcow2)?;
         let target = File::options().read(true).write(true).open(&below).map_err(Error::host(&below))?;
         let cluster =
             |file: &File, path| Header::read(file).map(|h| h.cluster_bits).map_err(Error::disk(path));
@@ -139,8 +154,7 @@ impl Pool {
         let about = self.own_layer(name, layer)?;
         let path = self.layer_file(&about);
         loop {
-            let (file, backing) =
-                disk::files(&path, about.format.into(), true).map_err(Error::disk(&path))?;
+            let (file, backing) = files(&path, about.format.into())?;
             let old = since.map(|since| self.own_layer(name, since)).transpose().unwrap_or_default();
             let place = match &old {
                 Some(old) => who(&self.layer_file(old)).ok().and_then(|old| {
@@ -192,7 +206,7 @@ impl Pool {
         {
             let first = self.volume(name).join(&backing.name);
             let format = backing.format.unwrap_or(Format::Raw);
-            let (file, rest) = disk::files(&first, format, true).map_err(Error::disk(&first))?;
+            let (file, rest) = files(&first, format)?;
             below.files.push(file);
             below.files.extend(rest);
         }

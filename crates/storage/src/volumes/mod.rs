@@ -247,7 +247,7 @@ fn is_in_use(error: &OpenError) -> bool {
 }
 
 /// Whether a layer was merged with the one over it this moment.
-fn is_gone(error: &OpenError) -> bool {
+pub(crate) fn is_gone(error: &OpenError) -> bool {
     match error {
         OpenError::Backing { error, .. } => match &**error {
             OpenError::Host(error) => error.kind() == io::ErrorKind::NotFound,

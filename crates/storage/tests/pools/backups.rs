@@ -255,3 +255,17 @@ fn one_that_is_called_off_leaves_nothing() {
     assert_eq!(chain.left(), 4);
     assert_eq!(chain.target.open_backup(chain.backups[3], &Silent).unwrap().verified.backups.len(), 4);
 }
+
+#[test]
+fn what_is_of_an_image_is_in_the_backup_too() {
+    let mut chain = Chain::empty("qcow2");
+    chain.place.image("debian:13", &[5; 100_000]);
+    chain.place.pool.delete(&name("a"), &[]).unwrap();
+    let image = json!({"image": "debian:13"});
+    chain.place.create(json!({"name": "a", "linked": true, "source": image, "size": "12MiB"})).unwrap();
+    chain.place.write("a", 50_000 / 512 * 512, &[6; 512]);
+    chain.back_up();
+    chain.place.write("a", 11 * MIB, &[7; 512]);
+    chain.back_up();
+    (0..2).for_each(|number| chain.restores(number));
+}

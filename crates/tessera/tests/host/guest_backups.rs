@@ -163,7 +163,11 @@ fn what_cannot_be_backed_up_is_refused_and_nothing_stays() {
     daemon.run("vm snapshot create a s");
     daemon.run("backup create a two --pool vault");
     assert!(daemon.json("backup show two")["parent"].is_null());
-    daemon.run("vm delete a b --force");
+    // Disks that stay when their guest goes are what they are, and nothing more.
+    daemon.run("vm delete a --force --keep-disks=kept");
+    assert_eq!(layers(&daemon), 0);
+    daemon.run("volume show kept");
+    daemon.run("vm delete b --force");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
