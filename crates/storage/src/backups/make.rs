@@ -125,7 +125,8 @@ impl Pool {
         progress: &dyn Progress,
     ) -> Result<KeptDisk> {
         let since = source.since.filter(|_| before.is_some());
-        let (from, layers) = source.pool.read_layer(source.volume, source.layer, since)?;
+        let read = source.pool.read_layer(source.volume, source.layer, since)?;
+        let (from, layers) = (&read.disk, read.since);
         let old = before.and_then(|before| {
             let disk = before.manifest.disks.iter().find(|disk| disk.unit == source.unit)?;
             let there = fs::metadata(self.backup_folder(before.manifest.id).join(&disk.file)).ok()?;
@@ -141,14 +142,14 @@ impl Pool {
                 let held = from.held(0..layers).collect::<std::io::Result<Vec<_>>>();
                 let held = held.map_err(Error::host(&path))?;
                 let to = Stack::open(&path, Format::Qcow2, false).map_err(Error::disk(&path))?;
-                write_into(&from, &to, &held, progress).map_err(|error| cancelled_or(error, &path))?;
+                write_into(from, &to, &held, progress).map_err(|error| cancelled_or(error, &path))?;
                 true
             }
             _ => {
                 progress.step(&format!("copying disk {}", source.unit));
                 disk::qcow2::create(&path, size.0).map_err(Error::disk(&path))?;
                 let to = Stack::open(&path, Format::Qcow2, false).map_err(Error::disk(&path))?;
-                let copied = disk::copy(&from, &to, |done, total| {
+                let copied = disk::copy(from, &to, |done, total| {
                     progress.amount(done, total);
                     !progress.cancelled()
                 });

@@ -4,7 +4,8 @@
 //! reads the two meanwhile reads through the upper one, which has all that is written: it sees nothing of that, now or later, whether it
 //! goes on with the file that was replaced or takes the new one. So a machine may be told of it, for the old file to go, and need not be.
 //!
-//! All of it holds shared locks on the files, as those who read them do: so nobody else writes to them, and nobody removes them.
+//! All of it holds shared locks on the files, as those who read them do: so nobody else writes to them, and nobody removes them. Who
+//! reads a layer itself, not through one over it, has a lock besides, on a file in its folder.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -32,6 +33,17 @@ pub struct Below {
     pub files: Vec<File>,
 }
 
+/// A layer that is read as it is. Nothing is written into it as long as this is there.
+pub struct ReadLayer {
+    /// What is in it.
+    pub disk: Stack,
+    /// How many layers from it downwards have what was written since another one.
+    pub since: Option<usize>,
+    _lock: File,
+}
+
+/// The file in a layer's folder that is locked by who reads the layer as it is.
+const READ: &str = "read";
 /// A file that is about to be a layer's.
 const NEXT: &str = "next";
 
@@ -101,6 +113,8 @@ impl Pool {
         }
         progress.step("merging layers");
         let (path, below) = (self.layer_file(over), self.layer_file(layer));
+        // Somebody copies it.
+        let Ok(_read) = self.lock_layer(layer.id, false) else { return Ok(false) };
         let (file, backing) = files(&path, Format::Qcow2)?;
         let target = File::options().read(true).write(true).open(&below).map_err(Error::host(&below))?;
         let cluster =
@@ -140,19 +154,24 @@ impl Pool {
         Ok(true)
     }
 
+    /// The lock on what is read of a layer as it is, with nothing over it: nothing is written into it then.
+    fn lock_layer(&self, layer: Id, shared: bool) -> Result<File> {
+        let path = self.layer(layer).join(READ);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(Error::host(&path))?;
+        disk::lock(&file, shared).map_err(Error::disk(&path))?;
+        Ok(file)
+    }
+
     /// Opens a layer of a volume, to be read; gives how many layers from it downwards have what was written since the layer `since` of the
     /// same volume was made, if that one is below it.
     ///
     /// # Errors
     /// If there is no such volume or layer, or it cannot be read.
-    pub(crate) fn read_layer(
-        &self,
-        name: &Name,
-        layer: Id,
-        since: Option<Id>,
-    ) -> Result<(Stack, Option<usize>)> {
+    pub(crate) fn read_layer(&self, name: &Name, layer: Id, since: Option<Id>) -> Result<ReadLayer> {
         let about = self.own_layer(name, layer)?;
         let path = self.layer_file(&about);
+        let lock = self.lock_layer(layer, true)?;
         loop {
             let (file, backing) = files(&path, about.format.into())?;
             let old = since.map(|since| self.own_layer(name, since)).transpose().unwrap_or_default();
@@ -168,8 +187,9 @@ impl Pool {
             if place.is_none() && old.is_some_and(|old| self.is_below(old.id, layer).unwrap_or(false)) {
                 continue;
             }
-            let stack = Stack::from_files(file, backing, about.format.into(), true);
-            return Ok((stack.map_err(Error::disk(&path))?, place.map(|place| place + 1)));
+            let disk = Stack::from_files(file, backing, about.format.into(), true);
+            let disk = disk.map_err(Error::disk(&path))?;
+            return Ok(ReadLayer { disk, since: place.map(|place| place + 1), _lock: lock });
         }
     }
 

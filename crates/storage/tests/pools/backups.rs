@@ -269,3 +269,38 @@ fn what_is_of_an_image_is_in_the_backup_too() {
     chain.back_up();
     (0..2).for_each(|number| chain.restores(number));
 }
+
+/// Deletes a layer, and has all merged that can be, while it is being copied.
+struct Deletes<'a> {
+    pool: &'a Pool,
+    layer: Id,
+}
+
+impl Progress for Deletes<'_> {
+    fn step(&self, what: &str) {
+        if what.starts_with("copying") {
+            self.pool.delete_layer(&name("a"), self.layer, &Silent).unwrap();
+            assert!(self.pool.merge_in_use(&Silent).unwrap().is_empty(), "it is being copied");
+        }
+    }
+
+    fn amount(&self, _: u64, _: u64) {}
+}
+
+#[test]
+fn what_is_being_copied_stays_as_it_is_whatever_is_deleted_and_merged() {
+    let chain = Chain::empty("qcow2");
+    let pool = &chain.place.pool;
+    chain.place.write("a", 0, &vec![1; 1 << 20]);
+    let layer = pool.freeze(&name("a"), Id::new()).unwrap().id;
+    chain.place.write("a", 0, &vec![2; 1 << 20]);
+    let over = pool.freeze(&name("a"), Id::new()).unwrap().id;
+    let guest = chain.place.open("a", false).unwrap();
+    let made = chain.make(layer, &Deletes { pool, layer }).unwrap();
+    let opened = chain.target.open_backup(made.id, &Silent).unwrap();
+    pool.restore_disk(&name("r"), &opened, 0, &Silent).unwrap();
+    assert!(chain.place.read("r", 0, 1 << 20) == vec![1; 1 << 20]);
+    assert_eq!(pool.merge_in_use(&Silent).unwrap(), [over]);
+    drop(guest);
+    assert!(chain.place.read("a", 0, 1 << 20) == vec![2; 1 << 20]);
+}
