@@ -4,6 +4,7 @@
 mod access;
 mod agent;
 mod alarm;
+mod backup;
 mod device;
 mod event;
 mod history;
@@ -17,6 +18,7 @@ mod name;
 mod patch;
 mod problem;
 mod quantity;
+mod schedule;
 mod shares;
 mod site;
 mod snapshot;
@@ -34,6 +36,7 @@ pub use alarm::{
     Acknowledge, Acknowledgement, ActionResult, ActiveAlarm, Alarm, AlarmAction, AlarmDefinition, AlarmScope,
     AlarmState, AlarmStatus, EventTrigger, METRICS, Metric, MetricTrigger, Severity, Trigger, Watched,
 };
+pub use backup::{Backup, BackupDisk, NewBackup, RestoreBackup, VerifiedBackup};
 pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };
@@ -49,6 +52,7 @@ pub use name::{ImageName, Name, NameError};
 pub use patch::{merge, patch};
 pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
+pub use schedule::{Retention, Schedule, ScheduleAction, ScheduleDefinition};
 pub use shares::{
     CpuBound, CpuHost, CpuNow, CpuOther, CpuReport, CpuShare, NotProcessors, Processors, ShareReport,
 };

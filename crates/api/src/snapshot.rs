@@ -36,6 +36,9 @@ pub struct Snapshot {
     /// How long the guest stood still for it, or its disks' requests waited, nanoseconds.
     #[serde(default)]
     pub pause_ns: u64,
+    /// The schedule that it was made by; absent if somebody made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Name>,
     /// The numbers of the disks that are in it.
     pub disks: Vec<u32>,
 }
@@ -56,6 +59,10 @@ pub struct NewSnapshot {
     /// Whether the guest's agent has its file systems rest meanwhile, so that they are whole on the disks.
     #[serde(default)]
     pub quiesce: bool,
+    /// The schedule that makes it: nobody else can say so.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub schedule: Option<Name>,
 }
 
 impl NewSnapshot {

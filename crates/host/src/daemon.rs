@@ -28,6 +28,7 @@ use crate::paths::{Paths, PathsError};
 use crate::pools::{Pools, UPLOADS};
 use crate::records;
 use crate::repeats::Repeats;
+use crate::schedules::{self, Schedules};
 use crate::series::{Sampler, Series};
 use crate::shares::{Regulator, Shares};
 use crate::store::{Sqlite, Store, StoreError, Transaction};
@@ -131,6 +132,8 @@ pub struct Host {
     pub(crate) audit: Audit,
     /// What was used over time.
     pub(crate) series: Arc<Series>,
+    /// What is made again and again.
+    pub schedules: Schedules,
     /// What is bad, and who hears of it.
     pub alarms: Alarms,
     /// What shows that this is the host.
@@ -217,6 +220,7 @@ impl Host {
             repeats: Repeats::new(Arc::clone(&store)),
             pages: OnceLock::new(),
             audit,
+            schedules: Schedules::new(Arc::clone(&store)),
             series,
             alarms,
             certificates: Arc::new(certificates),
@@ -339,6 +343,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let (shares, controls) = (Arc::clone(host.supervisor.shares()), host.supervisor.groups().controls());
     let regulator = Regulator::begin(shares, controls).map_err(DaemonError::Series)?;
     let alarms = tokio::spawn(alarms::keep(Arc::clone(&host)));
+    let schedules = tokio::spawn(schedules::keep(Arc::clone(&host)));
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
@@ -348,6 +353,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     sampler.end();
     regulator.end();
     alarms.abort();
+    schedules.abort();
     host.supervisor.close();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);

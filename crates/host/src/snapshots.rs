@@ -10,6 +10,7 @@ use api::{Disk, DiskSource, Id, Name, Problem, Snapshot, VmDefinition, VolumeNam
 use serde::{Deserialize, Serialize};
 use storage::{Pool, Progress, Silent};
 
+use crate::guest_backups;
 use crate::paths::Paths;
 use crate::pools::{Pools, volume_of};
 use crate::records;
@@ -148,6 +149,14 @@ pub fn unfreeze(pools: &Pools, disks: &[KeptDisk]) {
     }
 }
 
+/// What is below a disk that a machine runs with.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn below(pools: &Pools, disk: &KeptDisk) -> Result<storage::Below, Problem> {
+    pool_of(pools, disk)?.below(&disk.volume).map_err(storage_problem)
+}
+
 /// Has disks go on from what they were.
 ///
 /// # Errors
@@ -174,14 +183,12 @@ pub fn delete(pools: &Pools, disks: &[KeptDisk], progress: &dyn Progress) {
     }
 }
 
-/// Deletes the layers of volumes that are there still, of a guest that is not.
+/// Deletes the layers of volumes that are there still, perhaps by another name, of a guest that is not.
 pub fn delete_of_kept(pools: &Pools, disks: &[KeptDisk]) {
     for disk in disks {
         let Ok(pool) = pool_of(pools, disk) else { continue };
-        match pool.delete_layer(&disk.volume, disk.layer, &Silent) {
-            // It went with its volume.
-            Ok(_) | Err(storage::Error::NoVolume(_) | storage::Error::NoLayer(_)) => {}
-            Err(error) => tracing::warn!("the layer {} of {} stays: {error}", disk.layer, disk.volume),
+        if let Err(error) = pool.forget_layer(disk.layer, &Silent) {
+            tracing::warn!("the layer {} of {} stays: {error}", disk.layer, disk.volume);
         }
     }
 }
@@ -226,7 +233,9 @@ pub async fn sweep(
     let (entries, _) = store.list(PREFIX).await?;
     let kept: Vec<Kept> =
         entries.iter().map(|entry| serde_json::from_slice(&entry.value)).collect::<Result<_, _>>()?;
-    let known: HashSet<Id> = kept.iter().flat_map(|kept| kept.layers.iter().map(|disk| disk.layer)).collect();
+    let bases = guest_backups::all(store).await?;
+    let known = kept.iter().flat_map(|kept| &kept.layers).chain(bases.iter().flat_map(|base| &base.layers));
+    let known: HashSet<Id> = known.map(|disk| disk.layer).collect();
     let of =
         |(record, _): &records::Versioned| disks(record.vm.id, &record.vm.definition).unwrap_or_default();
     let ids: HashSet<_> = kept.iter().map(|kept| kept.snapshot.id.to_string()).collect();
@@ -240,10 +249,13 @@ pub async fn sweep(
     let own: HashSet<_> = guests.iter().flat_map(of).map(|disk| (disk.pool, disk.volume)).collect();
     let pools = Arc::clone(pools);
     let work = move || {
-        for name in own.iter().map(|(pool, _)| pool).collect::<HashSet<_>>() {
+        // All that is in this one is this host's: also of volumes that were a guest's own and stay.
+        let usual = api::default_pool();
+        for name in own.iter().map(|(pool, _)| pool).chain([&usual]).collect::<HashSet<_>>() {
             let Ok(pool) = pools.get(name.as_str()) else { continue };
             for (volume, layer) in pool.layers_of_all().unwrap_or_default() {
-                if known.contains(&layer) || !own.contains(&(name.clone(), volume.clone())) {
+                let is_own = *name == usual || own.contains(&(name.clone(), volume.clone()));
+                if known.contains(&layer) || !is_own {
                     continue;
                 }
                 match pool.delete_layer(&volume, layer, &Silent) {

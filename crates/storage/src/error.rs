@@ -70,6 +70,28 @@ pub enum Error {
         /// How many.
         count: usize,
     },
+    /// There is no backup of this name or id.
+    #[error("there is no backup {0}")]
+    NoBackup(String),
+    /// Others have only what differs from it.
+    #[error("the backup {name} must stay: {} only what differs from it", have(by))]
+    BackupNeeded {
+        /// The backup.
+        name: String,
+        /// The others.
+        by: Vec<String>,
+    },
+    /// It is being read, or another one is being made of what differs from it.
+    #[error("the backup {0} is being used at this moment")]
+    BackupInUse(String),
+    /// It is not what was written, or one that it needs is not there.
+    #[error("the backup {name} cannot be used: {}", problems.join("; "))]
+    BackupDamaged {
+        /// The backup.
+        name: String,
+        /// What is wrong, of it and of those that it needs.
+        problems: Vec<String>,
+    },
     /// An upload goes on elsewhere than it was left.
     #[error("{expected} bytes are there already: go on from there, not from {got}")]
     Offset {
@@ -181,7 +203,11 @@ impl Error {
             | Error::Disk { .. }
             | Error::Checksum { .. }
             | Error::Fetch { .. } => Cause::Asked,
-            Error::NoImage(_) | Error::NoVolume(_) | Error::NoUpload(_) | Error::NoLayer(_) => Cause::Missing,
+            Error::NoImage(_)
+            | Error::NoVolume(_)
+            | Error::NoUpload(_)
+            | Error::NoLayer(_)
+            | Error::NoBackup(_) => Cause::Missing,
             Error::ImageExists(_)
             | Error::VolumeExists(_)
             | Error::UploadExists(_)
@@ -191,6 +217,9 @@ impl Error {
             | Error::BaseOf { .. }
             | Error::LayerExists(_)
             | Error::HasLayers { .. }
+            | Error::BackupNeeded { .. }
+            | Error::BackupInUse(_)
+            | Error::BackupDamaged { .. }
             | Error::Offset { .. }
             | Error::PoolTaken { .. }
             | Error::PoolUnlocked { .. } => Cause::State,
@@ -218,6 +247,11 @@ impl Error {
     pub(crate) fn disk(path: &Path) -> impl Fn(OpenError) -> Error {
         move |error| Error::Disk { path: path.to_owned(), error }
     }
+}
+
+fn have(names: &[String]) -> String {
+    let verb = if names.len() == 1 { "has" } else { "have" };
+    format!("{} {verb}", names.join(", "))
 }
 
 fn names(names: &[Name]) -> String {

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backups;
 mod definition;
 mod draft;
 mod error;
@@ -25,7 +26,7 @@ pub use definition::{
     VolumeDefinition, VolumeFormat, VolumeSource,
 };
 pub use error::{Cause, Error, Result};
-pub use layers::Deleted;
+pub use layers::{Below, Deleted};
 pub use pool::{BEAT, Host, Pool};
 pub use progress::{Progress, Silent};
 pub use sum::sha256;

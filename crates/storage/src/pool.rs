@@ -3,8 +3,10 @@
 //! ```text
 //! pool.json          what it is: its id and kind, the same for all hosts
 //! .hosts/ID          one file a host: locked by its daemon, which says in it every few seconds that it is there
+//! .hosts/merging     locked by the host that merges layers
 //! .bases/KEY/        disks of images that linked volumes are based on
 //! .layer-ID/         what volumes were before
+//! .backups/ID/       backups of guests
 //! .upload-NAME/      volumes that are being uploaded
 //! NAME/              volumes
 //! ```
@@ -12,6 +14,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use api::{Id, Invalid, Size, Time};
@@ -22,7 +25,9 @@ use crate::{Error, Result, draft};
 
 const ABOUT: &str = "pool.json";
 const HOSTS: &str = ".hosts";
+const MERGING: &str = "merging";
 pub const BASES: &str = ".bases";
+pub const BACKUPS: &str = ".backups";
 
 /// How often [`Pool::beat`] is to be called.
 pub const BEAT: Duration = Duration::from_secs(10);
@@ -62,6 +67,14 @@ pub struct Pool {
     host: Host,
     /// Kept locked, for others to see that this host is there.
     mark: File,
+    /// Whoever merges layers has this.
+    merging: Mutex<()>,
+}
+
+/// Nobody else merges layers of the pool while this is there, on no host.
+pub struct Merging<'a> {
+    _here: MutexGuard<'a, ()>,
+    _everywhere: File,
 }
 
 impl Pool {
@@ -84,12 +97,14 @@ impl Pool {
         fs::create_dir_all(folder.join(HOSTS)).map_err(|error| invalid_path(folder, error))?;
         let about = about(folder, definition.kind)?;
         let mark = mark(&folder.join(HOSTS).join(host.id.to_string()), folder)?;
-        let pool = Pool { folder: folder.clone(), about, host: host.clone(), mark };
+        let pool =
+            Pool { folder: folder.clone(), about, host: host.clone(), mark, merging: Mutex::default() };
         pool.beat()?;
         pool.check_others(patience)?;
         if definition.kind == PoolKind::Directory {
             draft::sweep_alone(folder);
             draft::sweep_alone(&folder.join(BASES));
+            draft::sweep_alone(&folder.join(BACKUPS));
         }
         // What cannot be read now keeps what it needs.
         let _ = pool.sweep_layers();
@@ -109,6 +124,26 @@ impl Pool {
             self.mark.set_len(text.len() as u64)
         };
         write().map_err(Error::host(&self.folder))
+    }
+
+    /// Keeps others from merging layers; nothing if somebody does. What goes on in this process is waited for if that is said.
+    pub(crate) fn merging(&self, wait: bool) -> Result<Option<Merging<'_>>> {
+        let here = match (wait, self.merging.try_lock()) {
+            (_, Ok(here)) => here,
+            (_, Err(TryLockError::Poisoned(here))) => here.into_inner(),
+            (true, Err(TryLockError::WouldBlock)) => {
+                self.merging.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+            }
+            (false, Err(TryLockError::WouldBlock)) => return Ok(None),
+        };
+        let path = self.folder.join(HOSTS).join(MERGING);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let everywhere = file.map_err(Error::host(&path))?;
+        match disk::lock(&everywhere, false) {
+            Ok(()) => Ok(Some(Merging { _here: here, _everywhere: everywhere })),
+            Err(disk::OpenError::InUse) => Ok(None),
+            Err(error) => Err(Error::disk(&path)(error)),
+        }
     }
 
     /// Its folder.

@@ -101,6 +101,78 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/backups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The backups in all pools of the host, the oldest first. */
+        get: operations["get_backups"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/backups/{backup}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One backup. */
+        get: operations["get_backups_backup"];
+        put?: never;
+        post?: never;
+        /** Removes a backup of which no other one has only what differs. */
+        delete: operations["delete_backups_backup"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/backups/{backup}/restore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Makes a guest of a backup, with what was on the disks then. All of the backup is looked at before. The task's result is the guest. */
+        post: operations["post_backups_backup_restore"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/backups/{backup}/verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Looks at all of a backup and of those that it needs, whether it is what was written. The task fails with what is wrong; its result is what
+         *     was looked at.
+         */
+        post: operations["post_backups_backup_verify"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/events": {
         parameters: {
             query?: never;
@@ -875,6 +947,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/vms/{vm}/backups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The backups of a guest, the oldest first. */
+        get: operations["get_vms_vm_backups"];
+        put?: never;
+        /**
+         * Makes a backup of a guest that runs, stands still or is stopped, into a pool. The guest goes on meanwhile. It has what differs from the last
+         *     one in that pool, or all. The task's result is the backup.
+         */
+        post: operations["post_vms_vm_backups"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/clone": {
         parameters: {
             query?: never;
@@ -1125,6 +1218,43 @@ export interface paths {
         options?: never;
         head?: never;
         patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/schedules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The schedules of a guest, by name. */
+        get: operations["get_vms_vm_schedules"];
+        put?: never;
+        /** Has snapshots or backups of a guest made again and again, and those go that are old. */
+        post: operations["post_vms_vm_schedules"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/schedules/{schedule}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One schedule. */
+        get: operations["get_vms_vm_schedules_schedule"];
+        put?: never;
+        post?: never;
+        /** Has a schedule do nothing any more. What it has made stays. */
+        delete: operations["delete_vms_vm_schedules_schedule"];
+        options?: never;
+        head?: never;
+        /** Changes a schedule: the request is a JSON merge patch (RFC 7396) of its definition. Its name stays. */
+        patch: operations["patch_vms_vm_schedules_schedule"];
         trace?: never;
     };
     "/api/v1/vms/{vm}/share": {
@@ -1540,6 +1670,55 @@ export interface components {
         };
         BTreeMap: {
             [key: string]: string;
+        };
+        /** @description What a guest was at some time, in a pool, with all that is needed to make it again. */
+        Backup: {
+            /** @description The backups that have only what differs from it. */
+            children?: components["schemas"]["Id"][];
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created: string;
+            /** @description What it is for. */
+            description?: string;
+            /** @description Its disks. */
+            disks: components["schemas"]["BackupDisk"][];
+            /** @description The name of the host that made it. */
+            host: string;
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            /** @description Its name: that of its guest and when it was made, if nobody gave it another one. */
+            name: components["schemas"]["Name"];
+            parent?: components["schemas"]["Id"] | null;
+            /** @description The pool that it is in. */
+            pool: components["schemas"]["Name"];
+            /** @description Why it cannot be read. */
+            problem?: string | null;
+            /** @description Whether the guest's file systems were made to rest for it. */
+            quiesced?: boolean;
+            schedule?: components["schemas"]["Name"] | null;
+            /** @description What the guest was doing. */
+            state: components["schemas"]["VmState"];
+            /** @description Bytes that it takes in the pool. */
+            stored: components["schemas"]["Size"];
+            vm?: components["schemas"]["Id"] | null;
+            /** @description What that guest was called. */
+            vm_name: string;
+        };
+        /** @description A disk in a backup. */
+        BackupDisk: {
+            /** @description Whether the file has only what differs from the backup before. */
+            incremental: boolean;
+            /** @description Its size. */
+            size: components["schemas"]["Size"];
+            /** @description Bytes of its file in the backup. */
+            stored: components["schemas"]["Size"];
+            /**
+             * Format: int32
+             * @description The disk's number.
+             */
+            unit: number;
         };
         /** @description What a guest boots: the kernel of its image if nothing is said. */
         Boot: {
@@ -2382,6 +2561,51 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_Backup: {
+            /** @description What is on it. */
+            items: {
+                /** @description The backups that have only what differs from it. */
+                children?: components["schemas"]["Id"][];
+                /**
+                 * Format: date-time
+                 * @description When it was made.
+                 */
+                created: string;
+                /** @description What it is for. */
+                description?: string;
+                /** @description Its disks. */
+                disks: components["schemas"]["BackupDisk"][];
+                /** @description The name of the host that made it. */
+                host: string;
+                /** @description Its id. */
+                id: components["schemas"]["Id"];
+                /** @description Its name: that of its guest and when it was made, if nobody gave it another one. */
+                name: components["schemas"]["Name"];
+                parent?: components["schemas"]["Id"] | null;
+                /** @description The pool that it is in. */
+                pool: components["schemas"]["Name"];
+                /** @description Why it cannot be read. */
+                problem?: string | null;
+                /** @description Whether the guest's file systems were made to rest for it. */
+                quiesced?: boolean;
+                schedule?: components["schemas"]["Name"] | null;
+                /** @description What the guest was doing. */
+                state: components["schemas"]["VmState"];
+                /** @description Bytes that it takes in the pool. */
+                stored: components["schemas"]["Size"];
+                vm?: components["schemas"]["Id"] | null;
+                /** @description What that guest was called. */
+                vm_name: string;
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Event: {
             /** @description What is on it. */
             items: {
@@ -2548,6 +2772,62 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_Schedule: {
+            /** @description What is on it. */
+            items: {
+                /** @description What it makes. */
+                action: components["schemas"]["ScheduleAction"];
+                /**
+                 * Format: date-time
+                 * @description When it was made.
+                 */
+                created: string;
+                /** @description Whether it is at work. */
+                enabled?: boolean;
+                /** @description Why the last one failed. */
+                error?: string | null;
+                /**
+                 * Format: int32
+                 * @description How often, seconds: at every multiple of this since 1970-01-01T00:00:00Z, so that `86400` is each midnight UTC.
+                 */
+                every: number;
+                /**
+                 * Format: int32
+                 * @description After how many backups one has all that is on the disks: those before can go then, when nobody keeps one of them.
+                 */
+                full_every?: number;
+                /** @description How many are kept. */
+                keep: components["schemas"]["Retention"];
+                /**
+                 * Format: date-time
+                 * @description When it last did something, or tried to.
+                 */
+                last?: string | null;
+                /** @description Its name: no two of a guest have the same. */
+                name: components["schemas"]["Name"];
+                /**
+                 * Format: date-time
+                 * @description When it does something next; absent if it is not at work.
+                 */
+                next?: string | null;
+                /**
+                 * Format: int32
+                 * @description So many seconds later than that.
+                 */
+                offset?: number;
+                pool?: components["schemas"]["Name"] | null;
+                /** @description Whether the guest's agent has its file systems rest meanwhile. */
+                quiesce?: boolean;
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Site: {
             /** @description What is on it. */
             items: {
@@ -2601,6 +2881,7 @@ export interface components {
                 pause_ns?: number;
                 /** @description Whether the guest's file systems were made to rest for it. */
                 quiesced?: boolean;
+                schedule?: components["schemas"]["Name"] | null;
                 /** @description What the guest was doing. */
                 state: components["schemas"]["VmState"];
             }[];
@@ -2985,6 +3266,18 @@ export interface components {
             /** @description What they may do. */
             role: components["schemas"]["Role"];
         };
+        /** @description A backup that is to be made. */
+        NewBackup: {
+            /** @description What it is for. */
+            description?: string;
+            /** @description Whether it has all that is on the disks, though there is a backup before of which it could have what differs. */
+            full?: boolean;
+            name?: components["schemas"]["Name"] | null;
+            /** @description The pool that it is put into. */
+            pool: components["schemas"]["Name"];
+            /** @description Whether the guest's agent has its file systems rest meanwhile, so that they are whole on the disks. */
+            quiesce?: boolean;
+        };
         /** @description An image to be made from Debian's packages. */
         NewImage: {
             /** @description Where to take packages from, if not from where Debian has them. */
@@ -3278,6 +3571,43 @@ export interface components {
             /** @description The size. */
             size: components["schemas"]["Size"];
         };
+        /** @description The guest that is made of a backup. */
+        RestoreBackup: {
+            /** @description Whether its cards have the hardware and IP addresses that they had: that is for a guest that is gone. */
+            keep_addresses?: boolean;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description Whether it is started when it has been made. */
+            start?: boolean;
+        };
+        /** @description How many of those that a schedule has made are kept; what any of these keeps stays. The others go, and never one that was made by hand. */
+        Retention: {
+            /**
+             * Format: int32
+             * @description The latest of each of so many days, which begin at midnight UTC.
+             */
+            daily?: number;
+            /**
+             * Format: int32
+             * @description The latest of each of so many hours that have any.
+             */
+            hourly?: number;
+            /**
+             * Format: int32
+             * @description So many of the latest.
+             */
+            last?: number;
+            /**
+             * Format: int32
+             * @description The latest of each of so many months.
+             */
+            monthly?: number;
+            /**
+             * Format: int32
+             * @description The latest of each of so many weeks, which begin with Monday.
+             */
+            weekly?: number;
+        };
         /** @description How a guest goes back. */
         Revert: {
             /** @description Pull its plug first if it runs: what it is doing is lost. */
@@ -3288,6 +3618,86 @@ export interface components {
          * @enum {string}
          */
         Role: "viewer" | "operator" | "admin";
+        /** @description A schedule, and how it goes. */
+        Schedule: {
+            /** @description What it makes. */
+            action: components["schemas"]["ScheduleAction"];
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created: string;
+            /** @description Whether it is at work. */
+            enabled?: boolean;
+            /** @description Why the last one failed. */
+            error?: string | null;
+            /**
+             * Format: int32
+             * @description How often, seconds: at every multiple of this since 1970-01-01T00:00:00Z, so that `86400` is each midnight UTC.
+             */
+            every: number;
+            /**
+             * Format: int32
+             * @description After how many backups one has all that is on the disks: those before can go then, when nobody keeps one of them.
+             */
+            full_every?: number;
+            /** @description How many are kept. */
+            keep: components["schemas"]["Retention"];
+            /**
+             * Format: date-time
+             * @description When it last did something, or tried to.
+             */
+            last?: string | null;
+            /** @description Its name: no two of a guest have the same. */
+            name: components["schemas"]["Name"];
+            /**
+             * Format: date-time
+             * @description When it does something next; absent if it is not at work.
+             */
+            next?: string | null;
+            /**
+             * Format: int32
+             * @description So many seconds later than that.
+             */
+            offset?: number;
+            pool?: components["schemas"]["Name"] | null;
+            /** @description Whether the guest's agent has its file systems rest meanwhile. */
+            quiesce?: boolean;
+        };
+        /**
+         * @description What a schedule makes.
+         * @enum {string}
+         */
+        ScheduleAction: "snapshot" | "backup";
+        /** @description Something that the host makes of a guest again and again. */
+        ScheduleDefinition: {
+            /** @description What it makes. */
+            action: components["schemas"]["ScheduleAction"];
+            /** @description Whether it is at work. */
+            enabled?: boolean;
+            /**
+             * Format: int32
+             * @description How often, seconds: at every multiple of this since 1970-01-01T00:00:00Z, so that `86400` is each midnight UTC.
+             */
+            every: number;
+            /**
+             * Format: int32
+             * @description After how many backups one has all that is on the disks: those before can go then, when nobody keeps one of them.
+             */
+            full_every?: number;
+            /** @description How many are kept. */
+            keep: components["schemas"]["Retention"];
+            /** @description Its name: no two of a guest have the same. */
+            name: components["schemas"]["Name"];
+            /**
+             * Format: int32
+             * @description So many seconds later than that.
+             */
+            offset?: number;
+            pool?: components["schemas"]["Name"] | null;
+            /** @description Whether the guest's agent has its file systems rest meanwhile. */
+            quiesce?: boolean;
+        };
         /** @description Keys to be typed, in this order. */
         SendKeys: {
             /**
@@ -3412,6 +3822,7 @@ export interface components {
             pause_ns?: number;
             /** @description Whether the guest's file systems were made to rest for it. */
             quiesced?: boolean;
+            schedule?: components["schemas"]["Name"] | null;
             /** @description What the guest was doing. */
             state: components["schemas"]["VmState"];
         };
@@ -4099,6 +4510,220 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["List_AuditEntry"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_backups: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of backups */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Backup"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_backups_backup: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The backup */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Backup"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_backups_backup: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being removed */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_backups_backup_restore: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RestoreBackup"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being made */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_backups_backup_verify: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Its name or id */
+                backup: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being done */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
                 };
             };
             /** @description A problem */
@@ -6773,6 +7398,100 @@ export interface operations {
             };
         };
     };
+    get_vms_vm_backups: {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of backups */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Backup"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_vms_vm_backups: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewBackup"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being made */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_vms_vm_clone: {
         parameters: {
             query?: {
@@ -7535,6 +8254,181 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_schedules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Schedule"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_vms_vm_schedules: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ScheduleDefinition"];
+            };
+        };
+        responses: {
+            /** @description It is at work */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Schedule"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_schedules_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name */
+                schedule: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The schedule */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Schedule"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_vms_vm_schedules_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name */
+                schedule: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_vms_vm_schedules_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name */
+                schedule: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The schedule as it is now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Schedule"];
                 };
             };
             /** @description A problem */

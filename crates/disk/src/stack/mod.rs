@@ -86,7 +86,8 @@ impl Stack {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(path: &Path, format: Format, read_only: bool) -> Result<Self, OpenError> {
-        Self::new(file::open(path, read_only)?, format, Chain::default(), Some(path), read_only)
+        let file = file::open(path, read_only)?;
+        Self::new(file, format, Chain::default(), Some(path), (read_only, read_only))
     }
 
     /// The image in an open file; names of what it is based on are relative to `path`.
@@ -96,7 +97,7 @@ impl Stack {
         format: Format,
         read_only: bool,
     ) -> Result<Self, OpenError> {
-        Self::new(file, format, Chain::default(), Some(path), read_only)
+        Self::new(file, format, Chain::default(), Some(path), (read_only, read_only))
     }
 
     /// The image in a file that is open, with all the files that it is based on, the nearest one first. Each header must say that
@@ -113,7 +114,16 @@ impl Stack {
         if format == Format::Raw && !backing.is_empty() {
             return Err(OpenError::Spare(backing.len()));
         }
-        Self::new(file, format, Chain::handed(backing), None, read_only)
+        Self::new(file, format, Chain::handed(backing), None, (read_only, read_only))
+    }
+
+    /// The same for a qcow2 image that others read while it is written to, from below a layer that has all that is written: so none of
+    /// them ever sees it. It is locked as for reading. That nobody else writes to it is for the caller to see to.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn hidden(file: File, backing: Vec<File>) -> Result<Self, OpenError> {
+        Self::new(file, Format::Qcow2, Chain::handed(backing), None, (false, true))
     }
 
     fn new(
@@ -121,14 +131,14 @@ impl Stack {
         format: Format,
         mut chain: Chain,
         path: Option<&Path>,
-        read_only: bool,
+        (read_only, shared): (bool, bool),
     ) -> Result<Self, OpenError> {
         let top = match format {
             Format::Raw => Top::Raw(Raw::from_file(file, read_only)?),
             Format::Qcow2 => {
                 file::check_kind(&file)?;
                 chain.enter(&file)?;
-                file::lock(&file, read_only)?;
+                file::lock(&file, shared)?;
                 let header = Header::read(&file)?;
                 let layers = chain.layers(header.backing.clone(), path)?;
                 let below = (!layers.is_empty()).then(|| Arc::new(Below::new(layers)));

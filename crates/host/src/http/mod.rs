@@ -12,6 +12,7 @@ mod devices;
 mod error;
 mod events;
 mod guard;
+mod guest_backups;
 mod history;
 mod host;
 mod images;
@@ -25,6 +26,7 @@ mod page;
 mod pools;
 mod repeats;
 mod report;
+mod schedules;
 mod scope;
 pub mod serve;
 mod session;
@@ -106,6 +108,13 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(snapshots::list, snapshots::create))
         .routes(routes!(snapshots::get, snapshots::delete))
         .routes(routes!(snapshots::revert))
+        .routes(routes!(guest_backups::of_guest, guest_backups::create))
+        .routes(routes!(guest_backups::list))
+        .routes(routes!(guest_backups::get, guest_backups::delete))
+        .routes(routes!(guest_backups::verify))
+        .routes(routes!(guest_backups::restore))
+        .routes(routes!(schedules::list, schedules::create))
+        .routes(routes!(schedules::get, schedules::edit, schedules::delete))
         .routes(routes!(vms::start))
         .routes(routes!(vms::shutdown))
         .routes(routes!(vms::stop))

@@ -133,7 +133,7 @@ pub(super) fn new_task(action: &'static str, id: Id, name: &str, identity: &Iden
 }
 
 /// Starts one that has been made; gives it as it is then.
-async fn begun(host: &Host, id: Id, actor: &str) -> std::result::Result<Vm, Problem> {
+pub(super) async fn begun(host: &Host, id: Id, actor: &str) -> std::result::Result<Vm, Problem> {
     let options = Options { deadline: Duration::ZERO, force: false, actor: actor.to_owned() };
     host.supervisor.verb(id, Verb::Start, options).await?;
     Ok(host.supervisor.find(&id.to_string()).await?.0)

@@ -11,7 +11,7 @@ use super::{Supervisor, disks, store_problem};
 use crate::snapshots;
 
 /// A definition for another guest: with a name of its own, and hardware and IP addresses still to be given.
-fn another(name: Name, of: &VmDefinition) -> Result<VmDefinition, Problem> {
+pub(super) fn another(name: Name, of: &VmDefinition) -> Result<VmDefinition, Problem> {
     let mut definition = VmDefinition { name, ..of.clone() };
     for nic in &mut definition.nics {
         (nic.mac, nic.address, nic.address6) = (None, None, None);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::{Id, Name, Problem, Time, Vm, VmDefinition, VmState, VmStatus};
 use storage::Progress;
+use storage::backups::Opened;
 
 use super::guest::Guest;
 use super::identity::Twin;
@@ -23,6 +24,8 @@ pub(super) enum Source {
     Guest(Id),
     /// What is over these layers; and it may go on in another one's memory.
     Snapshot(Vec<KeptDisk>, Option<Memory>),
+    /// What is in a backup.
+    Backup(Box<Opened>),
 }
 
 /// The memory of a snapshot, for a guest to go on in.
@@ -132,6 +135,9 @@ impl Supervisor {
                 }
                 Source::Guest(source) => {
                     return disks::copy(&shared.pools, &shared.images, source, id, disks, &*progress);
+                }
+                Source::Backup(opened) => {
+                    return disks::restore(&shared.pools, &opened, id, disks, &*progress);
                 }
                 Source::Snapshot(layers, memory) => (layers, memory),
             };

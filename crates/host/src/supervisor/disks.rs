@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use api::{Disk, DiskFormat, DiskSource, Id, Invalid, Name, Problem, VmDefinition};
 use disk::Format;
+use storage::backups::Opened;
 use storage::images::Store as Images;
 use storage::{Allocation, VolumeDefinition, VolumeFormat, VolumeSource};
 use storage::{Pool, Progress};
@@ -244,6 +245,32 @@ pub fn link(pools: &Pools, layers: &[KeptDisk], to: Id, disks: &[Disk]) -> Resul
         if let Err(problem) = linked {
             made.undo();
             return Err(problem);
+        }
+        made.new.push(name);
+    }
+    Ok(made)
+}
+
+/// Makes the own disks of guest `to` of what is in a backup.
+///
+/// # Errors
+/// If one of them cannot be made; none of them is there then.
+pub fn restore(
+    pools: &Pools,
+    from: &Opened,
+    to: Id,
+    disks: &[Disk],
+    progress: &dyn Progress,
+) -> Result<Made, Problem> {
+    let pool = pools.usual()?;
+    let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
+    // What it only reads is what the host has.
+    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+        let (number, name) = (disk.number(place), own_volume(to, disk.number(place))?);
+        progress.step(&format!("restoring disk {number}"));
+        if let Err(error) = pool.restore_disk(&name, from, number as u32, progress) {
+            made.undo();
+            return Err(storage_problem(error));
         }
         made.new.push(name);
     }

@@ -52,7 +52,7 @@ pub struct Ready {
 }
 
 /// `base` with `rest` behind it, cut so that it is a name.
-fn joined(base: &Name, rest: &str) -> Result<Name, Problem> {
+pub fn joined(base: &Name, rest: &str) -> Result<Name, Problem> {
     let base: String = base.as_str().chars().take(LONGEST - rest.len()).collect();
     let text = format!("{}{rest}", base.trim_end_matches('-'));
     text.parse().map_err(|error: api::NameError| Problem::internal(error.to_string()))

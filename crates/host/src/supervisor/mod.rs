@@ -1,6 +1,7 @@
 //! Looks after guests: each has a task of its own that starts its process, follows it, and does what its policy says.
 
 mod agent;
+mod backup;
 mod cards;
 mod clone;
 mod create;
@@ -11,6 +12,7 @@ mod inside;
 mod keep;
 mod limits;
 mod machine;
+mod merge;
 mod process;
 mod rpc;
 mod saved;
@@ -41,11 +43,13 @@ use crate::snapshots::{self, Kept};
 use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
 pub use agent::Agents;
+use backup::Busy;
+pub use backup::path as backup_path;
 use disks::Made;
 pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
-pub use keep::Keep;
+pub use keep::{Keep, joined};
 use rpc::{Client, RpcError};
 
 /// What all guests' tasks need.
@@ -80,7 +84,8 @@ pub struct Shared {
 /// Looks after all guests of a host.
 pub struct Supervisor {
     shared: Arc<Shared>,
-    guests: RwLock<HashMap<Id, Orders>>,
+    guests: Arc<RwLock<HashMap<Id, Orders>>>,
+    busy: Busy,
 }
 
 /// A failed store is a failed host, except that somebody else may have been quicker.
@@ -178,7 +183,7 @@ impl Shared {
 impl Supervisor {
     /// Looks after the guests in `shared`'s store, none of which is known yet: [`recover`](Self::recover) comes first.
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), guests: RwLock::default() }
+        Self { shared: Arc::new(shared), guests: Arc::default(), busy: Busy::default() }
     }
 
     /// What executes guests here.
@@ -300,7 +305,10 @@ impl Supervisor {
         progress: Follower,
     ) -> Result<Snapshot, Problem> {
         let actor = actor.to_owned();
-        self.ask(id, |reply| Order::Snap(new, actor, progress, reply)).await
+        let made = self.ask(id, |reply| Order::Snap(new, actor, progress, reply)).await?;
+        // What was right below the guest until now may go.
+        self.merge_layers_in_the_background();
+        Ok(made)
     }
 
     /// Has a guest go back to a snapshot.
@@ -312,7 +320,7 @@ impl Supervisor {
         self.ask(id, |reply| Order::Revert(snapshot, force, actor, reply)).await
     }
 
-    /// Deletes a snapshot; what others need of it stays.
+    /// Deletes a snapshot; what others need of it stays, and is merged with what is over it.
     ///
     /// # Errors
     /// If there is none of this name or id.
@@ -324,7 +332,11 @@ impl Supervisor {
         progress: Follower,
     ) -> Result<(), Problem> {
         let (snapshot, actor) = (snapshot.to_owned(), actor.to_owned());
-        self.ask(id, |reply| Order::DeleteSnapshot(snapshot, actor, progress, reply)).await
+        let merging = Arc::clone(&progress);
+        self.ask(id, |reply| Order::DeleteSnapshot(snapshot, actor, progress, reply)).await?;
+        // The guest is there for others meanwhile.
+        self.merge_layers(merging).await;
+        Ok(())
     }
 
     /// Makes disk `number` of a guest longer, at once if it runs.
@@ -427,6 +439,7 @@ impl Supervisor {
         let (records, _) = records::list(&*self.shared.store).await?;
         self.sweep_disks(&records, kept).await;
         snapshots::sweep(&*self.shared.store, &self.shared.pools, &self.shared.paths, &records).await?;
+        self.merge_layers_in_the_background();
         let alive = records.iter().filter(|(record, _)| record.vm.status.state.is_alive()).count();
         if booted {
             let vms = records.iter().map(|(record, _)| record.vm.clone()).collect();

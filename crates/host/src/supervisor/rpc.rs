@@ -20,8 +20,8 @@ use vmm::control::{Changed, SaveEnd, StateReport};
 
 /// A process that does not answer in this time does not work.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The most descriptors of one message.
-const MOST_FILES: usize = 64;
+/// The most descriptors of one message: as many as the kernel passes (unix(7), SCM_MAX_FD).
+const MOST_FILES: usize = 253;
 
 /// A guest's process did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -26,7 +26,7 @@ use crate::{Error, Pool, Progress, Result, draft};
 const STEP: u64 = 1 << 20;
 
 /// What is right over a layer.
-enum User {
+pub(super) enum User {
     Volume(Name),
     Layer(About),
 }
@@ -56,12 +56,36 @@ impl Pool {
         Ok(needed.remove(&layer).map_or(Deleted::Gone, Deleted::Needed))
     }
 
+    /// Deletes a layer, whatever its volume is called now; nothing if it is gone with that.
+    ///
+    /// # Errors
+    /// If the host fails: then nothing has changed.
+    pub fn forget_layer(&self, layer: Id, progress: &dyn Progress) -> Result<()> {
+        if let Some(about) = self.about_layer(layer)? {
+            About { volume: None, ..about }.write(&self.layer(layer))?;
+            self.tidy_layers(progress)?;
+        }
+        Ok(())
+    }
+
     /// Removes the files of layers that nobody wants any more, as far as that can be done now; gives those that are still needed,
     /// and why. To be called when guests have ended, and after their machines have taken layers up.
     ///
     /// # Errors
     /// If something in the pool cannot be read.
     pub fn tidy_layers(&self, progress: &dyn Progress) -> Result<BTreeMap<Id, String>> {
+        let Some(_alone) = self.merging(false)? else {
+            let graph = self.graph()?;
+            let unwanted = graph.layers.values().filter(|(about, _)| !graph.is_kept(about));
+            return Ok(unwanted
+                .map(|(about, _)| (about.id, "other layers are being merged".into()))
+                .collect());
+        };
+        self.tidy_alone(progress)
+    }
+
+    /// The same for whoever has seen to it that nobody else does it.
+    pub(super) fn tidy_alone(&self, progress: &dyn Progress) -> Result<BTreeMap<Id, String>> {
         let mut needed = BTreeMap::new();
         self.sweep_layers()?;
         while let Some((layer, user)) = self.next_to_merge(&mut needed)? {
@@ -184,7 +208,7 @@ impl Pool {
 }
 
 /// What is over a layer, if it is one file.
-fn only_user(graph: &Graph, layer: Id) -> Option<User> {
+pub(super) fn only_user(graph: &Graph, layer: Id) -> Option<User> {
     let (mut volumes, layers) = graph.users(layer);
     match (volumes.len(), &layers[..]) {
         (1, []) => volumes.pop().map(User::Volume),
@@ -193,11 +217,11 @@ fn only_user(graph: &Graph, layer: Id) -> Option<User> {
     }
 }
 
-fn clones(files: &[File]) -> std::io::Result<Vec<File>> {
+pub(super) fn clones(files: &[File]) -> std::io::Result<Vec<File>> {
     files.iter().map(File::try_clone).collect()
 }
 
-fn cancelled_or(error: std::io::Error, path: &Path) -> Error {
+pub(crate) fn cancelled_or(error: std::io::Error, path: &Path) -> Error {
     match error.kind() {
         std::io::ErrorKind::Interrupted => Error::Cancelled,
         _ => Error::host(path)(error),
@@ -205,7 +229,12 @@ fn cancelled_or(error: std::io::Error, path: &Path) -> Error {
 }
 
 /// Writes what one disk has in these ranges onto another, durably.
-fn write_into(from: &Stack, to: &Stack, ranges: &[Extent], progress: &dyn Progress) -> std::io::Result<()> {
+pub(crate) fn write_into(
+    from: &Stack,
+    to: &Stack,
+    ranges: &[Extent],
+    progress: &dyn Progress,
+) -> std::io::Result<()> {
     let total = ranges.iter().map(|range| range.len).sum();
     let (mut done, mut buffer) = (0, vec![0; STEP as usize]);
     for range in ranges {

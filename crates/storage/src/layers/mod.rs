@@ -12,9 +12,10 @@
 //! Who uses which layer is only in the headers, and whose it is in `layer.json`: what a crash leaves says itself what it is. A layer
 //! goes when its volume is gone, or does not want it any more, and nothing is based on it.
 
-mod delete;
+pub(crate) mod delete;
 mod freeze;
 mod graph;
+mod in_use;
 mod revert;
 
 use std::fs::{self, File};
@@ -30,6 +31,7 @@ use crate::{Error, Pool, Result, draft};
 
 pub use delete::Deleted;
 pub use graph::{Base, Graph};
+pub use in_use::Below;
 
 /// How the names of the folders of layers begin.
 const LAYER: &str = ".layer-";
@@ -164,6 +166,14 @@ impl Pool {
         tops.any(|top| who(&top).is_ok_and(|top| top == layer))
     }
 
+    /// Whether a layer is only one more name of what is another one's file: somebody died after the two were merged. Who has that file
+    /// locked has it by the other name.
+    fn is_twin(&self, about: &About, graph: &Graph) -> bool {
+        let Ok(file) = who(&self.layer_file(about)) else { return false };
+        let mut others = graph.layers.values().filter(|(other, _)| other.id != about.id);
+        others.any(|(other, _)| who(&self.layer_file(other)).is_ok_and(|other| other == file))
+    }
+
     /// Removes the layers that nobody needs any more. One that is in use is locked, and stays.
     pub(crate) fn sweep_layers(&self) -> Result<()> {
         // A layer that goes may have been the last that needed another one.
@@ -184,7 +194,7 @@ impl Pool {
             let path = self.layer_file(&about);
             let file = File::options().read(true).write(true).open(&path);
             let locked = match &file {
-                Ok(file) => disk::lock(file, false).is_ok(),
+                Ok(file) => disk::lock(file, false).is_ok() || self.is_twin(&about, &self.graph()?),
                 // Without its file it is of no use to anybody.
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             };

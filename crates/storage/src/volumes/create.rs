@@ -187,7 +187,7 @@ fn copy_disk(
 }
 
 /// Copies a disk, or its beginning, onto a new one.
-pub(super) fn copy_onto_new(
+pub(crate) fn copy_onto_new(
     from: &dyn disk::Disk,
     path: &Path,
     to: &Path,

@@ -29,14 +29,14 @@ use crate::layers::Base;
 use crate::{Error, Pool, Result, draft};
 
 pub use change::Held;
-pub(crate) use create::link;
+pub(crate) use create::{copy_onto_new, link};
 pub use transfer::Download;
 
 const ABOUT: &str = "volume.json";
 
 /// How long a lock may be seen that nobody holds any more: a process that is being started has all files of its parent for as long
 /// as it takes to become what it is to be.
-const MOMENT: Duration = Duration::from_millis(150);
+pub(crate) const MOMENT: Duration = Duration::from_millis(150);
 
 /// What is known of a volume beside its disk; `volume.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ impl Pool {
             let path = self.volume(name).join(format.file());
             let (file, backing) = match disk::files(&path, format.into(), read_only) {
                 Ok(files) => files,
-                Err(error) if is_in_use(&error) && Instant::now() < deadline => {
+                Err(error) if (is_in_use(&error) || is_gone(&error)) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                     continue;
                 }
@@ -242,6 +242,17 @@ fn is_in_use(error: &OpenError) -> bool {
     match error {
         OpenError::InUse => true,
         OpenError::Backing { error, .. } => is_in_use(error),
+        _ => false,
+    }
+}
+
+/// Whether a layer was merged with the one over it this moment.
+pub(crate) fn is_gone(error: &OpenError) -> bool {
+    match error {
+        OpenError::Backing { error, .. } => match &**error {
+            OpenError::Host(error) => error.kind() == io::ErrorKind::NotFound,
+            error => is_gone(error),
+        },
         _ => false,
     }
 }

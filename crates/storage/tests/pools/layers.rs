@@ -397,3 +397,93 @@ fn what_cannot_be_read_keeps_all_that_it_may_need() {
     assert_eq!(place.rest().len(), 3);
     look(&place, layers[3], 4, &[]);
 }
+
+#[test]
+fn a_layer_in_the_midst_goes_while_guests_run_on_it_and_none_of_them_sees_it() {
+    let large = [2, 4];
+    for gone in 0..4 {
+        let place = Place::new();
+        let layers = grown(&place, "a", "qcow2", &large);
+        place.pool.clone_layer(layers[3], &name("b"), "", None).unwrap();
+        let run = |volume: &str| {
+            let opened = place.pool.open_volume(&name(volume), false).unwrap();
+            disk::Stack::from_files(opened.file, opened.backing, opened.format.into(), false).unwrap()
+        };
+        let (guest, other) = (run("a"), run("b"));
+        let all = |disk: &disk::Stack| {
+            let mut bytes = vec![0; 64 << 20];
+            disk::read(disk, &mut bytes, 0).unwrap();
+            bytes
+        };
+        let before = all(&guest);
+        disk::Disk::write_zeroes(&guest, 33 * MIB, MIB, true).unwrap();
+        assert!(matches!(place.delete_layer("a", layers[gone]), Deleted::Needed(_)));
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        let replaced = std::thread::scope(|scope| {
+            // One has not looked at anything before.
+            let reader = scope.spawn(|| {
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(all(&run_read_only(&place, layers[3])) == before);
+                }
+            });
+            let replaced = place.pool.merge_in_use(&Silent);
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            reader.join().unwrap();
+            replaced.unwrap()
+        });
+        // What is right below two volumes stays for them.
+        let wanted: &[Id] = if gone == 3 { &[] } else { &layers[gone + 1..gone + 2] };
+        assert_eq!((&replaced[..], place.rest().len()), (wanted, if gone == 3 { 4 } else { 3 }), "{gone}");
+        assert!(all(&other) == before, "one that is not told");
+        let below = place.pool.below(&name("a")).unwrap();
+        assert_eq!(below.layers.len(), below.files.len());
+        guest.replace_below(below.files).unwrap();
+        assert_eq!(guest.layers(), if gone == 3 { 4 } else { 3 });
+        disk::write(&guest, &[5; 512], 0).unwrap();
+        for (guest, first) in [(&guest, 5), (&other, 4)] {
+            let now = all(guest);
+            assert!(now[0] == first && now[512..33 << 20] == before[512..33 << 20]);
+            assert!(now[34 << 20..] == before[34 << 20..]);
+        }
+        disk::Disk::flush(&guest).unwrap();
+        for (number, layer) in layers.iter().enumerate().filter(|(number, _)| *number != gone) {
+            look(&place, *layer, number as u8 + 1, &large);
+        }
+        drop((guest, other));
+        assert_eq!((place.read("a", 0, 1), place.read("a", 33 * MIB, 1)), (vec![5], vec![0]));
+        assert_eq!(place.read("b", 33 * MIB, 1), vec![4]);
+        place.check("a", if gone == 3 { 5 } else { 4 });
+        place.pool.delete(&name("b"), &[]).unwrap();
+        place.pool.delete(&name("a"), &[]).unwrap();
+        assert!(place.rest().is_empty(), "{:?}", place.rest());
+    }
+}
+
+/// A disk that reads a layer and all below it, as one who began before something of it was merged.
+fn run_read_only(place: &Place, layer: Id) -> disk::Stack {
+    let path = place.pool.folder().join(format!(".layer-{layer}/{layer}.qcow2"));
+    let opened = disk::Stack::open(&path, disk::Format::Qcow2, true);
+    // The name of what is below may go between two steps.
+    opened.or_else(|_| disk::Stack::open(&path, disk::Format::Qcow2, true)).unwrap()
+}
+
+#[test]
+fn what_cannot_be_merged_below_a_guest_goes_when_it_has_ended() {
+    let place = Place::new();
+    let layers = grown(&place, "a", "raw", &[]);
+    let guest = place.open("a", false).unwrap();
+    for layer in [layers[0], layers[3]] {
+        assert!(matches!(place.delete_layer("a", layer), Deleted::Needed(_)));
+    }
+    assert!(
+        place.pool.merge_in_use(&Silent).unwrap().is_empty(),
+        "a raw file, and the one below the guest's"
+    );
+    assert_eq!((place.rest().len(), place.pool.below(&name("a")).unwrap().layers.len()), (4, 4));
+    drop(guest);
+    assert!(place.pool.merge_in_use(&Silent).unwrap().is_empty());
+    assert_eq!(place.rest().len(), 2);
+    look(&place, layers[1], 2, &[]);
+    look(&place, layers[2], 3, &[]);
+    assert_eq!(place.read("a", 4 * MIB + 512, 1), [4]);
+}

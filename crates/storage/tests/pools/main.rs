@@ -1,5 +1,6 @@
 //! Volumes in pools, as the host's daemon uses them.
 
+mod backups;
 mod kept;
 mod layers;
 mod made;

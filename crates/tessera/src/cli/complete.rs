@@ -29,6 +29,7 @@ enum Named {
     Task,
     Token,
     User,
+    Backup,
 }
 
 /// Answers a shell that wants to know how a command line can go on, and ends; does nothing if none does.
@@ -57,6 +58,7 @@ fn named(path: &[String], argument: &str) -> Option<Named> {
     Some(match (path.as_slice(), argument) {
         (["user", "edit" | "passwd"], "name") | (["user", _], "users") => Named::User,
         (["template", "create"], "from") | (_, "vm" | "vms") => Named::Guest,
+        (["backup", _], "backup" | "backups") => Named::Backup,
         (_, "network" | "networks") => Named::Network,
         (_, "pool") => Named::Pool,
         (_, "volume" | "volumes") => Named::Volume,
@@ -84,6 +86,7 @@ fn found(named: Named) -> Option<Vec<CompletionCandidate>> {
         Named::Task => "/tasks".to_owned(),
         Named::Token => "/tokens".to_owned(),
         Named::User => "/users".to_owned(),
+        Named::Backup => "/backups".to_owned(),
     };
     let client = line.host()?.client().ok()?;
     let listed =

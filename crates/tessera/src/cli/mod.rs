@@ -6,6 +6,7 @@ mod apply;
 mod backup;
 mod boot;
 pub mod complete;
+mod guest_backup;
 mod history;
 mod host;
 mod host_config;
@@ -21,6 +22,7 @@ mod output;
 mod records;
 mod report;
 mod run;
+mod schedule;
 mod share;
 mod shell;
 mod stats;
@@ -85,6 +87,12 @@ enum Command {
     /// Make, change, upload, download and remove the volumes of a host
     #[command(subcommand)]
     Volume(storage::VolumeCommand),
+    /// Back guests up, check backups, make guests of them
+    #[command(subcommand)]
+    Backup(guest_backup::BackupCommand),
+    /// Have snapshots and backups of a guest made again and again, and go when they are old
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Make, show and remove templates, which guests are made from
     #[command(subcommand)]
     Template(template::TemplateCommand),
@@ -140,6 +148,8 @@ impl Cli {
             Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Pool(command) => wait_for(command.execute(&self.host))?,
             Command::Volume(command) => wait_for(command.execute(&self.host))?,
+            Command::Backup(command) => wait_for(command.execute(&self.host))?,
+            Command::Schedule(command) => wait_for(command.execute(&self.host))?,
             Command::Template(command) => wait_for(command.execute(&self.host))?,
             Command::Apply(args) => wait_for(args.execute(&self.host))?,
             Command::Diff(args) => return wait_for(args.execute(&self.host)),

@@ -161,7 +161,8 @@ impl SnapshotCommand {
                 output.one(&client.get(&path(&vm, &format!("/{}", segment(&snapshot)?))?, &[]).await?)
             }
             SnapshotCommand::Create { vm, name, description, memory, quiesce, wait } => {
-                let new = json!(NewSnapshot { name: name.clone(), description, memory, quiesce });
+                let new =
+                    json!(NewSnapshot { name: name.clone(), description, memory, quiesce, schedule: None });
                 let task = change(client, Method::POST, &path(&vm, "")?, &[], Some(&new), wait).await?;
                 done(name.as_str(), "has been made", &task);
                 Ok(())

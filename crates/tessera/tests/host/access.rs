@@ -107,6 +107,22 @@ fn who_is_bound_to_labels_sees_and_uses_guests_that_carry_them_only() {
         |header: &str, method: &str, path: &str, body: Value| ask(&daemon, method, path, header, &body);
     assert_eq!(do_it(&operator, "POST", "/vms/other/stop", json!({})).status, 404);
     assert_eq!(do_it(&operator, "POST", "/vms/mine/pause?wait=20s", json!({})).status, 200);
+    // They back theirs up and have that done, and see those of theirs; what is in the pools besides is not theirs, nor is making guests of it.
+    let pool = json!({"pool": "default"});
+    assert_eq!(do_it(&operator, "POST", "/vms/other/backups", pool.clone()).status, 404);
+    assert_eq!(do_it(&operator, "POST", "/vms/mine/backups?wait=20s", pool).body["state"], "done");
+    let kept = &get("/vms/mine/backups").body["items"][0]["name"];
+    daemon.run("backup create other others --pool default");
+    assert_eq!(get("/vms/mine/backups").body["items"].as_array().unwrap().len(), 1);
+    for path in ["/backups".into(), "/backups/others".into(), format!("/backups/{}", kept.as_str().unwrap())]
+    {
+        assert_eq!(get(&path).status, 403, "{path}");
+    }
+    let restore = json!({"name": "thief"});
+    assert_eq!(do_it(&admin, "POST", "/backups/others/restore", restore).status, 403);
+    let daily = json!({"name": "daily", "action": "snapshot", "every": 86400, "keep": {"last": 2}});
+    assert_eq!(do_it(&operator, "POST", "/vms/other/schedules", daily.clone()).status, 404);
+    assert_eq!(do_it(&operator, "POST", "/vms/mine/schedules", daily).status, 201);
     // What is theirs they may change, but not give away, and not take what is the host's.
     assert_eq!(do_it(&admin, "PATCH", "/vms/mine?wait=20s", json!({"description": "x"})).status, 200);
     assert_eq!(do_it(&admin, "PATCH", "/vms/mine", json!({"labels": {"team": "b"}})).status, 403);

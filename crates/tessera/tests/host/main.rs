@@ -15,6 +15,7 @@ mod devices;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;
+mod guest_backups;
 mod history;
 mod hostile;
 mod http;
@@ -32,6 +33,7 @@ mod privileges;
 mod repeats;
 mod report;
 mod sandbox;
+mod schedules;
 #[path = "../../../storage/tests/images/server.rs"]
 #[allow(dead_code)]
 mod server;

@@ -103,6 +103,58 @@ fn a_guest_goes_back_to_what_it_was_with_its_memory_and_without_it() {
 }
 
 #[test]
+fn a_snapshot_in_the_midst_takes_no_room_any_more_while_its_guest_runs() {
+    let mut daemon = Daemon::start();
+    start(&daemon, "a", &["--new-disk", "16M"]);
+    let mark = |n: usize| inside(&daemon, "a", &format!("echo {n} | dd of=/dev/vda bs=64k seek={n}; sync"));
+    for n in 1..=5 {
+        mark(n);
+        daemon.run(&format!("vm snapshot create a s{n}"));
+    }
+    daemon.run("vm clone a b --snapshot s4");
+    mark(6);
+    assert_eq!(layers(&daemon), 5);
+    let held = |daemon: &Daemon| {
+        let pid = daemon.vm("a")["status"]["pid"].to_string();
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let files: Vec<_> = files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok()).collect();
+        files.into_iter().filter(|file| file.to_string_lossy().contains(".qcow2")).count()
+    };
+    for (name, left) in [("s2", 4), ("s4", 4), ("s3", 3)] {
+        daemon.run(&format!("vm snapshot delete a {name}"));
+        // What a clone is over, too, stays for it.
+        assert_eq!(layers(&daemon), left, "{name}");
+    }
+    daemon.eventually("it has let go of what was merged", |daemon| held(daemon) == 3);
+    // The next daemon finds what the last one did not come to.
+    daemon.run("vm delete b");
+    daemon.kill();
+    daemon.start_again();
+    daemon.eventually("what only the clone needed is gone", |daemon| layers(daemon) == 2);
+    assert_eq!(
+        inside(
+            &daemon,
+            "a",
+            "for n in 1 2 3 4 5 6; do dd if=/dev/vda bs=64k skip=$n count=1 2>/dev/null | head -n 1; done"
+        ),
+        "1\n2\n3\n4\n5\n6"
+    );
+    daemon.run("vm snapshot revert a s5 --force");
+    daemon.run("vm start a");
+    answers(&daemon, "a");
+    assert_eq!(
+        inside(
+            &daemon,
+            "a",
+            "for n in 1 2 3 4 5; do dd if=/dev/vda bs=64k skip=$n count=1 2>/dev/null | head -n 1; done"
+        ),
+        "1\n2\n3\n4\n5"
+    );
+    daemon.run("vm delete a --force");
+    assert_eq!(layers(&daemon), 0);
+}
+
+#[test]
 fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
     let allowed = std::process::Command::new("unshare").args(["--net", "true"]).status();
     if !allowed.is_ok_and(|status| status.success()) {

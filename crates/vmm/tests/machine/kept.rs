@@ -21,7 +21,6 @@ use vmm::state::MachineState;
 use vmm::virtio::block::Block;
 use vmm::virtio::console::{Cable, Console, PortConfig};
 use vmm::virtio::net::{Net, Stream};
-use vmm::virtio::rng::Rng;
 
 use crate::exerciser::{self, Guest, SOON};
 use crate::guest::Screen;

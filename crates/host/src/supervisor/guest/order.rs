@@ -13,11 +13,12 @@ use vmm::control::{Key, Typing, code};
 use super::change::stale;
 use super::{Closing, Edit, Follower, Guest, Reply, SnapshotReply};
 use crate::pools::Pools;
+use crate::snapshots::{self, Kept};
 use crate::store::Revision;
 use crate::supervisor::keep::{self, Keep, Ready};
 use crate::supervisor::rpc::RpcError;
 use crate::supervisor::{rpc_problem, saved, store_problem, usage};
-use crate::{records, snapshots};
+use crate::{guest_backups, records, schedules};
 
 /// An agent that is busy is as good as none: the button works without it.
 const AGENT_PATIENCE: Duration = Duration::from_secs(1);
@@ -41,10 +42,14 @@ pub enum Order {
     Suspend(String, Arc<dyn Progress + Send + Sync>, Reply),
     /// Makes a snapshot of it: who wants that, and who hears how far it is.
     Snap(NewSnapshot, String, Follower, SnapshotReply),
+    /// Has its disks go on over layers of what they were, which nobody knows of yet; its file systems rest for it if that is said.
+    Freeze(bool, oneshot::Sender<Result<Box<Kept>, Problem>>),
     /// Has it go back to a snapshot; whether its plug is pulled for it, and who wants that.
     Revert(String, bool, String, Reply),
     /// Deletes a snapshot: who wants that, and who hears how far it is.
     DeleteSnapshot(String, String, Follower, Reply),
+    /// Layers of a pool have other files now: its machine takes those that it reads.
+    TakeLayers(Name, Vec<Id>),
     /// Makes one of its disks longer: the disk's number, how long, and who wants that.
     Grow(usize, Size, String, Reply),
     /// Makes it another one.
@@ -85,6 +90,7 @@ impl Guest {
             Order::Verb(verb, options, reply) => self.do_verb(verb, options, reply).await,
             Order::Suspend(actor, progress, reply) => self.suspend(actor, progress, reply).await,
             Order::Snap(new, actor, progress, reply) => self.snap(new, actor, progress, reply).await,
+            Order::Freeze(quiesce, reply) => drop(reply.send(self.leave_behind(quiesce).await)),
             Order::Revert(name, force, actor, reply) => {
                 // Nobody may wait for it.
                 let _ = reply.send(self.revert(&name, force, &actor).await);
@@ -92,6 +98,7 @@ impl Guest {
             Order::DeleteSnapshot(name, actor, progress, reply) => {
                 let _ = reply.send(self.delete_snapshot(&name, &actor, progress).await);
             }
+            Order::TakeLayers(pool, layers) => self.take_layers(&pool, &layers).await,
             Order::Grow(number, size, actor, reply) => {
                 // Nobody may wait for it.
                 let _ = reply.send(self.grow(number, size, &actor).await);
@@ -346,7 +353,12 @@ impl Guest {
         let happening = self.happening("vm.deleted", message).by(actor);
         let snapshots =
             snapshots::list(&*self.shared.store, self.record.vm.id).await.map_err(store_problem)?;
+        let bases = guest_backups::of(&*self.shared.store, self.record.vm.id).await.map_err(store_problem)?;
         let transaction = records::delete(&self.record, self.revision);
+        let transaction = bases.iter().fold(transaction, |transaction, base| base.forget(transaction));
+        let transaction = schedules::forget(&*self.shared.store, self.record.vm.id, transaction)
+            .await
+            .map_err(store_problem)?;
         let transaction = snapshots::forget(&snapshots, self.record.vm.id, transaction);
         let mut transaction = happening.add(transaction).map_err(store_problem)?;
         if let Some(kept) = &kept {
@@ -365,7 +377,8 @@ impl Guest {
         let remove = move || {
             shared.remove_files(id, &disks);
             // Disks that stay are what they are, and not what they were.
-            let layers: Vec<_> = snapshots.into_iter().flat_map(|kept| kept.layers).collect();
+            let layers = snapshots.into_iter().flat_map(|kept| kept.layers);
+            let layers: Vec<_> = layers.chain(bases.into_iter().flat_map(|base| base.layers)).collect();
             snapshots::delete_of_kept(&shared.pools, &layers);
         };
         let _ = tokio::task::spawn_blocking(remove).await;

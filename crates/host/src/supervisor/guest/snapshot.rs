@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Id, NewSnapshot, Problem, Size, Snapshot, Time, VmState};
+use api::{Id, Name, NewSnapshot, Problem, Size, Snapshot, Time, VmState};
 use serde_json::{Value, json};
 use storage::Progress;
 use tokio::sync::oneshot;
@@ -71,13 +71,8 @@ impl Guest {
     }
 
     async fn begin_to_snap(&mut self, new: &NewSnapshot) -> Result<(Kept, Option<saved::Draft>), Problem> {
-        let states = [VmState::Running, VmState::Paused, VmState::Stopped, VmState::Crashed];
-        self.must_be(&states, "a snapshot is made of a guest that runs, stands still or is stopped")?;
-        self.must_not_change()?;
+        self.must_be_still("a snapshot", new.memory || new.quiesce)?;
         let runs = self.running.is_some();
-        if !runs && (new.memory || new.quiesce) {
-            self.must_be(&[VmState::Running, VmState::Paused], "only one that runs has memory and an agent")?;
-        }
         let vm = &self.record.vm;
         let all = snapshots::list(&*self.shared.store, vm.id).await.map_err(store_problem)?;
         if all.iter().any(|kept| kept.snapshot.name == new.name) {
@@ -97,6 +92,7 @@ impl Guest {
             state: if runs { vm.status.state } else { VmState::Stopped },
             memory: None,
             quiesced: new.quiesce,
+            schedule: new.schedule.clone(),
             pause_ns: 0,
             disks: layers.iter().map(|disk| disk.unit).collect(),
         };
@@ -114,6 +110,54 @@ impl Guest {
             self.wake().await;
         }
         Ok((kept, draft?))
+    }
+
+    /// A problem unless what it is can be kept; `alive` says that only one that runs has what is wanted.
+    fn must_be_still(&self, what: &str, alive: bool) -> Result<(), Problem> {
+        let states = [VmState::Running, VmState::Paused, VmState::Stopped, VmState::Crashed];
+        self.must_be(&states, &format!("{what} is made of a guest that runs, stands still or is stopped"))?;
+        self.must_not_change()?;
+        if self.running.is_none() && alive {
+            self.must_be(&[VmState::Running, VmState::Paused], "only one that runs has memory and an agent")?;
+        }
+        Ok(())
+    }
+
+    /// Has its disks go on over layers of what they were, which no snapshot has. Should this process die, the next one removes them.
+    pub(super) async fn leave_behind(&mut self, quiesce: bool) -> Result<Box<Kept>, Problem> {
+        self.must_be_still("a backup", quiesce)?;
+        let (runs, vm) = (self.running.is_some(), &self.record.vm);
+        let layers = snapshots::disks(vm.id, self.record.made_of())?;
+        let snapshot = Snapshot {
+            id: Id::new(),
+            name: vm.definition.name.clone(),
+            description: String::new(),
+            created: Time::now(),
+            parent: None,
+            current: false,
+            state: if runs { vm.status.state } else { VmState::Stopped },
+            memory: None,
+            quiesced: quiesce,
+            schedule: None,
+            pause_ns: 0,
+            disks: layers.iter().map(|disk| disk.unit).collect(),
+        };
+        // What is on the disks is that of its machine; what is said of it is of the guest.
+        let definition = api::VmDefinition {
+            name: vm.definition.name.clone(),
+            description: vm.definition.description.clone(),
+            labels: vm.definition.labels.clone(),
+            ..self.record.made_of().clone()
+        };
+        let mut kept = Kept { snapshot, definition, machine: None, layers };
+        if quiesce {
+            self.rest().await?;
+        }
+        let frozen = self.freeze(&mut kept, runs, false).await;
+        if quiesce {
+            self.wake().await;
+        }
+        frozen.map(|_| Box::new(kept))
     }
 
     /// Has the guest's file systems rest.
@@ -420,5 +464,34 @@ impl Guest {
         let work = move || snapshots::delete(&pools, &kept.layers, &*progress);
         // What stays is swept at the daemon's next start, or when the guest ends.
         tokio::task::spawn_blocking(work).await.map_err(host_problem)
+    }
+}
+
+impl Guest {
+    /// Has its machine read the files that these layers of a pool are now, where it reads them.
+    pub(super) async fn take_layers(&mut self, pool: &Name, layers: &[Id]) {
+        if self.running.is_none() {
+            return;
+        }
+        let disks = snapshots::disks(self.record.vm.id, self.record.made_of()).unwrap_or_default();
+        for disk in disks.into_iter().filter(|disk| disk.pool == *pool) {
+            let (pools, looked) = (Arc::clone(&self.shared.pools), disk.clone());
+            let below = tokio::task::spawn_blocking(move || snapshots::below(&pools, &looked)).await;
+            let taken = match below.map_err(host_problem) {
+                Ok(Ok(below)) if !below.layers.iter().any(|layer| layers.contains(layer)) => continue,
+                Ok(Ok(below)) => {
+                    let files: Vec<std::os::fd::OwnedFd> = below.files.into_iter().map(Into::into).collect();
+                    let numbers: Vec<usize> = (0..files.len()).collect();
+                    let name = crate::supervisor::machine::disk_name(disk.unit as usize);
+                    let order = json!({ "name": name, "files": numbers });
+                    self.tell::<Value>("disk_replace_below", order, &files).await.map(drop)
+                }
+                Ok(Err(problem)) | Err(problem) => Err(problem),
+            };
+            if let Err(problem) = taken {
+                // What it has reads the same.
+                tracing::info!("{} keeps files of disk {} until it ends: {problem}", self.name(), disk.unit);
+            }
+        }
     }
 }
