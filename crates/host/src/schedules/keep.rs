@@ -76,7 +76,13 @@ async fn work(host: &Arc<Host>, stored: Stored) {
     let at = Time::now();
     // A guest that has been deleted has taken its schedules along.
     let Ok((vm, _)) = host.supervisor.find(&stored.vm.to_string()).await else { return };
-    let result = match make(host, &vm, &stored, at).await {
+    let made = match is_made(host, &vm, &stored, at).await {
+        // A daemon that was killed had made it, and could not note that any more.
+        Ok(true) => Ok(()),
+        Ok(false) => make(host, &vm, &stored, at).await,
+        Err(problem) => Err(problem),
+    };
+    let result = match made {
         Ok(()) => prune(host, &vm, &stored).await.map_err(|problem| format!("old ones stay: {problem}")),
         Err(problem) => Err(problem.detail),
     };
@@ -89,6 +95,18 @@ async fn work(host: &Arc<Host>, stored: Stored) {
         // It would be due again at once.
         sleep(LOOK).await;
     }
+}
+
+/// Whether what is due at `at` is there already.
+async fn is_made(host: &Host, vm: &Vm, stored: &Stored, at: Time) -> Result<bool, Problem> {
+    let schedule = Some(&stored.definition.name);
+    let is_of_now = |made: Time| !stored.definition.is_due(made, at);
+    if stored.definition.action == ScheduleAction::Snapshot {
+        let all = host.supervisor.snapshots(vm).await?;
+        return Ok(all.iter().any(|one| one.schedule.as_ref() == schedule && is_of_now(one.created)));
+    }
+    let all = backups(host, vm, stored).await?;
+    Ok(all.iter().any(|one| one.schedule.as_ref() == schedule && is_of_now(one.created)))
 }
 
 fn actor(stored: &Stored) -> String {
