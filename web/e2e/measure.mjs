@@ -6,6 +6,7 @@ import { Agent, request } from "node:http";
 import { cpus, loadavg } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 
 import { browser, counted, Host, inNetwork, open, sleep } from "./host.mjs";
 import { model, Simulated } from "./simulated.mjs";
@@ -105,7 +106,9 @@ async function traced(contexts, name, happens) {
   await client.send("Tracing.end");
   await complete;
   await client.detach();
-  writeFileSync(join(TRACES, `${name}.json`), JSON.stringify({ traceEvents: events }));
+  // Frames, names of threads, and whatever took half a millisecond: the rest is ten times as much, and says nothing of frames.
+  const telling = events.filter(({ ph, cat, dur }) => (ph === "X" ? dur >= 500 : ph === "M" || cat?.includes("frame")));
+  writeFileSync(join(TRACES, `${name}.json.gz`), gzipSync(JSON.stringify({ traceEvents: telling })));
   const [partial, lost] = [true, false].map((drawn) => events.filter((event) => event.name === "DroppedFrame" && Boolean(event.args?.hasPartialUpdate) === drawn).length);
   return { ...result, lost, partial };
 }
