@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::gate::{Answer, Gate};
 use super::{Cost, Limit, LimitState};
 use crate::reactor::{Handle, Timer};
+use crate::virtio::{DeviceState, RestoreError};
 
 /// The longest that the timer is set for: then it is looked again.
 const LONGEST: u64 = 3600 * 1_000_000_000;
@@ -162,17 +163,27 @@ impl Throttle {
         }
     }
 
-    /// What is saved; nothing where nothing is limited.
-    pub(in crate::virtio) fn save(&self) -> Option<LimitState> {
+    /// What is saved of a device that has nothing else to save.
+    pub(in crate::virtio) fn save(&self) -> DeviceState {
         let mut inner = self.lock();
         let now = self.now();
-        inner.gate.is_limited().then(|| LimitState { lanes: inner.gate.levels(now) })
+        match inner.gate.is_limited() {
+            true => DeviceState::Limits(LimitState { lanes: inner.gate.levels(now) }),
+            false => DeviceState::Plain,
+        }
     }
 
     /// Puts back what [`save`](Self::save) gave. The limits themselves are those that the device was made with.
-    pub(in crate::virtio) fn restore(&self, state: &LimitState) {
-        let now = self.now();
-        self.lock().gate.set_levels(&state.lanes, now);
+    ///
+    /// # Errors
+    /// If it is that of a device of another kind.
+    pub(in crate::virtio) fn restore(&self, state: &DeviceState) -> Result<(), RestoreError> {
+        match state {
+            DeviceState::Plain => {}
+            DeviceState::Limits(state) => self.lock().gate.set_levels(&state.lanes, self.now()),
+            _ => return Err(RestoreError::Kind),
+        }
+        Ok(())
     }
 }
 

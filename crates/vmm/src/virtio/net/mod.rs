@@ -262,16 +262,11 @@ impl Device for Net {
     }
 
     fn save(&self, _: bool) -> DeviceState {
-        self.throttle.save().map_or(DeviceState::Plain, DeviceState::Limits)
+        self.throttle.save()
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        match state {
-            DeviceState::Plain => {}
-            DeviceState::Limits(state) => self.throttle.restore(state),
-            _ => return Err(RestoreError::Kind),
-        }
-        Ok(())
+        self.throttle.restore(state)
     }
 }
 
