@@ -10,7 +10,7 @@ mod guest;
 pub mod identity;
 mod inside;
 mod keep;
-mod limits;
+pub mod limits;
 mod machine;
 mod merge;
 mod process;

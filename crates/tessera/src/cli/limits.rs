@@ -3,11 +3,11 @@
 use std::str::FromStr;
 
 use api::{Disk, Limit, Nic, Size, merge};
+use host::supervisor::limits;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use vmm::control::{DiskLimits, NetLimits};
-use vmm::virtio::limit;
 
 use crate::failure::{Failure, Result};
 
@@ -112,17 +112,6 @@ fn limited<T: Serialize + DeserializeOwned>(definition: &T, words: &[Word]) -> R
     serde_json::from_value(value).map_err(told)
 }
 
-/// A limit for a machine of this process's own.
-fn spec(limit: Option<Limit>) -> limit::Limit {
-    let limit = limit.unwrap_or_default();
-    let rate =
-        |per_second: Option<u64>, burst| per_second.map(|per_second| limit::Rate { per_second, burst });
-    limit::Limit {
-        bytes: rate(limit.bytes.map(|bytes| bytes.0), limit.bytes_burst.map(|burst| burst.0)),
-        operations: rate(limit.operations, limit.operations_burst),
-    }
-}
-
 /// What is wrong with words that say nothing about a limit.
 fn unknown(text: &str, words: &str) -> String {
     format!("'{text}' is no limit: use {words}")
@@ -196,11 +185,7 @@ impl DiskWords {
     /// If they cannot be.
     pub fn limits(&self) -> Result<DiskLimits> {
         let disk = self.on(&Disk::of(api::DiskSource::Size(Size(0))))?;
-        let limits = DiskLimits {
-            total: spec(disk.limit),
-            read: spec(disk.read_limit),
-            write: spec(disk.write_limit),
-        };
+        let limits = limits::of_disk(&disk);
         limits.check().map_err(Failure::input)?;
         Ok(limits)
     }
@@ -221,7 +206,7 @@ impl CardWords {
     /// If they cannot be.
     pub fn limits(&self) -> Result<NetLimits> {
         let nic = self.on(&Nic::default())?;
-        let limits = NetLimits { receive: spec(nic.receive_limit), send: spec(nic.send_limit) };
+        let limits = limits::of_card(&nic);
         limits.check().map_err(Failure::input)?;
         Ok(limits)
     }
