@@ -198,6 +198,27 @@ pub fn make(
     Ok(made)
 }
 
+/// Makes each own disk of guest `to`: `make` is given the pool, the volume's name, the disk's number and the disk.
+fn make_own(
+    pools: &Pools,
+    to: Id,
+    disks: &[Disk],
+    make: impl Fn(&Pool, Name, usize, &Disk) -> Result<(), Problem>,
+) -> Result<Made, Problem> {
+    let pool = pools.usual()?;
+    let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
+    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
+        let number = disk.number(place);
+        let name = own_volume(to, number)?;
+        if let Err(problem) = make(&pool, name.clone(), number, disk) {
+            made.undo();
+            return Err(problem);
+        }
+        made.new.push(name);
+    }
+    Ok(made)
+}
+
 /// Makes copies of the own disks that guest `from` has for guest `to`.
 ///
 /// # Errors
@@ -210,23 +231,15 @@ pub fn copy(
     disks: &[Disk],
     progress: &dyn Progress,
 ) -> Result<Made, Problem> {
-    let pool = pools.usual()?;
-    let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
-    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
-        let number = disk.number(place);
+    make_own(pools, to, disks, |pool, name, number, disk| {
         let wanted = VolumeDefinition {
             source: Some(VolumeSource::Volume(own_volume(from, number)?)),
             size: None,
             linked: false,
-            ..volume(own_volume(to, number)?, disk)
+            ..volume(name, disk)
         };
-        if let Err(error) = pool.create(&wanted, images, progress) {
-            made.undo();
-            return Err(storage_problem(error));
-        }
-        made.new.push(wanted.name);
-    }
-    Ok(made)
+        pool.create(&wanted, images, progress).map(drop).map_err(storage_problem)
+    })
 }
 
 /// Makes the own disks of guest `to` over what those of another guest were.
@@ -234,21 +247,11 @@ pub fn copy(
 /// # Errors
 /// If one of them cannot be made; none of them is there then.
 pub fn link(pools: &Pools, layers: &[KeptDisk], to: Id, disks: &[Disk]) -> Result<Made, Problem> {
-    let pool = pools.usual()?;
-    let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
-    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
-        let (number, name) = (disk.number(place), own_volume(to, disk.number(place))?);
+    make_own(pools, to, disks, |pool, name, number, _| {
         let layer = layers.iter().find(|layer| layer.unit as usize == number);
-        let linked = layer.ok_or_else(|| Problem::conflict(format!("the snapshot has no disk {number}")));
-        let linked =
-            linked.and_then(|layer| pool.clone_layer(layer.layer, &name, "", None).map_err(storage_problem));
-        if let Err(problem) = linked {
-            made.undo();
-            return Err(problem);
-        }
-        made.new.push(name);
-    }
-    Ok(made)
+        let layer = layer.ok_or_else(|| Problem::conflict(format!("the snapshot has no disk {number}")))?;
+        pool.clone_layer(layer.layer, &name, "", None).map(drop).map_err(storage_problem)
+    })
 }
 
 /// Makes the own disks of guest `to` of what is in a backup.
@@ -262,19 +265,11 @@ pub fn restore(
     disks: &[Disk],
     progress: &dyn Progress,
 ) -> Result<Made, Problem> {
-    let pool = pools.usual()?;
-    let mut made = Made { pool: Some(Arc::clone(&pool)), new: Vec::new(), old: Vec::new() };
     // What it only reads is what the host has.
-    for (place, disk) in disks.iter().enumerate().filter(|(_, disk)| is_own(disk)) {
-        let (number, name) = (disk.number(place), own_volume(to, disk.number(place))?);
+    make_own(pools, to, disks, |pool, name, number, _| {
         progress.step(&format!("restoring disk {number}"));
-        if let Err(error) = pool.restore_disk(&name, from, number as u32, progress) {
-            made.undo();
-            return Err(storage_problem(error));
-        }
-        made.new.push(name);
-    }
-    Ok(made)
+        pool.restore_disk(&name, from, number as u32, progress).map(drop).map_err(storage_problem)
+    })
 }
 
 /// A problem if a guest has disks that another one cannot have as well.
