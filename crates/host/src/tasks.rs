@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Id, NewTask, Problem, Task, TaskState, Time};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
@@ -21,6 +22,14 @@ const FOLLOWED: usize = 256;
 
 fn key(id: Id) -> String {
     format!("{PREFIX}{id}")
+}
+
+/// What a task gives as its result.
+///
+/// # Errors
+/// If it cannot be JSON.
+pub fn told<T: Serialize>(made: T) -> Result<Value, Problem> {
+    serde_json::to_value(made).map_err(|error| Problem::internal(error.to_string()))
 }
 
 /// All tasks of the host.

@@ -17,6 +17,7 @@ use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::alarms::path;
 use crate::daemon::Host;
+use crate::tasks::told;
 
 /// Checks a definition, and names the guest that it watches by its id. What it watched `before` may be gone: that keeps nobody from
 /// changing the rest.
@@ -171,7 +172,7 @@ pub async fn test(
     let doing = Arc::clone(&host);
     let work = move |_| async move {
         let results = doing.alarms.test(name.as_str(), &identity).await?;
-        serde_json::to_value(results).map_err(|error| Problem::internal(error.to_string()))
+        told(results)
     };
     let task = host.tasks.begin(new, work).await?;
     accepted(&host, task, &wait).await

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::oneshot;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
-use crate::supervisor::storage_problem;
+use crate::supervisor::{self, storage_problem};
 
 /// How much is read at once.
 pub const PIECE: usize = 1 << 18;
@@ -24,8 +24,7 @@ pub const PIECE: usize = 1 << 18;
 pub async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> storage::Result<T> + Send + 'static,
 ) -> Result<T, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Problem::internal(error.to_string()))?.map_err(storage_problem)
+    supervisor::apart(move || work().map_err(storage_problem)).await
 }
 
 /// The body of a request, to be read on a thread that may wait.

@@ -19,14 +19,11 @@ use crate::access::Identity;
 use crate::daemon::{Host, TaskProgress};
 use crate::machine;
 use crate::supervisor::backup_path;
+use crate::tasks::told;
 
 fn task_of(action: &'static str, backup: &Backup, identity: &Identity) -> NewTask {
     let (target, name) = (backup_path(backup.id), backup.name.to_string());
     NewTask { action, target, name, actor: identity.actor.clone() }
-}
-
-fn told<T: serde::Serialize>(value: T) -> std::result::Result<Value, Problem> {
-    serde_json::to_value(value).map_err(|error| Problem::internal(error.to_string()))
 }
 
 async fn page(host: &Host, query: &ListQuery, of: Option<Id>) -> Result<axum::Json<List<Value>>> {

@@ -28,6 +28,7 @@ use crate::events::Happening;
 use crate::images::{self, Images, Taken, check_unused};
 use crate::store::{Store, Transaction};
 use crate::supervisor::{storage_problem, store_problem};
+use crate::tasks::told;
 
 fn path(name: &ImageName) -> String {
     format!("/api/v1/images/{name}")
@@ -168,7 +169,7 @@ async fn begin(
         });
         let image = image.await?;
         tell(&*store, "image.created", what, &name, &identity.actor).await?;
-        serde_json::to_value(image.info()).map_err(|error| Problem::internal(error.to_string()))
+        told(image.info())
     };
     let task = host.tasks.begin(new, doing).await?;
     accepted(host, task, wait).await

@@ -17,6 +17,7 @@ use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::access::Identity;
 use crate::daemon::Host;
+use crate::tasks::told;
 use crate::wires::{NetworkInfo, network_path};
 
 /// Reads a definition; what is wrong is named.
@@ -35,7 +36,7 @@ fn new_task(action: &'static str, id: Id, name: &str, identity: &Identity) -> Ne
 /// A network as the result of a task.
 async fn result(host: &Host, id: Id) -> std::result::Result<Value, Problem> {
     let (network, _) = host.supervisor.wires().get(&id.to_string()).await?;
-    serde_json::to_value(network).map_err(|error| Problem::internal(error.to_string()))
+    told(network)
 }
 
 /// All networks of this host, the oldest first.

@@ -23,6 +23,7 @@ use super::tasks::{Wait, accepted, check};
 use crate::access::Identity;
 use crate::daemon::{Host, TaskProgress};
 use crate::pools::{self, PoolInfo};
+use crate::tasks::told;
 
 fn volume_name(name: &str) -> std::result::Result<Name, Problem> {
     let shown: String = name.chars().take(80).collect();
@@ -31,10 +32,6 @@ fn volume_name(name: &str) -> std::result::Result<Name, Problem> {
 
 fn volume_path(pool: &str, volume: &Name) -> String {
     format!("/api/v1/pools/{pool}/volumes/{volume}")
-}
-
-fn json<T: serde::Serialize>(value: T) -> std::result::Result<Value, Problem> {
-    serde_json::to_value(value).map_err(|error| Problem::internal(error.to_string()))
 }
 
 /// All storage pools, by name.
@@ -133,7 +130,7 @@ async fn change<T: serde::Serialize + Send + 'static>(
             Err(error) => Err(error),
         };
         stored.map_err(crate::supervisor::store_problem)?;
-        json(result)
+        told(result)
     };
     let task = host.tasks.begin(new, doing).await?;
     accepted(host, task, wait).await

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Id, List, NewSnapshot, NewTask, Problem, Snapshot, Task, Vm};
+use api::{Id, List, NewSnapshot, Problem, Snapshot, Task, Vm};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Deserialize;
@@ -13,14 +13,10 @@ use super::caller::{Operator, Viewer};
 use super::error::Result;
 use super::input::{Body, Query};
 use super::tasks::{Wait, accepted, check};
-use crate::access::Identity;
+use super::vms::new_task;
 use crate::daemon::{Host, TaskProgress};
-use crate::{records, snapshots};
-
-fn new_task(action: &'static str, vm: &Vm, identity: &Identity) -> NewTask {
-    let (target, name) = (records::path(vm.id), vm.definition.name.as_str().into());
-    NewTask { action, target, name, actor: identity.actor.clone() }
-}
+use crate::snapshots;
+use crate::tasks::told;
 
 /// The snapshots of a guest, the oldest first. Each names the one that it came after.
 #[utoipa::path(get, path = "/vms/{vm}/snapshots", tag = "snapshots", security(("token" = ["viewer"])),
@@ -70,12 +66,12 @@ pub async fn create(
         return Err(Problem::invalid(wrong).into());
     }
     let (vm, _) = host.supervisor.find(&vm).await?;
-    let task = new_task("vm.snapshot", &vm, &identity);
+    let task = new_task("vm.snapshot", vm.id, vm.definition.name.as_str(), &identity);
     let doing = Arc::clone(&host);
     let work = move |work| async move {
         let progress = Arc::new(TaskProgress::new(work));
         let made = doing.supervisor.snap(vm.id, new, &identity.actor, progress).await?;
-        serde_json::to_value(made).map_err(|error| Problem::internal(error.to_string()))
+        told(made)
     };
     let task = host.tasks.begin(task, work).await?;
     accepted(&host, task, &wait).await
@@ -105,12 +101,12 @@ pub async fn revert(
 ) -> Result<Response> {
     check(&wait)?;
     let (vm, id) = find(&host, &vm, &snapshot).await?;
-    let task = new_task("vm.revert", &vm, &identity);
+    let task = new_task("vm.revert", vm.id, vm.definition.name.as_str(), &identity);
     let doing = Arc::clone(&host);
     let work = move |_| async move {
         doing.supervisor.revert(vm.id, &id.to_string(), how.force, &identity.actor).await?;
         let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
-        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+        told(vm)
     };
     let task = host.tasks.begin(task, work).await?;
     accepted(&host, task, &wait).await
@@ -129,7 +125,7 @@ pub async fn delete(
 ) -> Result<Response> {
     check(&wait)?;
     let (vm, id) = find(&host, &vm, &snapshot).await?;
-    let task = new_task("vm.snapshot-delete", &vm, &identity);
+    let task = new_task("vm.snapshot-delete", vm.id, vm.definition.name.as_str(), &identity);
     let doing = Arc::clone(&host);
     let work = move |work| async move {
         let progress = Arc::new(TaskProgress::new(work));

@@ -23,6 +23,7 @@ use crate::records;
 use crate::series::Devices;
 use crate::store::Update;
 use crate::supervisor::{Apply, Edit, Keep, Options};
+use crate::tasks::told;
 
 /// How long a guest may take to power itself off if nothing is said, seconds.
 const DEADLINE: u64 = 90;
@@ -122,7 +123,7 @@ pub async fn create(
                 work.progress(None, "starts it");
                 vm = begun(&doing, id, &actor).await?;
             }
-            serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+            told(vm)
         })
         .await?;
     accepted(&host, task, &wait).await
@@ -193,7 +194,7 @@ pub async fn clone(
             work.progress(None, "starts it");
             vm = begun(&doing, id, actor).await?;
         }
-        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+        told(vm)
     };
     let task = host.tasks.begin(new, work).await?;
     accepted(&host, task, &wait).await
@@ -282,7 +283,7 @@ pub(super) async fn reshape(
         let edit = Edit { definition, expect: Some(revision), apply, force, actor };
         doing.supervisor.edit(vm.id, edit).await?;
         let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
-        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+        told(vm)
     };
     let task = host.tasks.begin(new, work).await?;
     accepted(&host, task, &wait).await
@@ -372,7 +373,7 @@ async fn do_verb(
     let work = move |_| async move {
         doing.supervisor.verb(vm.id, verb, options).await?;
         let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
-        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+        told(vm)
     };
     let task = host.tasks.begin(new, work).await?;
     accepted(&host, task, wait).await
@@ -452,7 +453,7 @@ pub async fn suspend(
         let progress = Arc::new(crate::daemon::TaskProgress::new(work));
         doing.supervisor.suspend(vm.id, &actor, progress).await?;
         let (vm, _) = doing.supervisor.find(&vm.id.to_string()).await?;
-        serde_json::to_value(vm).map_err(|error| Problem::internal(error.to_string()))
+        told(vm)
     };
     let task = host.tasks.begin(new, work).await?;
     accepted(&host, task, &wait).await

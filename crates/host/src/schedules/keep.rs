@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::{Backup, Id, Name, NewBackup, NewSnapshot, NewTask, Problem, ScheduleAction, Time, Vm};
+use api::{Backup, Id, Name, NewBackup, NewSnapshot, NewTask, Problem, ScheduleAction, Snapshot, Time, Vm};
 use storage::Silent;
 use tokio::time::sleep;
 
@@ -12,7 +12,8 @@ use super::{PREFIX, Stored};
 use crate::daemon::{Host, TaskProgress};
 use crate::machine;
 use crate::records;
-use crate::supervisor::joined;
+use crate::supervisor::{joined, stamp};
+use crate::tasks;
 
 /// The longest time between two looks: somebody may have set the clock.
 const LOOK: Duration = Duration::from_secs(30);
@@ -76,13 +77,7 @@ async fn work(host: &Arc<Host>, stored: Stored) {
     let at = Time::now();
     // A guest that has been deleted has taken its schedules along.
     let Ok((vm, _)) = host.supervisor.find(&stored.vm.to_string()).await else { return };
-    let made = match is_made(host, &vm, &stored, at).await {
-        // A daemon that was killed had made it, and could not note that any more.
-        Ok(true) => Ok(()),
-        Ok(false) => make(host, &vm, &stored, at).await,
-        Err(problem) => Err(problem),
-    };
-    let result = match made {
+    let result = match make(host, &vm, &stored, at).await {
         Ok(()) => prune(host, &vm, &stored).await.map_err(|problem| format!("old ones stay: {problem}")),
         Err(problem) => Err(problem.detail),
     };
@@ -97,18 +92,6 @@ async fn work(host: &Arc<Host>, stored: Stored) {
     }
 }
 
-/// Whether what is due at `at` is there already.
-async fn is_made(host: &Host, vm: &Vm, stored: &Stored, at: Time) -> Result<bool, Problem> {
-    let schedule = Some(&stored.definition.name);
-    let is_of_now = |made: Time| !stored.definition.is_due(made, at);
-    if stored.definition.action == ScheduleAction::Snapshot {
-        let all = host.supervisor.snapshots(vm).await?;
-        return Ok(all.iter().any(|one| one.schedule.as_ref() == schedule && is_of_now(one.created)));
-    }
-    let all = backups(host, vm, stored).await?;
-    Ok(all.iter().any(|one| one.schedule.as_ref() == schedule && is_of_now(one.created)))
-}
-
 fn actor(stored: &Stored) -> String {
     format!("schedule {}", stored.definition.name)
 }
@@ -116,18 +99,32 @@ fn actor(stored: &Stored) -> String {
 /// Makes one, as a task; waits for its end.
 async fn make(host: &Arc<Host>, vm: &Vm, stored: &Stored, at: Time) -> Result<(), Problem> {
     let schedule = stored.definition.clone();
+    let (is_made, full) = match schedule.action {
+        ScheduleAction::Snapshot => {
+            let own = snapshots(host, vm, stored).await?;
+            (own.iter().any(|own| !schedule.is_due(own.created, at)), false)
+        }
+        ScheduleAction::Backup => {
+            let all = backups(host, vm, stored).await?;
+            let is_own = |one: &Backup| one.schedule.as_ref() == Some(&schedule.name);
+            let is_made = all.iter().any(|one| is_own(one) && !schedule.is_due(one.created, at));
+            (is_made, is_full(&all, schedule.full_every))
+        }
+    };
+    if is_made {
+        // By a daemon that was killed before it could note that.
+        return Ok(());
+    }
     let action = match schedule.action {
         ScheduleAction::Snapshot => "vm.snapshot",
         ScheduleAction::Backup => "vm.backup",
     };
     let name = vm.definition.name.to_string();
     let task = NewTask { action, target: records::path(vm.id), name, actor: actor(stored) };
-    let full = is_full(host, vm, stored).await?;
     let (doing, id, actor) = (Arc::clone(host), vm.id, actor(stored));
     let (tell, told) = tokio::sync::oneshot::channel();
     let work = move |work| async move {
         let progress = Arc::new(TaskProgress::new(work));
-        let time = at.strftime("-%Y%m%d-%H%M%S").to_string();
         let made = match (schedule.action, schedule.pool) {
             (ScheduleAction::Backup, Some(pool)) => {
                 let new = NewBackup {
@@ -139,18 +136,18 @@ async fn make(host: &Arc<Host>, vm: &Vm, stored: &Stored, at: Time) -> Result<()
                     schedule: Some(schedule.name),
                 };
                 let made = doing.supervisor.back_up(id, new, machine::host_name(), &actor, progress).await;
-                made.and_then(|made| serde_json::to_value(made).map_err(unwritten))
+                made.and_then(tasks::told)
             }
             _ => {
                 let new = NewSnapshot {
-                    name: joined(&schedule.name, &time)?,
+                    name: joined(&schedule.name, &stamp(at))?,
                     description: String::new(),
                     memory: false,
                     quiesce: schedule.quiesce,
                     schedule: Some(schedule.name),
                 };
                 let made = doing.supervisor.snap(id, new, &actor, progress).await;
-                made.and_then(|made| serde_json::to_value(made).map_err(unwritten))
+                made.and_then(tasks::told)
             }
         };
         // Nobody waits if the daemon ends.
@@ -162,10 +159,6 @@ async fn make(host: &Arc<Host>, vm: &Vm, stored: &Stored, at: Time) -> Result<()
         .unwrap_or_else(|_| Err(Problem::internal("a fault in the daemon ended the task; its log says more")))
 }
 
-fn unwritten(error: serde_json::Error) -> Problem {
-    Problem::internal(error.to_string())
-}
-
 /// The backups of a guest in the pool of a schedule.
 async fn backups(host: &Host, vm: &Vm, stored: &Stored) -> Result<Vec<Backup>, Problem> {
     let mut all = host.supervisor.backups().await?;
@@ -173,27 +166,29 @@ async fn backups(host: &Host, vm: &Vm, stored: &Stored) -> Result<Vec<Backup>, P
     Ok(all)
 }
 
-/// Whether the next backup is to have all that is on the disks.
-async fn is_full(host: &Host, vm: &Vm, stored: &Stored) -> Result<bool, Problem> {
-    if stored.definition.action != ScheduleAction::Backup {
-        return Ok(false);
-    }
-    let all = backups(host, vm, stored).await?;
+/// The snapshots of a guest that a schedule has made.
+async fn snapshots(host: &Host, vm: &Vm, stored: &Stored) -> Result<Vec<Snapshot>, Problem> {
+    let mut all = host.supervisor.snapshots(vm).await?;
+    all.retain(|snapshot| snapshot.schedule.as_ref() == Some(&stored.definition.name));
+    Ok(all)
+}
+
+/// Whether the next backup is to have all that is on the disks: the last chain is so long.
+fn is_full(all: &[Backup], full_every: u32) -> bool {
     let mut next = all.last();
     let mut chain = 0;
     while let Some(backup) = next {
         chain += 1;
         next = all.iter().find(|other| Some(other.id) == backup.parent);
     }
-    Ok(chain >= stored.definition.full_every)
+    chain >= full_every
 }
 
 /// Has those go that it has made and keeps no more.
 async fn prune(host: &Host, vm: &Vm, stored: &Stored) -> Result<(), Problem> {
     let (name, keep, actor) = (&stored.definition.name, &stored.definition.keep, actor(stored));
     if stored.definition.action == ScheduleAction::Snapshot {
-        let mut own = host.supervisor.snapshots(vm).await?;
-        own.retain(|snapshot| snapshot.schedule.as_ref() == Some(name));
+        let own = snapshots(host, vm, stored).await?;
         let kept = keep.kept(&own.iter().map(|one| (one.id, one.created)).collect::<Vec<_>>());
         for old in own.iter().filter(|one| !kept.contains(&one.id)) {
             host.supervisor.delete_snapshot(vm.id, &old.id.to_string(), &actor, Arc::new(Silent)).await?;

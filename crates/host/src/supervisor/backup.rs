@@ -18,8 +18,8 @@ use storage::{Error, Pool, Silent};
 use super::clone::another;
 use super::create::Source;
 use super::guest::{Follower, Order};
-use super::keep::joined;
-use super::{Supervisor, disks, storage_problem, store_problem};
+use super::keep::{joined, stamp};
+use super::{Supervisor, apart, disks, storage_problem, store_problem};
 use crate::events::Happening;
 use crate::guest_backups::{self, Base};
 use crate::records;
@@ -66,17 +66,10 @@ fn none(name: &str) -> Problem {
     Problem::not_found(format!("there is no backup {shown}"))
 }
 
-/// Does something that waits for storage.
-async fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(error.to_string()))?
-}
-
 /// A name that no backup in the pool has: the guest's and the time.
 fn free_name(pool: &Pool, pool_name: &Name, guest: &Name, time: api::Time) -> Result<Name, Problem> {
     let taken = pool.backups(pool_name).map_err(storage_problem)?;
-    let base = time.strftime("-%Y%m%d-%H%M%S").to_string();
+    let base = stamp(time);
     let mut name = joined(guest, &base)?;
     for n in 2.. {
         if taken.iter().all(|backup| backup.name != name) {

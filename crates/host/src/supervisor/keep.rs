@@ -51,6 +51,11 @@ pub struct Ready {
     held: Vec<Held>,
 }
 
+/// A time as it stands behind names of what is made then: `-20261127-140309`.
+pub fn stamp(time: api::Time) -> String {
+    time.strftime("-%Y%m%d-%H%M%S").to_string()
+}
+
 /// `base` with `rest` behind it, cut so that it is a name.
 pub fn joined(base: &Name, rest: &str) -> Result<Name, Problem> {
     let base: String = base.as_str().chars().take(LONGEST - rest.len()).collect();

@@ -49,7 +49,7 @@ use disks::Made;
 pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
-pub use keep::{Keep, joined};
+pub use keep::{Keep, joined, stamp};
 use rpc::{Client, RpcError};
 
 /// What all guests' tasks need.
@@ -127,6 +127,16 @@ pub fn storage_problem(error: storage::Error) -> Problem {
         storage::Cause::State | storage::Cause::Cancelled => Problem::conflict(text),
         storage::Cause::Host => Problem::internal(text),
     }
+}
+
+/// Does something that waits for storage on a thread that may wait.
+///
+/// # Errors
+/// If the work fails.
+pub async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(error.to_string()))?
 }
 
 /// There is no such guest, or none that may be seen.
