@@ -6,7 +6,7 @@ use api::{Id, Name};
 use serde::{Deserialize, Serialize};
 
 use crate::snapshots::KeptDisk;
-use crate::store::{Store, StoreError, Transaction};
+use crate::store::{self, Store, StoreError, Transaction};
 
 /// Where that is in the store.
 const PREFIX: &str = "backup-base/";
@@ -48,7 +48,7 @@ impl Base {
 /// # Errors
 /// If the store cannot be read.
 pub async fn all(store: &dyn Store) -> Result<Vec<Base>, StoreError> {
-    read(store, PREFIX).await
+    store::values(store, PREFIX).await
 }
 
 /// Those of a guest.
@@ -56,10 +56,5 @@ pub async fn all(store: &dyn Store) -> Result<Vec<Base>, StoreError> {
 /// # Errors
 /// If the store cannot be read.
 pub async fn of(store: &dyn Store, vm: Id) -> Result<Vec<Base>, StoreError> {
-    read(store, &format!("{PREFIX}{vm}/")).await
-}
-
-async fn read(store: &dyn Store, prefix: &str) -> Result<Vec<Base>, StoreError> {
-    let (entries, _) = store.list(prefix).await?;
-    entries.iter().map(|entry| Ok(serde_json::from_slice(&entry.value)?)).collect()
+    store::values(store, &format!("{PREFIX}{vm}/")).await
 }

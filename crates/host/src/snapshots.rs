@@ -14,7 +14,7 @@ use crate::guest_backups;
 use crate::paths::Paths;
 use crate::pools::{Pools, volume_of};
 use crate::records;
-use crate::store::{Store, StoreError, Transaction};
+use crate::store::{self, Store, StoreError, Transaction};
 use crate::supervisor::storage_problem;
 
 /// Where snapshots are in the store.
@@ -69,9 +69,7 @@ pub fn none(name: &str) -> Problem {
 /// # Errors
 /// If the store cannot be read.
 pub async fn list(store: &dyn Store, vm: Id) -> Result<Vec<Kept>, StoreError> {
-    let (entries, _) = store.list(&format!("{PREFIX}{vm}/")).await?;
-    let mut all: Vec<Kept> =
-        entries.iter().map(|entry| serde_json::from_slice(&entry.value)).collect::<Result<_, _>>()?;
+    let mut all: Vec<Kept> = store::values(store, &format!("{PREFIX}{vm}/")).await?;
     all.sort_by_key(|kept| (kept.snapshot.created, kept.snapshot.id));
     Ok(all)
 }
@@ -230,9 +228,7 @@ pub async fn sweep(
     paths: &Paths,
     guests: &[records::Versioned],
 ) -> Result<(), StoreError> {
-    let (entries, _) = store.list(PREFIX).await?;
-    let kept: Vec<Kept> =
-        entries.iter().map(|entry| serde_json::from_slice(&entry.value)).collect::<Result<_, _>>()?;
+    let kept: Vec<Kept> = store::values(store, PREFIX).await?;
     let bases = guest_backups::all(store).await?;
     let known = kept.iter().flat_map(|kept| &kept.layers).chain(bases.iter().flat_map(|base| &base.layers));
     let known: HashSet<Id> = known.map(|disk| disk.layer).collect();

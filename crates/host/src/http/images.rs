@@ -20,8 +20,8 @@ use super::bytes::{apart, outgoing};
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
 use super::input::{Body, Query, read};
-use super::lists;
 use super::tasks::{Wait, accepted, check};
+use super::{lists, scope};
 use crate::access::Identity;
 use crate::daemon::{Host, TaskProgress};
 use crate::events::Happening;
@@ -70,9 +70,8 @@ pub async fn get(
     let image = find(host.supervisor.images(), &name)?;
     let mut used_by = images::keepers(&*host.store, &image.name).await?;
     if identity.is_bound() {
-        let (records, _) = crate::records::list(&*host.store).await?;
-        let theirs = records.iter().map(|(record, _)| &record.vm).filter(|vm| identity.sees(vm));
-        let theirs: Vec<_> = theirs.map(|vm| vm.definition.name.to_string()).collect();
+        let theirs = scope::guests(&host, &identity).await?;
+        let theirs: Vec<_> = theirs.iter().map(|vm| vm.definition.name.to_string()).collect();
         used_by.vms.retain(|vm| theirs.contains(vm));
     } else {
         let (pools, images) = (Arc::clone(host.supervisor.pools()), Arc::clone(host.supervisor.images()));

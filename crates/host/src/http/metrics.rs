@@ -10,18 +10,15 @@ use axum::response::{IntoResponse, Response};
 
 use super::caller::Viewer;
 use super::error::Result;
-use super::stats;
+use super::{scope, stats};
 use crate::daemon::Host;
-use crate::records;
 
 /// What can be measured of the host and its guests, as OpenMetrics text.
 #[utoipa::path(get, path = "/metrics", tag = "host", security(("token" = ["viewer"])), responses(
     (status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(host): State<Arc<Host>>, Viewer(identity): Viewer) -> Result<Response> {
-    let (records, _) = records::list(&*host.store).await?;
-    let vms: Vec<_> =
-        records.into_iter().map(|(record, _)| record.vm).filter(|vm| identity.sees(vm)).collect();
+    let vms = scope::guests(&host, &identity).await?;
     let stats = stats::all(&host, &vms).await;
     let alarms = host.alarms.counts(&identity).await;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

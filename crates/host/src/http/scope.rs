@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::{Disk, DiskSource, Invalid, Network, Problem, VmDefinition};
+use api::{Disk, DiskSource, Invalid, Network, Problem, Vm, VmDefinition};
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams};
 use axum::http::Method;
 use axum::http::request::Parts;
@@ -13,7 +13,7 @@ use super::error::Error;
 use crate::access::Identity;
 use crate::daemon::Host;
 use crate::records::{self, Record};
-use crate::store::Update;
+use crate::store::{StoreError, Update};
 use crate::supervisor::no_guest;
 
 /// What else they may ask for. Lists of guests, events, tasks and alarms hold only theirs: their handlers see to that.
@@ -39,6 +39,15 @@ const OPEN: [(&str, &[Method]); 20] = [
     ("/api/v1/alarms/{alarm}", &[Method::GET]),
     ("/api/v1/alarms/{alarm}/acknowledge", &[Method::POST]),
 ];
+
+/// The guests that somebody sees.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn guests(host: &Host, identity: &Identity) -> Result<Vec<Vm>, StoreError> {
+    let (records, _) = records::list(&*host.store).await?;
+    Ok(records.into_iter().map(|(record, _)| record.vm).filter(|vm| identity.sees(vm)).collect())
+}
 
 /// Whether what is asked for is theirs.
 ///
@@ -96,9 +105,7 @@ impl Theirs {
     pub async fn of(host: &Host, identity: &Identity) -> Result<Self, Error> {
         let mut ids = HashSet::new();
         if identity.is_bound() {
-            let (all, _) = records::list(&*host.store).await?;
-            let seen = all.iter().filter(|(record, _)| identity.sees(&record.vm));
-            ids.extend(seen.map(|(record, _)| record.vm.id.to_string()));
+            ids.extend(guests(host, identity).await?.iter().map(|vm| vm.id.to_string()));
         }
         Ok(Self { identity: identity.clone(), ids: Mutex::new(ids) })
     }

@@ -8,8 +8,8 @@ use axum::extract::{Path, State};
 
 use super::caller::Viewer;
 use super::error::Result;
+use super::scope;
 use crate::daemon::Host;
-use crate::records;
 use crate::shares::{Seen, capacity};
 
 /// So many others are told of.
@@ -26,9 +26,8 @@ pub async fn of_guest(
     Path(vm): Path<String>,
 ) -> Result<axum::Json<ShareReport>> {
     let (vm, _) = host.supervisor.find(&vm).await?;
-    let (records, _) = records::list(&*host.store).await?;
-    let seen_by = records.into_iter().map(|(record, _)| record.vm).filter(|other| identity.sees(other));
-    let others = seen_by.filter(|other| other.id != vm.id).map(|other| (other.id, other)).collect();
+    let seen = scope::guests(&host, &identity).await?.into_iter();
+    let others = seen.filter(|other| other.id != vm.id).map(|other| (other.id, other)).collect();
     let shares = host.supervisor.shares();
     let reserved = shares.reserved();
     let cpu = shares.seen(|seen| report(&vm, &others, seen, reserved));

@@ -7,18 +7,17 @@ use axum::extract::State;
 
 use super::caller::Viewer;
 use super::error::Result;
+use super::scope;
 use crate::daemon::Host;
+use crate::machine;
 use crate::series::Devices;
-use crate::{machine, records};
 
 /// What the host and all guests that run use, at once. A guest that does not answer within half a second is left out.
 #[utoipa::path(get, path = "/stats", tag = "host", security(("token" = ["viewer"])), responses(
     (status = 200, description = "What they use", body = HostStats),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(host): State<Arc<Host>>, Viewer(identity): Viewer) -> Result<axum::Json<HostStats>> {
-    let (records, _) = records::list(&*host.store).await?;
-    let vms: Vec<_> =
-        records.into_iter().map(|(record, _)| record.vm).filter(|vm| identity.sees(vm)).collect();
+    let vms = scope::guests(&host, &identity).await?;
     Ok(axum::Json(all(&host, &vms).await))
 }
 

@@ -21,7 +21,7 @@ use super::caller::Viewer;
 use super::error::Result;
 use super::events::{PULSE, WAITING, gone, sent, wants_stream};
 use super::input::Query;
-use super::scope::{Seen, Theirs};
+use super::scope::{self, Seen, Theirs};
 use super::stats;
 use crate::access::Identity;
 use crate::daemon::Host;
@@ -173,9 +173,7 @@ impl Watcher {
 
     /// What the host and the guests use that they may see.
     async fn stats(&self, sums: bool) -> Option<Sent> {
-        let (records, _) = records::list(&*self.host.store).await.ok()?;
-        let vms = records.into_iter().map(|(record, _)| record.vm);
-        let vms: Vec<_> = vms.filter(|vm| self.identity.sees(vm)).collect();
+        let vms = scope::guests(&self.host, &self.identity).await.ok()?;
         let stats = stats::all(&self.host, &vms).await;
         sent_plain("stats", &if sums { stats.summed() } else { stats })
     }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::events::Happening;
 use crate::records;
-use crate::store::{Store, StoreError, Transaction};
+use crate::store::{self, Store, StoreError, Transaction};
 use crate::supervisor::store_problem;
 
 pub use keep::keep;
@@ -82,8 +82,7 @@ impl Schedules {
     }
 
     async fn read(&self, prefix: &str) -> Result<Vec<Stored>, StoreError> {
-        let (entries, _) = self.store.list(prefix).await?;
-        entries.iter().map(|entry| Ok(serde_json::from_slice(&entry.value)?)).collect()
+        store::values(&*self.store, prefix).await
     }
 
     /// The schedules of a guest, by name.

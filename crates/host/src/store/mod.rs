@@ -10,6 +10,7 @@ mod sqlite;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
 pub use sqlite::{Seized, Sqlite};
@@ -140,6 +141,15 @@ pub struct Watch {
     pub missed: Vec<Update>,
     /// What is committed from now on, a commit at a time.
     pub live: broadcast::Receiver<Arc<[Update]>>,
+}
+
+/// What is under all keys that begin with `prefix`, in their order.
+///
+/// # Errors
+/// If the store cannot be read, or something is not what it should be.
+pub async fn values<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Vec<T>, StoreError> {
+    let (entries, _) = store.list(prefix).await?;
+    entries.iter().map(|entry| Ok(serde_json::from_slice(&entry.value)?)).collect()
 }
 
 /// A versioned key-value store.

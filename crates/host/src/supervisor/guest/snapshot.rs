@@ -72,7 +72,6 @@ impl Guest {
 
     async fn begin_to_snap(&mut self, new: &NewSnapshot) -> Result<(Kept, Option<saved::Draft>), Problem> {
         self.must_be_still("a snapshot", new.memory || new.quiesce)?;
-        let runs = self.running.is_some();
         let vm = &self.record.vm;
         let all = snapshots::list(&*self.shared.store, vm.id).await.map_err(store_problem)?;
         if all.iter().any(|kept| kept.snapshot.name == new.name) {
@@ -83,18 +82,12 @@ impl Guest {
         // While a change waits for the next start, the disks that are there are those of the machine.
         let layers = snapshots::disks(vm.id, self.record.made_of())?;
         let snapshot = Snapshot {
-            id: Id::new(),
             name: new.name.clone(),
             description: new.description.clone(),
-            created: Time::now(),
-            parent: self.record.vm.status.snapshot,
+            parent: vm.status.snapshot,
             current: true,
-            state: if runs { vm.status.state } else { VmState::Stopped },
-            memory: None,
-            quiesced: new.quiesce,
             schedule: new.schedule.clone(),
-            pause_ns: 0,
-            disks: layers.iter().map(|disk| disk.unit).collect(),
+            ..self.as_it_is(&layers, new.quiesce)
         };
         let mut kept = Kept {
             snapshot,
@@ -102,14 +95,44 @@ impl Guest {
             machine: new.memory.then(|| self.record.made_of().clone()),
             layers,
         };
-        if new.quiesce {
+        let draft = self.freeze_at_rest(&mut kept, new.memory).await?;
+        Ok((kept, draft))
+    }
+
+    /// What it is now with nothing said of it: it has its name, and is nobody's child.
+    fn as_it_is(&self, layers: &[snapshots::KeptDisk], quiesced: bool) -> Snapshot {
+        let vm = &self.record.vm;
+        Snapshot {
+            id: Id::new(),
+            name: vm.definition.name.clone(),
+            description: String::new(),
+            created: Time::now(),
+            parent: None,
+            current: false,
+            state: if self.running.is_some() { vm.status.state } else { VmState::Stopped },
+            memory: None,
+            quiesced,
+            schedule: None,
+            pause_ns: 0,
+            disks: layers.iter().map(|disk| disk.unit).collect(),
+        }
+    }
+
+    /// Freezes its disks, with its file systems at rest if that is wanted.
+    async fn freeze_at_rest(
+        &mut self,
+        kept: &mut Kept,
+        memory: bool,
+    ) -> Result<Option<saved::Draft>, Problem> {
+        let (runs, quiesce) = (self.running.is_some(), kept.snapshot.quiesced);
+        if quiesce {
             self.rest().await?;
         }
-        let draft = self.freeze(&mut kept, runs, new.memory).await;
-        if new.quiesce {
+        let draft = self.freeze(kept, runs, memory).await;
+        if quiesce {
             self.wake().await;
         }
-        Ok((kept, draft?))
+        draft
     }
 
     /// A problem unless what it is can be kept; `alive` says that only one that runs has what is wanted.
@@ -126,22 +149,9 @@ impl Guest {
     /// Has its disks go on over layers of what they were, which no snapshot has. Should this process die, the next one removes them.
     pub(super) async fn leave_behind(&mut self, quiesce: bool) -> Result<Box<Kept>, Problem> {
         self.must_be_still("a backup", quiesce)?;
-        let (runs, vm) = (self.running.is_some(), &self.record.vm);
+        let vm = &self.record.vm;
         let layers = snapshots::disks(vm.id, self.record.made_of())?;
-        let snapshot = Snapshot {
-            id: Id::new(),
-            name: vm.definition.name.clone(),
-            description: String::new(),
-            created: Time::now(),
-            parent: None,
-            current: false,
-            state: if runs { vm.status.state } else { VmState::Stopped },
-            memory: None,
-            quiesced: quiesce,
-            schedule: None,
-            pause_ns: 0,
-            disks: layers.iter().map(|disk| disk.unit).collect(),
-        };
+        let snapshot = self.as_it_is(&layers, quiesce);
         // What is on the disks is that of its machine; what is said of it is of the guest.
         let definition = api::VmDefinition {
             name: vm.definition.name.clone(),
@@ -150,14 +160,8 @@ impl Guest {
             ..self.record.made_of().clone()
         };
         let mut kept = Kept { snapshot, definition, machine: None, layers };
-        if quiesce {
-            self.rest().await?;
-        }
-        let frozen = self.freeze(&mut kept, runs, false).await;
-        if quiesce {
-            self.wake().await;
-        }
-        frozen.map(|_| Box::new(kept))
+        self.freeze_at_rest(&mut kept, false).await?;
+        Ok(Box::new(kept))
     }
 
     /// Has the guest's file systems rest.
