@@ -10,6 +10,7 @@ import { Dialog } from "../parts/dialog";
 import { Buttons, Check, Choice, Input, useSending, Wrong } from "../parts/form";
 import { Icon } from "../parts/icon";
 import { Menu } from "../parts/menu";
+import { SizeDialog } from "../parts/size-dialog";
 import { Table } from "../parts/table";
 import { toast } from "../parts/toasts";
 import { bytes, number, rate, t, type Key } from "../text";
@@ -136,25 +137,13 @@ function useSize(vm: Vm, disk: Disk | undefined, n: number): Schemas["Size"] | u
 }
 
 function GrowDialog({ vm, n, onClose }: { vm: Vm; n: number; onClose: () => void }) {
-  const [typed, setTyped] = useState<string>();
   const disk = vm.disks?.[n];
   const now = useSize(vm, disk, n);
-  const size = typed ?? (now === undefined ? "" : bytes(now).replace(/\s|,/g, ""));
-  const { problem, busy, submit } = useSending(async () => {
+  const send = async (size: string) => {
     await complete("POST", at("vms", vm.id, "disks", String(disk ? numberOf(disk, n) : n), "grow"), { body: { size } });
     toast("good", t("edited", { name: vm.name }));
-    onClose();
-  });
-  return (
-    <Dialog title={t("disk.grow.title", { name: disk ? diskName(disk, n) : "" })} onClose={onClose}>
-      <form className="dialog-form" onSubmit={submit}>
-        <p>{t("disk.grow.words")}</p>
-        <Input label={t("size")} value={size} onChange={setTyped} hint={t("size.hint")} error={problem?.at("/size")} autoFocus />
-        <Wrong problem={problem} besides={["/size"]} />
-        <Buttons go={t("disk.grow")} busy={busy} disabled={size === ""} onCancel={onClose} />
-      </form>
-    </Dialog>
-  );
+  };
+  return <SizeDialog title={t("disk.grow.title", { name: disk ? diskName(disk, n) : "" })} words={t("disk.grow.words")} go={t("disk.grow")} now={now} send={send} onClose={onClose} />;
 }
 
 function Leaving({ vm, kind: what, n, onClose }: { vm: Vm; kind: "disk" | "nic"; n: number; onClose: () => void }) {

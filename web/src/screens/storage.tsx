@@ -12,6 +12,7 @@ import { Buttons, Choice, Input, useSending, Wrong } from "../parts/form";
 import { Icon } from "../parts/icon";
 import { Menu } from "../parts/menu";
 import { Meter } from "../parts/meter";
+import { SizeDialog } from "../parts/size-dialog";
 import { Table } from "../parts/table";
 import { begin, dismiss, pause, resume, useUploads } from "../parts/uploads";
 import { bytes, percent, t } from "../text";
@@ -189,19 +190,6 @@ function VolumeDialog({ pool, onClose }: { pool: string; onClose: () => void }) 
 }
 
 function ResizeDialog({ pool, volume, onClose }: { pool: string; volume: Volume; onClose: () => void }) {
-  const [size, setSize] = useState(bytes(volume.size).replace(/\s|,/g, ""));
-  const { problem, busy, submit } = useSending(async () => {
-    await complete("POST", at("pools", pool, "volumes", volume.name, "resize"), { body: { size } });
-    onClose();
-  });
-  return (
-    <Dialog title={t("volume.resize")} onClose={onClose}>
-      <form className="dialog-form" onSubmit={submit}>
-        <p>{t("volume.resize.words")}</p>
-        <Input label={t("size")} value={size} onChange={setSize} hint={t("size.hint")} error={problem?.at("/size")} autoFocus />
-        <Wrong problem={problem} besides={["/size"]} />
-        <Buttons go={t("volume.resize")} busy={busy} onCancel={onClose} />
-      </form>
-    </Dialog>
-  );
+  const send = (size: string) => complete("POST", at("pools", pool, "volumes", volume.name, "resize"), { body: { size } });
+  return <SizeDialog title={t("volume.resize")} words={t("volume.resize.words")} go={t("volume.resize")} now={volume.size} send={send} onClose={onClose} />;
 }
