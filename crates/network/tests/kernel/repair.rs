@@ -55,6 +55,8 @@ fn what_was_broken_is_repaired_under_running_guests() {
         let path = host.folder.path().join("state/dnsmasq/lan/own/pid");
         let pid = || std::fs::read_to_string(&path).unwrap();
         let server = pid();
+        let serves =
+            || std::fs::read(format!("/proc/{}/cmdline", server.trim())).is_ok_and(|line| !line.is_empty());
         let breaks: [&[&str]; 8] = [
             &["nft", "flush", "ruleset"],
             &["nft", "delete", "chain", "inet", "tessera_tst1", "received"],
@@ -67,6 +69,10 @@ fn what_was_broken_is_repaired_under_running_guests() {
         ];
         for broken in breaks {
             run(broken[0], &broken[1..]);
+            if broken[0] == "kill" {
+                // The kernel takes a moment to end a process, a longer one where others are busy.
+                wait_until("the server has ended", || !serves());
+            }
             host.restart();
             assert!(!host.apply().is_empty(), "{broken:?}");
             assert_eq!(host.apply(), Vec::<String>::new(), "{broken:?}");
