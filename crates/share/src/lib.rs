@@ -7,12 +7,14 @@
 //! - [`divide()`]: one resource among some, in one window of time;
 //! - [`Tree`]: the same through groups of groups;
 //! - [`admission`]: whether what somebody is promised can be kept;
+//! - [`memory`]: memory of a pool that is smaller than all guests together;
 //! - [`words`]: the same said in the words of other systems.
 
 #![forbid(unsafe_code)]
 
 pub mod admission;
 mod divide;
+pub mod memory;
 mod tree;
 pub mod words;
 

@@ -1,0 +1,107 @@
+//! How little of a pool is free.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Amount;
+
+/// How little of a pool is free. Each is entered below a part of the pool ([`Pressure::below`]) and left when a quarter more than that is
+/// free again, so that a number that wavers changes nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pressure {
+    /// Enough is free.
+    #[default]
+    High,
+    /// As little as is always to be free.
+    Clear,
+    /// Less: memory is taken away faster.
+    Soft,
+    /// Much less: as fast as guests bear it.
+    Hard,
+    /// Next to nothing.
+    Low,
+}
+
+/// All of them, from the best.
+const ALL: [Pressure; 5] = [Pressure::High, Pressure::Clear, Pressure::Soft, Pressure::Hard, Pressure::Low];
+/// How much more must be free for a better one.
+const BACK: f64 = 1.25;
+
+impl Pressure {
+    /// The part of a pool that is always to be free.
+    pub const MARGIN: f64 = 0.06;
+
+    /// Less than this part of the pool is free then.
+    pub fn below(self) -> f64 {
+        match self {
+            Pressure::High => f64::INFINITY,
+            Pressure::Clear => Self::MARGIN,
+            Pressure::Soft => 0.04,
+            Pressure::Hard => 0.02,
+            Pressure::Low => 0.01,
+        }
+    }
+
+    /// What it is when so much is free of a pool, which may be less than nothing.
+    pub fn next(self, free: Amount, pool: Amount) -> Self {
+        let part = free / pool.max(1.0);
+        let holds = |state: &Pressure| {
+            let back = if *state <= self { BACK } else { 1.0 };
+            part < state.below() * back
+        };
+        // The worst that holds: each worse one needs less.
+        ALL.into_iter().rev().find(holds).unwrap_or_default()
+    }
+
+    /// The part of its size that may be taken from a guest in a second.
+    pub fn pace(self) -> f64 {
+        match self {
+            Pressure::High => 1.0 / 32.0,
+            Pressure::Clear => 1.0 / 16.0,
+            Pressure::Soft => 1.0 / 8.0,
+            Pressure::Hard => 1.0 / 4.0,
+            Pressure::Low => 1.0 / 2.0,
+        }
+    }
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Pressure::High => "high",
+            Pressure::Clear => "clear",
+            Pressure::Soft => "soft",
+            Pressure::Hard => "hard",
+            Pressure::Low => "low",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_gets_worse_at_once_and_better_only_a_quarter_later() {
+        let mut state = Pressure::High;
+        let mut look = |free: f64| {
+            state = state.next(free, 100.0);
+            state
+        };
+        for (free, wanted) in [
+            (6.0, Pressure::High),
+            (5.9, Pressure::Clear),
+            (7.4, Pressure::Clear),
+            (7.5, Pressure::High),
+            (3.9, Pressure::Soft),
+            (4.9, Pressure::Soft),
+            (5.1, Pressure::Clear),
+            (0.5, Pressure::Low),
+            (1.2, Pressure::Low),
+            (1.3, Pressure::Hard),
+            (-20.0, Pressure::Low),
+            (100.0, Pressure::High),
+        ] {
+            assert_eq!(look(free), wanted, "{free}");
+        }
+    }
+}
