@@ -27,7 +27,7 @@ use crate::engine::{Engine, EngineError, Partition};
 use crate::interrupt::{Pin, PinSink};
 use crate::memory::{Done, GuestMemory, MemoryError, Ram, Saving, map};
 use crate::pci::{ConfigPorts, Ecam, Root};
-use crate::processor::CpuModel;
+use crate::processor::{CpuModel, Model};
 use crate::reactor::Reactor;
 use crate::vcpu::{Team, VcpuEvent};
 use reporter::Reporter;
@@ -172,6 +172,7 @@ pub struct Machine {
     partition: Arc<dyn Partition>,
     kernel: Kernel,
     most_processors: u32,
+    model: Model,
     tsc_khz: u32,
     ioapic: Arc<IoApic>,
     serial: Arc<Serial>,
@@ -198,7 +199,7 @@ impl Machine {
         let room = config.most_memory.unwrap_or(config.memory);
         let (there, ram) = (0..config.processors, Ram::with_room(config.memory, room)?);
         let parts = std::mem::take(&mut config.devices);
-        let mut machine = Self::assemble(engine, config, ram, &there.collect::<Vec<_>>())?;
+        let mut machine = Self::assemble(engine, config, ram, &there.collect::<Vec<_>>(), Model::default())?;
         let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter);
         machine.reservoir = reservoir;
         for part in parts.into_iter().chain(own) {
@@ -208,12 +209,13 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Puts the parts together around its memory; these processors are there.
+    /// Puts the parts together around its memory; these processors are there, of this model.
     fn assemble(
         engine: &dyn Engine,
         config: MachineConfig,
         ram: Ram,
         there: &[u32],
+        model: Model,
     ) -> Result<Self, MachineError> {
         let most_processors = check_processors(&config)?;
         let ram = Arc::new(ram);
@@ -265,6 +267,7 @@ impl Machine {
             partition,
             kernel: config.kernel,
             most_processors,
+            model,
             tsc_khz,
             ioapic,
             serial,
@@ -289,7 +292,7 @@ impl Machine {
 
     /// Makes processor `index`, which was never there.
     fn make_processor(&self, index: u32) -> Result<(), MachineError> {
-        let cpuid = CpuModel::new(self.tsc_khz).cpuid(index, self.most_processors);
+        let cpuid = CpuModel::of(self.model, self.tsc_khz).cpuid(index, self.most_processors);
         let processor = self.partition.create_processor(index as usize, &cpuid, self.buses.clone())?;
         self.vcpus.add(index, processor).map_err(MachineError::Host)
     }

@@ -68,7 +68,7 @@ pub struct Shape {
     pub most_processors: u32,
     /// Where its memory lies.
     pub layout: Layout,
-    /// The processors' model: [`crate::processor::MODEL`].
+    /// The processors' model: [`crate::processor::Model::name`].
     pub model: String,
     /// Frequency of their TSC, kHz.
     pub tsc_khz: u32,

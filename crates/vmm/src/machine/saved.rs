@@ -5,7 +5,7 @@ use std::io;
 use super::{Machine, MachineConfig, MachineError, check_processors, reservoir};
 use crate::engine::Engine;
 use crate::memory::{Image, Layout, MemoryError, Ram, Range};
-use crate::processor::MODEL;
+use crate::processor::Model;
 use crate::state::{ClockState, MachineState, PciState, ProcessorState, Shape};
 use crate::virtio::RestoreError;
 
@@ -13,7 +13,7 @@ use crate::virtio::RestoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum SavedError {
     /// It was made for another model of processor.
-    #[error("the saved machine has processors of the model {saved}, this program makes {MODEL}")]
+    #[error("the saved machine has processors of the model {saved}, this program makes {}", Model::ALL.map(Model::name).join(", "))]
     Model {
         /// What it has.
         saved: String,
@@ -87,12 +87,12 @@ impl Machine {
         saved: SavedMachine,
     ) -> Result<Self, MachineError> {
         let SavedMachine { state, memory, again } = saved;
-        check(&config, &state)?;
+        let model = check(&config, &state)?;
         config.tsc_khz = Some(state.shape.tsc_khz);
         let ram = Ram::over(state.shape.layout.clone(), memory)?;
         let parts = std::mem::take(&mut config.devices);
         let there: Vec<_> = state.processors.iter().map(|processor| processor.number).collect();
-        let mut machine = Self::assemble(engine, config, ram, &there)?;
+        let mut machine = Self::assemble(engine, config, ram, &there, model)?;
         let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter);
         machine.reservoir = reservoir;
         for part in parts.into_iter().chain(own) {
@@ -122,7 +122,7 @@ impl Machine {
             shape: Shape {
                 most_processors: self.most_processors,
                 layout: self.ram.layout().clone(),
-                model: MODEL.into(),
+                model: self.model.name().into(),
                 tsc_khz: self.tsc_khz,
             },
             clock: ClockState { guest_ns: self.clock_ns() },
@@ -157,13 +157,12 @@ impl Machine {
     }
 }
 
-/// Whether the machine that `config` makes can be what was saved.
-fn check(config: &MachineConfig, state: &MachineState) -> Result<(), MachineError> {
+/// Whether the machine that `config` makes can be what was saved; gives the model of its processors.
+fn check(config: &MachineConfig, state: &MachineState) -> Result<Model, MachineError> {
     let most = check_processors(config)?;
     let shape = &state.shape;
-    if shape.model != MODEL {
-        return Err(SavedError::Model { saved: shape.model.clone() }.into());
-    }
+    let unknown = || SavedError::Model { saved: shape.model.clone() };
+    let model = Model::named(&shape.model).ok_or_else(unknown)?;
     if shape.most_processors != most {
         return Err(SavedError::Processors { saved: shape.most_processors, here: most }.into());
     }
@@ -191,5 +190,5 @@ fn check(config: &MachineConfig, state: &MachineState) -> Result<(), MachineErro
     if saved != here {
         return Err(SavedError::Devices { saved, here }.into());
     }
-    Ok(())
+    Ok(model)
 }

@@ -2,5 +2,5 @@
 
 mod model;
 
-pub use model::{CpuModel, MODEL};
+pub use model::{CpuModel, Model};
 pub use softcpu::{Activity, CpuState, CpuidEntry};

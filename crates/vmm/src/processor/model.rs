@@ -8,9 +8,35 @@ use softcpu::CpuidEntry;
 
 use crate::memory::map;
 
-/// The name of the model that this is: whatever is different in what a guest sees of its processor gets another one, so that a saved
-/// machine is not put on a processor that it was not made for.
-pub const MODEL: &str = "tessera-1";
+/// Which model it is: whatever is different in what a guest sees of its processor makes another one, and older ones stay, so that a saved
+/// machine goes on with the processor that it was made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// The first one. Its local APIC's timer may stop where the processor sleeps, as far as a guest knows: Linux then has its tick 250 times
+    /// a second for ever.
+    First,
+    /// Says that the timer never stops (ARAT).
+    #[default]
+    Second,
+}
+
+impl Model {
+    /// All there are, the newest last.
+    pub const ALL: [Self; 2] = [Self::First, Self::Second];
+
+    /// What saved machines call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "tessera-1",
+            Self::Second => "tessera-2",
+        }
+    }
+
+    /// The one of this name, if there is one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|model| model.name() == name)
+    }
+}
 
 /// Family 6, model 15, stepping 1.
 const SIGNATURE: u32 = 0x6f1;
@@ -45,9 +71,13 @@ const KVM_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 15 | 1 << 24;
 /// Frequency of the local APIC's timer, kHz.
 const APIC_KHZ: u32 = 1_000_000;
 
-/// A model of processor.
+/// The local APIC's timer runs at a constant rate whatever the processor does (Intel SDM volume 2A, CPUID, leaf 6).
+const LEAF6_EAX_ARAT: u32 = 1 << 2;
+
+/// A processor of a model.
 #[derive(Clone, Debug)]
 pub struct CpuModel {
+    model: Model,
     tsc_khz: u32,
 }
 
@@ -66,9 +96,14 @@ fn word(text: &[u8], at: usize) -> u32 {
 }
 
 impl CpuModel {
-    /// The model with a TSC of `tsc_khz` kHz.
+    /// One of the newest model with a TSC of `tsc_khz` kHz.
     pub fn new(tsc_khz: u32) -> Self {
-        Self { tsc_khz }
+        Self::of(Model::default(), tsc_khz)
+    }
+
+    /// One of a model with a TSC of `tsc_khz` kHz.
+    pub fn of(model: Model, tsc_khz: u32) -> Self {
+        Self { model, tsc_khz }
     }
 
     /// What CPUID says on processor `index` of `count`, which are the cores of one package.
@@ -95,6 +130,9 @@ impl CpuModel {
             entry(0x15, 1, 1, self.tsc_khz.saturating_mul(1000), 0),
             entry(0x16, mhz, mhz, 100, 0),
         ];
+        if self.model != Model::First {
+            table.push(entry(6, LEAF6_EAX_ARAT, 0, 0, 0));
+        }
         // 32 KiB of L1 data and instructions a core, 2 MiB of L2 a core: type and level, sharing, ways and line, sets.
         for (i, (kind, level, ways, sets)) in
             [(1, 1, 8, 64), (2, 1, 8, 64), (3, 2, 16, 2048u32)].into_iter().enumerate()
@@ -139,6 +177,15 @@ impl CpuModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_is_what_it_was_and_has_a_name_of_its_own() {
+        let of = |model| CpuModel::of(model, 1_000_000).cpuid(0, 1);
+        assert!(of(Model::First).iter().all(|e| e.leaf != 6));
+        assert!(of(Model::Second).contains(&entry(6, LEAF6_EAX_ARAT, 0, 0, 0)));
+        assert!(Model::ALL.iter().all(|model| Model::named(model.name()) == Some(*model)));
+        assert_eq!(Model::named("tessera-9"), None);
+    }
 
     #[test]
     fn every_processor_has_its_own_apic_id_and_no_leaf_twice() {

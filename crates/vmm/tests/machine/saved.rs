@@ -162,6 +162,11 @@ fn what_cannot_go_on_is_refused_by_name() {
         devices,
         "the saved machine has the devices [\"balloon\", \"random\"], the one to go on [\"balloon\"]"
     );
+    let mut older = saved();
+    older.state.shape.model = "tessera-1".into();
+    let screen = Screen::default();
+    let older = Machine::restore(&Soft, config(&screen, None), older).unwrap();
+    assert_eq!(older.save().unwrap().shape.model, "tessera-1", "it has the processor that it was made for");
     let mut other = saved();
     other.state.shape.model = "tessera-9".into();
     assert!(refused(other, &|_| {}).contains("processors of the model tessera-9"));
