@@ -92,6 +92,9 @@ pub enum Error {
         /// What is wrong, of it and of those that it needs.
         problems: Vec<String>,
     },
+    /// A file that a guest was exported to is not what was written, or none; what is wrong with it.
+    #[error("the file cannot be used: {}", .0.join("; "))]
+    ExportDamaged(Vec<String>),
     /// An upload goes on elsewhere than it was left.
     #[error("{expected} bytes are there already: go on from there, not from {got}")]
     Offset {
@@ -200,6 +203,7 @@ impl Error {
         match self {
             Error::Invalid(_)
             | Error::Unusable { .. }
+            | Error::ExportDamaged(_)
             | Error::Disk { .. }
             | Error::Checksum { .. }
             | Error::Fetch { .. } => Cause::Asked,

@@ -17,6 +17,7 @@ mod progress;
 pub mod seed;
 pub mod sparse;
 mod sum;
+mod tarball;
 mod tool;
 mod upload;
 mod volumes;

@@ -55,7 +55,7 @@ pub struct BackupSource<'a> {
 }
 
 /// The backup before, which stays as long as this is there.
-struct Before {
+pub(super) struct Before {
     manifest: Manifest,
     sum: String,
     _lock: File,
@@ -75,12 +75,26 @@ impl Pool {
         progress: &dyn Progress,
     ) -> Result<Backup> {
         let before = wanted.parent.and_then(|id| self.before(id));
+        let (draft, manifest) = self.draft_backup(wanted, disks, before.as_ref(), progress)?;
+        let place = self.backup_folder(wanted.id);
+        draft.keep(&place).map_err(Error::host(&place))?;
+        Ok(manifest.told(pool))
+    }
+
+    /// Makes all of a backup that is not in its place yet.
+    pub(super) fn draft_backup(
+        &self,
+        wanted: &BackupWanted,
+        disks: &[BackupSource<'_>],
+        before: Option<&Before>,
+        progress: &dyn Progress,
+    ) -> Result<(draft::Folder, Manifest)> {
         let draft = draft::Folder::new(&self.backups_folder())?;
         let mut kept = Vec::new();
         for source in disks {
-            kept.push(self.back_up_disk(draft.path(), source, before.as_ref(), progress)?);
+            kept.push(self.back_up_disk(draft.path(), source, before, progress)?);
         }
-        let parent = before.as_ref().filter(|_| kept.iter().any(|disk| disk.incremental));
+        let parent = before.filter(|_| kept.iter().any(|disk| disk.incremental));
         let parent = parent.map(|before| Parent { id: before.manifest.id, sha256: before.sum.clone() });
         let manifest = Manifest::new(wanted, parent, kept);
         let write = || {
@@ -96,9 +110,7 @@ impl Pool {
         };
         write().map_err(Error::host(draft.path()))?;
         progress.go_on()?;
-        let place = self.backup_folder(wanted.id);
-        draft.keep(&place).map_err(Error::host(&place))?;
-        Ok(manifest.told(pool))
+        Ok((draft, manifest))
     }
 
     /// The backup before, if it can be gone on from.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use api::{Id, Name, Size, Time, VmDefinition, VmState};
 use serde::{Deserialize, Serialize};
@@ -120,12 +121,23 @@ impl Pool {
     /// What a backup says of itself, and the checksum of that.
     pub(super) fn manifest(&self, id: Id) -> Result<(Manifest, String)> {
         let folder = self.backup_folder(id);
-        let path = folder.join(MANIFEST);
-        let damaged = |why: String| Error::BackupDamaged { name: id.to_string(), problems: vec![why] };
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => {
-                return Err(Error::NoBackup(id.to_string()));
+        match Manifest::read(&folder, &id.to_string()) {
+            Err(_) if !folder.exists() => Err(Error::NoBackup(id.to_string())),
+            Ok((manifest, _)) if manifest.id != id => {
+                let problems = vec![format!("its {MANIFEST} is not of this backup")];
+                Err(Error::BackupDamaged { name: id.to_string(), problems })
             }
+            read => read,
+        }
+    }
+}
+
+impl Manifest {
+    /// What is in a folder of a backup that errors call `name`, and the checksum of that.
+    pub(super) fn read(folder: &Path, name: &str) -> Result<(Manifest, String)> {
+        let path = folder.join(MANIFEST);
+        let damaged = |why: String| Error::BackupDamaged { name: name.into(), problems: vec![why] };
+        let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(damaged(format!("it has no {MANIFEST}")));
             }
@@ -150,9 +162,9 @@ impl Pool {
         }
         let manifest: Manifest = serde_json::from_slice(&text).map_err(wrong)?;
         // Names of files are not taken from elsewhere.
-        match manifest.id == id && manifest.disks.iter().all(|disk| disk.file == file_name(disk.unit)) {
+        match manifest.disks.iter().all(|disk| disk.file == file_name(disk.unit)) {
             true => Ok((manifest, sum)),
-            false => Err(damaged(format!("its {MANIFEST} is not of this backup"))),
+            false => Err(damaged(format!("its {MANIFEST} names files that are not its own"))),
         }
     }
 }

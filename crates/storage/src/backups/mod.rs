@@ -10,6 +10,7 @@
 //! who makes one of what differs from another one holds that on the other one, and who removes one has it for itself. A pool can be
 //! moved, or taken in by another host: all that is known of its backups is in them.
 
+mod archive;
 mod delete;
 mod make;
 mod manifest;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use api::{Backup, BackupDisk, Id, Name, Size, Time, VmState};
 
+pub use archive::PackedBackup;
 pub use make::{BackupSource, BackupWanted};
 pub use manifest::{KeptDisk, Manifest, Parent};
 pub use read::Opened;

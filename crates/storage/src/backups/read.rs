@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use api::{Id, Name, Size, Time, VerifiedBackup};
 use disk::{Format, Stack};
@@ -20,6 +21,21 @@ pub struct Opened {
     pub verified: VerifiedBackup,
     disks: Vec<(u32, Stack)>,
     _locks: Vec<File>,
+    /// Where it is, if it is nowhere but here.
+    _draft: Option<draft::Folder>,
+}
+
+impl Opened {
+    /// One that came from elsewhere, all of which has been looked at.
+    pub(super) fn of_draft(
+        manifest: Manifest,
+        bytes: u64,
+        disks: Vec<(u32, Stack)>,
+        draft: draft::Folder,
+    ) -> Opened {
+        let verified = VerifiedBackup { backups: vec![manifest.id], bytes: Size(bytes) };
+        Opened { manifest, verified, disks, _locks: Vec::new(), _draft: Some(draft) }
+    }
 }
 
 impl Pool {
@@ -53,7 +69,7 @@ impl Pool {
             }
         }
         for manifest in &chain {
-            bytes += self.check_files(manifest, &mut problems, progress)?;
+            bytes += check_files(&self.backup_folder(manifest.id), manifest, &mut problems, progress)?;
         }
         if !problems.is_empty() {
             return Err(Error::BackupDamaged { name: first.name.to_string(), problems });
@@ -65,41 +81,7 @@ impl Pool {
         }
         let backups = chain.iter().map(|manifest| manifest.id).collect();
         let verified = VerifiedBackup { backups, bytes: Size(bytes) };
-        Ok(Opened { manifest: first, verified, disks, _locks: locks })
-    }
-
-    /// What is wrong with the files of one backup; gives how many bytes were read.
-    fn check_files(
-        &self,
-        manifest: &Manifest,
-        wrong: &mut Vec<String>,
-        progress: &dyn Progress,
-    ) -> Result<u64> {
-        let mut bytes = 0;
-        for disk in &manifest.disks {
-            let path = self.backup_folder(manifest.id).join(&disk.file);
-            let told = |what: &str| format!("{} of {} {what}", disk.file, manifest.name);
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    wrong.push(told("is missing"));
-                    continue;
-                }
-                result => result.map_err(Error::host(&path))?,
-            };
-            let length = file.metadata().map_err(Error::host(&path))?.len();
-            if length != disk.length.0 {
-                wrong.push(told(&format!("has {length} bytes and should have {}", disk.length.0)));
-                continue;
-            }
-            match sum::sha256(&file, length, progress) {
-                Ok(Some(sum)) if sum == disk.sha256 => {}
-                Ok(Some(_)) => wrong.push(told("is not what was written: its checksum is another one")),
-                Ok(None) => return Err(Error::Cancelled),
-                Err(error) => wrong.push(told(&format!("cannot be read: {error}"))),
-            }
-            bytes += length;
-        }
-        Ok(bytes)
+        Ok(Opened { manifest: first, verified, disks, _locks: locks, _draft: None })
     }
 
     /// Makes a volume of a disk of a backup, which has all of it.
@@ -127,4 +109,38 @@ impl Pool {
         let about = About { id: Id::new(), description: String::new(), format, created: Time::now() };
         self.publish(draft, name, &about)
     }
+}
+
+/// What is wrong with the files of one backup in its folder; gives how many bytes were read.
+pub(super) fn check_files(
+    folder: &Path,
+    manifest: &Manifest,
+    wrong: &mut Vec<String>,
+    progress: &dyn Progress,
+) -> Result<u64> {
+    let mut bytes = 0;
+    for disk in &manifest.disks {
+        let path = folder.join(&disk.file);
+        let told = |what: &str| format!("{} of {} {what}", disk.file, manifest.name);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                wrong.push(told("is missing"));
+                continue;
+            }
+            result => result.map_err(Error::host(&path))?,
+        };
+        let length = file.metadata().map_err(Error::host(&path))?.len();
+        if length != disk.length.0 {
+            wrong.push(told(&format!("has {length} bytes and should have {}", disk.length.0)));
+            continue;
+        }
+        match sum::sha256(&file, length, progress) {
+            Ok(Some(sum)) if sum == disk.sha256 => {}
+            Ok(Some(_)) => wrong.push(told("is not what was written: its checksum is another one")),
+            Ok(None) => return Err(Error::Cancelled),
+            Err(error) => wrong.push(told(&format!("cannot be read: {error}"))),
+        }
+        bytes += length;
+    }
+    Ok(bytes)
 }

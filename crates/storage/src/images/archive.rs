@@ -9,13 +9,12 @@ use std::path::{Component, Path, PathBuf};
 use api::ImageName;
 
 use super::store::{ABOUT_FILE, About, Image, Store};
+use crate::tarball::{self, Told, add};
 use crate::{Error, Progress, Result, draft};
 
 /// Where a tar archive says that it is one (POSIX.1-1988, ustar).
 const MAGIC_AT: u64 = 257;
 const MAGIC: &[u8; 5] = b"ustar";
-/// The length of a block of an archive (POSIX.1-1988, ustar), bytes.
-const BLOCK: u64 = 512;
 /// What an image's disk is called in an archive.
 const DISK: &str = "disk.qcow2";
 /// The longest name that a header has room for.
@@ -79,9 +78,7 @@ impl Packed {
         for (_, file) in &self.files {
             lengths.push(file.metadata().map_err(Error::host(&self.place))?.len());
         }
-        // Each has a header before it and is filled up to whole blocks; two empty blocks end the archive.
-        let blocks: u64 = lengths.iter().map(|length| 1 + length.div_ceil(BLOCK)).sum();
-        Ok((blocks + 2) * BLOCK)
+        Ok(tarball::length(&lengths))
     }
 
     /// Writes the archive.
@@ -123,40 +120,6 @@ fn pack(image: &Image, to: &Path, progress: &dyn Progress) -> Result<File> {
     File::open(to).map_err(Error::host(to))
 }
 
-fn add<W: Write>(
-    archive: &mut tar::Builder<W>,
-    name: &str,
-    length: u64,
-    from: impl Read,
-    progress: &dyn Progress,
-) -> io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(length);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, name, Told { from: from.take(length), done: 0, total: length, progress })
-}
-
-/// Bytes that tell how many of them have gone.
-struct Told<'a, R> {
-    from: R,
-    done: u64,
-    total: u64,
-    progress: &'a dyn Progress,
-}
-
-impl<R: Read> Read for Told<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.progress.cancelled() {
-            // `Interrupted` itself would be tried again.
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, Error::Cancelled));
-        }
-        let n = self.from.read(buffer)?;
-        self.done += n as u64;
-        self.progress.amount(self.done, self.total);
-        Ok(n)
-    }
-}
-
 /// Whether a file is a tar archive.
 pub fn is_archive(file: &File) -> io::Result<bool> {
     let mut magic = [0; MAGIC.len()];
@@ -194,7 +157,7 @@ pub fn unpack(file: &File, path: &Path, folder: &Path, progress: &dyn Progress) 
             Some(about) if entry.header().entry_type().is_file() && is_part(about, &name) => {
                 let to = folder.join(&name);
                 let mut to = File::create_new(&to).map_err(Error::host(&to))?;
-                let from = Told { from: &mut entry, done: 0, total: length, progress };
+                let from = Told::new(&mut entry, length, progress);
                 io::copy(&mut { from }, &mut to).map_err(|error| match error.kind() {
                     io::ErrorKind::BrokenPipe => Error::Cancelled,
                     _ => told(error),

@@ -14,4 +14,4 @@ pub use build::{Recipe, Release, build, package_name};
 pub use import::{COMMAND_LINE, Import, import};
 pub use source::Source;
 pub use store::{About, Image, Store};
-pub use upload::{FileUpload, UploadStatus};
+pub use upload::{FileUpload, UploadStatus, WholeUpload};

@@ -1,5 +1,6 @@
 //! Files that images are to be made of, on their way to the host.
 
+use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use api::{Invalid, Name, Size, Time};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::source::{Opened, Source};
 use super::store::Store;
 use crate::definition::{LARGEST, is_sha256, shown};
 use crate::upload::{Announced, Upload};
@@ -82,6 +84,21 @@ fn status(upload: &Upload<FileUpload>) -> Result<UploadStatus> {
     Ok(UploadStatus { name, length, sha256, uploaded: Size(upload.there()?), changed: upload.changed()? })
 }
 
+/// An upload all of which is there.
+pub struct WholeUpload(Opened);
+
+impl WholeUpload {
+    /// Its bytes.
+    pub fn file(&self) -> &File {
+        self.0.file()
+    }
+
+    /// It is not needed any more.
+    pub fn remove(self) {
+        self.0.close().remove();
+    }
+}
+
 impl Store {
     /// Begins to upload a file, or goes on with it.
     ///
@@ -123,6 +140,16 @@ impl Store {
     /// If there is none.
     pub fn upload(&self, name: &Name) -> Result<UploadStatus> {
         status(&Upload::find(self.folder(), name)?)
+    }
+
+    /// Opens an upload all of which is there; nobody adds to it meanwhile.
+    ///
+    /// # Errors
+    /// If there is none, bytes are missing, or the checksum is another one.
+    pub fn open_upload(&self, name: &Name, progress: &dyn Progress) -> Result<WholeUpload> {
+        self.upload(name)?;
+        let opened = Source::Upload { upload: name.clone() }.open("", self.folder(), progress)?;
+        Ok(WholeUpload(opened))
     }
 
     /// Gives an upload up.

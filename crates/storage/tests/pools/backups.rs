@@ -304,3 +304,95 @@ fn what_is_being_copied_stays_as_it_is_whatever_is_deleted_and_merged() {
     drop(guest);
     assert!(chain.place.read("a", 0, 1 << 20) == vec![2; 1 << 20]);
 }
+
+#[test]
+fn a_guest_is_carried_elsewhere_as_one_file_without_zeroes_and_what_is_damaged_is_refused() {
+    let chain = Chain::empty("qcow2");
+    let volume = name("a");
+    chain.place.write("a", 0, &vec![7; 1 << 20]);
+    chain.place.pool.freeze(&volume, Id::new()).unwrap();
+    chain.place.write("a", 1 << 20, &vec![0; 2 << 20]);
+    chain.place.write("a", 4 << 20, &vec![9; 1 << 16]);
+    let layer = chain.place.pool.freeze(&volume, Id::new()).unwrap().id;
+    let was = chain.place.read("a", 0, 8 << 20);
+    chain.place.write("a", 0, &vec![1; 1 << 20]);
+    let source = BackupSource { unit: 0, pool: &chain.place.pool, volume: &volume, layer, since: None };
+    let packed = chain.place.pool.pack_backup(&wanted(0, None), &[source], &Silent).unwrap();
+    let (length, mut bytes) = (packed.length().unwrap(), Vec::new());
+    packed.write(&mut bytes, &Silent).unwrap();
+    assert_eq!(length, bytes.len() as u64);
+    assert!(length < 2 << 20, "{length}");
+    let left = |pool: &Pool| fs::read_dir(pool.folder().join(".backups")).map_or(0, Iterator::count);
+    assert_eq!(left(&chain.place.pool), 0);
+
+    let file = |bytes: &[u8]| {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file
+    };
+    let opened = chain.target.unpack_backup(&file(&bytes), &Silent).unwrap();
+    assert_eq!(opened.manifest.definition.name, name("web"));
+    chain.target.restore_disk(&name("b"), &opened, 0, &Silent).unwrap();
+    let mut now = chain.target.download(&name("b"), storage::VolumeFormat::Raw).unwrap();
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut now, &mut read).unwrap();
+    assert!(read == was);
+    drop(opened);
+
+    let at = |what: &[u8]| bytes.windows(what.len()).position(|part| part == what).unwrap();
+    let changed = |place: usize| {
+        let mut other = bytes.clone();
+        other[place] ^= 1;
+        other
+    };
+    for (bytes, why) in [
+        (Vec::new(), "it ends before manifest.json"),
+        (b"not an archive".to_vec(), "cut off"),
+        (bytes[..bytes.len() / 2].to_vec(), "cut off in disk0.qcow2"),
+        (changed(bytes.len() / 2), "its checksum is another one"),
+        (changed(at(b"\"web\"")), "its manifest.json is not what was written"),
+        (changed(at(b"SHA256SUMS")), "cut off"),
+    ] {
+        let error = chain.target.unpack_backup(&file(&bytes), &Silent).unwrap_err();
+        assert!(matches!(error, Error::ExportDamaged(_)), "{why}: {error}");
+        assert!(error.to_string().contains(why), "{why}: {error}");
+    }
+    assert_eq!(left(&chain.target), 0);
+}
+
+#[test]
+fn a_disk_from_elsewhere_shows_nobody_a_file_of_the_host() {
+    let chain = Chain::empty("qcow2");
+    let place = chain.place.folder.path();
+    fs::write(place.join("secret"), vec![5; 1 << 20]).unwrap();
+    let secret = place.join("secret");
+    let bad = place.join("disk0.qcow2");
+    let format = disk::Format::Raw;
+    disk::qcow2::create_layer(&bad, secret.to_str().unwrap(), format, 1 << 20).unwrap();
+    let disk = fs::read(&bad).unwrap();
+    let sum = |bytes: &[u8]| {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        storage::sha256(&file, bytes.len() as u64, &Silent).unwrap().unwrap()
+    };
+    let manifest = serde_json::to_vec(&json!({
+        "format": "tessera-backup", "version": 1, "id": Id::new(), "name": "x", "description": "", "host": "there",
+        "created": Time::now(), "vm": Id::new(), "state": "stopped", "quiesced": false,
+        "definition": { "name": "web" },
+        "disks": [{ "unit": 0, "size": 1 << 20, "file": "disk0.qcow2", "length": disk.len(), "sha256": sum(&disk), "incremental": false }],
+    }))
+    .unwrap();
+    let sums = format!("{}  manifest.json\n{}  disk0.qcow2\n", sum(&manifest), sum(&disk));
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in
+        [("manifest.json", &manifest[..]), ("SHA256SUMS", sums.as_bytes()), ("disk0.qcow2", &disk[..])]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    }
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&archive.into_inner().unwrap(), 0).unwrap();
+    let error = chain.target.unpack_backup(&file, &Silent).unwrap_err();
+    assert!(error.to_string().contains("disk0.qcow2 is based on another file"), "{error}");
+}
