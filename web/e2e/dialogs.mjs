@@ -13,7 +13,9 @@ const DIALOGS = [
   ["/guests/web/hardware", "Add disk"], ["/guests/web/hardware", "Add card"], ["/guests/web/hardware", "More about Disk 0", "Grow"],
   ["/guests/web/hardware", "More about Disk 0", "Delete disk"],
   ["/guests/web/snapshots", "Take a snapshot"], ["/guests/web/snapshots", "More about before", "Go back"],
-  ["/guests/web/snapshots", "More about before", "Make a guest of it"], ["/guests/web/snapshots", "More about before", "Delete"],
+  ["/guests/web/snapshots", "More about before", "Make a guest of it"], ["/guests/web/snapshots", "More about before", "Edit"], ["/guests/web/snapshots", "More about before", "Delete"],
+  ["/guests/web/backups", "Back up"], ["/guests/web/backups", "More about saved", "Make a guest of it"], ["/guests/web/backups", "More about saved", "Delete"],
+  ["/guests/web/backups", "New schedule"], ["/guests/web/backups", "More about nightly", "Delete"],
   ["/guests/web/share", "Edit"],
   ["/images", "Build image"], ["/images", "More about tiny", "Delete"],
   ["/storage", "Add pool"], ["/storage", "New volume"], ["/storage", "More about data", "Resize"], ["/storage", "More about data", "Wipe"], ["/storage", "More about data", "Delete"],
@@ -28,6 +30,8 @@ function things(host) {
   if (!has("network", "lab")) host.run("network", "create", "lab");
   if (!has("volume", "data")) host.run("volume", "create", "data", "--size", "1M");
   if (!has("user", "ann")) host.user("ann", "viewer", "a long password");
+  if (!host.run("backup", "ls").includes("saved")) host.run("backup", "create", "web", "saved", "--pool", "default");
+  if (!host.run("schedule", "ls", "web").includes("nightly")) host.run("schedule", "create", "web", "nightly", "--every", "1d", "--keep", "3");
   if (!host.run("vm", "snapshot", "ls", "web").includes("before")) host.run("vm", "snapshot", "create", "web", "before");
 }
 

@@ -51,6 +51,57 @@ test("a guest is made after the first visit by a link, used in its console, chan
   await context.close();
 });
 
+test("a guest is backed up, checked, made anew of it, and on a schedule", async ({ host, contexts }) => {
+  guest(host);
+  await shell(host);
+  const { page, context, complaints } = await open(contexts, host);
+  const dialog = page.getByRole("dialog");
+  await page.goto(`${host.url}/guests/web/backups`);
+  await page.getByText("No backup yet").waitFor();
+  const backUp = async (kind) => {
+    await page.getByRole("button", { name: "Back up", exact: true }).click();
+    await dialog.getByRole("button", { name: "Back up" }).click();
+    await dialog.waitFor({ state: "detached" });
+    await page.locator("td", { hasText: kind }).waitFor();
+  };
+  await backUp("Full");
+  await backUp("What differs");
+  const row = page.locator("tr", { hasText: "What differs" });
+  const choose = async (item) => {
+    await row.getByRole("button", { name: /^More about/ }).click();
+    await page.getByRole("menuitem", { name: item }).click();
+  };
+  await choose("Check");
+  await page.locator(".toast.good", { hasText: "is whole" }).waitFor();
+  // What others need stays.
+  await page.locator("tr", { hasText: "Full" }).getByRole("button", { name: /^More about/ }).click();
+  await page.getByRole("menuitem", { name: "Delete" }).click();
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await dialog.locator("[role=alert]").waitFor();
+  await page.keyboard.press("Escape");
+  await choose("Make a guest of it");
+  await dialog.getByLabel("Name").fill("from-backup");
+  await dialog.getByRole("button", { name: "Make a guest of it" }).click();
+  await page.getByRole("heading", { name: "from-backup" }).waitFor();
+  host.run("vm", "delete", "--force", "from-backup");
+
+  await page.goto(`${host.url}/guests/web/backups`);
+  await page.getByRole("button", { name: "New schedule", exact: true }).click();
+  await dialog.getByLabel("Name").fill("nightly");
+  await dialog.getByLabel("Kind").selectOption("backup");
+  await dialog.getByRole("button", { name: "New schedule", exact: true }).click();
+  const schedule = page.locator("tr", { hasText: "nightly" });
+  await schedule.getByText("the last 7").waitFor();
+  assert.match(host.run("schedule", "ls", "web"), /nightly/);
+  await schedule.getByRole("button", { name: /^More about/ }).click();
+  await page.getByRole("menuitem", { name: "Delete" }).click();
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await schedule.waitFor({ state: "detached" });
+  for (const backup of host.run("backup", "ls", "-o", "name").split("\n").filter(Boolean).reverse()) host.run("backup", "delete", backup);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
 test("a disk comes while the guest runs, and what the guest was is kept and gone back to", async ({ host, contexts }) => {
   guest(host);
   const { page, context, complaints } = await open(contexts, host);
@@ -91,9 +142,25 @@ test("a disk comes while the guest runs, and what the guest was is kept and gone
   await shows(page, "web is what it was at before");
   await state(page, "Running");
   await page.getByRole("button", { name: "More about before" }).click();
+  await page.getByRole("menuitem", { name: "Edit" }).click();
+  await dialog.getByLabel("Name").fill("ready");
+  await dialog.getByLabel("Description").fill("what others begin with");
+  await dialog.getByRole("button", { name: "Save" }).click();
+  await page.locator("tr", { hasText: "what others begin with" }).waitFor();
+  await page.getByRole("button", { name: "More about ready" }).click();
   await page.getByRole("menuitem", { name: "Delete" }).click();
   await dialog.getByRole("button", { name: "Delete" }).click();
   await shows(page, "No snapshot yet");
+
+  // One that runs is cloned at once, and both run.
+  await page.getByRole("button", { name: "More", exact: true }).click();
+  await page.getByRole("menuitem", { name: "Clone" }).click();
+  await shows(page, "The clone goes on where the guest is now");
+  await dialog.getByRole("button", { name: "Clone" }).click();
+  await page.waitForURL(/guests\/web-2/);
+  await state(page, "Running");
+  assert.deepEqual(["web", "web-2"].map((name) => JSON.parse(host.run("vm", "show", name, "-o", "json")).status.state), ["running", "running"]);
+  host.run("vm", "delete", "web-2", "--force");
   host.run("vm", "disk", "remove", "web", "1");
   assert.deepEqual(complaints, []);
   await context.close();

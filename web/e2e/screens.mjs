@@ -40,6 +40,7 @@ const SCREENS = {
     await dialog(page).getByLabel("Kind").selectOption("volume");
   }],
   snapshots: ["/guests/db-1/snapshots"],
+  backups: ["/guests/db-1/backups"],
   share: ["/guests/web-1/share"],
   history: ["/guests/db-1/events"],
   definition: ["/guests/web-1/definition"],
@@ -97,6 +98,10 @@ async function furnish(host) {
   host.run("vm", "snapshot", "create", "db-1", "tuned");
   host.run("vm", "start", "db-1");
   await shell(host, "db-1");
+  for (const name of ["monday", "tuesday"]) host.run("backup", "create", "db-1", name, "--pool", "default");
+  host.run("schedule", "create", "db-1", "nightly", "--every", "1d", "--offset", "2h", "--keep-daily", "7", "--keep-weekly", "4", "--backup", "--pool", "default");
+  host.run("schedule", "create", "db-1", "hourly", "--every", "1h", "--keep", "24");
+  host.run("vm", "edit", "web-1", "--cpu-reserve", "0.2", "--cpu-weight", "2000");
   host.run("alarm", "create", "memory-gone", "--metric", "host.memory", "--above", "1", "--severity", "critical", "--description", "Nobody has memory left");
   host.run("alarm", "create", "crashes", "--event", "vm.crashed", "--severity", "warning");
 }

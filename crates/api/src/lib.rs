@@ -57,7 +57,7 @@ pub use shares::{
     CpuBound, CpuHost, CpuNow, CpuOther, CpuReport, CpuShare, NotProcessors, Processors, ShareReport,
 };
 pub use site::{SITE_LABEL, Site, SiteBefore, SiteKind, SiteMember, SiteMemory};
-pub use snapshot::{NewSnapshot, Snapshot};
+pub use snapshot::{NewSnapshot, Snapshot, SnapshotLabel};
 pub use stats::{DiskStats, HostStats, NicStats, ProcessorStats, Stats, VmStats, VmSums};
 pub use task::{NewTask, Task, TaskState};
 pub use template::{NewTemplate, Template};

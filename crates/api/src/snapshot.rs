@@ -65,17 +65,52 @@ pub struct NewSnapshot {
     pub schedule: Option<Name>,
 }
 
+/// What can be said of a snapshot that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotLabel {
+    /// Its name.
+    pub name: Name,
+    /// What it is for.
+    #[serde(default)]
+    #[schema(max_length = 4096)]
+    pub description: String,
+}
+
+/// What is wrong with what something is for.
+fn check_description(text: &str) -> Option<Invalid> {
+    let detail = "a description has at most 4096 bytes";
+    (text.len() > 4096).then(|| Invalid::new("/description", Value::Null, detail))
+}
+
+impl SnapshotLabel {
+    /// What is wrong with it.
+    pub fn check(&self) -> Vec<Invalid> {
+        check_description(&self.description).into_iter().collect()
+    }
+}
+
 impl NewSnapshot {
     /// What is wrong with it.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong = Vec::new();
-        if self.description.len() > 4096 {
-            wrong.push(Invalid::new("/description", Value::Null, "a description has at most 4096 bytes"));
-        }
+        let mut wrong: Vec<_> = check_description(&self.description).into_iter().collect();
         if self.memory && self.quiesce {
             let detail = "with its memory nothing has to rest: what is not on the disks yet is in the memory";
             wrong.push(Invalid::new("/quiesce", true, detail));
         }
         wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_snapshot_has_an_end() {
+        let label =
+            |length: usize| SnapshotLabel { name: "a".parse().unwrap(), description: "x".repeat(length) };
+        assert!(label(4096).check().is_empty());
+        assert_eq!(label(4097).check()[0].pointer, "/description");
     }
 }

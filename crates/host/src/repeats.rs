@@ -42,6 +42,8 @@ pub struct Asked<'a> {
     pub what: &'a str,
     /// The key.
     pub key: &'a str,
+    /// What has to be so for it to be done (`If-Match`), if it says.
+    pub condition: Option<&'a [u8]>,
     /// The body.
     pub body: &'a [u8],
 }
@@ -68,7 +70,7 @@ struct Kept {
     begun: Time,
     /// The run of the daemon that began it.
     run: Id,
-    /// Its body, hashed with its key.
+    /// Its condition and its body, hashed with its key.
     body: String,
     answer: Said,
 }
@@ -119,12 +121,13 @@ impl Repeats {
     /// Whether a request has been made before.
     ///
     /// # Errors
-    /// If the same key came with another body, if the first request is still being done, if nobody knows whether it was done, or if its
+    /// If the same key came with another body or condition, if the first request is still being done, if nobody knows whether it was done, or if its
     /// answer is not kept.
     pub async fn begin(&self, asked: &Asked<'_>) -> Result<Turn, Problem> {
         // The key itself is not kept: without it nobody finds out by trying what was in the body.
         let place = hashed(&[asked.who.as_bytes(), asked.what.as_bytes(), asked.key.as_bytes()]);
-        let body = hashed(&[asked.key.as_bytes(), asked.body]);
+        let parts = [Some(asked.key.as_bytes()), Some(asked.body), asked.condition];
+        let body = hashed(&parts.into_iter().flatten().collect::<Vec<_>>());
         let begun = Begun { place: format!("{PREFIX}{place}"), body };
         let first = Transaction::new().expect_none(&begun.place);
         let first = first.put(&begun.place, &self.kept(&begun, Said::Begun)).map_err(store_problem)?;
@@ -219,7 +222,8 @@ mod tests {
     use super::*;
     use crate::store::Sqlite;
 
-    const ASKED: Asked<'_> = Asked { who: "ann", what: "POST /vms", key: "one", body: b"{}" };
+    const ASKED: Asked<'_> =
+        Asked { who: "ann", what: "POST /vms", key: "one", condition: None, body: b"{}" };
 
     fn repeats() -> (tempfile::TempDir, Repeats) {
         let folder = tempfile::tempdir().unwrap();
@@ -252,6 +256,8 @@ mod tests {
         assert!(matches!(repeats.begin(&ASKED).await.unwrap(), Turn::Again(again) if again == answer()));
         let other = Asked { body: b"{\"b\":2}", ..ASKED };
         assert_eq!(refused(&repeats, &other).await.0, 422, "another body");
+        let conditional = Asked { condition: Some(b"\"1\""), ..ASKED };
+        assert_eq!(refused(&repeats, &conditional).await.0, 422, "a condition that the first had not");
         // Others' keys, and the same key elsewhere, are other requests.
         first(&repeats, &Asked { who: "bob", ..ASKED }).await;
         first(&repeats, &Asked { what: "POST /pools", ..ASKED }).await;

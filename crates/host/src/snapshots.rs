@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 
-use api::{Disk, DiskSource, Id, Name, Problem, Snapshot, VmDefinition, VolumeName};
+use api::{Disk, DiskSource, Id, Name, Problem, Snapshot, Vm, VmDefinition, VolumeName};
 use serde::{Deserialize, Serialize};
 use storage::{Pool, Progress, Silent};
 
@@ -48,6 +48,13 @@ pub struct KeptDisk {
     pub layer: Id,
 }
 
+impl Kept {
+    /// What everybody may know of it, a snapshot of this guest.
+    pub fn told(self, vm: &Vm) -> Snapshot {
+        Snapshot { current: vm.status.snapshot == Some(self.snapshot.id), ..self.snapshot }
+    }
+}
+
 /// The key of a snapshot.
 pub fn key(vm: Id, snapshot: Id) -> String {
     format!("{PREFIX}{vm}/{snapshot}")
@@ -62,6 +69,11 @@ pub fn path(vm: Id, snapshot: Id) -> String {
 pub fn none(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::not_found(format!("the guest has no snapshot {shown}"))
+}
+
+/// It is not what it was when it was read.
+pub fn stale() -> Problem {
+    Problem::new(412, "It has changed", "the snapshot has changed since it was read: read it again")
 }
 
 /// The snapshots of a guest, the oldest first.

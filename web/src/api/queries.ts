@@ -19,7 +19,8 @@ export const queries = new QueryClient({
 
 /** Lists by the first word of the events and tasks that concern them. */
 const CONCERNED: Record<string, readonly string[]> = {
-  vm: ["host", "networks", "leases", "volumes", "snapshots"],
+  vm: ["host", "networks", "leases", "volumes", "snapshots", "backups", "schedules"],
+  backup: ["backups", "pools"],
   image: ["images", "host"],
   template: ["templates"],
   network: ["networks", "leases"],
@@ -69,6 +70,8 @@ export type Lease = Schemas["Lease"];
 export type Account = Schemas["Account"];
 export type Token = Schemas["Token"];
 export type Snapshot = Schemas["Snapshot"];
+export type Backup = Schemas["Backup"];
+export type Schedule = Schemas["Schedule"];
 export type Alarm = Schemas["Alarm"];
 export type ActiveAlarm = Schemas["ActiveAlarm"];
 export type AuditEntry = Schemas["AuditEntry"];
@@ -77,6 +80,16 @@ export type HostInfo = Schemas["HostInfo"];
 /** The snapshots of a guest, the oldest first. */
 export function useSnapshots(vm: string) {
   return useQuery({ queryKey: ["snapshots", vm], queryFn: () => all<Snapshot>(at("vms", vm, "snapshots")) });
+}
+
+/** The backups of a guest, in all pools. */
+export function useBackups(vm: string) {
+  return useQuery({ queryKey: ["backups", vm], queryFn: () => all<Backup>(at("vms", vm, "backups")) });
+}
+
+/** What the host makes of a guest again and again. */
+export function useSchedules(vm: string) {
+  return useQuery({ queryKey: ["schedules", vm], queryFn: () => all<Schedule>(at("vms", vm, "schedules")) });
 }
 
 export const useImages = list<Image>("images");

@@ -816,6 +816,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/uploads/{upload}/restore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Makes a guest of a snapshot that was exported into a file (`GET /vms/{vm}/snapshots/{snapshot}/data`) and uploaded. All of the file is looked at
+         *     before. The upload goes when the guest is there. The task's result is the guest.
+         */
+        post: operations["post_uploads_upload_restore"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/users": {
         parameters: {
             query?: never;
@@ -979,7 +999,7 @@ export interface paths {
         put?: never;
         /**
          * Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own; or of a snapshot, with
-         *     what differs from it. The task's result is the new guest.
+         *     what differs from it; or at once of what it is now, whether it runs or not. The task's result is the new guest.
          */
         post: operations["post_vms_vm_clone"];
         delete?: never;
@@ -1322,6 +1342,27 @@ export interface paths {
         post?: never;
         /** Deletes a snapshot. The guest and its other snapshots stay what they are. */
         delete: operations["delete_vms_vm_snapshots_snapshot"];
+        options?: never;
+        head?: never;
+        /** Changes what is said of a snapshot, its name and its description: a JSON merge patch (RFC 7396) of these. */
+        patch: operations["patch_vms_vm_snapshots_snapshot"];
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/snapshots/{snapshot}/data": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A snapshot as one file, to make a guest of it elsewhere (`POST /uploads/{upload}/restore`): a tar archive of the guest's definition and of each
+         *     disk as a qcow2 file of its own. The memory is not in it. It may take a while until the first byte comes.
+         */
+        get: operations["get_vms_vm_snapshots_snapshot_data"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1731,6 +1772,11 @@ export interface components {
         };
         /** @description What a clone is to be. */
         CloneAs: {
+            /**
+             * @description Whether it begins at once with what the guest is now, and shares that with it until one of them writes: the disks, and of one that
+             *     runs the memory, in which it goes on as in that of a snapshot. The guest goes on meanwhile.
+             */
+            instant?: boolean;
             /**
              * @description Whether it goes on in the memory of that snapshot, with a name, addresses and keys of its own, which its agent gives it. It is
              *     suspended until it is started.
@@ -6882,6 +6928,57 @@ export interface operations {
             };
         };
     };
+    post_uploads_upload_restore: {
+        parameters: {
+            query?: {
+                /** @description Wait so long at most until the task has ended: `30s`. The answer is 202 if it has not. */
+                wait?: string;
+            };
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description What the upload is called */
+                upload: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RestoreBackup"];
+            };
+        };
+        responses: {
+            /** @description The task has ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description It is being made */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_users: {
         parameters: {
             query?: {
@@ -8625,6 +8722,8 @@ export interface operations {
             /** @description The snapshot */
             200: {
                 headers: {
+                    /** @description What it is a version of */
+                    ETag?: string;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8675,6 +8774,83 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_vms_vm_snapshots_snapshot: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if it is still this version */
+                "If-Match"?: string;
+            };
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name or id */
+                snapshot: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The snapshot as it is now */
+            200: {
+                headers: {
+                    /** @description What it is a version of */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Snapshot"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_snapshots_snapshot_data: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The guest's name or id */
+                vm: string;
+                /** @description Its name or id */
+                snapshot: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A tar archive */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-tar": unknown;
                 };
             };
             /** @description A problem */

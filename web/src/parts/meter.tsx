@@ -10,11 +10,13 @@ interface MeterProps {
   promised?: number;
   text: string;
   under?: string;
+  /** How it is meant, where a full bar is not a warning by itself. */
+  tone?: "" | "warn" | "risk";
 }
 
-export function Meter({ name, used, of, promised, text, under }: MeterProps) {
+export function Meter({ name, used, of, promised, text, under, tone: meant }: MeterProps) {
   const part = of > 0 ? Math.min(1, used / of) : 0;
-  const tone = part > 0.92 ? "risk" : part > 0.8 ? "warn" : "";
+  const tone = meant ?? (part > 0.92 ? "risk" : part > 0.8 ? "warn" : "");
   return (
     <div className="meter">
       <div className="meter-words"><span>{name}</span><strong>{text}</strong></div>

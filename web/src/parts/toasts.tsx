@@ -2,6 +2,7 @@
 
 import { useSyncExternalStore } from "react";
 
+import { refusal } from "../api/client";
 import { t } from "../text";
 import { Icon } from "./icon";
 
@@ -26,6 +27,11 @@ export function toast(kind: Toast["kind"], text: string, more?: string): void {
   const id = next++;
   set([...toasts.slice(-3), { id, kind, text, more }]);
   window.setTimeout(() => dismiss(id), kind === "good" ? 4000 : 15_000);
+}
+
+/** Says why what was asked for is not done. */
+export function failed(error: unknown): void {
+  toast("risk", t("refused"), refusal(error).message);
 }
 
 function dismiss(id: number): void {

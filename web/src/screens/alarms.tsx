@@ -2,7 +2,7 @@
 
 import { useState } from "react";
 
-import { at, change, complete, refusal } from "../api/client";
+import { at, change, complete } from "../api/client";
 import { type ActiveAlarm, type Alarm, queries, useAlarms } from "../api/queries";
 import { usePowers } from "../api/session";
 import { AlarmState, condition, raisedOf, Severity } from "../parts/alarm";
@@ -12,7 +12,7 @@ import { Target } from "../parts/event-line";
 import { Icon } from "../parts/icon";
 import { type Item, Menu } from "../parts/menu";
 import { Table } from "../parts/table";
-import { toast } from "../parts/toasts";
+import { failed, toast } from "../parts/toasts";
 import { t } from "../text";
 import { AlarmDialog } from "./alarm-dialog";
 
@@ -20,10 +20,6 @@ type Asked = "create" | { edit: Alarm } | { remove: string };
 
 function reread(): Promise<void> {
   return queries.invalidateQueries({ queryKey: ["alarms"] });
-}
-
-function failed(error: unknown): void {
-  toast("risk", t("alarm.failed"), refusal(error).message);
 }
 
 export function Alarms() {
@@ -45,7 +41,7 @@ export function Alarms() {
           { name: t("state"), of: (alarm) => <AlarmState state={alarm.status.state} /> },
           { name: t("alarm.when"), of: (alarm) => condition(alarm) },
           { name: t("alarm.of"), of: (alarm) => <Scope alarm={alarm} /> },
-          { name: t("alarm.actions"), of: (alarm) => (own ? (alarm.actions ?? []).map((one, n) => <bdi key={n} className="block">{one.webhook ? t("action.webhook") : one.command?.[0]}</bdi>) : null) },
+          { name: t("alarm.actions"), of: (alarm) => (own && alarm.actions?.length ? alarm.actions.map((one, n) => <bdi key={n} className="block">{one.webhook ? t("action.webhook") : one.command?.[0]}</bdi>) : "–") },
           { name: "", of: (alarm) => own && <Menu label={t("more-of", { name: alarm.name })} className="plain" items={deeds(alarm, setAsked)} /> },
         ]}
       />

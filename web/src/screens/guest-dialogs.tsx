@@ -99,17 +99,22 @@ export function EditDialog({ vm, onClose, onRenamed }: { vm: Vm; onClose: () => 
 
 export function CloneDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
   const [name, setName] = useState(`${vm.name}-2`.slice(-63));
+  const [shares, setShares] = useState(false);
+  const runs = vm.status.state === "running" || vm.status.state === "paused";
+  const still = vm.status.state === "stopped" || vm.status.state === "crashed";
+  const instant = runs || (still && shares);
   const navigate = useNavigate();
   const { problem, busy, submit } = useSending(async () => {
-    await complete("POST", at("vms", vm.id, "clone"), { body: { name } });
+    await complete("POST", at("vms", vm.id, "clone"), { body: { name, instant, start: runs } });
     onClose();
     void navigate({ to: "/guests/$name", params: { name } });
   });
   return (
     <Dialog title={t("clone.title", { name: vm.name })} onClose={onClose}>
       <form className="dialog-form" onSubmit={submit}>
-        <p>{t("clone.words")}</p>
+        <p>{t(runs ? "clone.runs" : instant ? "clone.shares" : "clone.words")}</p>
         <Input label={t("name")} value={name} onChange={setName} error={problem?.at("/name")} required autoFocus />
+        {still && <Check label={t("clone.instant")} checked={shares} onChange={setShares} />}
         <Wrong problem={problem} besides={["/name"]} />
         <Buttons go={t("clone")} busy={busy} onCancel={onClose} />
       </form>

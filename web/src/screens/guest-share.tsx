@@ -24,7 +24,8 @@ function limitText(share: CpuShare): string {
 }
 
 function inShort(share: CpuShare): string {
-  return t("share.short", { reserve: number(share.reserve ?? 0, 3), weight: number(share.weight ?? 1000), limit: limitText(share) });
+  const words = { reserve: number(share.reserve ?? 0, 3), weight: number(share.weight ?? 1000) };
+  return share.limit == null ? t("share.short", words) : t("share.short.limited", { ...words, limit: limitText(share) });
 }
 
 export function Share({ vm }: { vm: Vm }) {
@@ -40,8 +41,8 @@ export function Share({ vm }: { vm: Vm }) {
       {why && <div className="notice risk" role="alert"><Icon name="warning" /><p>{t("share.not-enforced")} <bdi>{why}</bdi></p></div>}
       {now && (
         <div className="meters">
-          <Card><Meter name={t("share.got")} used={now.got_10s} of={Math.max(now.asked, now.target, 0.01)} text={number(now.got_10s, 2)} under={t("share.got.words", { asked: number(now.asked, 2), target: number(now.target, 2) })} /></Card>
-          <Card><Meter name={t("share.reserved")} used={host.reserved} of={host.processors} text={number(host.reserved, 3)} under={t("share.reserved.words", { n: number(host.processors, 3) })} /></Card>
+          <Card><Meter name={t("share.got")} used={now.got_10s} of={Math.max(now.asked, now.target, 0.01)} tone={now.bound === "others" ? "warn" : ""} text={number(now.got_10s, 2)} under={t("share.got.words", { asked: number(now.asked, 2), target: number(now.target, 2) })} /></Card>
+          <Card><Meter name={t("share.reserved")} used={host.reserved} of={host.processors} tone="" text={number(host.reserved, 3)} under={t("share.reserved.words", { n: number(host.processors, 3) })} /></Card>
           <Card><Meter name={t("share.host")} used={used} of={Math.max(host.processors, used)} text={number(used, 2)} under={t("share.host.words", { guests: number(host.guests, 2), besides: number(host.besides, 2) })} /></Card>
         </div>
       )}

@@ -3,7 +3,7 @@
 import { useState } from "react";
 import { useNavigate } from "@tanstack/react-router";
 
-import { at, complete, type Vm } from "../api/client";
+import { at, change, complete, getVersion, type Vm } from "../api/client";
 import { type Snapshot, useSnapshots } from "../api/queries";
 import { usePowers } from "../api/session";
 import { Card, Empty, Loading, State, When } from "../parts/basics";
@@ -36,7 +36,7 @@ export function placed(all: readonly Snapshot[]): Placed[] {
   return found;
 }
 
-type Asked = { what: "take" } | { what: "revert" | "delete" | "clone"; snapshot: Snapshot };
+type Asked = { what: "take" } | { what: "edit" | "revert" | "delete" | "clone"; snapshot: Snapshot };
 
 export function Snapshots({ vm }: { vm: Vm }) {
   const { operate, manage } = usePowers();
@@ -49,6 +49,8 @@ export function Snapshots({ vm }: { vm: Vm }) {
   const items = (snapshot: Snapshot) => [
     { text: t("snapshot.revert"), icon: "reboot" as const, do: () => setAsked({ what: "revert", snapshot }) },
     ...(manage ? [{ text: t("snapshot.clone"), icon: "clone" as const, do: () => setAsked({ what: "clone", snapshot }) }] : []),
+    { text: t("edit"), icon: "edit" as const, do: () => setAsked({ what: "edit", snapshot }) },
+    { text: t("download"), icon: "download" as const, do: () => location.assign(at("vms", vm.id, "snapshots", snapshot.id, "data")) },
     { text: t("snapshot.delete"), icon: "remove" as const, risky: true, do: () => setAsked({ what: "delete", snapshot }) },
   ];
   return (
@@ -69,6 +71,7 @@ export function Snapshots({ vm }: { vm: Vm }) {
         </Card>
       )}
       {asked?.what === "take" && <Take vm={vm} onClose={close} />}
+      {asked?.what === "edit" && <Edit vm={vm} snapshot={asked.snapshot} onClose={close} />}
       {asked?.what === "revert" && <Revert vm={vm} snapshot={asked.snapshot} onClose={close} />}
       {asked?.what === "delete" && <Delete vm={vm} snapshot={asked.snapshot} onClose={close} />}
       {asked?.what === "clone" && <CloneOf vm={vm} snapshot={asked.snapshot} onClose={close} />}
@@ -105,6 +108,28 @@ interface Of {
   vm: Vm;
   snapshot: Snapshot;
   onClose: () => void;
+}
+
+function Edit({ vm, snapshot, onClose }: Of) {
+  const [name, setName] = useState<string>(snapshot.name);
+  const [description, setDescription] = useState(snapshot.description ?? "");
+  const place = at("vms", vm.id, "snapshots", snapshot.id);
+  const { problem, busy, submit } = useSending(async () => {
+    const { version } = await getVersion(place);
+    await change<Snapshot>("PATCH", place, { body: { name, description }, version });
+    toast("good", t("edited", { name }));
+    onClose();
+  });
+  return (
+    <Dialog title={t("edit.title", { name: snapshot.name })} onClose={onClose}>
+      <form className="dialog-form" onSubmit={submit}>
+        <Input label={t("name")} value={name} onChange={setName} error={problem?.at("/name")} hint={t("name.hint")} required autoFocus />
+        <Input label={t("description")} value={description} onChange={setDescription} error={problem?.at("/description")} />
+        <Wrong problem={problem} besides={["/name", "/description"]} />
+        <Buttons go={t("save")} busy={busy} onCancel={onClose} />
+      </form>
+    </Dialog>
+  );
 }
 
 function Revert({ vm, snapshot, onClose }: Of) {

@@ -12,6 +12,7 @@ import { Icon, type IconName } from "../parts/icon";
 import { Verbs } from "../parts/verbs";
 import { type Key, t } from "../text";
 import { CloneDialog, EditDialog, TemplateDialog } from "./guest-dialogs";
+import { Backups } from "./guest-backups";
 import { GuestConsole } from "./guest-console";
 import { GuestEvents } from "./guest-events";
 import { Hardware } from "./guest-hardware";
@@ -26,6 +27,7 @@ const TABS: readonly { name: string; text: Key; icon: IconName }[] = [
   { name: "console", text: "tab.console", icon: "console" },
   { name: "hardware", text: "tab.hardware", icon: "disk" },
   { name: "snapshots", text: "tab.snapshots", icon: "camera" },
+  { name: "backups", text: "tab.backups", icon: "storage" },
   { name: "share", text: "tab.share", icon: "share" },
   { name: "events", text: "tab.events", icon: "events" },
   { name: "definition", text: "tab.definition", icon: "edit" },
@@ -93,6 +95,7 @@ function Tab({ vm, tab }: { vm: Vm; tab: string }) {
     case "console": return <GuestConsole vm={vm} />;
     case "hardware": return <Hardware vm={vm} />;
     case "snapshots": return <Snapshots vm={vm} />;
+    case "backups": return <Backups key={vm.id} vm={vm} />;
     case "share": return <Share key={vm.id} vm={vm} />;
     case "events": return <GuestEvents vm={vm} />;
     case "definition": return <Suspense fallback={<Loading />}><Definition key={vm.id} vm={vm} /></Suspense>;

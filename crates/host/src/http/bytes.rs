@@ -2,6 +2,8 @@
 
 use std::future::ready;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::Problem;
 use axum::body::Body;
@@ -9,6 +11,7 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use storage::Progress;
 use tokio::sync::oneshot;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
@@ -31,6 +34,19 @@ pub async fn apart<T: Send + 'static>(
 pub fn incoming(request: Request) -> impl Read + Send {
     let bytes = request.into_body().into_data_stream().map_err(io::Error::other);
     SyncIoBridge::new(StreamReader::new(bytes))
+}
+
+/// An archive of `length` bytes, as [`outgoing`], that is kept under this name.
+pub fn archive(
+    name: &str,
+    length: u64,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> Response {
+    let mut response = outgoing("application/x-tar", length, write);
+    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}.tar\"")) {
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
+    }
+    response
 }
 
 /// An answer of this kind and of `length` bytes, which `write` writes on a thread that may wait. Where that fails the answer breaks off:
@@ -56,4 +72,31 @@ pub fn outgoing(
         (header::CONTENT_LENGTH, HeaderValue::from(length)),
     ];
     (headers, body).into_response()
+}
+
+/// Calls something off when this goes.
+pub struct Leaving(Arc<AtomicBool>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Goes on as long as somebody waits for it.
+pub struct Wanting(Arc<AtomicBool>);
+
+impl Progress for Wanting {
+    fn step(&self, _: &str) {}
+    fn amount(&self, _: u64, _: u64) {}
+
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Work that goes on only until the first of the two is dropped, as what waits for an answer is when whoever asked is gone.
+pub fn while_wanted() -> (Leaving, Wanting) {
+    let gone = Arc::new(AtomicBool::new(false));
+    (Leaving(Arc::clone(&gone)), Wanting(gone))
 }

@@ -149,12 +149,8 @@ pub async fn restore(
     let work = move |work: crate::tasks::Work| async move {
         let progress = Arc::new(TaskProgress::new(work.clone()));
         let (supervisor, actor) = (&doing.supervisor, &identity.actor);
-        let mut vm = supervisor.restore(&backup, &wanted, id, actor, progress).await?;
-        if wanted.start {
-            work.progress(None, "starts it");
-            vm = begun(&doing, id, actor).await?;
-        }
-        told(vm)
+        let vm = supervisor.restore(&backup, &wanted, id, actor, progress).await?;
+        told(if wanted.start { begun(&doing, id, actor, &work).await? } else { vm })
     };
     let task = host.tasks.begin(task, work).await?;
     accepted(&host, task, &wait).await

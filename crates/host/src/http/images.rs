@@ -2,21 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::{
     ImageChange, ImageDetails, ImageInfo, ImageName, Invalid, List, ListQuery, NewImage, NewTask, Problem,
     Task,
 };
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde_json::{Value, json};
-use storage::Progress;
 use storage::images::{Image, Import, Packed, Recipe, build, import};
 use utoipa::ToSchema;
 
-use super::bytes::{apart, outgoing};
+use super::bytes::{apart, archive, while_wanted};
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
 use super::input::{Body, Query, read};
@@ -273,27 +270,6 @@ pub async fn delete(
     accepted(&host, task, &wait).await
 }
 
-/// Calls something off when this goes.
-struct Leaving(Arc<AtomicBool>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Goes on as long as somebody waits for it.
-struct Wanting(Arc<AtomicBool>);
-
-impl Progress for Wanting {
-    fn step(&self, _: &str) {}
-    fn amount(&self, _: u64, _: u64) {}
-
-    fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// An image as one file, to carry it elsewhere: a tar archive that `POST /images` takes as a disk. It may take a while until the first byte comes.
 #[utoipa::path(get, path = "/images/{image}/data", tag = "images", security(("token" = ["operator"])),
     params(("image" = String, Path, description = "Its name")), responses(
@@ -307,21 +283,15 @@ pub async fn download(
     let images = Arc::clone(host.supervisor.images());
     let name = find(&images, &name)?.name;
     let hold = images.hold(vec![name.clone()])?;
-    let gone = Arc::new(AtomicBool::new(false));
-    let leaving = Leaving(Arc::clone(&gone));
+    let (leaving, wanting) = while_wanted();
     let of = name.clone();
     let packed = apart(move || {
         let _hold = hold;
-        let packed = Packed::new(&images, &of, &Wanting(gone))?;
+        let packed = Packed::new(&images, &of, &wanting)?;
         Ok((packed.length()?, packed))
     });
     let (length, packed) = packed.await?;
     drop(leaving);
     let write = move |to: &mut dyn io::Write| packed.write(to, &storage::Silent).map_err(io::Error::other);
-    let mut response = outgoing("application/x-tar", length, write);
-    let file = format!("attachment; filename=\"{}.tar\"", name.as_str().replace(':', "-"));
-    if let Ok(value) = HeaderValue::from_str(&file) {
-        response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
-    }
-    Ok(response)
+    Ok(archive(&name.as_str().replace(':', "-"), length, write))
 }

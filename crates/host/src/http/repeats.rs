@@ -75,7 +75,8 @@ pub async fn once(State(host): State<Arc<Host>>, request: Request, next: Next) -
             return Error(Problem::new(400, "The request broke off", error.to_string())).into_response();
         }
     };
-    let asked = Asked { who: &who, what: &what, key: &key, body: &body };
+    let condition = parts.headers.get(header::IF_MATCH).map(HeaderValue::as_bytes);
+    let asked = Asked { who: &who, what: &what, key: &key, condition, body: &body };
     let begun = match host.repeats.begin(&asked).await {
         Ok(Turn::First(begun)) => begun,
         Ok(Turn::Again(answer)) => return replay(answer),

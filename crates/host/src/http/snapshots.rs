@@ -1,21 +1,26 @@
 //! `/vms/{vm}/snapshots`.
 
+use std::io;
 use std::sync::Arc;
 
-use api::{Id, List, NewSnapshot, Problem, Snapshot, Task, Vm};
+use api::{Id, List, NewSnapshot, Problem, Snapshot, SnapshotLabel, Task, Vm, merge};
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::bytes::{archive, while_wanted};
 use super::caller::{Operator, Viewer};
 use super::error::Result;
-use super::input::{Body, Query};
+use super::input::{Body, Query, if_match, read};
 use super::tasks::{Wait, accepted, check};
-use super::vms::new_task;
+use super::vms::{new_task, with_tag};
 use crate::daemon::{Host, TaskProgress};
+use crate::machine;
 use crate::snapshots;
+use crate::supervisor::storage_problem;
 use crate::tasks::told;
 
 /// The snapshots of a guest, the oldest first. Each names the one that it came after.
@@ -35,17 +40,48 @@ pub async fn list(
 /// One snapshot.
 #[utoipa::path(get, path = "/vms/{vm}/snapshots/{snapshot}", tag = "snapshots", security(("token" = ["viewer"])),
     params(("vm" = String, Path, description = "The guest's name or id"), ("snapshot" = String, Path, description = "Its name or id")), responses(
-    (status = 200, description = "The snapshot", body = Snapshot),
+    (status = 200, description = "The snapshot", body = Snapshot, headers(("ETag" = String, description = "What it is a version of"))),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(
     State(host): State<Arc<Host>>,
     _: Viewer,
     Path((vm, snapshot)): Path<(String, String)>,
-) -> Result<axum::Json<Snapshot>> {
+) -> Result<Response> {
     let (vm, _) = host.supervisor.find(&vm).await?;
-    let mut all = host.supervisor.snapshots(&vm).await?.into_iter();
-    let found = all.find(|one| one.name.as_str() == snapshot || one.id.to_string() == snapshot);
-    Ok(axum::Json(found.ok_or_else(|| snapshots::none(&snapshot))?))
+    let (found, revision) = host.supervisor.snapshot(&vm, &snapshot).await?;
+    Ok(with_tag(&found, revision))
+}
+
+/// Changes what is said of a snapshot, its name and its description: a JSON merge patch (RFC 7396) of these.
+#[utoipa::path(patch, path = "/vms/{vm}/snapshots/{snapshot}", tag = "snapshots", security(("token" = ["operator"])),
+    params(("vm" = String, Path, description = "The guest's name or id"), ("snapshot" = String, Path, description = "Its name or id"),
+        ("If-Match" = Option<String>, Header, description = "Only if it is still this version")),
+    request_body(content = Object, content_type = "application/merge-patch+json"), responses(
+    (status = 200, description = "The snapshot as it is now", body = Snapshot, headers(("ETag" = String, description = "What it is a version of"))),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn edit(
+    State(host): State<Arc<Host>>,
+    Operator(identity): Operator,
+    Path((vm, snapshot)): Path<(String, String)>,
+    headers: HeaderMap,
+    Body(patch): Body<Value>,
+) -> Result<Response> {
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    let (found, revision) = host.supervisor.snapshot(&vm, &snapshot).await?;
+    if if_match(&headers)?.is_some_and(|expect| expect != revision) {
+        return Err(snapshots::stale().into());
+    }
+    let mut label = json!({ "name": found.name, "description": found.description });
+    merge(&mut label, patch);
+    let label: SnapshotLabel = read(&label)?;
+    let wrong = label.check();
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong).into());
+    }
+    let edited = Snapshot { name: label.name.clone(), description: label.description.clone(), ..found };
+    // What was read must still be so: the patch was made into a whole.
+    let revision = host.supervisor.label_snapshot(vm.id, edited.id, label, revision, &identity.actor).await?;
+    Ok(with_tag(&edited, revision))
 }
 
 /// Makes a snapshot of a guest that runs, stands still or is stopped. The guest goes on meanwhile. The task's result is the snapshot.
@@ -75,6 +111,26 @@ pub async fn create(
     };
     let task = host.tasks.begin(task, work).await?;
     accepted(&host, task, &wait).await
+}
+
+/// A snapshot as one file, to make a guest of it elsewhere (`POST /uploads/{upload}/restore`): a tar archive of the guest's definition and of each
+/// disk as a qcow2 file of its own. The memory is not in it. It may take a while until the first byte comes.
+#[utoipa::path(get, path = "/vms/{vm}/snapshots/{snapshot}/data", tag = "snapshots", security(("token" = ["operator"])),
+    params(("vm" = String, Path, description = "The guest's name or id"), ("snapshot" = String, Path, description = "Its name or id")), responses(
+    (status = 200, description = "A tar archive", content_type = "application/x-tar"),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn download(
+    State(host): State<Arc<Host>>,
+    _: Operator,
+    Path((vm, snapshot)): Path<(String, String)>,
+) -> Result<Response> {
+    let (vm, id) = find(&host, &vm, &snapshot).await?;
+    let (leaving, wanting) = while_wanted();
+    let packed = host.supervisor.pack_snapshot(&vm, id, machine::host_name(), Arc::new(wanting)).await?;
+    drop(leaving);
+    let length = packed.length().map_err(storage_problem)?;
+    let write = move |to: &mut dyn io::Write| packed.write(to, &storage::Silent);
+    Ok(archive(&format!("{}-{snapshot}", vm.definition.name), length, write))
 }
 
 /// How a guest goes back.
@@ -139,7 +195,6 @@ pub async fn delete(
 /// The guest and its snapshot.
 async fn find(host: &Host, vm: &str, snapshot: &str) -> std::result::Result<(Vm, Id), Problem> {
     let (vm, _) = host.supervisor.find(vm).await?;
-    let mut all = host.supervisor.snapshots(&vm).await?.into_iter();
-    let found = all.find(|one| one.name.as_str() == snapshot || one.id.to_string() == snapshot);
-    Ok((vm, found.ok_or_else(|| snapshots::none(snapshot))?.id))
+    let (found, _) = host.supervisor.snapshot(&vm, snapshot).await?;
+    Ok((vm, found.id))
 }

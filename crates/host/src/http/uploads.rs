@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use api::{Invalid, List, ListQuery, Name, Problem, Size};
+use api::{Id, Invalid, List, ListQuery, Name, Problem, RestoreBackup, Size, Task};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 use storage::Silent;
@@ -14,9 +15,12 @@ use utoipa::IntoParams;
 use super::bytes::{apart, incoming};
 use super::caller::Admin;
 use super::error::Result;
-use super::input::Query;
+use super::input::{Body, Query};
 use super::lists;
-use crate::daemon::Host;
+use super::tasks::{Wait, accepted, check};
+use super::vms::{begun, new_task};
+use crate::daemon::{Host, TaskProgress};
+use crate::tasks::told;
 
 /// The name of an upload that should be there.
 fn known(name: &str) -> std::result::Result<Name, Problem> {
@@ -92,6 +96,35 @@ pub async fn send(
         images.upload_part(&name, part.offset, &mut bytes, &Silent)
     });
     Ok(axum::Json(sent.await?))
+}
+
+/// Makes a guest of a snapshot that was exported into a file (`GET /vms/{vm}/snapshots/{snapshot}/data`) and uploaded. All of the file is looked at
+/// before. The upload goes when the guest is there. The task's result is the guest.
+#[utoipa::path(post, path = "/uploads/{upload}/restore", tag = "vms", security(("token" = ["admin"])),
+    params(("upload" = String, Path, description = "What the upload is called"), Wait), request_body = RestoreBackup, responses(
+    (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn restore(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path(upload): Path<String>,
+    Query(wait): Query<Wait>,
+    Body(wanted): Body<RestoreBackup>,
+) -> Result<Response> {
+    check(&wait)?;
+    let (images, name) = (Arc::clone(host.supervisor.images()), known(&upload)?);
+    let of = name.clone();
+    apart(move || images.upload(&of)).await?;
+    let id = Id::new();
+    let task = new_task("vm.import", id, wanted.name.as_str(), &identity);
+    let doing = Arc::clone(&host);
+    let work = move |work: crate::tasks::Work| async move {
+        let progress = Arc::new(TaskProgress::new(work.clone()));
+        let vm = doing.supervisor.import(&name, &wanted, id, &identity.actor, progress).await?;
+        told(if wanted.start { begun(&doing, id, &identity.actor, &work).await? } else { vm })
+    };
+    let task = host.tasks.begin(task, work).await?;
+    accepted(&host, task, &wait).await
 }
 
 /// Gives an upload up.

@@ -28,8 +28,9 @@ use crate::tasks::told;
 /// How long a guest may take to power itself off if nothing is said, seconds.
 const DEADLINE: u64 = 90;
 
-fn with_tag(vm: &Vm, revision: u64) -> Response {
-    let mut response = axum::Json(vm).into_response();
+/// An answer that says which version it is of.
+pub(super) fn with_tag(told: &impl serde::Serialize, revision: u64) -> Response {
+    let mut response = axum::Json(told).into_response();
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{revision}\"")) {
         response.headers_mut().insert(header::ETAG, tag);
     }
@@ -118,12 +119,8 @@ pub async fn create(
         .tasks
         .begin(new, move |work| async move {
             let progress = Arc::new(crate::daemon::TaskProgress::new(work.clone()));
-            let mut vm = doing.supervisor.create(id, definition, &actor, progress).await?;
-            if query.start {
-                work.progress(None, "starts it");
-                vm = begun(&doing, id, &actor).await?;
-            }
-            told(vm)
+            let vm = doing.supervisor.create(id, definition, &actor, progress).await?;
+            told(if query.start { begun(&doing, id, &actor, &work).await? } else { vm })
         })
         .await?;
     accepted(&host, task, &wait).await
@@ -133,8 +130,14 @@ pub(super) fn new_task(action: &'static str, id: Id, name: &str, identity: &Iden
     NewTask { action, target: records::path(id), name: name.into(), actor: identity.actor.clone() }
 }
 
-/// Starts one that has been made; gives it as it is then.
-pub(super) async fn begun(host: &Host, id: Id, actor: &str) -> std::result::Result<Vm, Problem> {
+/// Starts one that `work` has made; gives it as it is then.
+pub(super) async fn begun(
+    host: &Host,
+    id: Id,
+    actor: &str,
+    work: &crate::tasks::Work,
+) -> std::result::Result<Vm, Problem> {
+    work.progress(None, "starts it");
     let options = Options { deadline: Duration::ZERO, force: false, actor: actor.to_owned() };
     host.supervisor.verb(id, Verb::Start, options).await?;
     Ok(host.supervisor.find(&id.to_string()).await?.0)
@@ -153,13 +156,33 @@ pub struct CloneAs {
     /// suspended until it is started.
     #[serde(default)]
     pub memory: bool,
+    /// Whether it begins at once with what the guest is now, and shares that with it until one of them writes: the disks, and of one that
+    /// runs the memory, in which it goes on as in that of a snapshot. The guest goes on meanwhile.
+    #[serde(default)]
+    pub instant: bool,
     /// Whether it is started when it has been made.
     #[serde(default)]
     pub start: bool,
 }
 
+impl CloneAs {
+    /// What is wrong with it.
+    fn check(&self) -> Vec<api::Invalid> {
+        let mut wrong = Vec::new();
+        if self.instant && (self.snapshot.is_some() || self.memory) {
+            let detail =
+                "an instant clone begins with what the guest is now: name no snapshot and no memory of one";
+            wrong.push(api::Invalid::new("/instant", true, detail));
+        } else if self.memory && self.snapshot.is_none() {
+            let detail = "name the snapshot whose memory it is, or say instant";
+            wrong.push(api::Invalid::new("/snapshot", Value::Null, detail));
+        }
+        wrong
+    }
+}
+
 /// Makes a guest as one that does not run, with copies of its own disks, and hardware and IP addresses of its own; or of a snapshot, with
-/// what differs from it. The task's result is the new guest.
+/// what differs from it; or at once of what it is now, whether it runs or not. The task's result is the new guest.
 #[utoipa::path(post, path = "/vms/{vm}/clone", tag = "vms", security(("token" = ["admin"])),
     params(("vm" = String, Path, description = "The name or id of the guest to clone"), Wait), request_body = CloneAs, responses(
     (status = 202, description = "It is being made", body = Task), (status = 200, description = "The task has ended", body = Task),
@@ -172,9 +195,9 @@ pub async fn clone(
     Body(wanted): Body<CloneAs>,
 ) -> Result<Response> {
     check(&wait)?;
-    if wanted.memory && wanted.snapshot.is_none() {
-        let detail = "name the snapshot whose memory it is";
-        return Err(Problem::invalid(vec![api::Invalid::new("/snapshot", Value::Null, detail)]).into());
+    let wrong = wanted.check();
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong).into());
     }
     let (source, _) = host.supervisor.find(&vm).await?;
     let id = Id::new();
@@ -183,18 +206,15 @@ pub async fn clone(
     let work = move |work: crate::tasks::Work| async move {
         let progress = Arc::new(crate::daemon::TaskProgress::new(work.clone()));
         let (supervisor, name, actor) = (&doing.supervisor, wanted.name, &identity.actor);
-        let mut vm = match &wanted.snapshot {
+        let vm = match &wanted.snapshot {
             Some(snapshot) => {
                 let from = (snapshot.as_str(), wanted.memory);
                 supervisor.clone_snapshot(&source, from, id, name, actor, progress).await?
             }
+            None if wanted.instant => supervisor.clone_instantly(&source, id, name, actor, progress).await?,
             None => supervisor.clone_guest(&source, id, name, actor, progress).await?,
         };
-        if wanted.start {
-            work.progress(None, "starts it");
-            vm = begun(&doing, id, actor).await?;
-        }
-        told(vm)
+        told(if wanted.start { begun(&doing, id, actor, &work).await? } else { vm })
     };
     let task = host.tasks.begin(new, work).await?;
     accepted(&host, task, &wait).await

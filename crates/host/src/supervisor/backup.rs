@@ -22,6 +22,7 @@ use super::keep::{joined, stamp};
 use super::{Supervisor, apart, disks, storage_problem, store_problem};
 use crate::events::Happening;
 use crate::guest_backups::{self, Base};
+use crate::pools::Pools;
 use crate::records;
 use crate::snapshots::{self, Kept, KeptDisk};
 use crate::store::Transaction;
@@ -78,6 +79,24 @@ fn free_name(pool: &Pool, pool_name: &Name, guest: &Name, time: api::Time) -> Re
         name = joined(guest, &format!("{base}-{n}"))?;
     }
     Ok(name)
+}
+
+/// The pools of layers, in their order.
+pub(super) fn pools_of(pools: &Pools, layers: &[KeptDisk]) -> Result<Vec<Arc<Pool>>, Problem> {
+    layers.iter().map(|disk| pools.get(disk.pool.as_str())).collect()
+}
+
+/// What disks were, in their pools, for a backup of them; `since` gives the layer that the one before is of.
+pub(super) fn sources<'a>(
+    layers: &'a [KeptDisk],
+    pools: &'a [Arc<Pool>],
+    since: impl Fn(&KeptDisk) -> Option<Id>,
+) -> Vec<BackupSource<'a>> {
+    let source = |(disk, pool): (&'a KeptDisk, &'a Arc<Pool>)| {
+        let (volume, since) = (&disk.volume, since(disk));
+        BackupSource { unit: disk.unit, pool, volume, layer: disk.layer, since }
+    };
+    layers.iter().zip(pools).map(source).collect()
 }
 
 impl Supervisor {
@@ -173,21 +192,14 @@ impl Supervisor {
                 Some(name) => name,
                 None => free_name(&target, &new.pool, &kept.definition.name, created)?,
             };
-            let opened = kept.layers.iter().map(|disk| pools.get(disk.pool.as_str()));
-            let opened = opened.collect::<Result<Vec<_>, _>>()?;
+            let opened = pools_of(&pools, &kept.layers)?;
             let since = |disk: &KeptDisk| {
                 let same = |old: &&KeptDisk| {
                     (&old.pool, &old.volume, old.unit) == (&disk.pool, &disk.volume, disk.unit)
                 };
                 before.as_ref()?.layers.iter().find(same).map(|old| old.layer)
             };
-            let source = |(disk, pool)| {
-                let disk: &KeptDisk = disk;
-                let (volume, since) = (&disk.volume, since(disk));
-                BackupSource { unit: disk.unit, pool, volume, layer: disk.layer, since }
-            };
-            let pools_of = opened.iter().map(|pool| &**pool);
-            let sources: Vec<_> = kept.layers.iter().zip(pools_of).map(source).collect();
+            let sources = sources(&kept.layers, &opened, since);
             let wanted = BackupWanted {
                 id: Id::new(),
                 name,
@@ -282,12 +294,26 @@ impl Supervisor {
         progress: Follower,
     ) -> Result<Vm, Problem> {
         let opened = self.open_backup(backup, Arc::clone(&progress)).await?;
+        let said = (format!("the backup {}", backup.name), json!({ "backup": backup.id }));
+        self.restore_of(opened, said, wanted, id, actor, progress).await
+    }
+
+    /// Makes a guest of what has been looked at, which is called so, and of which the event says more.
+    pub(super) async fn restore_of(
+        &self,
+        opened: Opened,
+        (what, more): (String, serde_json::Value),
+        wanted: &RestoreBackup,
+        id: Id,
+        actor: &str,
+        progress: Follower,
+    ) -> Result<Vm, Problem> {
         let mut definition = opened.manifest.definition.clone();
         let has_kernel = definition.boot.kernel.is_some();
         for (place, disk) in definition.disks.iter_mut().enumerate().filter(|(_, disk)| !disk.read_only) {
             let unit = disk.number(place) as u32;
             let kept = opened.manifest.disks.iter().find(|kept| kept.unit == unit);
-            let detail = || format!("the backup {} has nothing of disk {unit}", backup.name);
+            let detail = || format!("{what} has nothing of disk {unit}");
             let size = kept.ok_or_else(|| Problem::conflict(detail()))?.size;
             disk.unit = Some(unit);
             let gone = match &disk.source {
@@ -307,11 +333,10 @@ impl Supervisor {
         };
         disks::check_shared(&definition)?;
         let made = self.create_of(id, Source::Backup(Box::new(opened)), definition, actor, progress).await?;
-        let message = format!("was restored from the backup {}", backup.name);
+        let message = format!("was restored from {what}");
         let happening = Happening::new("vm.restored", message).by(actor);
         let happening = happening.to(records::path(id), made.definition.name.as_str());
-        let happening = happening.with(json!({ "backup": backup.id }));
-        let transaction = happening.add(Transaction::new()).map_err(store_problem)?;
+        let transaction = happening.with(more).add(Transaction::new()).map_err(store_problem)?;
         self.shared.store.commit(transaction).await.map_err(store_problem)?;
         Ok(made)
     }

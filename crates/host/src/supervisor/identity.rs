@@ -10,6 +10,7 @@ use std::time::Duration;
 use api::{Id, Name, Problem, VmDefinition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use network::definition::NetworkKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -22,6 +23,11 @@ use super::inside;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an agent may take to answer after its guest went on.
 const AGENT: Duration = Duration::from_secs(20);
+/// How often the script's end is looked for, at first and at last. Nobody waits for it, and every look costs the guest: many that begin at
+/// once would take each other's time.
+const LOOK: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+/// Stands for an address that the host does not give.
+const NOTHING: &str = "-";
 const SCRIPT: &str = include_str!("identity.sh");
 
 /// What a guest's system still is of another one.
@@ -64,17 +70,35 @@ pub fn take(
     twin: &Twin,
 ) -> oneshot::Receiver<Result<(), Problem>> {
     let (reply, answer) = oneshot::channel();
-    let (shared, twin) = (Arc::clone(shared), twin.clone());
-    let host_name = definition.cloud_init.as_ref().and_then(|config| config.hostname.clone());
-    let name = host_name.unwrap_or_else(|| definition.name.to_string());
+    let (shared, twin, definition) = (Arc::clone(shared), twin.clone(), definition.clone());
     tokio::spawn(async move {
         // Nobody may wait for it.
-        let _ = reply.send(tell(&shared, id, &name, &twin).await);
+        let _ = reply.send(tell(&shared, id, &definition, &twin).await);
     });
     answer
 }
 
-async fn tell(shared: &Shared, id: Id, name: &str, twin: &Twin) -> Result<(), Problem> {
+/// What the script is told of each card: the hardware address that the system knows and the one that the card has, and, if the host gives
+/// it one, its IPv4 address and its router.
+async fn cards(shared: &Shared, definition: &VmDefinition, twin: &Twin) -> Vec<String> {
+    let mut words = Vec::new();
+    for (nic, (was, is)) in definition.nics.iter().zip(&twin.cards) {
+        let [mut address, mut router] = [NOTHING, NOTHING].map(str::to_owned);
+        if let (api::Network::Named(network), Some(own)) = (&nic.network, nic.address)
+            && let Some(network) = shared.wires.definition(network.as_str()).await
+            && let Some(ip) = network.ipv4.filter(|ip| ip.dhcp)
+        {
+            address = format!("{own}/{}", ip.subnet.prefix_len());
+            if network.kind != NetworkKind::Isolated {
+                router = ip.gateway().to_string();
+            }
+        }
+        words.extend([was.clone(), is.clone(), address, router]);
+    }
+    words
+}
+
+async fn tell(shared: &Shared, id: Id, definition: &VmDefinition, twin: &Twin) -> Result<(), Problem> {
     let socket = shared.paths.agent_socket(id);
     let ping = shared.agents.call(id, &socket, "guest-ping", Value::Null, AGENT).await;
     ping.map_err(|error| Problem::conflict(error.to_string()))?;
@@ -82,11 +106,13 @@ async fn tell(shared: &Shared, id: Id, name: &str, twin: &Twin) -> Result<(), Pr
     getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
     // Unique, as a machine id has to be (machine-id(5)), and the guest's own.
     let machine = id.to_string().replace('-', "");
-    let mut words = vec!["-c".to_owned(), SCRIPT.to_owned(), "identity".to_owned(), name.to_owned(), machine];
+    let host_name = definition.cloud_init.as_ref().and_then(|config| config.hostname.clone());
+    let name = host_name.unwrap_or_else(|| definition.name.to_string());
+    let mut words = vec!["-c".to_owned(), SCRIPT.to_owned(), "identity".to_owned(), name, machine];
     words.push(STANDARD.encode(secret));
-    words.extend(twin.cards.iter().flat_map(|(was, is)| [was.clone(), is.clone()]));
+    words.extend(cards(shared, definition, twin).await);
     let order = json!({ "path": "/bin/sh", "arg": words, "capture-output": true });
-    let done = inside::run(shared, id, order, PATIENCE).await?.result(api::Encoding::Text)?;
+    let done = inside::run(shared, id, order, PATIENCE, LOOK).await?.result(api::Encoding::Text)?;
     match done.exit_status {
         Some(0) => Ok(()),
         _ => Err(Problem::conflict(done.stderr.trim().chars().take(500).collect::<String>())),

@@ -18,7 +18,7 @@ use crate::events::Happening;
 use crate::records;
 use crate::store::Transaction;
 
-/// How often a program's end is looked for, at first and at last.
+/// How often the end of a program that somebody waits for is looked for, at first and at last.
 const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
 /// An interface as guest-network-get-interfaces tells it.
@@ -79,7 +79,8 @@ async fn ask(shared: &Shared, id: Id, command: &str, arguments: Value) -> Result
     shared.agents.call(id, &socket, command, arguments, PATIENCE).await.map_err(problem)
 }
 
-/// Runs a program in a guest as guest-exec is told by `order`, and waits for its end.
+/// Runs a program in a guest as guest-exec is told by `order`, and waits for its end, which is looked for after the first and at last every
+/// second time of `look`.
 ///
 /// # Errors
 /// If no agent answers, the program cannot be started, or runs on after `timeout`.
@@ -88,11 +89,12 @@ pub(super) async fn run(
     id: Id,
     order: Value,
     timeout: Duration,
+    look: [Duration; 2],
 ) -> Result<Program, Problem> {
     let until = Instant::now() + timeout;
     let started = ask(shared, id, "guest-exec", order).await?;
     let pid = started["pid"].as_i64().ok_or(AgentError::Nonsense).map_err(problem)?;
-    let mut wait = LOOK[0];
+    let [mut wait, longest] = look;
     loop {
         let status = ask(shared, id, "guest-exec-status", json!({ "pid": pid })).await?;
         let program: Program = serde_json::from_value(status).map_err(nonsense)?;
@@ -105,7 +107,7 @@ pub(super) async fn run(
             return Err(Problem::new(504, "Not ended in time", detail));
         }
         sleep(wait).await;
-        wait = (wait * 2).min(LOOK[1]);
+        wait = (wait * 2).min(longest);
     }
 }
 
@@ -201,7 +203,7 @@ impl Supervisor {
         // What it is given may be a secret; that it ran is not.
         self.note(id, name, "vm.exec", format!("was asked to run {program}"), actor).await?;
         let timeout = Duration::from_secs(exec.timeout.into());
-        run(&self.shared, id, order, timeout).await?.result(exec.encoding)
+        run(&self.shared, id, order, timeout, LOOK).await?.result(exec.encoding)
     }
 
     /// Sets the password of an account in a guest.

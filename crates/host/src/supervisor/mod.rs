@@ -6,6 +6,7 @@ mod cards;
 mod clone;
 mod create;
 mod disks;
+mod export;
 mod guest;
 pub mod identity;
 mod inside;
@@ -26,8 +27,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::{
-    Engine, EngineInfo, Id, Invalid, NewSnapshot, Problem, Size, Snapshot, Typed, Verb, Vm, VmDefinition,
-    VmState, VolumeName,
+    Engine, EngineInfo, Id, Invalid, NewSnapshot, Problem, Size, Snapshot, SnapshotLabel, Typed, Verb, Vm,
+    VmDefinition, VmState, VolumeName,
 };
 use storage::{Progress, Silent};
 use tokio::sync::oneshot;
@@ -39,7 +40,7 @@ use crate::paths::Paths;
 use crate::pools::Pools;
 use crate::records;
 use crate::shares::Shares;
-use crate::snapshots::{self, Kept};
+use crate::snapshots;
 use crate::store::{Revision, Store, StoreError};
 use crate::wires::Wires;
 pub use agent::Agents;
@@ -298,9 +299,37 @@ impl Supervisor {
     /// If the store cannot be read.
     pub async fn snapshots(&self, vm: &Vm) -> Result<Vec<Snapshot>, Problem> {
         let all = snapshots::list(&*self.shared.store, vm.id).await.map_err(store_problem)?;
-        let told =
-            |kept: Kept| Snapshot { current: vm.status.snapshot == Some(kept.snapshot.id), ..kept.snapshot };
-        Ok(all.into_iter().map(told).collect())
+        Ok(all.into_iter().map(|kept| kept.told(vm)).collect())
+    }
+
+    /// The snapshot of a guest with this name or id, and what it is a version of.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn snapshot(&self, vm: &Vm, name_or_id: &str) -> Result<(Snapshot, Revision), Problem> {
+        let all = snapshots::list(&*self.shared.store, vm.id).await.map_err(store_problem)?;
+        let kept = snapshots::find(&all, name_or_id)?.clone();
+        let key = snapshots::key(vm.id, kept.snapshot.id);
+        let entry = self.shared.store.get(&key).await.map_err(store_problem)?;
+        // It went this moment otherwise.
+        let entry = entry.ok_or_else(|| snapshots::none(name_or_id))?;
+        Ok((kept.told(vm), entry.revision))
+    }
+
+    /// Has a snapshot be called otherwise, if it is still what it was at the revision `expect`; gives the one at which it is.
+    ///
+    /// # Errors
+    /// If it is gone or has changed, or another one has the name.
+    pub async fn label_snapshot(
+        &self,
+        vm: Id,
+        snapshot: Id,
+        label: SnapshotLabel,
+        expect: Revision,
+        actor: &str,
+    ) -> Result<Revision, Problem> {
+        let actor = actor.to_owned();
+        self.ask(vm, |reply| Order::LabelSnapshot(snapshot, label, expect, actor, reply)).await
     }
 
     /// Makes a snapshot of a guest.
@@ -390,6 +419,8 @@ impl Supervisor {
         let Deleted(volumes) =
             self.ask(id, |reply| Order::Delete { force, keep, expect, actor, reply }).await?;
         self.guests.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        // What it shared with another one is that one's alone now.
+        self.merge_layers_in_the_background();
         volumes
     }
 

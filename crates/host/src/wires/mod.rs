@@ -258,6 +258,11 @@ impl Wires {
         Ok((inner.info(known, &traffic), known.revision))
     }
 
+    /// What the network of this name should be, if there is one.
+    pub async fn definition(&self, name: &str) -> Option<Network> {
+        self.lock().await.find(name).ok().map(|known| known.record.definition.clone())
+    }
+
     /// The addresses that guests have taken on a network.
     ///
     /// # Errors

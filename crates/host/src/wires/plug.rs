@@ -48,7 +48,11 @@ impl Inner {
                 wrong.push(Invalid::new(format!("/nics/{number}/network/named"), name, detail));
                 continue;
             };
-            let port = port(id, definition, nic);
+            let mut port = port(id, definition, nic);
+            // A name stands for one address: of several cards on a network that of the first.
+            if ports.iter().any(|mine: &Port| mine.network == name) {
+                port.hostname = None;
+            }
             let others: Vec<_> =
                 self.ports.iter().filter(|(vm, _)| **vm != id).flat_map(|(_, ports)| ports).collect();
             let mine = ports.iter();

@@ -55,16 +55,8 @@ pub enum BackupCommand {
     Restore {
         /// The backup's name or id
         backup: String,
-        /// The new guest's name
-        name: Name,
-        /// Give its cards the hardware and IP addresses that they had: for a guest that is gone
-        #[arg(long)]
-        keep_addresses: bool,
-        /// Start it when it has been made
-        #[arg(long)]
-        start: bool,
         #[command(flatten)]
-        wait: WaitOption,
+        as_what: RestoreOption,
     },
     /// Remove backups of which no others have only what differs
     #[command(visible_alias = "rm")]
@@ -75,6 +67,35 @@ pub enum BackupCommand {
         #[command(flatten)]
         wait: WaitOption,
     },
+}
+
+/// What a guest that is made of a backup, or of a snapshot that was exported, is to be.
+#[derive(Debug, Args)]
+pub struct RestoreOption {
+    /// The new guest's name
+    name: Name,
+    /// Give its cards the hardware and IP addresses that they had: for a guest that is gone
+    #[arg(long)]
+    keep_addresses: bool,
+    /// Start it when it has been made
+    #[arg(long)]
+    pub start: bool,
+    #[command(flatten)]
+    wait: WaitOption,
+}
+
+impl RestoreOption {
+    /// Has the host make it by a call of `path`; `words` are said of it then.
+    ///
+    /// # Errors
+    /// If the host refuses it, or cannot.
+    pub async fn make(self, client: &Client, path: &str, words: &str) -> Result<()> {
+        let Self { name, keep_addresses, start, wait } = self;
+        let wanted = json!(RestoreBackup { name: name.clone(), keep_addresses, start });
+        let task = change(client, Method::POST, path, &[], Some(&wanted), wait).await?;
+        done(name.as_str(), words, &task);
+        Ok(())
+    }
 }
 
 /// Arguments of `tessera backup create`.
@@ -161,12 +182,9 @@ impl BackupCommand {
                 };
                 verify(&client, &backups, wait).await
             }
-            BackupCommand::Restore { backup, name, keep_addresses, start, wait } => {
-                let wanted = json!(RestoreBackup { name: name.clone(), keep_addresses, start });
-                let at = path(&backup, "/restore")?;
-                let task = change(&client, Method::POST, &at, &[], Some(&wanted), wait).await?;
-                done(name.as_str(), &format!("has been made of {backup}"), &task);
-                Ok(())
+            BackupCommand::Restore { backup, as_what } => {
+                let words = format!("has been made of {backup}");
+                as_what.make(&client, &path(&backup, "/restore")?, &words).await
             }
             BackupCommand::Delete { backups, wait } => {
                 let begin =

@@ -16,7 +16,7 @@ use crate::cli::share::{self, ShareOption};
 use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
-use crate::cli::vm_snapshot::SnapshotCommand;
+use crate::cli::vm_snapshot::{ImportArgs, SnapshotCommand};
 use crate::cli::waiting::all_at_once;
 pub use crate::cli::waiting::{WaitOption, change, done};
 pub use crate::client::everything;
@@ -40,7 +40,7 @@ pub enum VmCommand {
     },
     /// Make a guest
     Create(Box<CreateArgs>),
-    /// Make a guest as one that does not run, with copies of its disks
+    /// Make a guest as one that does not run, with copies of its disks; of one that runs with --instant or --snapshot
     Clone {
         /// The guest to clone
         vm: String,
@@ -52,12 +52,17 @@ pub enum VmCommand {
         /// Go on in the memory of that snapshot, with a name, addresses and keys of its own
         #[arg(long, requires = "snapshot")]
         memory: bool,
+        /// Begin at once with what it is now, and share its disks and, if it runs, its memory with it until one of them writes
+        #[arg(long, conflicts_with = "snapshot")]
+        instant: bool,
         /// Start it when it has been made
         #[arg(long)]
         start: bool,
         #[command(flatten)]
         wait: WaitOption,
     },
+    /// Make a guest of a file that a snapshot was exported to
+    Import(ImportArgs),
     /// Start guests
     Start(VerbArgs),
     /// Ask guests to power themselves off
@@ -299,10 +304,13 @@ impl VmCommand {
                 output.one(&client.get(&format!("/vms/{}", segment(&vm)?), &[]).await?)
             }
             VmCommand::Create(args) => args.execute(&client).await,
-            VmCommand::Clone { vm, name, snapshot, memory, start, wait } => {
-                let as_what = json!({ "name": name, "snapshot": snapshot, "memory": memory, "start": start });
+            VmCommand::Clone { vm, name, snapshot, memory, instant, start, wait } => {
+                let as_what = json!({
+                    "name": name, "snapshot": snapshot, "memory": memory, "instant": instant, "start": start,
+                });
                 clone(&client, &vm, &as_what, wait).await
             }
+            VmCommand::Import(args) => args.execute(&client).await,
             VmCommand::Start(args) => {
                 each(&client, &args, ("start", "runs", |state| !state.is_alive()), None).await
             }

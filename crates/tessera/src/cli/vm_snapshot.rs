@@ -1,14 +1,17 @@
 //! `tessera vm snapshot …`: what guests were, and going back there.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use api::{Id, List, Name, NewSnapshot, Size, Snapshot};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::cli::output::{Column, OutputOption, age, size};
+use crate::cli::backup::Draft;
+use crate::cli::guest_backup::RestoreOption;
+use crate::cli::output::{Column, OutputOption, age, say, size};
 use crate::cli::vm::{WaitOption, change, done};
 use crate::client::{Client, segment};
 use crate::failure::{Failure, Result};
@@ -51,6 +54,28 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         wait: WaitOption,
     },
+    /// Change a snapshot's name, or what it is for
+    Edit {
+        /// The guest's name or id
+        vm: String,
+        /// The snapshot's name or id
+        snapshot: String,
+        /// What it is to be called
+        #[arg(long, required_unless_present = "description")]
+        name: Option<Name>,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// Write a snapshot into one file, for tessera vm import on this host or another one; without its memory
+    Export {
+        /// The guest's name or id
+        vm: String,
+        /// The snapshot's name or id
+        snapshot: String,
+        /// The file, which must not be there yet: a tar archive
+        file: PathBuf,
+    },
     /// Have a guest go back to a snapshot: what was written since the last one is lost
     Revert {
         /// The guest's name or id
@@ -73,6 +98,27 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         wait: WaitOption,
     },
+}
+
+/// Arguments of `tessera vm import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The file that a snapshot was exported to
+    file: PathBuf,
+    #[command(flatten)]
+    as_what: RestoreOption,
+}
+
+impl ImportArgs {
+    /// Does it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or used, or the host refuses it.
+    pub async fn execute(self, client: &Client) -> Result<()> {
+        let upload = client.upload_file(&self.file).await?;
+        let words = if self.as_what.start { "runs" } else { "has been made" };
+        self.as_what.make(client, &format!("/uploads/{upload}/restore"), words).await
+    }
 }
 
 /// A snapshot and its place in the tree.
@@ -165,6 +211,23 @@ impl SnapshotCommand {
                     json!(NewSnapshot { name: name.clone(), description, memory, quiesce, schedule: None });
                 let task = change(client, Method::POST, &path(&vm, "")?, &[], Some(&new), wait).await?;
                 done(name.as_str(), "has been made", &task);
+                Ok(())
+            }
+            SnapshotCommand::Edit { vm, snapshot, name, description } => {
+                let path = path(&vm, &format!("/{}", segment(&snapshot)?))?;
+                let mut patch = Map::new();
+                patch.extend(name.map(|name| ("name".to_owned(), json!(name))));
+                patch.extend(description.map(|text| ("description".to_owned(), text.into())));
+                client.change::<Value>(Method::PATCH, &path, &[], Some(&patch.into())).await?;
+                say(&format!("{snapshot} has been changed"));
+                Ok(())
+            }
+            SnapshotCommand::Export { vm, snapshot, file } => {
+                let path = path(&vm, &format!("/{}/data", segment(&snapshot)?))?;
+                let draft = Draft::new(&file, false)?;
+                client.download(&path, &[], draft.writer()?).await?;
+                draft.finish()?;
+                say(&format!("{snapshot} has been exported to {}", file.display()));
                 Ok(())
             }
             SnapshotCommand::Revert { vm, snapshot, force, wait } => {

@@ -6,9 +6,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::Key;
 use super::found::{Host, plain};
 use super::plan::{Deed, Plan, Step};
+use super::{Key, schedules};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
 
@@ -94,7 +94,12 @@ impl<'a> Applier<'a> {
         if self.memory.members != was {
             self.remember().await?;
         }
-        // One that does not start is there all the same, and the site's.
+        // What is made after it does not work is there all the same, and the site's.
+        if step.deed == Deed::Create
+            && let Some(after) = step.after.get(schedules::FIELD)
+        {
+            schedules::apply(self.client, &step.key.name, &Value::Null, after).await?;
+        }
         if step.deed == Deed::Create && step.after.get("state") == Some(&json!("running")) {
             self.verb(&step.key, "start", None).await?;
         }
@@ -123,6 +128,7 @@ impl<'a> Applier<'a> {
         if let Some(fields) = body.as_object_mut() {
             fields.remove("state");
         }
+        schedules::take(&mut body);
         Ok(match key.kind {
             SiteKind::Pool => {
                 let _: Value = self.client.change(Method::POST, "/pools", &[], Some(&body)).await?;
@@ -202,6 +208,7 @@ impl<'a> Applier<'a> {
         // What it does is not its definition.
         let fields = patch.as_object_mut();
         let state = fields.and_then(|fields| fields.remove("state")).filter(|state| !state.is_null());
+        schedules::take(&mut patch);
         if state == Some(json!("stopped")) {
             self.verb(key, "shutdown", Some(&self.close)).await?;
         }
@@ -212,6 +219,9 @@ impl<'a> Applier<'a> {
             let edited =
                 self.task(Method::PATCH, &format!("/vms/{}", key.name), &later, Some(&patch)).await?;
             pending = edited.result["status"]["pending_restart"] == true;
+        }
+        if let Some(after) = step.after.get(schedules::FIELD) {
+            schedules::apply(self.client, &key.name, &step.before[schedules::FIELD], after).await?;
         }
         let vm: Vm = self.client.get(&format!("/vms/{}", key.name), &[]).await?;
         let wanted = step.after.get("state").and_then(Value::as_str);

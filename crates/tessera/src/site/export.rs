@@ -7,6 +7,7 @@ use serde_yaml_ng::{Mapping, Value as Yaml};
 use super::file::LISTS;
 use super::found::{Host, plain};
 use super::plan::guest;
+use super::schedules;
 use super::show::{SIZES, size};
 use crate::failure::{Failure, Result};
 
@@ -83,6 +84,10 @@ fn guest_entry(definition: &Value, template: Option<&Value>) -> Result<Value> {
     said["name"] = json!(vm.name);
     if let Some(state) = definition.get("state") {
         said["state"] = state.clone();
+    }
+    let schedules = definition.get(schedules::FIELD).map(schedules::said).unwrap_or_default();
+    if !schedules.is_empty() {
+        said[schedules::FIELD] = schedules.into();
     }
     Ok(said)
 }

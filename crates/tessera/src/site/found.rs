@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use storage::{Volume, VolumeSource};
 
-use super::Key;
+use super::{Key, schedules};
 use crate::client::{Client, everything};
 use crate::failure::{Failure, Result, Status};
 
@@ -19,7 +19,7 @@ use crate::failure::{Failure, Result, Status};
 pub struct Found {
     /// What tells it from another one of its name.
     pub identity: String,
-    /// What it is. A guest has a field `state` more.
+    /// What it is. A guest has the fields `state` and `schedules` more.
     pub definition: Value,
     /// The state of a guest.
     pub state: Option<VmState>,
@@ -102,6 +102,7 @@ impl Host {
         for vm in list::<Vm>(client, "/vms").await? {
             let mut definition = plain(&vm.definition)?;
             definition["state"] = power(vm.status.state).into();
+            definition[schedules::FIELD] = schedules::look(client, vm.id).await?;
             let key = Key::new(SiteKind::Vm, vm.definition.name.as_str());
             let found = Found { identity: vm.id.to_string(), definition, state: Some(vm.status.state) };
             host.things.insert(key, found);

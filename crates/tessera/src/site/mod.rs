@@ -10,6 +10,7 @@ pub mod export;
 pub mod file;
 pub mod found;
 pub mod plan;
+mod schedules;
 pub mod schema;
 pub mod show;
 mod wanted;
@@ -47,7 +48,8 @@ pub struct Wanted {
     pub key: Key,
     /// Where in the file it is: `vms[0]`. Empty if it is from no file.
     pub place: String,
-    /// What it should be: all of it, what is not said as it usually is. A guest has a field `state` more, if that is said.
+    /// What it should be: all of it, what is not said as it usually is. A guest has the fields `state` and
+    /// `schedules` more, if these are said; schedules are by their names.
     pub definition: Value,
 }
 

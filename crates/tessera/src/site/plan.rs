@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::difference::{Difference, differences};
 use super::found::{Found, Host, plain, power, source_of};
-use super::{Key, Wanted};
+use super::{Key, Wanted, schedules};
 use crate::failure::{Failure, Result};
 
 /// What is done with a thing.
@@ -88,6 +88,7 @@ pub struct Rules {
 pub fn guest(definition: &Value) -> Result<VmDefinition> {
     let mut plain = definition.clone();
     plain.as_object_mut().map(|fields| fields.remove("state"));
+    schedules::take(&mut plain);
     serde_json::from_value(plain).map_err(|error| Failure::internal(format!("a guest's definition: {error}")))
 }
 
@@ -271,6 +272,9 @@ fn change(
             let label = if member { site.into() } else { before["labels"][SITE_LABEL].clone() };
             set_label(&mut after, label);
         }
+        if after.get(schedules::FIELD).is_none() {
+            schedules::take(&mut before);
+        }
         if after.get("state").is_none() {
             before.as_object_mut().map(|fields| fields.remove("state"));
         } else if found.state == Some(VmState::Paused) {
@@ -356,8 +360,10 @@ fn settled_guest(wanted: &Value, found: &Value) -> Result<Value> {
         }
     }
     let mut settled = plain(&after)?;
-    if let Some(state) = wanted.get("state") {
-        settled["state"] = state.clone();
+    for beside in ["state", schedules::FIELD] {
+        if let Some(said) = wanted.get(beside) {
+            settled[beside] = said.clone();
+        }
     }
     Ok(settled)
 }
@@ -392,6 +398,10 @@ impl Plan {
     pub fn before(&self, host: &Host) -> Vec<SiteBefore> {
         let before = |step: &Step| {
             let mut definition = step.before.clone();
+            // Those that it leaves alone it has not changed.
+            if !step.after.is_null() && step.after.get(schedules::FIELD).is_none() {
+                schedules::take(&mut definition);
+            }
             if let Some(state) = host.things.get(&step.key).and_then(|found| found.state) {
                 definition["state"] = power(state).into();
             }
@@ -418,8 +428,12 @@ mod tests {
         api::merge(&mut vm, more);
         let state = vm["state"].take();
         vm.as_object_mut().unwrap().remove("state");
+        let schedules = schedules::take(&mut vm);
         let mut vm = plain(&serde_json::from_value::<VmDefinition>(vm).unwrap()).unwrap();
         vm["state"] = state;
+        if let Some(schedules) = schedules {
+            vm[schedules::FIELD] = schedules;
+        }
         vm
     }
 
@@ -465,6 +479,23 @@ mod tests {
         // A card that is left keeps its addresses though it has another place.
         let fewer = plan_of(vm(json!({ "nics": [{ "network": { "named": "dmz" } }] })));
         assert_eq!(fewer.steps[0].after["nics"][0]["mac"], "52:00:00:00:00:02");
+    }
+
+    #[test]
+    fn schedules_that_a_file_says_nothing_of_are_left_alone_and_not_undone() {
+        let has = json!({ "schedules": { "hourly": { "every": 3600 } } });
+        let host = host(vec![wanted(SiteKind::Vm, "a", vm(has))], &["vm a"]);
+        let plan_of = |more: Value| {
+            let wanted = wanted(SiteKind::Vm, "a", vm(more));
+            plan(None, &[wanted], &host, Rules { adopt: true, ..Rules::default() }).unwrap()
+        };
+        let silent = plan_of(json!({ "cpus": 2 }));
+        let fields: Vec<_> = silent.steps[0].differences.iter().map(|found| found.field.as_str()).collect();
+        assert_eq!(fields, ["cpus"]);
+        assert!(silent.before(&host)[0].definition.get("schedules").is_none());
+        let gone = plan_of(json!({ "schedules": {} }));
+        assert_eq!(gone.steps[0].differences[0].field, "schedules.hourly");
+        assert_eq!(gone.before(&host)[0].definition["schedules"]["hourly"]["every"], 3600);
     }
 
     #[test]

@@ -35,6 +35,11 @@ pub fn schema() -> Result<Value> {
                 "enum": ["running", "stopped"],
                 "description": "Whether it runs; as it is, or not at first, if nothing is said.",
             },
+            "schedules": {
+                "type": ["array", "null"],
+                "items": { "$ref": format!("{COMPONENTS}ScheduleDefinition") },
+                "description": "What is made of it again and again; as it is if nothing is said.",
+            },
         }),
     );
     extend(
@@ -144,6 +149,9 @@ mod tests {
             vm(
                 json!({ "disks": [{ "image": "debian:13", "grow": "8G" }, { "size": 1 << 30, "read_only": true }] }),
             ),
+            vm(
+                json!({ "schedules": [{ "name": "n", "action": "snapshot", "every": 60, "keep": { "last": 1 } }] }),
+            ),
             vm(json!({ "nics": [{ "network": "user", "forwards": [{ "host": 2222, "guest": 22 }] }] })),
             site(
                 json!({ "pools": [{ "name": "p", "path": "/p" }], "volumes": [{ "name": "v", "pool": "p", "size": "1G" }] }),
@@ -163,6 +171,7 @@ mod tests {
             site(json!({ "vms": {} })),
             site(json!({ "vms": [{}] })),
             vm(json!({ "state": "paused" })),
+            vm(json!({ "schedules": [{ "name": "n" }] })),
             vm(json!({ "cpus": 0 })),
             vm(json!({ "cpu": 2 })),
             vm(json!({ "memory": "much" })),

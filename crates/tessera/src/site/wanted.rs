@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::file::SiteFile;
 use super::found::{Host, plain, user};
-use super::{Key, Wanted, field};
+use super::{Key, Wanted, field, schedules};
 use crate::failure::{Failure, Result};
 
 /// Somebody who logs in with a password, which is told nowhere: `tessera user passwd` sets it.
@@ -178,6 +178,7 @@ impl<'a> Reader<'a> {
         let mut said = item.clone();
         let fields = said.as_object_mut().ok_or_else(|| format!("{place}: it has to be fields"))?;
         let state = fields.remove("state");
+        let list = fields.remove(schedules::FIELD).filter(|list| !list.is_null());
         if let Some(state) = &state
             && !["running", "stopped"].map(Value::from).contains(state)
         {
@@ -194,6 +195,10 @@ impl<'a> Reader<'a> {
         let mut definition = plain(&definition).map_err(|error| format!("{place}: {error}"))?;
         if let Some(state) = state {
             definition["state"] = state;
+        }
+        if let Some(list) = list {
+            let place = format!("{place}.{}", schedules::FIELD);
+            definition[schedules::FIELD] = schedules::read(&place, &list, typed)?;
         }
         self.add(SiteKind::Vm, name.as_str(), place, definition)
     }
@@ -261,6 +266,11 @@ impl<'a> Reader<'a> {
     }
 
     fn vm_references(&self, place: &str, definition: &Value, wrong: &mut Vec<String>) {
+        for (name, schedule) in definition[schedules::FIELD].as_object().into_iter().flatten() {
+            if let Some(pool) = schedule["pool"].as_str().filter(|pool| !self.has(SiteKind::Pool, pool)) {
+                wrong.push(format!("{place}.{}: {name}: there is no pool {pool}", schedules::FIELD));
+            }
+        }
         let Ok(definition) = super::plan::guest(definition) else { return };
         for (number, disk) in definition.disks.iter().enumerate() {
             match &disk.source {
@@ -334,6 +344,14 @@ mod tests {
             (
                 "vms: [{name: a, labels: {tessera.site: x}}]",
                 "s: vms[0].labels: tessera.site is set where a site is applied",
+            ),
+            (
+                "vms: [{name: a, schedules: [{name: n, action: backup, every: 60, keep: {last: 1}, pool: v}]}]",
+                "s: vms[0].schedules: n: there is no pool v",
+            ),
+            (
+                "vms: [{name: a, schedules: [{name: n, often: 1}]}]",
+                "s: vms[0].schedules[0].often: unknown field",
             ),
             ("vms: [{name: a}, {name: a}]", "s: vms[1].name: vms[0] is the vm a already"),
             ("vms: [{cpus: 1}]", "s: vms[0].name: "),

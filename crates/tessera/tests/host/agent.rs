@@ -60,6 +60,11 @@ fn the_agent_runs_programs_sets_passwords_and_powers_its_guest_off() {
     assert!(info["kernel"].as_str().unwrap().contains("cloud"), "{info}");
     assert_eq!(info["interfaces"][0]["name"], "lo", "{info}");
 
+    // Linux trusts its timers to go on while its processor sleeps, so that it can do without a tick (kernel, Documentation/timers/no_hz).
+    let timers =
+        tessera(&daemon, &["vm", "exec", "a", "--", "grep", "-m1", "resolution", "/proc/timer_list"], "");
+    assert!(told(&timers).1.ends_with(" 1 nsecs\n"), "{timers:?}");
+
     let ran = tessera(&daemon, &["vm", "exec", "a", "--", "sh", "-c", "echo yes; echo no >&2; exit 3"], "");
     assert_eq!(told(&ran), (Some(3), "yes\n".into(), "no\n".into()));
     let ran = tessera(&daemon, &["vm", "exec", "a", "-i", "--", "tr", "a-z", "A-Z"], "typed in\n");

@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod alarms;
 mod backup;
+mod clones;
 mod completion;
 mod config;
 mod crash;
@@ -12,6 +13,7 @@ mod daemon;
 mod day;
 mod demo;
 mod devices;
+mod exports;
 #[path = "../../../vmm/tests/machine/guest.rs"]
 #[allow(dead_code)]
 mod guest;

@@ -76,6 +76,21 @@ fn guests_on_a_network_get_addresses_and_names_and_reach_each_other() {
 }
 
 #[test]
+fn a_guest_has_several_cards_on_one_network_and_is_called_by_the_first() {
+    let Some(daemon) = daemon() else { return };
+    daemon.run("network create lan --subnet 10.77.0.0/24");
+    agent::start(&daemon, "a", &["--net", "network=lan,ip=10.77.0.50", "--net", "network=lan"]);
+    let second = daemon.vm("a")["nics"][1]["address"].as_str().unwrap().to_owned();
+    assert_ne!(second, "10.77.0.50");
+    assert!(daemon.shell("a", TAKE).1.contains("10.77.0.50/24"));
+    let (_, said) = daemon.shell("a", &TAKE.replace("eth0", "eth1"));
+    assert!(said.contains(&format!("{second}/24")), "{said}");
+    let (_, said) = daemon.shell("a", "nslookup a.lan.internal 10.77.0.1");
+    assert!(said.contains("10.77.0.50") && !said.contains(&second), "{said}");
+    daemon.run("vm stop a");
+}
+
+#[test]
 fn networks_come_and_go_and_leave_nothing() {
     let Some(daemon) = daemon() else { return };
     daemon.run("network create lan");

@@ -26,6 +26,8 @@ fn what_is_asked_for_twice_with_a_key_is_done_once_even_if_the_daemon_was_killed
 
     let other = ask(&daemon, "POST", "/vms?wait=10s", key, &named("b"));
     assert!(other.status == 422 && other.text.contains("key of its own"), "{}", other.text);
+    let conditional = ask(&daemon, "POST", "/vms?wait=10s", &format!("{key}If-Match: \"1\"\r\n"), &guest);
+    assert!(conditional.status == 422 && conditional.text.contains("key of its own"), "{}", conditional.text);
     let bad = ask(&daemon, "POST", "/vms", "Idempotency-Key: a b\r\n", &guest);
     assert!(bad.status == 400 && bad.text.contains("Idempotency-Key"), "{}", bad.text);
 

@@ -352,3 +352,60 @@ fn what_cannot_be_is_refused_with_its_place_before_anything_is_done() {
     let schema: Value = serde_json::from_str(&daemon.run("apply --schema")).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
 }
+
+#[test]
+fn schedules_of_guests_are_written_made_changed_taken_away_and_undone() {
+    let daemon = Daemon::start();
+    let kernel = daemon.kernel("kernel", &waits());
+    let vault = daemon.folder.path().join("vault");
+    let text = |schedules: &str| {
+        format!(
+            "site: home\npools:\n- {{name: vault, path: {}}}\nvms:\n- {{name: a, memory: 32M, engine: soft, boot: {{kernel: {kernel}}}{schedules}}}\n",
+            vault.display()
+        )
+    };
+    let hourly = "{name: hourly, action: snapshot, every: 3600, keep: {last: 24}}";
+    let nightly =
+        "{name: nightly, action: backup, pool: vault, every: 86400, offset: 7200, keep: {daily: 7}}";
+    let apply = |schedules: &str, more: &str| {
+        let file = daemon.text("site.yaml", &text(schedules));
+        daemon.run(&format!("apply -f {} --yes {more}", file.display()))
+    };
+    let has = || {
+        let all = daemon.json("schedule ls a");
+        let told =
+            |one: &Value| format!("{} {} {}", one["name"].as_str().unwrap(), one["every"], one["enabled"]);
+        all.as_array().unwrap().iter().map(told).collect::<Vec<_>>()
+    };
+    apply(&format!(", schedules: [{hourly}, {nightly}]"), "");
+    assert_eq!(has(), ["hourly 3600 true", "nightly 86400 true"]);
+    let created = daemon.json("schedule show a hourly")["created"].clone();
+    let same = daemon.text("site.yaml", &text(&format!(", schedules: [{nightly}, {hourly}]")));
+    assert_eq!(daemon.differs(&format!("-f {}", same.display())).0, Some(0));
+
+    // What export writes is the same again.
+    let exported = daemon.run("export --site home");
+    for line in ["schedules:", "name: nightly", "offset: 7200", "pool: vault", "daily: 7"] {
+        assert!(exported.contains(line), "{line} is not in\n{exported}");
+    }
+    assert!(!exported.contains("full_every") && !exported.contains("weekly"), "{exported}");
+    let file = daemon.text("exported.yaml", &exported);
+    assert_eq!(daemon.differs(&format!("-f {}", file.display())).0, Some(0), "{exported}");
+
+    // One is changed, one goes, one is made; what says nothing of them leaves them.
+    let changed = hourly.replace("3600", "7200").replace("24}", "24}, enabled: false");
+    let daily = "{name: daily, action: snapshot, every: 86400, keep: {daily: 3}}";
+    let file = daemon.text("site.yaml", &text(&format!(", schedules: [{changed}, {daily}]")));
+    let (status, shown) = daemon.differs(&format!("-f {}", file.display()));
+    assert_eq!(status, Some(1));
+    assert!(shown.contains("schedules.hourly.every: 3600 -> 7200"), "{shown}");
+    apply(&format!(", schedules: [{changed}, {daily}]"), "");
+    assert_eq!(has(), ["daily 86400 true", "hourly 7200 false"]);
+    assert_eq!(daemon.json("schedule show a hourly")["created"], created, "it is the same one");
+    apply("", "");
+    assert_eq!(has().len(), 2);
+    apply(", schedules: []", "");
+    assert_eq!(has(), Vec::<String>::new());
+    daemon.run("apply --undo --site home --yes");
+    assert_eq!(has(), ["daily 86400 true", "hourly 7200 false"]);
+}

@@ -1,23 +1,23 @@
 //! What guests were, and going back there.
 
 use crate::agent::{start, tessera, told};
-use crate::{Daemon, waits};
+use crate::{Daemon, http, waits};
 
 /// What a program in the guest writes.
-fn inside(daemon: &Daemon, name: &str, line: &str) -> String {
+pub fn inside(daemon: &Daemon, name: &str, line: &str) -> String {
     let (status, out, errors) = told(&tessera(daemon, &["vm", "exec", name, "--", "sh", "-c", line], ""));
     assert_eq!(status, Some(0), "{line}: {errors}");
     out.trim().to_owned()
 }
 
-fn answers(daemon: &Daemon, name: &str) {
+pub fn answers(daemon: &Daemon, name: &str) {
     daemon.eventually("its agent answers", |daemon| {
         daemon.tessera(&format!("vm agent {name}")).status.success()
     });
 }
 
 /// Layers of volumes that are in the pool.
-fn layers(daemon: &Daemon) -> usize {
+pub fn layers(daemon: &Daemon) -> usize {
     let pool = daemon.json("pool show default")["path"].as_str().map(std::path::PathBuf::from);
     let pool = pool.unwrap_or_else(|| daemon.state().join("pools").join("default"));
     let entries = std::fs::read_dir(pool).unwrap();
@@ -270,6 +270,46 @@ fn what_cannot_be_a_snapshot_is_refused_and_nothing_stays() {
     daemon.run("vm delete b --force");
     assert_eq!(layers(&daemon), 0);
     assert!(daemon.leftovers().is_empty());
+}
+
+#[test]
+fn a_snapshot_gets_another_name_and_description() {
+    let mut daemon = Daemon::start();
+    daemon.guest("a", &waits(), "--new-disk 1M");
+    daemon.run("vm snapshot create a one --description first");
+    daemon.run("vm snapshot create a two");
+    let before = daemon.json("vm snapshot show a one");
+    daemon.run("vm snapshot edit a one --name uno --description changed");
+    let after = daemon.json("vm snapshot show a uno");
+    assert_eq!((&after["id"], &after["created"]), (&before["id"], &before["created"]));
+    assert_eq!((&after["name"], &after["description"]), (&"uno".into(), &"changed".into()));
+    daemon.run("vm snapshot edit a uno --description once");
+    assert_eq!(tree(&daemon, "a"), ["uno", "└─ two *"]);
+    assert!(daemon.run("event ls -f kind=vm.snapshot-edited").contains("one is called uno now"));
+    for (words, status, wrong) in [
+        ("vm snapshot edit a uno --name two", 5, "already"),
+        ("vm snapshot edit a uno --name -x", 2, "-x"),
+        ("vm snapshot edit a uno", 2, "--name"),
+        ("vm snapshot edit a one --name three", 4, "no snapshot"),
+    ] {
+        let (ended, said) = daemon.fails(words);
+        assert!(ended == Some(status) && said.contains(wrong), "{words}: {ended:?} {said}");
+    }
+    let ask = |method: &str, headers: &str, body: serde_json::Value| {
+        http::ask(&daemon, method, "/vms/a/snapshots/uno", headers, &body)
+    };
+    let answer = ask("GET", "", serde_json::Value::Null);
+    let tag = answer.head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+    let patch = serde_json::json!({ "description": "twice" });
+    let changed = ask("PATCH", &format!("If-Match: {tag}\r\n"), patch.clone());
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    // It has another version now; and what is wrong is named.
+    assert_eq!(ask("PATCH", &format!("If-Match: {tag}\r\n"), patch).status, 412);
+    let wrong = ask("PATCH", "", serde_json::json!({ "memory": 1 }));
+    assert!(wrong.status == 422 && wrong.text.contains("memory"), "{} {}", wrong.status, wrong.text);
+    daemon.kill();
+    daemon.start_again();
+    assert_eq!(daemon.json("vm snapshot show a uno")["description"], "twice");
 }
 
 #[test]

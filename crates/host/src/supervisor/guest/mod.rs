@@ -2,6 +2,7 @@
 
 mod change;
 mod end;
+mod fork;
 mod grow;
 mod order;
 mod plan;
@@ -29,6 +30,7 @@ use crate::store::Revision;
 
 use change::Changing;
 pub use change::{Apply, Edit};
+pub use fork::ForkReply;
 pub use order::{Deleted, Options, Order};
 pub use plan::needs_restart;
 use snapshot::Snapping;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Disk, Id, Name, NewSnapshot, Problem, Size, Stats, Typed, Verb, VmState, VolumeName};
+use api::{
+    Disk, Id, Name, NewSnapshot, Problem, Size, SnapshotLabel, Stats, Typed, Verb, VmState, VolumeName,
+};
 use serde_json::Value;
 use storage::Progress;
 use tokio::sync::oneshot;
@@ -11,7 +13,7 @@ use tokio::time::Instant;
 use vmm::control::{Key, Typing, code};
 
 use super::change::stale;
-use super::{Closing, Edit, Follower, Guest, Reply, SnapshotReply};
+use super::{Closing, Edit, Follower, ForkReply, Guest, Reply, SnapshotReply};
 use crate::pools::Pools;
 use crate::snapshots::{self, Kept};
 use crate::store::Revision;
@@ -44,8 +46,12 @@ pub enum Order {
     Snap(NewSnapshot, String, Follower, SnapshotReply),
     /// Has its disks go on over layers of what they were, which nobody knows of yet; its file systems rest for it if that is said.
     Freeze(bool, oneshot::Sender<Result<Box<Kept>, Problem>>),
+    /// Keeps what it is for another guest to begin with: who hears how far it is, and who has it then.
+    Fork(Follower, ForkReply),
     /// Has it go back to a snapshot; whether its plug is pulled for it, and who wants that.
     Revert(String, bool, String, Reply),
+    /// Has a snapshot be called otherwise, if it is still what it was at this revision: who wants that, and at which revision it is.
+    LabelSnapshot(Id, SnapshotLabel, Revision, String, oneshot::Sender<Result<Revision, Problem>>),
     /// Deletes a snapshot: who wants that, and who hears how far it is.
     DeleteSnapshot(String, String, Follower, Reply),
     /// Layers of a pool have other files now: its machine takes those that it reads.
@@ -91,9 +97,13 @@ impl Guest {
             Order::Suspend(actor, progress, reply) => self.suspend(actor, progress, reply).await,
             Order::Snap(new, actor, progress, reply) => self.snap(new, actor, progress, reply).await,
             Order::Freeze(quiesce, reply) => drop(reply.send(self.leave_behind(quiesce).await)),
+            Order::Fork(progress, reply) => self.fork(progress, reply).await,
             Order::Revert(name, force, actor, reply) => {
                 // Nobody may wait for it.
                 let _ = reply.send(self.revert(&name, force, &actor).await);
+            }
+            Order::LabelSnapshot(id, label, expect, actor, reply) => {
+                let _ = reply.send(self.label_snapshot(id, label, expect, &actor).await);
             }
             Order::DeleteSnapshot(name, actor, progress, reply) => {
                 let _ = reply.send(self.delete_snapshot(&name, &actor, progress).await);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Id, Name, NewSnapshot, Problem, Size, Snapshot, Time, VmState};
+use api::{Id, Name, NewSnapshot, Problem, Size, Snapshot, SnapshotLabel, Time, VmState};
 use serde_json::{Value, json};
 use storage::Progress;
 use tokio::sync::oneshot;
@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use vmm::control::{SaveEnd, SaveProgress, Saved, Switched};
 
 use super::Guest;
+use super::fork::ForkReply;
 use crate::records;
 use crate::snapshots::{self, Kept};
-use crate::store::Transaction;
+use crate::store::{Revision, StoreError, Transaction};
 use crate::supervisor::{saved, store_problem};
 
 /// How often somebody who waits hears how far it is.
@@ -34,17 +35,45 @@ pub type SnapshotReply = oneshot::Sender<Result<Snapshot, Problem>>;
 
 /// A snapshot whose memory is being written.
 pub struct Snapping {
-    kept: Kept,
-    draft: saved::Draft,
-    actor: String,
-    progress: Follower,
-    reply: SnapshotReply,
+    pub(super) kept: Kept,
+    pub(super) draft: saved::Draft,
+    pub(super) purpose: Purpose,
+    pub(super) progress: Follower,
     /// When it is looked next how far it is.
     pub(super) look: Instant,
 }
 
+/// What memory is written for.
+pub(super) enum Purpose {
+    /// A snapshot that somebody wants, and where it goes.
+    Snapshot(String, SnapshotReply),
+    /// Another guest, which begins with it.
+    Fork(ForkReply),
+}
+
+impl Purpose {
+    /// There will be none.
+    fn refuse(self, problem: Problem) {
+        // Nobody may wait for it.
+        match self {
+            Purpose::Snapshot(_, reply) => drop(reply.send(Err(problem))),
+            Purpose::Fork(reply) => drop(reply.send(Err(problem))),
+        }
+    }
+}
+
 fn host_problem(error: impl std::fmt::Display) -> Problem {
     Problem::internal(format!("the snapshot: {error}"))
+}
+
+/// A problem if another snapshot of the guest than `own` has this name.
+fn must_be_free(all: &[Kept], name: &Name, own: Option<Id>) -> Result<(), Problem> {
+    if all.iter().any(|kept| kept.snapshot.name == *name && Some(kept.snapshot.id) != own) {
+        let detail = format!("there is a snapshot {name} of the guest already");
+        let invalid = api::Invalid::new("/name", name.as_str(), detail);
+        return Err(Problem { status: 409, ..Problem::invalid(vec![invalid]) });
+    }
+    Ok(())
 }
 
 impl Guest {
@@ -58,9 +87,8 @@ impl Guest {
     ) {
         let result = match self.begin_to_snap(&new).await {
             Ok((kept, Some(draft))) => {
-                progress.step("writes memory");
-                let look = Instant::now() + LOOK;
-                self.snapping = Some(Snapping { kept, draft, actor, progress, reply, look });
+                let purpose = Purpose::Snapshot(actor, reply);
+                self.follow_snapshot(kept, draft, purpose, progress);
                 return;
             }
             Ok((kept, None)) => self.keep_snapshot(kept, &actor).await,
@@ -70,15 +98,24 @@ impl Guest {
         let _ = reply.send(result);
     }
 
+    /// From now on it is looked how far the memory is.
+    pub(super) fn follow_snapshot(
+        &mut self,
+        kept: Kept,
+        draft: saved::Draft,
+        purpose: Purpose,
+        progress: Follower,
+    ) {
+        progress.step("writes memory");
+        let look = Instant::now() + LOOK;
+        self.snapping = Some(Snapping { kept, draft, purpose, progress, look });
+    }
+
     async fn begin_to_snap(&mut self, new: &NewSnapshot) -> Result<(Kept, Option<saved::Draft>), Problem> {
         self.must_be_still("a snapshot", new.memory || new.quiesce)?;
         let vm = &self.record.vm;
         let all = snapshots::list(&*self.shared.store, vm.id).await.map_err(store_problem)?;
-        if all.iter().any(|kept| kept.snapshot.name == new.name) {
-            let detail = format!("there is a snapshot {} of the guest already", new.name);
-            let invalid = api::Invalid::new("/name", new.name.as_str(), detail);
-            return Err(Problem { status: 409, ..Problem::invalid(vec![invalid]) });
-        }
+        must_be_free(&all, &new.name, None)?;
         // While a change waits for the next start, the disks that are there are those of the machine.
         let layers = snapshots::disks(vm.id, self.record.made_of())?;
         let snapshot = Snapshot {
@@ -100,7 +137,7 @@ impl Guest {
     }
 
     /// What it is now with nothing said of it: it has its name, and is nobody's child.
-    fn as_it_is(&self, layers: &[snapshots::KeptDisk], quiesced: bool) -> Snapshot {
+    pub(super) fn as_it_is(&self, layers: &[snapshots::KeptDisk], quiesced: bool) -> Snapshot {
         let vm = &self.record.vm;
         Snapshot {
             id: Id::new(),
@@ -119,7 +156,7 @@ impl Guest {
     }
 
     /// Freezes its disks, with its file systems at rest if that is wanted.
-    async fn freeze_at_rest(
+    pub(super) async fn freeze_at_rest(
         &mut self,
         kept: &mut Kept,
         memory: bool,
@@ -136,7 +173,7 @@ impl Guest {
     }
 
     /// A problem unless what it is can be kept; `alive` says that only one that runs has what is wanted.
-    fn must_be_still(&self, what: &str, alive: bool) -> Result<(), Problem> {
+    pub(super) fn must_be_still(&self, what: &str, alive: bool) -> Result<(), Problem> {
         let states = [VmState::Running, VmState::Paused, VmState::Stopped, VmState::Crashed];
         self.must_be(&states, &format!("{what} is made of a guest that runs, stands still or is stopped"))?;
         self.must_not_change()?;
@@ -261,36 +298,40 @@ impl Guest {
     /// The memory of a snapshot is written, or will not be.
     pub(super) async fn on_snapshot_saved(&mut self, end: SaveEnd) {
         let Some(snapping) = self.snapping.take() else { return };
-        let Snapping { mut kept, draft, actor, reply, .. } = snapping;
+        let Snapping { mut kept, draft, purpose, .. } = snapping;
         let written = match end.error {
-            Some(error) => Err(Problem::conflict(format!("{} has no snapshot: {error}", self.name()))),
+            Some(error) => {
+                Err(Problem::conflict(format!("{}: its memory is not kept: {error}", self.name())))
+            }
             None => {
                 let done = tokio::task::spawn_blocking(move || draft.keep()).await;
                 done.map_err(host_problem).and_then(|done| done.map_err(host_problem))
             }
         };
         kept.snapshot.memory = Some(Size(end.bytes));
-        let result = match written {
-            Ok(()) => self.keep_snapshot(kept, &actor).await,
-            Err(problem) => {
-                self.forget_layers(kept).await;
-                Err(problem)
+        match (written, purpose) {
+            (Ok(()), Purpose::Snapshot(actor, reply)) => {
+                // Nobody may wait for it.
+                let _ = reply.send(self.keep_snapshot(kept, &actor).await);
             }
-        };
-        // Nobody may wait for it.
-        let _ = reply.send(result);
+            (Ok(()), Purpose::Fork(reply)) => self.hand_over(kept, reply).await,
+            (Err(problem), purpose) => {
+                self.forget_layers(kept).await;
+                purpose.refuse(problem);
+            }
+        }
     }
 
     /// Its process has ended before the memory was written.
     pub(super) async fn not_snapped(&mut self, why: &str) {
         let Some(snapping) = self.snapping.take() else { return };
-        let problem = Problem::conflict(format!("{} has no snapshot: {why}", self.name()));
+        let problem = Problem::conflict(format!("{}: its memory is not kept: {why}", self.name()));
         self.forget_layers(snapping.kept).await;
-        let _ = snapping.reply.send(Err(problem));
+        snapping.purpose.refuse(problem);
     }
 
     /// What was to be a snapshot is none: its data is merged with what was written since.
-    async fn forget_layers(&self, kept: Kept) {
+    pub(super) async fn forget_layers(&self, kept: Kept) {
         saved::forget(&self.shared.paths.snapshot(self.record.vm.id, kept.snapshot.id));
         let pools = Arc::clone(&self.shared.pools);
         let work = move || snapshots::delete(&pools, &kept.layers, &storage::Silent);
@@ -321,10 +362,7 @@ impl Guest {
         }
     }
 
-    async fn commit_all(
-        &mut self,
-        transaction: Result<Transaction, crate::store::StoreError>,
-    ) -> Result<(), Problem> {
+    async fn commit_all(&mut self, transaction: Result<Transaction, StoreError>) -> Result<(), Problem> {
         let transaction = transaction.map_err(store_problem)?;
         self.revision = self.shared.store.commit(transaction).await.map_err(store_problem)?;
         Ok(())
@@ -430,6 +468,34 @@ impl Guest {
         };
         if let Err(problem) = done {
             tracing::error!("{} has not gone back to its snapshot: {problem}", self.name());
+        }
+    }
+
+    /// Has a snapshot be called otherwise, if it is still what it was at this revision; gives the revision at which it is.
+    pub(super) async fn label_snapshot(
+        &mut self,
+        id: Id,
+        label: SnapshotLabel,
+        expect: Revision,
+        actor: &str,
+    ) -> Result<Revision, Problem> {
+        // One that is being made may have this name soon.
+        self.must_not_change()?;
+        let (kept, all) = self.snapshot(&id.to_string()).await?;
+        must_be_free(&all, &label.name, Some(id))?;
+        let SnapshotLabel { name, description } = label;
+        let message = match kept.snapshot.name == name {
+            true => format!("the snapshot {name} was edited"),
+            false => format!("the snapshot {} is called {name} now", kept.snapshot.name),
+        };
+        let key = snapshots::key(self.record.vm.id, id);
+        let kept = Kept { snapshot: Snapshot { name, description, ..kept.snapshot }, ..kept };
+        let transaction = Transaction::new().expect(&key, expect).put(&key, &kept);
+        let happening = self.happening("vm.snapshot-edited", message).by(actor);
+        let transaction = transaction.and_then(|all| happening.add(all)).map_err(store_problem)?;
+        match self.shared.store.commit(transaction).await {
+            Err(StoreError::Conflict { .. }) => Err(snapshots::stale()),
+            done => done.map_err(store_problem),
         }
     }
 
