@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share soak setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-snapshot soak soak-hardware setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -90,8 +90,14 @@ bench-host: setup-build setup-soak build ## Measure the daemon with a thousand g
 bench-share: setup-build build ## Measure what guests get of one processor against what was asked for
 	bench/share $(TESSERA)
 
+bench-snapshot: setup-build setup-bench setup-test build guests ## Measure snapshots, going on from storage, twins, linked clones and deep disks beside QEMU (SNAPSHOT='pause resume twins linked layers')
+	bench/snapshot $(TESSERA) $(BUILD)/tiny $(SNAPSHOT)
+
 soak: setup-build setup-image setup-soak build ## Work Debian guests hard for an hour or two (SOAK='day --release 13 --cpus 2', SOAK=reboots)
 	scripts/soak $(TESSERA) $(BUILD)/soak $(SOAK)
+
+soak-hardware: setup-build setup-image setup-host build ## Give Debian guests hardware and take it away a hundred times while they work (SOAK='--release 13 --cycles 10')
+	scripts/soak-hardware $(TESSERA) $(SOAK)
 
 # Each setup installs what is missing of one thing, and does nothing where all is there.
 setup-build:
@@ -102,7 +108,7 @@ setup-web:
 	@scripts/need node:nodejs npm:npm
 
 setup-page: setup-test
-	@scripts/need chromium:chromium
+	@scripts/need chromium:chromium /usr/share/fonts/truetype/wqy/wqy-microhei.ttc:fonts-wqy-microhei
 
 setup-api: setup-test
 	@scripts/need python3:python3 unshare:util-linux
