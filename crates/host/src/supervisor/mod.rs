@@ -31,7 +31,7 @@ use api::{
     VmDefinition, VmState, VolumeName,
 };
 use storage::{Progress, Silent};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use vmm::engine;
 
 use crate::groups::Groups;
@@ -87,6 +87,8 @@ pub struct Supervisor {
     shared: Arc<Shared>,
     guests: Arc<RwLock<HashMap<Id, Orders>>>,
     busy: Busy,
+    /// Somebody has left layers that nobody wants.
+    merging: Arc<Notify>,
 }
 
 /// A failed store is a failed host, except that somebody else may have been quicker.
@@ -194,7 +196,12 @@ impl Shared {
 impl Supervisor {
     /// Looks after the guests in `shared`'s store, none of which is known yet: [`recover`](Self::recover) comes first.
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), guests: Arc::default(), busy: Busy::default() }
+        Self {
+            shared: Arc::new(shared),
+            guests: Arc::default(),
+            busy: Busy::default(),
+            merging: Arc::default(),
+        }
     }
 
     /// What executes guests here.
@@ -480,6 +487,7 @@ impl Supervisor {
         let (records, _) = records::list(&*self.shared.store).await?;
         self.sweep_disks(&records, kept).await;
         snapshots::sweep(&*self.shared.store, &self.shared.pools, &self.shared.paths, &records).await?;
+        self.begin_to_merge();
         self.merge_layers_in_the_background();
         let alive = records.iter().filter(|(record, _)| record.vm.status.state.is_alive()).count();
         if booted {

@@ -95,6 +95,18 @@ impl Pool {
         Ok(entries.filter_map(io::Result::ok).any(|entry| is_layer(entry.file_name())))
     }
 
+    /// Whether there is any layer that nobody wants any more, and whose file is still there.
+    ///
+    /// # Errors
+    /// If the pool cannot be read.
+    pub fn has_unwanted_layers(&self) -> Result<bool> {
+        if !self.has_layers()? {
+            return Ok(false);
+        }
+        let graph = self.graph()?;
+        Ok(graph.layers.values().any(|(about, _)| !graph.is_kept(about)))
+    }
+
     /// The layers of all volumes, each with its volume.
     ///
     /// # Errors
