@@ -14,11 +14,11 @@ use super::layers::Disks;
 use super::limits::Limiters;
 use super::open::{Files, console_outputs, open_card, open_disk, open_ports};
 use super::protocol::{
-    GuestEvent, Key, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Stats, Typing,
-    code, notification,
+    GuestEvent, Key, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Typing, code,
+    notification,
 };
 use super::saves::Saves;
-use super::usage::Meters;
+use super::usage::{Meters, Stats};
 use crate::boot::{Kernel, Source};
 use crate::engine;
 use crate::machine::{Event, Machine, MachineConfig, Part, SavedMachine};
@@ -96,6 +96,7 @@ impl Guest {
             "unplug" => return self.unplug(&read(params)?),
             "limit" => return self.limit(&read(params)?),
             "processors" => return json(&self.set_processors(&read(params)?)?),
+            "balloon" => return json(&self.set_pooled(&read(params)?)?),
             "memory" => return json(&self.set_memory(&read(params)?)?),
             "type" => {
                 self.type_keys(read(params)?)?;

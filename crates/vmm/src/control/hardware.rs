@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::guest::{Guest, machine_refusal};
 use super::open::{Files, open_card, open_disk};
 use super::protocol::{
-    Changed, Hardware, MemorySpec, PlugSpec, ProcessorsSpec, Refusal, State, UnplugSpec, What, code,
+    BalloonSpec, Changed, Hardware, MemorySpec, PlugSpec, ProcessorsSpec, Refusal, State, UnplugSpec, What,
+    code,
 };
 use crate::machine::{Change, Part};
 
@@ -89,6 +90,12 @@ impl Guest {
     /// Asks the guest to have so much memory.
     pub(super) fn set_memory(&mut self, spec: &MemorySpec) -> Result<Hardware, Refusal> {
         self.machine()?.set_memory(spec.bytes).map_err(machine_refusal)?;
+        self.hardware()
+    }
+
+    /// Asks the guest to be without so much memory while others need it.
+    pub(super) fn set_pooled(&mut self, spec: &BalloonSpec) -> Result<Hardware, Refusal> {
+        self.machine()?.set_pooled(spec.bytes).map_err(machine_refusal)?;
         self.hardware()
     }
 

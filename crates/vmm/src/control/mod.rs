@@ -39,10 +39,10 @@ mod usage;
 pub use crate::virtio::block::DiskLimits;
 pub use crate::virtio::net::NetLimits;
 pub use protocol::{
-    BelowSpec, Cable, Changed, DiskName, DiskSpec, DiskStats, GrowSpec, GuestEvent, Hardware, Key, Layers,
-    LimitSpec, MachineSpec, MemorySpec, NetSpec, NetStats, NewTop, OnPanic, OnReset, PlugSpec, PortSpec,
-    ProcessorStats, ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved,
-    SavedSpec, State, StateReport, Stats, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
+    BalloonSpec, BelowSpec, Cable, Changed, DiskName, DiskSpec, GrowSpec, GuestEvent, Hardware, Key, Layers,
+    LimitSpec, MachineSpec, MemorySpec, NetSpec, NewTop, OnPanic, OnReset, PlugSpec, PortSpec,
+    ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec,
+    State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
-pub use usage::prepare;
+pub use usage::{DiskStats, NetStats, ProcessorStats, Stats, prepare};

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use crate::engine;
 use crate::machine::MemorySize;
-use crate::virtio::balloon::GuestMemoryStats;
 use crate::virtio::block::DiskLimits;
 use crate::virtio::net::NetLimits;
 
@@ -267,7 +266,15 @@ pub struct MemorySpec {
     pub bytes: u64,
 }
 
-/// The answer to `hardware`, `processors` and `memory`.
+/// What `balloon` wants of a guest's memory for others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonSpec {
+    /// So many bytes, besides what it is to be without for good.
+    pub bytes: u64,
+}
+
+/// The answer to `hardware`, `processors`, `memory` and `balloon`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
     /// The numbers of the processors that are there.
@@ -506,75 +513,6 @@ pub struct StateReport {
     /// The last event.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub last: Option<GuestEvent>,
-}
-
-/// The answer to `stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Stats {
-    /// How long the guest has run by its own clock, nanoseconds.
-    pub guest_time_ns: u64,
-    /// One a processor.
-    pub processors: Vec<ProcessorStats>,
-    /// Memory the guest has, bytes.
-    pub memory: u64,
-    /// What of that the balloon has taken, bytes.
-    #[serde(default)]
-    pub balloon: u64,
-    /// What the guest says of its memory.
-    #[serde(default)]
-    pub guest_memory: GuestMemoryStats,
-    /// Memory the process takes on the host, bytes.
-    pub resident: u64,
-    /// Host processor time of the whole process, nanoseconds: the processors' and that of its devices.
-    #[serde(default)]
-    pub process_time_ns: u64,
-    /// One a disk, in the order of their slots.
-    #[serde(default)]
-    pub disks: Vec<DiskStats>,
-    /// One a card, in the order of their slots.
-    #[serde(default)]
-    pub nets: Vec<NetStats>,
-}
-
-/// What a disk has done since the machine was made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskStats {
-    /// The serial number the guest sees.
-    pub serial: String,
-    /// Reads that were done.
-    pub reads: u64,
-    /// Bytes of them.
-    pub read_bytes: u64,
-    /// Writes that were done.
-    pub writes: u64,
-    /// Bytes of them.
-    pub written_bytes: u64,
-    /// Requests that came to nothing.
-    pub failed: u64,
-    /// The time that all requests have taken together, nanoseconds: two at a time count twice.
-    pub busy_ns: u64,
-}
-
-/// What a card has carried since the machine was made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetStats {
-    /// Its hardware address.
-    pub mac: [u8; 6],
-    /// Frames that came.
-    pub received: u64,
-    /// Bytes of them.
-    pub received_bytes: u64,
-    /// Frames that the guest sent.
-    pub sent: u64,
-    /// Bytes of them.
-    pub sent_bytes: u64,
-}
-
-/// What one processor has used.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProcessorStats {
-    /// Host processor time, nanoseconds.
-    pub cpu_time_ns: u64,
 }
 
 /// A request as it comes in.

@@ -5,12 +5,91 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, LazyLock};
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
-use super::protocol::{DiskStats, NetStats, ProcessorStats, Stats};
 use crate::machine::Machine;
+use crate::virtio::balloon::GuestMemoryStats;
 use crate::virtio::block::Block;
 use crate::virtio::net::Net;
 use crate::virtio::{block, net};
+
+/// The answer to `stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stats {
+    /// How long the guest has run by its own clock, nanoseconds.
+    pub guest_time_ns: u64,
+    /// One a processor.
+    pub processors: Vec<ProcessorStats>,
+    /// Memory the guest has, bytes.
+    pub memory: u64,
+    /// What of that the balloon has taken, bytes.
+    #[serde(default)]
+    pub balloon: u64,
+    /// What it has been asked to hand over to the balloon, bytes.
+    #[serde(default)]
+    pub balloon_target: u64,
+    /// What of that a pool of memory wants for others, bytes.
+    #[serde(default)]
+    pub pooled: u64,
+    /// What the guest says of its memory.
+    #[serde(default)]
+    pub guest_memory: GuestMemoryStats,
+    /// Memory the process takes on the host, bytes.
+    pub resident: u64,
+    /// What of that is its own, not pages of files that others may have in memory, too, bytes.
+    #[serde(default)]
+    pub own: u64,
+    /// Host processor time of the whole process, nanoseconds: the processors' and that of its devices.
+    #[serde(default)]
+    pub process_time_ns: u64,
+    /// One a disk, in the order of their slots.
+    #[serde(default)]
+    pub disks: Vec<DiskStats>,
+    /// One a card, in the order of their slots.
+    #[serde(default)]
+    pub nets: Vec<NetStats>,
+}
+
+/// What a disk has done since the machine was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStats {
+    /// The serial number the guest sees.
+    pub serial: String,
+    /// Reads that were done.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Writes that were done.
+    pub writes: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+    /// Requests that came to nothing.
+    pub failed: u64,
+    /// The time that all requests have taken together, nanoseconds: two at a time count twice.
+    pub busy_ns: u64,
+}
+
+/// What a card has carried since the machine was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetStats {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Frames that came.
+    pub received: u64,
+    /// Bytes of them.
+    pub received_bytes: u64,
+    /// Frames that the guest sent.
+    pub sent: u64,
+    /// Bytes of them.
+    pub sent_bytes: u64,
+}
+
+/// What one processor has used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessorStats {
+    /// Host processor time, nanoseconds.
+    pub cpu_time_ns: u64,
+}
 
 /// The counters of a machine's devices.
 #[derive(Default)]
@@ -57,13 +136,17 @@ impl Meters {
             sent_bytes: meter.sent_bytes.get(),
         });
         let memory = machine.memory_size();
+        let (resident, own) = resident().unwrap_or_default();
         Stats {
             guest_time_ns: machine.clock_ns(),
             processors: processors.collect(),
             memory: memory.memory,
             balloon: memory.balloon,
+            balloon_target: memory.target,
+            pooled: memory.pooled,
             guest_memory: machine.guest_memory_stats(),
-            resident: resident().unwrap_or(0),
+            resident,
+            own,
             process_time_ns: process_time_ns(),
             disks: disks.collect(),
             nets: nets.collect(),
@@ -88,11 +171,13 @@ pub fn prepare() {
     rustix::param::page_size();
 }
 
-/// Memory of this process that is in RAM, bytes.
-fn resident() -> Option<u64> {
+/// Memory of this process that is in RAM, and what of that is no page of a file, bytes.
+fn resident() -> Option<(u64, u64)> {
     let mut text = [0; 128];
     let length = MEMORY.as_ref()?.read_at(&mut text, 0).ok()?;
     let text = std::str::from_utf8(&text[..length]).ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    let mut pages = text.split_whitespace().skip(1).map(|pages| pages.parse::<u64>().ok());
+    let (all, of_files) = (pages.next()??, pages.next()??);
+    let page = rustix::param::page_size() as u64;
+    Some((all * page, all.saturating_sub(of_files) * page))
 }

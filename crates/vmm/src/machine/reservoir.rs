@@ -28,6 +28,9 @@ pub struct MemorySize {
     pub requested: u64,
     /// What it has been asked to hand over to the balloon.
     pub target: u64,
+    /// What of that a pool of memory wants for others; the rest is what it is to be without for good.
+    #[serde(default)]
+    pub pooled: u64,
     /// What the balloon has.
     pub balloon: u64,
 }
@@ -68,10 +71,34 @@ impl Machine {
     /// How much memory there is.
     pub fn memory_size(&self) -> MemorySize {
         let base = self.ram.layout().ram().iter().map(|range| range.size).sum();
-        let (target, balloon) = self.reservoir.balloon.as_ref().map_or((0, 0), |balloon| balloon.size());
+        let balloon = self.reservoir.balloon.as_ref().map(|balloon| balloon.size()).unwrap_or_default();
         let (requested, plugged, room) =
             self.reservoir.memory.as_ref().map_or((0, 0, 0), |memory| memory.size());
-        MemorySize { memory: base + plugged, base, most: base + room, requested, target, balloon }
+        MemorySize {
+            memory: base + plugged,
+            base,
+            most: base + room,
+            requested,
+            target: balloon.target,
+            pooled: balloon.pooled,
+            balloon: balloon.actual,
+        }
+    }
+
+    /// Asks the guest to be without so many bytes of what it has, for as long as others need them more.
+    ///
+    /// # Errors
+    /// If it would have less than a guest needs.
+    pub fn set_pooled(&self, bytes: u64) -> Result<(), MachineError> {
+        let size = self.memory_size();
+        let own = size.memory.saturating_sub(size.target - size.pooled);
+        let left = own.saturating_sub(bytes).next_multiple_of(balloon::PAGE);
+        // The guest would not survive to say so.
+        Layout::new(left).map_err(crate::memory::MemoryError::from)?;
+        if let Some(balloon) = &self.reservoir.balloon {
+            balloon.set_pooled(own.saturating_sub(left));
+        }
+        Ok(())
     }
 
     /// Asks the guest to have so many bytes of memory in all.
@@ -93,7 +120,9 @@ impl Machine {
             memory.request(more.next_multiple_of(mem::BLOCK));
         }
         if let Some(balloon) = &self.reservoir.balloon {
-            balloon.set_target(less);
+            balloon.set_own(less);
+            // What a pool has of it must leave enough, too: it takes what it needs anew.
+            balloon.set_pooled(size.pooled.min(bytes - Layout::LEAST));
         }
         Ok(())
     }

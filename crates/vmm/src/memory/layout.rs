@@ -40,8 +40,6 @@ pub mod map {
 const ALIGNED: u64 = 2 << 30;
 /// The pieces that it comes in, bytes.
 const PLUGGED: u64 = 128 << 20;
-/// The smallest memory a guest can have, bytes.
-const LEAST: u64 = 8 << 20;
 
 /// A piece of the address space, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +54,7 @@ pub struct Range {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LayoutError {
     /// Too little.
-    #[error("Memory of {bytes} bytes is too little: a guest needs at least {} MiB", LEAST >> 20)]
+    #[error("Memory of {bytes} bytes is too little: a guest needs at least {} MiB", Layout::LEAST >> 20)]
     TooSmall {
         /// What was asked for.
         bytes: u64,
@@ -88,6 +86,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The smallest memory a guest can have, bytes.
+    pub const LEAST: u64 = 8 << 20;
+
     /// The layout for `bytes` of RAM.
     ///
     /// # Errors
@@ -105,7 +106,7 @@ impl Layout {
         // Room for what alignment takes, and for the BARs.
         let most =
             (1 << map::PHYSICAL_BITS) - map::HIGH_START - 2 * map::HIGH_BARS_SIZE - ALIGNED + map::LOW_END;
-        if bytes < LEAST {
+        if bytes < Self::LEAST {
             return Err(LayoutError::TooSmall { bytes });
         }
         let all = bytes.saturating_add(more);

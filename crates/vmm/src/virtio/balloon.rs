@@ -19,7 +19,7 @@ use crate::reactor::Source;
 
 const QUEUE_SIZE: u16 = 128;
 /// Bytes of the pages that are counted here, whatever the guest's are.
-const PAGE: u64 = 4096;
+pub const PAGE: u64 = 4096;
 /// The most requests of a queue before others on the device thread have their turn.
 const BUDGET: usize = 32;
 /// The most numbers of pages that one request is looked at for: Linux sends 256.
@@ -71,11 +71,30 @@ pub struct GuestMemoryStats {
     pub oom_kills: Option<u64>,
 }
 
+/// How large a balloon is, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BalloonSize {
+    /// What the guest is to hand over.
+    pub target: u64,
+    /// What of that is for a pool.
+    pub pooled: u64,
+    /// What it says it has handed over.
+    pub actual: u64,
+}
+
+/// So many bytes in whole pages.
+fn pages(bytes: u64) -> u32 {
+    u32::try_from(bytes / PAGE).unwrap_or(u32::MAX)
+}
+
 /// What is saved of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalloonState {
     /// Pages that it is to hold.
     pub target: u32,
+    /// How many of these a pool of memory wants for others: they are no change of what the guest has.
+    #[serde(default)]
+    pub pooled: u32,
     /// Pages that the driver says it holds.
     pub actual: u32,
 }
@@ -109,19 +128,34 @@ impl Handle {
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(changed));
     }
 
-    /// Asks the guest to hand over so many bytes in all.
-    pub fn set_target(&self, bytes: u64) {
+    /// Asks the guest to hand over so many bytes for good, besides what a pool wants.
+    pub fn set_own(&self, bytes: u64) {
+        self.ask_for(|state| state.target = pages(bytes).saturating_add(state.pooled));
+    }
+
+    /// Asks the guest to hand over so many bytes for a pool, besides what it is to be without for good.
+    pub fn set_pooled(&self, bytes: u64) {
+        self.ask_for(|state| {
+            let own = state.target.saturating_sub(state.pooled);
+            state.pooled = pages(bytes);
+            state.target = own.saturating_add(state.pooled);
+        });
+    }
+
+    fn ask_for(&self, change: impl FnOnce(&mut BalloonState)) {
         let mut shared = self.lock();
-        shared.state.target = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
-        if let Some(health) = &shared.health {
+        let before = shared.state.target;
+        change(&mut shared.state);
+        if let Some(health) = shared.health.as_ref().filter(|_| shared.state.target != before) {
             health.config_changed();
         }
     }
 
-    /// Bytes that the guest is to hand over, and that it says it has.
-    pub fn size(&self) -> (u64, u64) {
+    /// How large it is, and is to be.
+    pub fn size(&self) -> BalloonSize {
         let state = self.lock().state.clone();
-        (u64::from(state.target) * PAGE, u64::from(state.actual) * PAGE)
+        let bytes = |pages: u32| u64::from(pages) * PAGE;
+        BalloonSize { target: bytes(state.target), pooled: bytes(state.pooled), actual: bytes(state.actual) }
     }
 
     /// Bytes that the guest has reported as free so far, each time that it did.

@@ -43,6 +43,33 @@ fn pages_that_are_handed_over_go_back_to_the_host() {
 }
 
 #[test]
+fn what_a_pool_wants_comes_besides_what_the_guest_is_to_be_without_for_good() {
+    let rig = Rig::new(vec![]);
+    let driver = Driver::start(&rig, 1, u64::MAX);
+    let now = || {
+        let size = rig.machine.memory_size();
+        (size.target >> 20, size.pooled >> 20)
+    };
+    rig.machine.set_pooled(3 << 20).unwrap();
+    assert_eq!((now(), driver.config(0, 4)), ((3, 3), 3 << 8), "MiB, and pages");
+    rig.machine.set_memory(14 << 20).unwrap();
+    assert_eq!((now(), driver.config(0, 4)), ((5, 3), 5 << 8));
+    rig.machine.set_pooled(1 << 20).unwrap();
+    assert_eq!((now(), driver.config(0, 4)), ((3, 1), 3 << 8));
+    let refused = rig.machine.set_pooled(7 << 20).unwrap_err().to_string();
+    assert!(refused.contains("at least 8 MiB"), "{refused}");
+    assert_eq!(now(), (3, 1), "nothing has changed");
+    // Less memory for good leaves a pool less to take.
+    rig.machine.set_pooled(6 << 20).unwrap();
+    rig.machine.set_memory(10 << 20).unwrap();
+    assert_eq!(now(), (8, 2));
+    rig.machine.pause();
+    let other = Rig::restored(vec![], rig.saved());
+    let size = other.machine.memory_size();
+    assert_eq!((size.target >> 20, size.pooled >> 20), (8, 2), "it goes along with a saved machine");
+}
+
+#[test]
 fn what_is_reported_as_free_goes_back_and_nonsense_is_nothing() {
     let rig = Rig::new(vec![]);
     let mut driver = Driver::start(&rig, 1, u64::MAX);
