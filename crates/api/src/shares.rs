@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{Id, Invalid, Name};
+use crate::{Id, Invalid, MemoryReport, Name};
 
 /// The most processors that anything here is about: more than any machine has.
 const MOST: u32 = 100_000;
@@ -202,6 +202,8 @@ impl CpuShare {
 pub struct ShareReport {
     /// Processors.
     pub cpu: CpuReport,
+    /// Memory.
+    pub memory: MemoryReport,
 }
 
 /// What a guest is promised, wants and gets of the host's processors.

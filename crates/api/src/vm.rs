@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{CpuShare, Disk, DiskSource, Id, ImageName, Invalid, Name, Nic, Size, Time};
+use crate::{CpuShare, Disk, DiskSource, Id, ImageName, Invalid, MemoryShare, Name, Nic, Size, Time};
 
 /// Memory of a guest for which nothing else is said.
 pub const DEFAULT_MEMORY: Size = Size(1 << 30);
 /// A guest's kernel has no room to start in less.
-const LEAST_MEMORY: Size = Size(32 << 20);
+pub(crate) const LEAST_MEMORY: Size = Size(32 << 20);
 /// What a host with 46 bits of addresses has.
 const MOST_MEMORY: Size = Size(1 << 46);
 /// What a local APIC's id can tell apart, less the broadcast.
@@ -52,6 +52,9 @@ pub struct VmDefinition {
     /// How much memory it can have without a restart; so much as it has if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_max: Option<Size>,
+    /// What it is promised of the host's pool of memory.
+    #[serde(default, skip_serializing_if = "MemoryShare::is_usual")]
+    pub memory_share: MemoryShare,
     /// What executes it.
     #[serde(default)]
     pub engine: Engine,
@@ -338,6 +341,7 @@ impl VmDefinition {
             cpu_share: CpuShare::default(),
             memory: DEFAULT_MEMORY,
             memory_max: None,
+            memory_share: MemoryShare::default(),
             engine: Engine::default(),
             boot: Boot::default(),
             disks: Vec::new(),
@@ -353,6 +357,7 @@ impl VmDefinition {
     pub fn check(&self) -> Vec<Invalid> {
         let mut wrong = crate::access::check_labels("/labels", &self.labels);
         wrong.extend(self.cpu_share.check());
+        wrong.extend(self.memory_share.check(self.memory));
         let mut say = |pointer: String, value: Value, detail: &str| {
             wrong.push(Invalid::new(pointer, value, detail));
         };

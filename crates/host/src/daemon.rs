@@ -24,6 +24,7 @@ use crate::http::serve::{Door, Room, serve};
 use crate::images::Images;
 use crate::log;
 use crate::machine;
+use crate::memory::{self, Pool};
 use crate::paths::{Paths, PathsError};
 use crate::pools::{Pools, UPLOADS};
 use crate::records;
@@ -42,6 +43,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(600);
 /// How long connections may take to end when the daemon does.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// With less there is nothing to divide.
+const LEAST_POOL: Size = Size(64 << 20);
+
 /// Where what the daemon knows of itself is in the store.
 const SELF: &str = "host";
 
@@ -56,10 +60,31 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// The program whose `vmm` is a guest's process.
     pub program: PathBuf,
+    /// How much memory all guests have together, if that is less than what each believes to have.
+    pub memory_pool: Option<MemoryPool>,
     /// What those are shown who connect from elsewhere, in place of a certificate of the host's own authority.
     pub certificate: Option<Given>,
     /// Is told where the page is, once it can be opened.
     pub announce: fn(&[String]),
+}
+
+/// How much memory all guests of a host have together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MemoryPool {
+    /// So much.
+    Bytes(Size),
+    /// This part of what the machine has, percent.
+    Percent(f64),
+}
+
+impl MemoryPool {
+    /// How much that is on a machine with so much memory.
+    fn of(self, machine: Size) -> Size {
+        match self {
+            Self::Bytes(size) => size,
+            Self::Percent(percent) => Size((machine.0 as f64 * percent / 100.0) as u64),
+        }
+    }
 }
 
 /// The daemon cannot start or go on.
@@ -95,6 +120,16 @@ pub enum DaemonError {
     /// Its socket.
     #[error("--socket {0}: {1}")]
     Socket(PathBuf, io::Error),
+    /// It cannot have so much memory for guests.
+    #[error(
+        "--memory-pool: {asked} is no pool: this machine has {has}; give from 64M to that, or a part such as 80%"
+    )]
+    MemoryPool {
+        /// What was asked for.
+        asked: Size,
+        /// What the machine has.
+        has: Size,
+    },
     /// No engine runs guests here.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
@@ -136,6 +171,8 @@ pub struct Host {
     pub schedules: Schedules,
     /// What is bad, and who hears of it.
     pub alarms: Alarms,
+    /// The pool of memory, if there is one.
+    pub(crate) memory: Arc<Pool>,
     /// What shows that this is the host.
     pub certificates: Arc<Certificates>,
 }
@@ -191,12 +228,13 @@ impl Host {
         let audit = Audit::open(&paths.audit()).map_err(|error| DaemonError::Audit(paths.audit(), error))?;
         let certificates =
             Certificates::open(&paths.tls(), id, &machine::host_name(), config.certificate.clone())?;
+        let pool = config.memory_pool.map(|pool| check_pool(pool, machine::memory().0)).transpose()?;
         let choice = engine::choose(engine::Kind::Auto)?;
         let own = storage::Host { id, name: machine::host_name() };
         let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
         let shared = Shared {
             groups: Groups::open(id),
-            shares: Arc::new(Shares::default()),
+            shares: Arc::new(Shares::new(pool)),
             pools: Arc::new(pools),
             images: Images::new(paths.images()),
             paths: paths.clone(),
@@ -223,6 +261,7 @@ impl Host {
             schedules: Schedules::new(Arc::clone(&store)),
             series,
             alarms,
+            memory: Arc::default(),
             certificates: Arc::new(certificates),
             store,
         };
@@ -279,6 +318,15 @@ impl Host {
             memory_promised: Size(running.iter().map(|vm| vm.definition.memory.0).sum()),
         })
     }
+}
+
+/// How large a pool is on a machine with so much memory.
+fn check_pool(pool: MemoryPool, has: Size) -> Result<Size, DaemonError> {
+    let asked = pool.of(has);
+    if !(LEAST_POOL..=has).contains(&asked) {
+        return Err(DaemonError::MemoryPool { asked, has });
+    }
+    Ok(asked)
 }
 
 /// The daemon's id, made at its first start, and whether the machine has started since it ran last.
@@ -344,6 +392,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let regulator = Regulator::begin(shares, controls).map_err(DaemonError::Series)?;
     let alarms = tokio::spawn(alarms::keep(Arc::clone(&host)));
     let schedules = tokio::spawn(schedules::keep(Arc::clone(&host)));
+    let memory = tokio::spawn(memory::keep(Arc::clone(&host.supervisor), Arc::clone(&host.memory)));
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
@@ -354,6 +403,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     regulator.end();
     alarms.abort();
     schedules.abort();
+    memory.abort();
     host.supervisor.close();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);

@@ -13,6 +13,7 @@ pub mod http;
 pub mod images;
 pub mod log;
 mod machine;
+mod memory;
 pub mod paths;
 pub mod pools;
 pub mod records;

@@ -349,6 +349,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/memory": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The host's pool of memory, and what each guest that runs has of it. */
+        get: operations["get_memory"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/networks": {
         parameters: {
             query?: never;
@@ -3106,6 +3123,8 @@ export interface components {
                 /** @description How much memory it has. */
                 memory?: components["schemas"]["Size"];
                 memory_max?: components["schemas"]["Size"] | null;
+                /** @description What it is promised of the host's pool of memory. */
+                memory_share?: components["schemas"]["MemoryShare"];
                 /** @description Its name, and the host name that cloud-init gives it. */
                 name: components["schemas"]["Name"];
                 /** @description Its network cards. */
@@ -3186,6 +3205,71 @@ export interface components {
         MadeToken: components["schemas"]["Token"] & {
             /** @description What to show: `Authorization: Bearer SECRET`. */
             secret: string;
+        };
+        /** @description What a guest that runs has of a pool of memory. */
+        MemoryNow: {
+            active?: components["schemas"]["Size"] | null;
+            /** @description What it could touch of that now: the rest is in its balloon. */
+            held: components["schemas"]["Size"];
+            /** @description What its process takes on the host. */
+            resident: components["schemas"]["Size"];
+            /** @description What its system believes to have. */
+            size: components["schemas"]["Size"];
+            target?: components["schemas"]["Size"] | null;
+        };
+        /** @description What a guest has of a pool of memory. */
+        MemoryOfGuest: {
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description What it has. */
+            now: components["schemas"]["MemoryNow"];
+            /** @description What it is promised. */
+            promised: components["schemas"]["MemoryShare"];
+        };
+        /** @description A host's pool of memory, which is smaller than all its guests together can be. */
+        MemoryPool: {
+            /** @description The guests that run, by name, as far as the one who asks may see them. */
+            guests: components["schemas"]["MemoryOfGuest"][];
+            /** @description How little of it is free. */
+            pressure: components["schemas"]["MemoryPressure"];
+            /** @description What guests that run, or are about to again, have reserved of it. */
+            reserved: components["schemas"]["Size"];
+            size?: components["schemas"]["Size"] | null;
+            /** @description What guests' processes take of it now. */
+            used: components["schemas"]["Size"];
+        };
+        /**
+         * @description How little of a pool of memory is free.
+         * @enum {string}
+         */
+        MemoryPressure: "high" | "clear" | "soft" | "hard" | "low";
+        /** @description What a guest is promised and has of a host's memory. */
+        MemoryReport: {
+            now?: components["schemas"]["MemoryNow"] | null;
+            pool?: components["schemas"]["Size"] | null;
+            /** @description How little of it is free. */
+            pressure: components["schemas"]["MemoryPressure"];
+            /** @description What it is promised. */
+            promised: components["schemas"]["MemoryShare"];
+        };
+        /**
+         * @description What a guest is promised of a host's pool of memory. Everyone has their reserve; what is left goes by weight, where memory that is not
+         *     touched counts four times, and nobody has more than their limit.
+         */
+        MemoryShare: {
+            limit?: components["schemas"]["Size"] | null;
+            /**
+             * @description Always theirs: nothing, or as much of their memory as they like. What all guests that run have reserved is never more than the
+             *     pool.
+             */
+            reserve?: components["schemas"]["Size"];
+            /**
+             * Format: int32
+             * @description Their part of what is left, compared with others'; 1000 is usual.
+             */
+            weight?: number;
         };
         /**
          * @description What can be watched.
@@ -3791,6 +3875,8 @@ export interface components {
         ShareReport: {
             /** @description Processors. */
             cpu: components["schemas"]["CpuReport"];
+            /** @description Memory. */
+            memory: components["schemas"]["MemoryReport"];
         };
         /** @description A site. */
         Site: {
@@ -4064,6 +4150,8 @@ export interface components {
             /** @description How much memory it has. */
             memory?: components["schemas"]["Size"];
             memory_max?: components["schemas"]["Size"] | null;
+            /** @description What it is promised of the host's pool of memory. */
+            memory_share?: components["schemas"]["MemoryShare"];
             /** @description Its name, and the host name that cloud-init gives it. */
             name: components["schemas"]["Name"];
             /** @description Its network cards. */
@@ -4108,6 +4196,8 @@ export interface components {
             /** @description How much memory it has. */
             memory?: components["schemas"]["Size"];
             memory_max?: components["schemas"]["Size"] | null;
+            /** @description What it is promised of the host's pool of memory. */
+            memory_share?: components["schemas"]["MemoryShare"];
             /** @description Its name, and the host name that cloud-init gives it. */
             name: components["schemas"]["Name"];
             /** @description Its network cards. */
@@ -5204,6 +5294,35 @@ export interface operations {
                 };
                 content: {
                     "application/x-tar": unknown;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_memory: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The pool */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MemoryPool"];
                 };
             };
             /** @description A problem */

@@ -20,6 +20,7 @@ mod input;
 mod keys;
 mod lists;
 mod log;
+mod memory;
 mod metrics;
 mod networks;
 mod page;
@@ -126,6 +127,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::suspend))
         .routes(routes!(vms::stats))
         .routes(routes!(share::of_guest))
+        .routes(routes!(memory::show))
         .routes(routes!(history::of_guest))
         .routes(routes!(agent::get))
         .routes(routes!(agent::exec))

@@ -17,7 +17,7 @@ use crate::store::{StoreError, Update};
 use crate::supervisor::no_guest;
 
 /// What else they may ask for. Lists of guests, events, tasks and alarms hold only theirs: their handlers see to that.
-const OPEN: [(&str, &[Method]); 20] = [
+const OPEN: [(&str, &[Method]); 21] = [
     ("/api/v1/vms", &[Method::GET, Method::POST]),
     ("/api/v1/events", &[Method::GET]),
     ("/api/v1/tasks", &[Method::GET]),
@@ -27,6 +27,7 @@ const OPEN: [(&str, &[Method]); 20] = [
     ("/api/v1/host", &[Method::GET]),
     ("/api/v1/host/history", &[Method::GET]),
     ("/api/v1/stats", &[Method::GET]),
+    ("/api/v1/memory", &[Method::GET]),
     ("/api/v1/images", &[Method::GET]),
     ("/api/v1/images/{image}", &[Method::GET]),
     ("/api/v1/templates", &[Method::GET]),
@@ -194,9 +195,15 @@ pub fn claim(
             wrong.push(Invalid::new(format!("/nics/{n}"), (), detail));
         }
     }
-    if definition.cpu_share != given.map_or_else(Default::default, |given| given.cpu_share) {
-        let detail = "what guests are promised of the host is given out by who is bound to no labels";
-        wrong.push(Invalid::new("/cpu_share", (), detail));
+    let cpu = given.map_or_else(Default::default, |given| given.cpu_share);
+    let memory = given.map_or_else(Default::default, |given| given.memory_share);
+    for (field, is_other) in
+        [("cpu_share", definition.cpu_share != cpu), ("memory_share", definition.memory_share != memory)]
+    {
+        if is_other {
+            let detail = "what guests are promised of the host is given out by who is bound to no labels";
+            wrong.push(Invalid::new(format!("/{field}"), (), detail));
+        }
     }
     let boot = |definition: &VmDefinition| (definition.boot.kernel.clone(), definition.boot.initrd.clone());
     if boot(definition) != given.map_or((None, None), boot) {

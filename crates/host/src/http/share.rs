@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::{CpuHost, CpuOther, CpuReport, Id, Problem, Processors, ShareReport, Vm};
+use api::{CpuHost, CpuOther, CpuReport, Id, MemoryReport, Problem, Processors, ShareReport, Vm};
 use axum::extract::{Path, State};
 
 use super::caller::Viewer;
@@ -31,7 +31,11 @@ pub async fn of_guest(
     let shares = host.supervisor.shares();
     let reserved = shares.reserved();
     let cpu = shares.seen(|seen| report(&vm, &others, seen, reserved));
-    Ok(axum::Json(ShareReport { cpu }))
+    let seen = host.memory.seen();
+    let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).copied();
+    let promised = vm.definition.memory_share;
+    let memory = MemoryReport { promised, now, pool: shares.pool(), pressure: seen.pressure };
+    Ok(axum::Json(ShareReport { cpu, memory }))
 }
 
 /// What is told of a guest to somebody who may see these others.

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{CpuShare, Id, Invalid, Problem, Processors, VmDefinition};
-use share::admission::{Member, Promises};
+use api::{CpuShare, Id, Invalid, MemoryShare, Problem, Processors, Size, VmDefinition};
+use serde_json::Value;
+use share::admission::{Member, Promises, Refusal};
 
 use super::seen::Seen;
 
@@ -16,15 +17,44 @@ pub struct Claimant {
     pub share: CpuShare,
     /// How many processors it has.
     pub cpus: u32,
+    /// What it is promised of the pool of memory.
+    pub memory: MemoryShare,
     /// Its process, while it has one.
     pub pid: Option<u32>,
     /// What is kept for it: more than it has reserved while it is being changed.
-    kept: Processors,
+    kept: Kept,
+}
+
+/// What is kept for somebody, whoever else wants it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Kept {
+    cpu: Processors,
+    memory: Size,
+}
+
+impl Kept {
+    fn of(definition: &VmDefinition) -> Self {
+        Self { cpu: definition.cpu_share.reserve, memory: definition.memory_share.reserve }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self { cpu: self.cpu.max(other.cpu), memory: self.memory.max(other.memory) }
+    }
+}
+
+/// What there is to promise.
+#[derive(Debug, Clone, Copy)]
+struct Capacity {
+    /// Processors.
+    cpu: f64,
+    /// The pool of memory, if there is one.
+    memory: Option<Size>,
 }
 
 /// What guests are promised, and what they get.
 #[derive(Debug, Default)]
 pub struct Shares {
+    pool: Option<Size>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -68,8 +98,22 @@ impl Shares {
         result
     }
 
+    /// What is to be promised on a host whose pool of memory is so large, if it has one.
+    pub fn new(pool: Option<Size>) -> Self {
+        Self { pool, ..Self::default() }
+    }
+
+    /// How large the pool of memory is, if there is one.
+    pub fn pool(&self) -> Option<Size> {
+        self.pool
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity { cpu: capacity(), memory: self.pool }
+    }
+
     /// What is wrong with a definition on this host.
-    pub fn check(definition: &VmDefinition) -> Vec<Invalid> {
+    pub fn check(&self, definition: &VmDefinition) -> Vec<Invalid> {
         let (share, has) = (&definition.cpu_share, capacity());
         let mut wrong = Vec::new();
         let mut say = |field: &str, value: Processors, detail: String| {
@@ -96,6 +140,11 @@ impl Shares {
                 format!("guests may use {has} processors of this host: at most {has}, or none"),
             );
         }
+        let reserve = definition.memory_share.reserve;
+        if let Some(pool) = self.pool.filter(|pool| reserve > *pool) {
+            let detail = format!("this host's pool of memory is {pool}: at most {pool} can be reserved");
+            wrong.push(Invalid::new("/memory_share/reserve", reserve.0, detail));
+        }
         wrong
     }
 
@@ -104,7 +153,7 @@ impl Shares {
     /// # Errors
     /// If not enough is left: what is missing, and what would fit.
     pub fn promise(&self, id: Id, definition: &VmDefinition) -> Result<(), Problem> {
-        self.take(id, definition, capacity(), |_| definition.cpu_share.reserve)
+        self.take(id, definition, self.capacity(), |_| Kept::of(definition))
     }
 
     /// The same for a guest that is being changed: until that is done, or undone, it keeps what it was promised, too.
@@ -112,59 +161,35 @@ impl Shares {
     /// # Errors
     /// As [`promise`](Self::promise).
     pub fn promise_besides(&self, id: Id, definition: &VmDefinition) -> Result<(), Problem> {
-        self.take(id, definition, capacity(), |before| before.max(definition.cpu_share.reserve))
+        self.take(id, definition, self.capacity(), |before| before.max(Kept::of(definition)))
     }
 
     fn take(
         &self,
         id: Id,
         definition: &VmDefinition,
-        capacity: f64,
-        keep: impl FnOnce(Processors) -> Processors,
+        capacity: Capacity,
+        keep: impl FnOnce(Kept) -> Kept,
     ) -> Result<(), Problem> {
-        let wanted = definition.cpu_share;
         self.change(|guests| {
-            let member = |id: &Id, share: share::Share| Member {
-                name: id.to_string(),
-                group: None,
-                share,
-                expandable: None,
-            };
-            let kept =
-                |claimant: &Claimant| share::Share { reserve: claimant.kept.get(), ..Default::default() };
             let others = guests.iter().filter(|(other, _)| **other != id);
-            let members: Vec<_> = others.map(|(id, claimant)| member(id, kept(claimant))).collect();
-            let admitted = Promises::new(capacity, &members)
-                .and_then(|promises| promises.admit(&member(&id, wanted.share())));
-            // Nothing can always be promised.
-            if let Err(refusal) = admitted
-                && !wanted.reserve.is_none()
-            {
-                let detail = format!("{}: {refusal}", definition.name);
-                let mut problem = Problem::conflict(&detail);
-                problem.errors.push(Invalid::new(
-                    "/cpu_share/reserve",
-                    wanted.reserve.get(),
-                    refusal.to_string(),
-                ));
-                return Err(problem);
-            }
+            let kept: Vec<_> = others.map(|(_, claimant)| claimant.kept).collect();
+            admit(definition, capacity, &kept)?;
             let before = guests.get(&id);
-            let kept = keep(before.map_or(Processors::default(), |before| before.kept));
-            let pid = before.and_then(|before| before.pid);
+            let kept = keep(before.map_or(Kept::default(), |before| before.kept));
             // What it gets changes when all is done.
-            let (share, cpus) = before
-                .filter(|before| before.pid.is_some())
-                .map_or((wanted, definition.cpus), |before| (before.share, before.cpus));
-            guests.insert(id, Claimant { share, cpus, pid, kept });
+            let claimant = match before {
+                Some(before) if before.pid.is_some() => Claimant { kept, ..*before },
+                _ => Claimant { kept, ..Claimant::new(definition, None) },
+            };
+            guests.insert(id, claimant);
             Ok(())
         })
     }
 
     /// What a guest has been promised is what its definition says, whatever else is: it has been admitted with that.
     pub fn settle(&self, id: Id, definition: &VmDefinition, pid: Option<u32>) {
-        let (share, cpus) = (definition.cpu_share, definition.cpus);
-        self.change(|guests| guests.insert(id, Claimant { share, cpus, pid, kept: share.reserve }));
+        self.change(|guests| guests.insert(id, Claimant::new(definition, pid)));
     }
 
     /// A guest's process has ended; it keeps what it is promised.
@@ -183,7 +208,12 @@ impl Shares {
 
     /// What all guests together have reserved.
     pub fn reserved(&self) -> Processors {
-        Processors::nearest(self.state().guests.values().map(|claimant| claimant.kept.get()).sum())
+        Processors::nearest(self.state().guests.values().map(|claimant| claimant.kept.cpu.get()).sum())
+    }
+
+    /// What all guests together have reserved of the pool of memory.
+    pub fn memory_reserved(&self) -> Size {
+        Size(self.state().guests.values().map(|claimant| claimant.kept.memory.0).sum())
     }
 
     /// Waits until something changes, or for so long.
@@ -233,6 +263,58 @@ impl Shares {
     }
 }
 
+impl Claimant {
+    fn new(definition: &VmDefinition, pid: Option<u32>) -> Self {
+        Self {
+            share: definition.cpu_share,
+            cpus: definition.cpus,
+            memory: definition.memory_share,
+            pid,
+            kept: Kept::of(definition),
+        }
+    }
+}
+
+/// Whether a guest can be promised what its definition says beside what others are.
+fn admit(definition: &VmDefinition, capacity: Capacity, others: &[Kept]) -> Result<(), Problem> {
+    let refused = |pointer: &str, value: Value, detail: String| {
+        let mut problem = Problem::conflict(format!("{}: {detail}", definition.name));
+        problem.errors.push(Invalid::new(pointer, value, detail));
+        problem
+    };
+    let reserve = definition.cpu_share.reserve;
+    let theirs = others.iter().map(|other| other.cpu.get());
+    fits(reserve.get(), theirs, capacity.cpu)
+        .map_err(|refusal| refused("/cpu_share/reserve", reserve.get().into(), refusal.to_string()))?;
+    let Some(pool) = capacity.memory else { return Ok(()) };
+    let reserve = definition.memory_share.reserve;
+    let theirs = others.iter().map(|other| other.memory.0 as f64);
+    fits(reserve.0 as f64, theirs, pool.0 as f64).map_err(|refusal| {
+        let free = Size(refusal.fits().unwrap_or_default() as u64);
+        let short = Size(reserve.0.saturating_sub(free.0));
+        let detail = format!(
+            "the pool of memory has {free} left to promise, and {reserve} is asked for: {short} too much; {free} would fit"
+        );
+        refused("/memory_share/reserve", reserve.0.into(), detail)
+    })
+}
+
+/// Whether so much can be promised of a resource beside what others are promised. Nothing always can.
+fn fits(reserve: f64, others: impl Iterator<Item = f64>, capacity: f64) -> Result<(), Refusal> {
+    if reserve == 0.0 {
+        return Ok(());
+    }
+    let member = |(number, reserve): (usize, f64)| Member {
+        name: number.to_string(),
+        group: None,
+        share: share::Share { reserve, ..Default::default() },
+        expandable: None,
+    };
+    let members: Vec<_> = others.enumerate().map(member).collect();
+    let wanted = member((members.len(), reserve));
+    Promises::new(capacity, &members).and_then(|promises| promises.admit(&wanted))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,8 +325,11 @@ mod tests {
         definition
     }
 
+    /// One processor, and a pool of 1 GiB.
+    const HAS: Capacity = Capacity { cpu: 1.0, memory: Some(Size(1 << 30)) };
+
     fn promise(shares: &Shares, id: Id, reserve: f64) -> Result<(), Problem> {
-        shares.take(id, &guest(reserve), 1.0, |_| Processors::nearest(reserve))
+        shares.take(id, &guest(reserve), HAS, |_| Kept::of(&guest(reserve)))
     }
 
     #[test]
@@ -272,11 +357,36 @@ mod tests {
     fn what_is_being_changed_keeps_what_it_had_until_it_is_done() {
         let (shares, a, b) = (Shares::default(), Id::new(), Id::new());
         shares.settle(a, &guest(0.7), Some(1));
-        shares.take(a, &guest(0.2), 1.0, |before| before.max(Processors::nearest(0.2))).unwrap();
+        shares.take(a, &guest(0.2), HAS, |before| before.max(Kept::of(&guest(0.2)))).unwrap();
         assert!(promise(&shares, b, 0.5).is_err(), "it may be undone");
         assert_eq!(shares.running()[0].1.share.reserve, Processors::nearest(0.7));
         shares.settle(a, &guest(0.2), Some(1));
         promise(&shares, b, 0.5).unwrap();
+    }
+
+    #[test]
+    fn a_pool_of_memory_is_never_promised_beyond_what_it_is() {
+        let (shares, ids) = (Shares::default(), [Id::new(), Id::new()]);
+        let promise = |id: Id, mib: u64, has: Capacity| {
+            let mut definition = guest(0.0);
+            definition.memory_share.reserve = Size(mib << 20);
+            shares.take(id, &definition, has, |_| Kept::of(&definition))
+        };
+        promise(ids[0], 768, HAS).unwrap();
+        let refused = promise(ids[1], 512, HAS).unwrap_err();
+        assert_eq!(
+            refused.detail,
+            "a: the pool of memory has 256M left to promise, and 512M is asked for: 256M too much; 256M would fit"
+        );
+        assert_eq!(refused.errors[0].pointer, "/memory_share/reserve");
+        promise(ids[1], 256, HAS).unwrap();
+        assert_eq!(shares.memory_reserved(), Size(1 << 30));
+        // Without a pool nothing is divided.
+        promise(ids[1], 512, Capacity { memory: None, ..HAS }).unwrap();
+        let mut large = guest(0.0);
+        large.memory_share.reserve = Size(1 << 30);
+        let wrong = Shares::new(Some(Size(512 << 20))).check(&large);
+        assert_eq!(wrong[0].detail, "this host's pool of memory is 512M: at most 512M can be reserved");
     }
 
     #[test]
@@ -294,7 +404,7 @@ mod tests {
     fn what_the_host_or_the_guest_does_not_have_is_refused_with_what_it_has() {
         let has = capacity();
         let said = |definition: &VmDefinition| {
-            Shares::check(definition).into_iter().map(|wrong| wrong.detail).collect::<Vec<_>>()
+            Shares::default().check(definition).into_iter().map(|wrong| wrong.detail).collect::<Vec<_>>()
         };
         assert_eq!(
             said(&guest(300.0)),

@@ -234,7 +234,7 @@ impl Supervisor {
     /// If a field is wrong, or its name is taken.
     pub async fn check(&self, definition: &VmDefinition, own: Option<Id>) -> Result<(), Problem> {
         let mut wrong = definition.check();
-        wrong.extend(Shares::check(definition));
+        wrong.extend(self.shared.shares.check(definition));
         for (number, disk) in definition.disks.iter().enumerate() {
             wrong.extend(disks::check(&self.shared.images, &self.shared.pools, number, disk));
         }

@@ -71,6 +71,22 @@ impl Supervisor {
         self.ask(id, super::Order::Stats).await
     }
 
+    /// The same as its process says it, and what it says of its memory.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn used(&self, id: api::Id) -> Result<vmm::control::Stats, Problem> {
+        self.ask(id, super::Order::Used).await
+    }
+
+    /// Has a guest be without so much of its memory, in bytes, until it is told otherwise.
+    ///
+    /// # Errors
+    /// If it does not run, or would have too little.
+    pub async fn lend(&self, id: api::Id, bytes: u64) -> Result<(), Problem> {
+        self.ask(id, |reply| super::Order::Lend(bytes, reply)).await
+    }
+
     /// What those of `vms` use that run, in their order. One that does not answer at once is left out.
     pub async fn all_stats(&self, vms: impl Iterator<Item = &Vm>) -> Vec<VmStats> {
         let alive = vms.filter(|vm| vm.status.state.is_alive());

@@ -18,6 +18,7 @@ use crate::cli::history::HistoryArgs;
 use crate::cli::host_config::{self, HostConfig};
 use crate::cli::host_install::{InstallArgs, UninstallArgs};
 use crate::cli::log::LogArgs;
+use crate::cli::memory::PoolOption;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::cli::report::ReportArgs;
 use crate::client::{HostOption, default_state};
@@ -44,6 +45,10 @@ pub struct HostArgs {
     /// Listen on this Unix socket, in place of host.sock in the state's folder
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Give all guests together only so much memory, however much each believes to have: a size, a part of the machine's such as 80%, or
+    /// none [default: none]
+    #[arg(long, value_name = "SIZE|PERCENT|none")]
+    memory_pool: Option<PoolOption>,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -137,6 +142,7 @@ impl HostArgs {
             listen: addresses(&listen)?,
             socket: self.socket.or(file.socket),
             program,
+            memory_pool: self.memory_pool.or(file.memory_pool).and_then(|pool| pool.0),
             certificate: certificate(pair)?,
             announce,
         };

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
+use crate::cli::memory::PoolOption;
 use crate::failure::{Failure, Result};
 
 /// Where root's daemon looks if it is told no other file.
@@ -13,7 +14,7 @@ pub const USUAL: &str = "/etc/tessera/host.toml";
 pub const TEMPLATE: &str = include_str!("host.toml");
 
 /// What a file can say: keys are the names of the options. A path that is not absolute is taken from the file's folder.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HostConfig {
     /// `--state-dir`.
@@ -22,10 +23,19 @@ pub struct HostConfig {
     pub listen: Vec<String>,
     /// `--socket`.
     pub socket: Option<PathBuf>,
+    /// `--memory-pool`.
+    #[serde(deserialize_with = "pool")]
+    pub memory_pool: Option<PoolOption>,
     /// `--tls-cert`.
     pub tls_cert: Option<PathBuf>,
     /// `--tls-key`.
     pub tls_key: Option<PathBuf>,
+}
+
+/// The size of a pool as the option says it.
+fn pool<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<PoolOption>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(de::Error::custom)
 }
 
 impl HostConfig {
@@ -106,7 +116,7 @@ mod tests {
         );
         let config = HostConfig::parse(&said).unwrap();
         assert!(config.state_dir.is_some() && !config.listen.is_empty() && config.socket.is_some());
-        assert!(config.tls_cert.is_some() && config.tls_key.is_some());
+        assert!(config.tls_cert.is_some() && config.tls_key.is_some() && config.memory_pool.is_some());
     }
 
     #[test]
@@ -114,6 +124,7 @@ mod tests {
         for (text, told) in [
             ("\nlisen = []", "line 2: lisen: unknown field `lisen`, expected one of `state-dir`, `listen`"),
             ("listen = [\"none\", 5]", "line 1: listen[1]: invalid type: integer `5`, expected a string"),
+            ("memory-pool = \"much\"", "line 1: memory-pool: 'much' is not a unit of size"),
             ("socket = true", "line 1: socket: invalid type: boolean `true`"),
             ("a = 1\nsocket = \"", "line 2: "),
             ("socket = \"a\"\nsocket = \"b\"", "line 2: duplicate key"),

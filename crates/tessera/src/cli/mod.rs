@@ -16,6 +16,7 @@ mod inside;
 pub mod limits;
 mod listing;
 mod log;
+mod memory;
 mod network;
 pub mod options;
 mod output;
@@ -76,6 +77,9 @@ enum Command {
     /// What guests are promised of the host, and get
     #[command(subcommand)]
     Share(share::ShareCommand),
+    /// What guests have of the host's pool of memory
+    #[command(subcommand)]
+    Memory(memory::MemoryCommand),
     /// Watch what guests use, live
     Top(top::TopArgs),
     /// Make, change and watch the networks of a host
@@ -144,6 +148,7 @@ impl Cli {
             Command::Vm(command) => return wait_for(command.execute(&self.host)),
             Command::Console { vm } => return wait_for(vm::VmCommand::Console { vm }.execute(&self.host)),
             Command::Share(command) => wait_for(command.execute(&self.host))?,
+            Command::Memory(command) => wait_for(command.execute(&self.host))?,
             Command::Top(args) => wait_for(args.execute(&self.host))?,
             Command::Network(command) => wait_for(command.execute(&self.host))?,
             Command::Pool(command) => wait_for(command.execute(&self.host))?,

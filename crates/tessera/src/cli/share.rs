@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use share::words::{self, Level, ZvmLimit};
 
+use crate::cli::memory;
 use crate::cli::output::{OutputOption, print};
 use crate::client::{Client, HostOption, segment};
 use crate::failure::{Failure, Result};
@@ -14,7 +15,7 @@ use crate::failure::{Failure, Result};
 /// What can be asked of shares.
 #[derive(Debug, Subcommand)]
 pub enum ShareCommand {
-    /// Show what a guest is promised, wants and gets of the host's processors, and who gets the rest
+    /// Show what a guest is promised, wants and gets of the host's processors and memory, and who gets the rest
     Explain {
         /// Its name or id
         vm: String,
@@ -33,7 +34,7 @@ impl ShareCommand {
         }
         let report: ShareReport = serde_json::from_value(told)
             .map_err(|error| Failure::internal(format!("the host's answer: {error}")))?;
-        print(&explained(&vm, &report.cpu));
+        print(&(explained(&vm, &report.cpu) + &memory::explained(&report.memory)));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
 use crate::cli::listing::{WatchOption, show};
+use crate::cli::memory::MemoryShareOption;
 use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
 use crate::cli::share::{self, ShareOption};
 use crate::cli::targets::Targets;
@@ -230,6 +231,8 @@ pub struct EditArgs {
     patch: Option<String>,
     #[command(flatten)]
     share: ShareOption,
+    #[command(flatten)]
+    memory_share: MemoryShareOption,
     #[command(flatten)]
     apply: ApplyOption,
     #[command(flatten)]
@@ -459,6 +462,7 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     set("cpus", args.cpus.map(|cpus| json!(cpus)));
     set("cpus_max", args.cpus_max.map(|cpus| json!(cpus)));
     set("cpu_share", share);
+    set("memory_share", args.memory_share.patch());
     set("memory", args.memory.map(|memory| json!(memory)));
     set("memory_max", args.memory_max.map(|memory| json!(memory)));
     set("description", args.description.map(|text| json!(text)));

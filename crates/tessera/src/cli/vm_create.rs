@@ -11,6 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cli::limits::DiskWords;
+use crate::cli::memory::MemoryShareOption;
 use crate::cli::options::{DiskOption, NetOption, NewDiskOption, VolumeOption};
 use crate::cli::run::EngineOption;
 use crate::cli::share::ShareOption;
@@ -19,7 +20,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 
 /// What is said of a guest that has none of it from a saved one.
-const OWN: [&str; 30] = [
+const OWN: [&str; 33] = [
     "template",
     "image",
     "kernel",
@@ -37,6 +38,9 @@ const OWN: [&str; 30] = [
     "cpu_soft",
     "memory",
     "memory_max",
+    "memory_reserve",
+    "memory_weight",
+    "memory_limit",
     "new_disks",
     "full",
     "grow",
@@ -145,7 +149,16 @@ pub struct CreateArgs {
     #[command(flatten)]
     share: ShareOption,
     #[command(flatten)]
+    memory_share: MemoryShareOption,
+    #[command(flatten)]
     wait: WaitOption,
+}
+
+/// What a patch makes of a share of which nothing is said.
+fn share<T: serde::de::DeserializeOwned>(patch: Value) -> Result<T> {
+    let mut share = json!({});
+    api::merge(&mut share, patch);
+    serde_json::from_value(share).map_err(|error| Failure::input(format!("the guest's share: {error}")))
 }
 
 impl CreateArgs {
@@ -160,10 +173,10 @@ impl CreateArgs {
         let mut definition = self.definition()?;
         let cpus = definition.cpus;
         if let Some(patch) = self.share.patch(client, async || Ok(cpus)).await? {
-            let mut share = json!({});
-            api::merge(&mut share, patch);
-            let told = |error| Failure::input(format!("the guest's share: {error}"));
-            definition.cpu_share = serde_json::from_value(share).map_err(told)?;
+            definition.cpu_share = share(patch)?;
+        }
+        if let Some(patch) = self.memory_share.patch() {
+            definition.memory_share = share(patch)?;
         }
         let mut query = vec![("start", self.start.to_string())];
         let mut body = body(&definition)?;

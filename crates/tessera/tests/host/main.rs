@@ -30,6 +30,7 @@ mod life;
 mod limits;
 mod lists;
 mod log;
+mod memory;
 mod networks;
 mod privileges;
 mod repeats;
@@ -82,6 +83,8 @@ pub struct Daemon {
     apart: bool,
     /// Where it listens besides its socket.
     listen: String,
+    /// What else it is told.
+    options: Vec<String>,
 }
 
 impl Daemon {
@@ -96,8 +99,13 @@ impl Daemon {
 
     /// The same, listening at an address.
     fn start_at(apart: bool, listen: &str) -> Self {
-        let listen = listen.to_owned();
-        let mut daemon = Self { folder: tempfile::tempdir().unwrap(), child: None, apart, listen };
+        Self::start_as(apart, listen, &[])
+    }
+
+    /// The same with further options.
+    fn start_as(apart: bool, listen: &str, options: &[&str]) -> Self {
+        let (listen, options) = (listen.to_owned(), options.iter().map(ToString::to_string).collect());
+        let mut daemon = Self { folder: tempfile::tempdir().unwrap(), child: None, apart, listen, options };
         std::fs::set_permissions(daemon.folder.path(), PermissionsExt::from_mode(0o711)).unwrap();
         daemon.start_again();
         daemon
@@ -125,7 +133,7 @@ impl Daemon {
     }
 
     fn start_with(&mut self, mut command: Command) {
-        command.args(["host", "--listen", &self.listen, "--state-dir"]).arg(self.state());
+        command.args(["host", "--listen", &self.listen, "--state-dir"]).arg(self.state()).args(&self.options);
         self.child = Some(command.stdin(Stdio::null()).spawn().unwrap());
         self.eventually("the daemon answers", |daemon| daemon.tessera("host info").status.success());
     }

@@ -540,9 +540,10 @@ fn heard(step: &Step, changed: &Changed) -> Heard {
     }
 }
 
-/// Whether a guest has as much memory as it was asked to have.
+/// Whether a guest has as much memory as it was asked to have. What a pool takes of it comes and goes besides.
 fn is_there(memory: &vmm::machine::MemorySize) -> bool {
-    memory.memory == memory.base + memory.requested && memory.balloon == memory.target
+    let own = memory.target.saturating_sub(memory.pooled);
+    memory.memory == memory.base + memory.requested && (own..=memory.target).contains(&memory.balloon)
 }
 
 /// The agent's commands that tell and set which parts are in use, how these are numbered, and what is to be set.

@@ -77,6 +77,10 @@ pub enum Order {
     Type(Vec<Typed>, String, Reply),
     /// Asks what it uses.
     Stats(oneshot::Sender<Result<Stats, Problem>>),
+    /// Asks what it uses, as its process says it.
+    Used(oneshot::Sender<Result<vmm::control::Stats, Problem>>),
+    /// Has it be without so many bytes of its memory while others need them.
+    Lend(u64, Reply),
     /// Looks for what a daemon before this one left; after a start of the machine there is nothing.
     TakeOver {
         /// Whether the machine has started since.
@@ -125,6 +129,8 @@ impl Guest {
             }
             Order::Type(keys, actor, reply) => drop(reply.send(self.type_keys(keys, &actor).await)),
             Order::Stats(reply) => drop(reply.send(self.stats().await)),
+            Order::Used(reply) => drop(reply.send(self.used().await)),
+            Order::Lend(bytes, reply) => drop(reply.send(self.lend(bytes).await)),
             Order::TakeOver { booted, reply } => {
                 self.take_over(booted).await;
                 let _ = reply.send(());
@@ -319,12 +325,21 @@ impl Guest {
         Ok(())
     }
 
-    async fn stats(&self) -> Result<Stats, Problem> {
+    async fn used(&self) -> Result<vmm::control::Stats, Problem> {
         if self.running.is_none() {
             self.must_be(&[], "it uses nothing")?;
         }
-        let stats = serde_json::from_value(self.call("stats").await?)
-            .map_err(|error| Problem::internal(error.to_string()))?;
+        serde_json::from_value(self.call("stats").await?)
+            .map_err(|error| Problem::internal(error.to_string()))
+    }
+
+    async fn lend(&self, bytes: u64) -> Result<(), Problem> {
+        let asked = self.call_with("balloon", serde_json::json!({ "bytes": bytes })).await;
+        asked.map(drop).map_err(|error| self.call_problem(error))
+    }
+
+    async fn stats(&self) -> Result<Stats, Problem> {
+        let stats = self.used().await?;
         let pid = self.running.as_ref().map(|running| running.process.pid());
         Ok(usage::told(stats, pid.map(usage::ready).unwrap_or_default()))
     }

@@ -432,12 +432,16 @@ impl Guest {
             linked.map_err(host_problem)?.map_err(host_problem)?;
         }
         let before = self.record.clone();
+        // It may have had less memory then.
+        let mut memory_share = before.vm.definition.memory_share;
+        memory_share.reserve = memory_share.reserve.min(kept.definition.memory);
         // What it is called, what is said of it and what it is promised has nothing to do with what it is.
         self.record.vm.definition = api::VmDefinition {
             name: name.clone(),
             description: before.vm.definition.description.clone(),
             labels: before.vm.definition.labels.clone(),
             cpu_share: before.vm.definition.cpu_share,
+            memory_share,
             ..kept.definition.clone()
         };
         self.record.machine = kept.machine.clone();

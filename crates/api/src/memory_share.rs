@@ -1,0 +1,193 @@
+//! What guests are promised of a host's pool of memory, and what they have of it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::{Id, Invalid, Name, Size};
+
+/// What a guest is promised of a host's pool of memory. Everyone has their reserve; what is left goes by weight, where memory that is not
+/// touched counts four times, and nobody has more than their limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryShare {
+    /// Always theirs: nothing, or as much of their memory as they like. What all guests that run have reserved is never more than the
+    /// pool.
+    #[serde(default)]
+    pub reserve: Size,
+    /// Their part of what is left, compared with others'; 1000 is usual.
+    #[serde(default = "usual_weight")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub weight: u32,
+    /// What they never pass, whatever memory they believe to have: at least 32 MiB. They may have all of theirs if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Size>,
+}
+
+fn usual_weight() -> u32 {
+    share::USUAL_WEIGHT
+}
+
+impl Default for MemoryShare {
+    fn default() -> Self {
+        Self { reserve: Size(0), weight: share::USUAL_WEIGHT, limit: None }
+    }
+}
+
+impl MemoryShare {
+    /// Whether it is that of a guest of which nothing is said.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same for whoever divides.
+    pub fn share(&self) -> share::Share {
+        let limit = self.limit.map_or(share::Limit::None, |limit| share::Limit::Hard(limit.0 as f64));
+        share::Share { reserve: self.reserve.0 as f64, weight: self.weight, limit }
+    }
+
+    /// What is wrong with it for a guest that can have so much memory.
+    pub fn check(&self, memory: Size) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        let mut say = |field: &str, value: Value, detail: String| {
+            wrong.push(Invalid::new(format!("/memory_share/{field}"), value, detail));
+        };
+        let reserve = self.reserve;
+        if reserve > memory {
+            let detail = format!("the guest has {memory} of memory: at most {memory} can be reserved");
+            say("reserve", reserve.0.into(), detail);
+        }
+        if let Some(limit) = self.limit {
+            if limit < crate::vm::LEAST_MEMORY {
+                let detail = format!("a guest cannot live on less than {}", crate::vm::LEAST_MEMORY);
+                say("limit", limit.0.into(), detail);
+            } else if reserve > limit && reserve <= memory {
+                let detail = format!(
+                    "the reserve {reserve} is above the limit {limit}: at most {limit} can be reserved"
+                );
+                say("reserve", reserve.0.into(), detail);
+            }
+        }
+        for weight in self.share().check() {
+            if let share::Wrong::Weight(weight) = weight {
+                say("weight", weight.into(), share::Wrong::Weight(weight).to_string());
+            }
+        }
+        wrong
+    }
+}
+
+/// How little of a pool of memory is free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryPressure {
+    /// Enough is free.
+    #[default]
+    High,
+    /// As little as is always to be free: less than 6 % of the pool.
+    Clear,
+    /// Less than 4 %: memory is taken away faster.
+    Soft,
+    /// Less than 2 %: as fast as guests bear it.
+    Hard,
+    /// Less than 1 %: if that stays so, the least important guest is suspended.
+    Low,
+}
+
+/// A host's pool of memory, which is smaller than all its guests together can be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryPool {
+    /// How much it is; nothing if this host has none: then everyone has what they touch, and nobody gives anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// What guests that run, or are about to again, have reserved of it.
+    pub reserved: Size,
+    /// What guests' processes take of it now.
+    pub used: Size,
+    /// How little of it is free.
+    pub pressure: MemoryPressure,
+    /// The guests that run, by name, as far as the one who asks may see them.
+    pub guests: Vec<MemoryOfGuest>,
+}
+
+/// What a guest has of a pool of memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryOfGuest {
+    /// Its id.
+    pub id: Id,
+    /// Its name.
+    pub name: Name,
+    /// What it is promised.
+    pub promised: MemoryShare,
+    /// What it has.
+    pub now: MemoryNow,
+}
+
+/// What a guest that runs has of a pool of memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryNow {
+    /// What its system believes to have.
+    pub size: Size,
+    /// What it could touch of that now: the rest is in its balloon.
+    pub held: Size,
+    /// What its process takes on the host.
+    pub resident: Size,
+    /// What it is taken to use; nothing if its system says nothing of its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Size>,
+    /// What it is to have by what all are promised and use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Size>,
+}
+
+/// What a guest is promised and has of a host's memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryReport {
+    /// What it is promised.
+    pub promised: MemoryShare,
+    /// What it has, while it runs and has been looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<MemoryNow>,
+    /// How much the pool is; nothing if this host has none: then what is promised is not held to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Size>,
+    /// How little of it is free.
+    pub pressure: MemoryPressure,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_wrong_field_is_named_with_what_would_be_right() {
+        for (text, wanted) in [
+            (
+                r#"{"reserve": "2G"}"#,
+                "/memory_share/reserve: the guest has 1G of memory: at most 1G can be reserved",
+            ),
+            (
+                r#"{"reserve": "512M", "limit": "256M"}"#,
+                "/memory_share/reserve: the reserve 512M is above the limit 256M: at most 256M can be reserved",
+            ),
+            (r#"{"limit": "1M"}"#, "/memory_share/limit: a guest cannot live on less than 32M"),
+            (
+                r#"{"weight": 1000000000}"#,
+                "/memory_share/weight: the weight 1000000000 is none: give 1 to 1000000; 1000 is usual",
+            ),
+        ] {
+            let share: MemoryShare = serde_json::from_str(text).unwrap();
+            let wrong = share.check(Size(1 << 30));
+            let said: Vec<_> =
+                wrong.iter().map(|wrong| format!("{}: {}", wrong.pointer, wrong.detail)).collect();
+            assert_eq!(said, [wanted]);
+        }
+        for text in
+            [r#"{"reserve": -1}"#, r#"{"reserve": "10 Mbit"}"#, r#"{"soft": true}"#, r#"{"weight": 1.5}"#]
+        {
+            assert!(serde_json::from_str::<MemoryShare>(text).is_err(), "{text}");
+        }
+        let all: MemoryShare = serde_json::from_str(r#"{"reserve": "1G", "limit": "1G"}"#).unwrap();
+        assert!(all.check(Size(1 << 30)).is_empty() && MemoryShare::default().is_usual());
+    }
+}

@@ -1,0 +1,332 @@
+//! One look at all guests of a pool, and what follows from it.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use api::{Id, MemoryNow, MemoryPressure, MemoryShare, Size};
+use share::Amount;
+use share::memory::{Place, Pressure, Reading, Wants, Working, steps, targets};
+use vmm::control::Stats;
+
+/// So long next to nothing may be free before somebody is suspended: balloons need some seconds to fill.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// So long a guest that says nothing may be starting, and touch all that it has before its balloon is there.
+const START: Duration = Duration::from_secs(120);
+/// A balloon is not told of less than this part of a guest's memory.
+const GRAIN: u64 = 256;
+/// Nor of less than this, bytes.
+const LEAST_GRAIN: u64 = 1 << 20;
+
+/// What a guest's process has said of its memory.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// The guest.
+    pub id: Id,
+    /// What it is promised.
+    pub share: MemoryShare,
+    /// What was said.
+    pub stats: Stats,
+}
+
+impl Heard {
+    /// What its system believes to have.
+    fn size(&self) -> u64 {
+        self.stats.memory.saturating_sub(self.without_for_good())
+    }
+
+    /// What the balloon is to have whatever others need.
+    fn without_for_good(&self) -> u64 {
+        self.stats.balloon_target.saturating_sub(self.stats.pooled)
+    }
+
+    fn held(&self) -> u64 {
+        self.size().saturating_sub(self.stats.balloon.saturating_sub(self.without_for_good()))
+    }
+
+    fn available(&self) -> Option<u64> {
+        self.stats.guest_memory.available.or(self.stats.guest_memory.free)
+    }
+
+    fn now(&self) -> MemoryNow {
+        let (size, held) = (Size(self.size()), Size(self.held()));
+        MemoryNow { size, held, resident: Size(self.stats.own), active: None, target: None }
+    }
+}
+
+/// What follows from a look.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Bytes that guests are to be without from now on.
+    pub balloons: Vec<(Id, u64)>,
+    /// Who has to go, so that the others can stay.
+    pub suspend: Option<Id>,
+}
+
+/// What is known of a guest from the looks before.
+struct Followed {
+    since: Instant,
+    working: Working,
+    faults: Option<u64>,
+    at: Instant,
+}
+
+/// What is remembered from one look to the next.
+pub struct Looks {
+    pool: u64,
+    guests: HashMap<Id, Followed>,
+    pressure: Pressure,
+    /// Since when next to nothing is free.
+    low: Option<Instant>,
+    at: Option<Instant>,
+}
+
+impl Looks {
+    /// Nothing yet, for a pool of so many bytes.
+    pub fn new(pool: u64) -> Self {
+        Self { pool, guests: HashMap::new(), pressure: Pressure::High, low: None, at: None }
+    }
+
+    /// How little is free.
+    pub fn pressure(&self) -> MemoryPressure {
+        match self.pressure {
+            Pressure::High => MemoryPressure::High,
+            Pressure::Clear => MemoryPressure::Clear,
+            Pressure::Soft => MemoryPressure::Soft,
+            Pressure::Hard => MemoryPressure::Hard,
+            Pressure::Low => MemoryPressure::Low,
+        }
+    }
+
+    /// Looks at all guests that run; gives what is to be done, and what each has.
+    pub fn look(&mut self, now: Instant, heard: &[Heard]) -> (Turn, HashMap<Id, MemoryNow>) {
+        let seconds = self.at.map_or(1.0, |at| (now - at).as_secs_f64());
+        self.at = Some(now);
+        self.guests.retain(|id, _| heard.iter().any(|guest| guest.id == *id));
+        let mut seen: HashMap<_, _> = heard.iter().map(|guest| (guest.id, guest.now())).collect();
+        let (talking, silent): (Vec<_>, Vec<_>) = heard.iter().partition(|guest| guest.available().is_some());
+        let own = |guest: &&Heard| guest.stats.own.min(guest.size()) as Amount;
+        let used: Amount = heard.iter().map(|guest| own(&guest)).sum();
+        self.pressure = self.pressure.next(self.pool as Amount - used, self.pool as Amount);
+        // Whose system says nothing gives nothing.
+        let silent_have: Amount = silent.iter().map(|guest| self.keeps(now, guest)).sum();
+        let rest = (self.pool as Amount - silent_have).max(0.0);
+        let readings: Vec<_> = talking.iter().map(|guest| self.read(now, guest)).collect();
+        let both = talking.iter().zip(&readings);
+        let wants: Vec<_> = both.map(|(guest, reading)| self.want(guest, reading, seconds)).collect();
+        let targets = targets(rest * (1.0 - Pressure::MARGIN), &wants);
+        let places: Vec<_> =
+            readings.iter().zip(&targets).map(|(reading, target)| place(reading, *target)).collect();
+        let next = steps(rest, self.pressure.pace(), seconds.min(5.0), &places);
+        let mut turn = Turn { balloons: Vec::new(), suspend: self.least(now, heard) };
+        for (guest, next) in talking.iter().zip(&next) {
+            let without = (guest.size() as Amount - next).max(0.0) as u64;
+            if is_worth_it(guest, without) {
+                turn.balloons.push((guest.id, without));
+            }
+        }
+        turn.balloons.extend(silent.iter().filter(|guest| guest.stats.pooled > 0).map(|guest| (guest.id, 0)));
+        for ((guest, want), target) in talking.iter().zip(&wants).zip(&targets) {
+            if let Some(of) = seen.get_mut(&guest.id) {
+                (of.active, of.target) = (Some(Size(want.active as u64)), Some(Size(*target as u64)));
+            }
+        }
+        (turn, seen)
+    }
+
+    fn follow(&mut self, now: Instant, id: Id) -> &mut Followed {
+        let new = || Followed { since: now, working: Working::default(), faults: None, at: now };
+        self.guests.entry(id).or_insert_with(new)
+    }
+
+    /// What a guest that says nothing is taken to have: all of it while it starts, and later what it has touched.
+    fn keeps(&mut self, now: Instant, guest: &Heard) -> Amount {
+        let starts = now - self.follow(now, guest.id).since < START;
+        let size = guest.size();
+        let most = guest.share.share().most(size as Amount);
+        if starts { most } else { guest.stats.own.min(size) as Amount }
+    }
+
+    fn read(&mut self, now: Instant, guest: &Heard) -> Reading {
+        let followed = self.follow(now, guest.id);
+        let faults = guest.stats.guest_memory.major_faults;
+        let since = (now - followed.at).as_secs_f64();
+        let rate = match (followed.faults, faults) {
+            (Some(before), Some(after)) if since > 0.0 => after.saturating_sub(before) as f64 / since,
+            _ => 0.0,
+        };
+        (followed.faults, followed.at) = (faults, now);
+        Reading {
+            size: guest.size() as Amount,
+            balloon: guest.size().saturating_sub(guest.held()) as Amount,
+            available: guest.available().unwrap_or_default() as Amount,
+            faults: rate,
+        }
+    }
+
+    fn want(&mut self, guest: &Heard, reading: &Reading, seconds: f64) -> Wants {
+        let active =
+            self.guests.get_mut(&guest.id).map_or(0.0, |followed| followed.working.look(reading, seconds));
+        Wants { share: guest.share.share(), size: reading.size, active }
+    }
+
+    /// Whom the others are better off without, if next to nothing has been free for long: the one with the least weight, and of those the
+    /// one that has the most beyond what it is promised.
+    fn least(&mut self, now: Instant, heard: &[Heard]) -> Option<Id> {
+        if self.pressure != Pressure::Low {
+            self.low = None;
+            return None;
+        }
+        let since = *self.low.get_or_insert(now);
+        if now - since < PATIENCE {
+            return None;
+        }
+        // Whoever goes takes a while to.
+        self.low = Some(now);
+        let beyond = |guest: &&Heard| guest.stats.own.saturating_sub(guest.share.reserve.0);
+        let some = heard.iter().filter(|guest| beyond(guest) > 0);
+        some.min_by_key(|guest| (guest.share.weight, std::cmp::Reverse(beyond(guest)))).map(|guest| guest.id)
+    }
+}
+
+fn place(reading: &Reading, target: Amount) -> Place {
+    Place { size: reading.size, held: reading.held(), target, spare: reading.spare() }
+}
+
+/// Whether a balloon is told that it is to be so large: each word costs the guest some work. All that it has is given back in any case.
+fn is_worth_it(guest: &Heard, without: u64) -> bool {
+    let grain = (guest.size() / GRAIN).max(LEAST_GRAIN);
+    let change = guest.stats.pooled.abs_diff(without);
+    change >= grain || without == 0 && change > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm::virtio::balloon::GuestMemoryStats;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A guest of 512 MiB whose balloon has done what it was told.
+    fn guest(id: Id, balloon: u64, own: u64, available: Option<u64>) -> Heard {
+        let said = serde_json::json!({ "guest_time_ns": 0, "processors": [], "memory": 512 * MIB, "resident": own * MIB });
+        let mut stats: Stats = serde_json::from_value(said).unwrap();
+        (stats.balloon, stats.balloon_target, stats.pooled) = (balloon * MIB, balloon * MIB, balloon * MIB);
+        stats.own = own * MIB;
+        stats.guest_memory =
+            GuestMemoryStats { available: available.map(|mib| mib * MIB), ..Default::default() };
+        Heard { id, share: MemoryShare::default(), stats }
+    }
+
+    /// Guests as they would be if their balloons did what they are told at once: each has so much in use, MiB.
+    struct World {
+        looks: Looks,
+        now: Instant,
+        guests: Vec<(Heard, u64)>,
+    }
+
+    impl World {
+        fn new(pool: u64, used: &[u64]) -> Self {
+            let guests =
+                used.iter().map(|used| (guest(Id::new(), 0, *used, Some(512 - used)), *used)).collect();
+            Self { looks: Looks::new(pool * MIB), now: Instant::now(), guests }
+        }
+
+        fn second(&mut self) -> Turn {
+            self.now += Duration::from_secs(1);
+            for (guest, used) in &mut self.guests {
+                let held = guest.held() / MIB;
+                guest.stats.guest_memory.available = Some(held.saturating_sub(*used) * MIB);
+                guest.stats.own = held.min(*used) * MIB;
+            }
+            let heard: Vec<_> = self.guests.iter().map(|(guest, _)| guest.clone()).collect();
+            let (turn, _) = self.looks.look(self.now, &heard);
+            for (id, without) in &turn.balloons {
+                let guest = &mut self.guests.iter_mut().find(|(guest, _)| guest.id == *id).unwrap().0;
+                let stats = &mut guest.stats;
+                (stats.balloon, stats.balloon_target, stats.pooled) = (*without, *without, *without);
+            }
+            turn
+        }
+
+        fn held(&self) -> Vec<u64> {
+            self.guests.iter().map(|(guest, _)| guest.held() / MIB).collect()
+        }
+    }
+
+    #[test]
+    fn together_they_have_no_more_than_the_pool_and_who_begins_to_work_gets_what_others_do_not_use() {
+        let mut world = World::new(1024, &[60, 60, 60, 60]);
+        for _ in 0..60 {
+            world.second();
+        }
+        let held = world.held();
+        assert!(held.iter().sum::<u64>() <= 1024, "{held:?}");
+        assert!(held.iter().all(|held| *held > 200), "all are alike: {held:?}");
+        world.guests[0].1 = 440;
+        for second in 0.. {
+            world.second();
+            assert!(world.held().iter().sum::<u64>() <= 1024, "{:?}", world.held());
+            // What the others do not touch costs them four times, and no more.
+            if world.held()[0] >= 420 {
+                break;
+            }
+            assert!(second < 90, "{:?}", world.held());
+        }
+        for _ in 0..60 {
+            world.second();
+        }
+        let held = world.held();
+        assert!(held[0] >= 420 && held[1..].iter().all(|held| *held >= 100), "{held:?}");
+    }
+
+    #[test]
+    fn with_room_for_all_nobody_is_told_anything() {
+        let mut world = World::new(4096, &[100, 400]);
+        for _ in 0..10 {
+            let turn = world.second();
+            assert!(turn.balloons.is_empty() && turn.suspend.is_none());
+        }
+    }
+
+    #[test]
+    fn whoever_says_nothing_keeps_what_it_has_and_the_others_make_room_while_it_starts() {
+        let (a, b) = (Id::new(), Id::new());
+        let (mut looks, now) = (Looks::new(600 * MIB), Instant::now());
+        let heard = [guest(a, 0, 200, None), guest(b, 0, 60, Some(450))];
+        let (turn, seen) = looks.look(now, &heard);
+        assert!(matches!(turn.balloons[..], [(id, _)] if id == b), "{turn:?}");
+        assert!(seen[&b].target.unwrap() < Size(88 * MIB) && seen[&a].target.is_none());
+        // It has no balloon, and does not touch more.
+        let (_, seen) = looks.look(now + START, &heard);
+        assert!(seen[&b].target.unwrap() > Size(350 * MIB), "{seen:?}");
+        // Its system has begun anew, and has no balloon yet.
+        let (turn, _) = looks.look(Instant::now(), &[guest(a, 100, 80, None)]);
+        assert_eq!(turn.balloons, [(a, 0)]);
+    }
+
+    #[test]
+    fn if_next_to_nothing_is_free_for_long_the_least_important_one_goes() {
+        let ids = [Id::new(), Id::new(), Id::new()];
+        let mut looks = Looks::new(1000 * MIB);
+        let mut heard: Vec<_> = ids.iter().map(|id| guest(*id, 0, 450, None)).collect();
+        (heard[0].share.weight, heard[1].share.weight) = (10, 10);
+        // It is promised what it has.
+        heard[0].share.reserve = Size(450 * MIB);
+        let begun = Instant::now();
+        for second in 0..60 {
+            let (turn, _) = looks.look(begun + Duration::from_secs(second), &heard);
+            let wanted = (second > 0 && second % 20 == 0).then_some(ids[1]);
+            assert_eq!(turn.suspend, wanted, "after {second} s");
+        }
+        assert_eq!(looks.pressure(), MemoryPressure::Low);
+        assert!(looks.look(begun + Duration::from_secs(99), &heard[..1]).0.suspend.is_none());
+    }
+
+    #[test]
+    fn what_a_guest_is_to_be_without_for_good_is_no_memory_of_a_pool() {
+        let mut heard = guest(Id::new(), 100, 60, Some(200));
+        heard.stats.balloon += 200 * MIB;
+        heard.stats.balloon_target += 200 * MIB;
+        assert_eq!((heard.size() / MIB, heard.held() / MIB), (312, 212));
+    }
+}

@@ -1,0 +1,216 @@
+//! `tessera memory …` and the options by which a guest is promised memory of a host's pool.
+
+use std::fmt::Write;
+use std::str::FromStr;
+
+use api::{MemoryNow, MemoryOfGuest, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, Size};
+use clap::{Args, Subcommand};
+use host::daemon;
+use serde_json::{Value, json};
+
+use crate::cli::output::{Column, OutputOption, print, size};
+use crate::client::HostOption;
+use crate::failure::{Failure, Result};
+
+/// What can be asked of a host's memory.
+#[derive(Debug, Subcommand)]
+pub enum MemoryCommand {
+    /// Show the host's pool of memory, and what each guest that runs has of it
+    Show {
+        #[command(flatten)]
+        output: OutputOption,
+    },
+}
+
+impl MemoryCommand {
+    /// Does it.
+    pub async fn execute(self, host: &HostOption) -> Result<()> {
+        let MemoryCommand::Show { output } = self;
+        let told: Value = host.client()?.get("/memory", &[]).await?;
+        if !output.is_table() {
+            return output.one(&told);
+        }
+        let pool: MemoryPool = serde_json::from_value(told.clone())
+            .map_err(|error| Failure::internal(format!("the host's answer: {error}")))?;
+        print(&header(&pool));
+        let guests = told["guests"].as_array().cloned().unwrap_or_default();
+        if guests.is_empty() { Ok(()) } else { output.list(&guests, &GUESTS) }
+    }
+}
+
+fn header(pool: &MemoryPool) -> String {
+    match pool.size {
+        Some(of) => format!(
+            "pool {of}: {} used, {} reserved; pressure: {}\n",
+            pool.used,
+            pool.reserved,
+            pressure(pool.pressure)
+        ),
+        None => "this host has no pool of memory: guests have what they touch (tessera host --memory-pool)\n"
+            .into(),
+    }
+}
+
+/// How little is free, as a person reads it.
+fn pressure(pressure: MemoryPressure) -> &'static str {
+    match pressure {
+        MemoryPressure::High => "none",
+        MemoryPressure::Clear => "a little",
+        MemoryPressure::Soft => "some",
+        MemoryPressure::Hard => "much",
+        MemoryPressure::Low => "next to nothing is free",
+    }
+}
+
+fn some(amount: Option<Size>) -> String {
+    amount.map_or_else(|| "-".into(), size)
+}
+
+const GUESTS: [Column<MemoryOfGuest>; 8] = [
+    Column::text("NAME", |guest: &MemoryOfGuest| guest.name.to_string()),
+    Column::number("SIZE", |guest: &MemoryOfGuest| size(guest.now.size)),
+    Column::number("HAS", |guest: &MemoryOfGuest| size(guest.now.held)),
+    Column::number("TOUCHED", |guest: &MemoryOfGuest| size(guest.now.resident)),
+    Column::number("USES", |guest: &MemoryOfGuest| some(guest.now.active)),
+    Column::number("IS TO HAVE", |guest: &MemoryOfGuest| some(guest.now.target)),
+    Column::number("RESERVE", |guest: &MemoryOfGuest| size(guest.promised.reserve)),
+    Column::number("WEIGHT", |guest: &MemoryOfGuest| guest.promised.weight.to_string()),
+];
+
+/// A share of memory as a person reads it.
+fn told(share: &MemoryShare) -> String {
+    let limit = share.limit.map_or_else(|| "no limit".to_owned(), |limit| format!("limit {limit}"));
+    format!("reserve {}, weight {}, {limit}", share.reserve, share.weight)
+}
+
+/// What a guest is promised and has, in lines below those of its processors.
+pub fn explained(memory: &MemoryReport) -> String {
+    let mut text = "  memory\n".to_owned();
+    let mut say = |what: &str, words: String| {
+        // Writing to a string never fails.
+        let _ = writeln!(text, "  {what:<12}{words}");
+    };
+    say("promised", told(&memory.promised));
+    let Some(pool) = memory.pool else {
+        if !memory.promised.is_usual() {
+            say("NOT HELD TO", "this host has no pool of memory (tessera host --memory-pool)".into());
+        }
+        return text;
+    };
+    if let Some(now) = &memory.now {
+        say("uses", now.active.map_or_else(|| "its system does not say".into(), size));
+        say("is to have", some(now.target));
+        say("has", format!("{} of {}, of which it has touched {}", now.held, now.size, now.resident));
+        say("why", why(now).into());
+    }
+    say("pool", format!("{pool}; pressure: {}", pressure(memory.pressure)));
+    text
+}
+
+fn why(now: &MemoryNow) -> &'static str {
+    let (Some(active), Some(target)) = (now.active, now.target) else {
+        return "a system without a balloon keeps what it has touched";
+    };
+    if now.held >= now.size {
+        "nobody needs any of what it has"
+    } else if target >= active {
+        "it has what it uses; others have what it does not touch"
+    } else {
+        "others use more, too: what is left of all reserves is divided by weight"
+    }
+}
+
+/// A limit of memory as it is said.
+#[derive(Debug, Clone, Copy)]
+pub enum LimitOption {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Of(Size),
+}
+
+impl FromStr for LimitOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            other => other.parse().map(Self::Of).map_err(|error| format!("{error}, or none")),
+        }
+    }
+}
+
+/// What a guest is promised of a pool of memory.
+#[derive(Debug, Default, Clone, Args)]
+pub struct MemoryShareOption {
+    /// Memory of the host's pool that is always its own
+    #[arg(long, value_name = "SIZE")]
+    memory_reserve: Option<Size>,
+    /// Its part of what is left of the pool, compared with others': 1 to 1000000, 1000 is usual
+    #[arg(long, value_name = "N")]
+    memory_weight: Option<u32>,
+    /// Memory that it never passes, whatever it believes to have
+    #[arg(long, value_name = "SIZE|none")]
+    memory_limit: Option<LimitOption>,
+}
+
+impl MemoryShareOption {
+    /// A JSON merge patch of the share of a guest, if anything is said of it.
+    pub fn patch(&self) -> Option<Value> {
+        let mut fields = serde_json::Map::new();
+        if let Some(reserve) = self.memory_reserve {
+            fields.insert("reserve".into(), json!(reserve));
+        }
+        if let Some(weight) = self.memory_weight {
+            fields.insert("weight".into(), json!(weight));
+        }
+        match self.memory_limit {
+            Some(LimitOption::None) => drop(fields.insert("limit".into(), Value::Null)),
+            Some(LimitOption::Of(limit)) => drop(fields.insert("limit".into(), json!(limit))),
+            None => {}
+        }
+        (!fields.is_empty()).then_some(Value::Object(fields))
+    }
+}
+
+/// The host's pool of memory, as it is said: `12G`, `80%` or `none`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PoolOption(pub Option<daemon::MemoryPool>);
+
+impl FromStr for PoolOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        if let Some(number) = text.strip_suffix('%') {
+            let percent = number.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+            let wrong = || format!("'{text}' is no part of a machine's memory: write it as 80%");
+            return percent.map(|percent| Self(Some(daemon::MemoryPool::Percent(percent)))).ok_or_else(wrong);
+        }
+        let size = text.parse().map_err(|error: api::SizeError| format!("{error}, 80% or none"))?;
+        Ok(Self(Some(daemon::MemoryPool::Bytes(size))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_is_a_size_a_part_or_none() {
+        let read = |text: &str| text.parse::<PoolOption>().map(|pool| pool.0);
+        assert_eq!(read("2G"), Ok(Some(daemon::MemoryPool::Bytes(Size(2 << 30)))));
+        assert_eq!(read("80%"), Ok(Some(daemon::MemoryPool::Percent(80.0))));
+        assert_eq!(read("none"), Ok(None));
+        for (text, wrong) in [
+            ("120%", "'120%' is no part of a machine's memory: write it as 80%"),
+            ("-1%", "'-1%' is no part of a machine's memory: write it as 80%"),
+            ("nan%", "'nan%' is no part of a machine's memory: write it as 80%"),
+            ("much", "'much' is not a unit of size: use K, M, G or T, 80% or none"),
+        ] {
+            assert_eq!(read(text), Err(wrong.into()));
+        }
+    }
+}
