@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-snapshot soak soak-hardware setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-memory bench-snapshot soak soak-hardware setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -87,8 +87,11 @@ bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
 bench-host: setup-build setup-soak build ## Measure the daemon with a thousand guests (GUESTS=)
 	bench/host $(TESSERA) $(GUESTS)
 
-bench-share: setup-build build ## Measure what guests get of one processor against what was asked for
+bench-share: setup-build build ## Measure what guests get of one processor against what was asked for, alone and in random trees of groups
 	bench/share $(TESSERA)
+
+bench-memory: setup-build setup-test build guests ## Measure what a pool of memory costs its guests, and gives (MEMORY_PARTS='fit over weights idle')
+	bench/memory $(TESSERA) $(BUILD)/tiny $(MEMORY_PARTS)
 
 bench-snapshot: setup-build setup-bench setup-test build guests ## Measure snapshots, going on from storage, twins, linked clones and deep disks beside QEMU (SNAPSHOT='pause resume twins linked layers')
 	bench/snapshot $(TESSERA) $(BUILD)/tiny $(SNAPSHOT)

@@ -20,6 +20,7 @@ mod patch;
 mod problem;
 mod quantity;
 mod schedule;
+mod share_group;
 mod shares;
 mod site;
 mod snapshot;
@@ -55,6 +56,7 @@ pub use patch::{merge, patch};
 pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
 pub use schedule::{Retention, Schedule, ScheduleAction, ScheduleDefinition};
+pub use share_group::{ShareGroup, ShareGroupInfo};
 pub use shares::{
     CpuBound, CpuHost, CpuNow, CpuOther, CpuReport, CpuShare, NotProcessors, Processors, ShareReport,
 };

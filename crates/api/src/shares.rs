@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{Id, Invalid, MemoryReport, Name};
+use crate::{Id, Invalid, MemoryReport, Name, ShareGroupInfo};
 
 /// The most processors that anything here is about: more than any machine has.
 const MOST: u32 = 100_000;
@@ -211,6 +211,9 @@ pub struct ShareReport {
 pub struct CpuReport {
     /// What it is promised.
     pub promised: CpuShare,
+    /// The groups that it is in, the nearest first.
+    #[serde(default)]
+    pub groups: Vec<ShareGroupInfo>,
     /// What it got and wanted, while it runs and has been looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<CpuNow>,
@@ -248,6 +251,8 @@ pub enum CpuBound {
     Nothing,
     /// Its own limit.
     Limit,
+    /// The limit of a group that it is in: others in that group want more, too.
+    Group,
     /// Others want more, too.
     Others,
 }

@@ -19,6 +19,9 @@ pub enum SiteKind {
     Network,
     /// A volume; its name is `POOL/NAME`.
     Volume,
+    /// A group in which guests share.
+    #[serde(rename = "share-group")]
+    ShareGroup,
     /// A template.
     Template,
     /// A guest.
@@ -34,6 +37,7 @@ impl SiteKind {
             SiteKind::Pool => "pool",
             SiteKind::Network => "network",
             SiteKind::Volume => "volume",
+            SiteKind::ShareGroup => "share-group",
             SiteKind::Template => "template",
             SiteKind::Vm => "vm",
             SiteKind::User => "user",
@@ -49,7 +53,7 @@ pub struct SiteMember {
     pub kind: SiteKind,
     /// Its name.
     pub name: String,
-    /// What tells it from another one of this name: its id, or for a template the time at which it was made.
+    /// What tells it from another one of this name: its id, for a template the time at which it was made, for a group its name.
     pub identity: String,
 }
 

@@ -46,6 +46,9 @@ pub struct VmDefinition {
     /// What it is promised of the host's processors.
     #[serde(default, skip_serializing_if = "CpuShare::is_usual")]
     pub cpu_share: CpuShare,
+    /// The group that it shares in; none is the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_group: Option<Name>,
     /// How much memory it has.
     #[serde(default = "default_memory")]
     pub memory: Size,
@@ -339,6 +342,7 @@ impl VmDefinition {
             cpus: one(),
             cpus_max: None,
             cpu_share: CpuShare::default(),
+            share_group: None,
             memory: DEFAULT_MEMORY,
             memory_max: None,
             memory_share: MemoryShare::default(),

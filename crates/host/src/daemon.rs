@@ -31,6 +31,7 @@ use crate::records;
 use crate::repeats::Repeats;
 use crate::schedules::{self, Schedules};
 use crate::series::{Sampler, Series};
+use crate::share_groups::{self, ShareGroups};
 use crate::shares::{Regulator, Shares};
 use crate::store::{Sqlite, Store, StoreError, Transaction};
 use crate::supervisor::{Agents, Shared, Supervisor};
@@ -171,6 +172,8 @@ pub struct Host {
     pub schedules: Schedules,
     /// What is bad, and who hears of it.
     pub alarms: Alarms,
+    /// The groups in which guests share.
+    pub(crate) share_groups: ShareGroups,
     /// The pool of memory, if there is one.
     pub(crate) memory: Arc<Pool>,
     /// What shows that this is the host.
@@ -229,12 +232,14 @@ impl Host {
         let certificates =
             Certificates::open(&paths.tls(), id, &machine::host_name(), config.certificate.clone())?;
         let pool = config.memory_pool.map(|pool| check_pool(pool, machine::memory().0)).transpose()?;
+        let shares = Arc::new(Shares::new(pool));
+        shares.load_groups(share_groups::load(&*store).await.map_err(told)?);
         let choice = engine::choose(engine::Kind::Auto)?;
         let own = storage::Host { id, name: machine::host_name() };
         let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
         let shared = Shared {
             groups: Groups::open(id),
-            shares: Arc::new(Shares::new(pool)),
+            shares: Arc::clone(&shares),
             pools: Arc::new(pools),
             images: Images::new(paths.images()),
             paths: paths.clone(),
@@ -261,6 +266,7 @@ impl Host {
             schedules: Schedules::new(Arc::clone(&store)),
             series,
             alarms,
+            share_groups: ShareGroups::new(Arc::clone(&store), shares),
             memory: Arc::default(),
             certificates: Arc::new(certificates),
             store,

@@ -21,6 +21,7 @@ mod repeats;
 mod report;
 pub mod schedules;
 mod series;
+mod share_groups;
 mod shares;
 pub mod snapshots;
 mod store;

@@ -49,6 +49,22 @@ pub enum Refusal {
         /// What its limit leaves.
         free: Amount,
     },
+    /// What the members of a group are promised already is more than it would have for them.
+    #[error(
+        "what is in {place} is promised {promised}, and it would have {has} for that: {short} too little; reserve {promised}{or}",
+        promised = told(*promised), has = told(*has), short = told(promised - has),
+        or = if *is_limit { " and limit it to no less" } else { ", or let it expand" }
+    )]
+    Members {
+        /// The group.
+        place: String,
+        /// What its members are promised.
+        promised: Amount,
+        /// What it would have for them.
+        has: Amount,
+        /// Whether that is its limit.
+        is_limit: bool,
+    },
     /// There is no such group.
     #[error("there is no group {0}")]
     NoGroup(String),
@@ -62,7 +78,8 @@ impl Refusal {
     pub fn fits(&self) -> Option<Amount> {
         match self {
             Self::Short { free, .. } | Self::Limit { free, .. } => Some(*free),
-            _ => None,
+            Self::Members { promised, .. } => Some(*promised),
+            Self::NoGroup(_) | Self::Loop(_) => None,
         }
     }
 }
@@ -121,6 +138,30 @@ impl<'a> Promises<'a> {
         }
     }
 
+    /// What the host has promised of what it has.
+    pub fn taken(&self) -> Amount {
+        self.promised(None, "")
+    }
+
+    /// What a group has promised its members.
+    pub fn taken_in(&self, group: &str) -> Amount {
+        self.promised(Some(group), "")
+    }
+
+    /// Whether a group would still have what its members are promised already.
+    fn holds_its_members(&self, group: &Member) -> Result<(), Refusal> {
+        let Some(expandable) = group.expandable else { return Ok(()) };
+        let promised = self.promised(Some(&group.name), "");
+        let lacks = |has: Amount, is_limit| match promised > has + SMALL {
+            true => Err(Refusal::Members { place: group.name.clone(), promised, has, is_limit }),
+            false => Ok(()),
+        };
+        if let Limit::Hard(limit) | Limit::Soft(limit) = group.share.limit {
+            lacks(limit, true)?;
+        }
+        if expandable { Ok(()) } else { lacks(group.share.reserve, false) }
+    }
+
     /// Whether somebody can be promised so much, in place of what they are promised now if they are there.
     ///
     /// # Errors
@@ -130,13 +171,15 @@ impl<'a> Promises<'a> {
         if groups.iter().any(|group| group.name == member.name && member.expandable.is_some()) {
             return Err(Refusal::Loop(member.name.clone()));
         }
+        self.holds_its_members(member)?;
         // Of a group that has members already, what these are promised.
         let mut asked = self.claim(member, "").max(member.share.reserve);
         // What has been found for it below already.
         let mut found = 0.0;
         for group in groups {
             let promised = self.promised(Some(&group.name), &member.name);
-            if let Limit::Hard(limit) = group.share.limit
+            // What is always somebody's is nothing that others might want.
+            if let Limit::Hard(limit) | Limit::Soft(limit) = group.share.limit
                 && promised + asked > limit + SMALL
             {
                 let free = (limit - promised).max(0.0) + found;
@@ -272,6 +315,31 @@ mod tests {
         full.push(guest("vm2", Some("test"), 2.5));
         full.push(guest("other", None, 0.75));
         assert_eq!(admit(&full, &guest("third", None, 0.5)), short("the host", 0.5, 0.0));
+    }
+
+    #[test]
+    fn a_group_never_has_less_than_its_members_are_promised() {
+        let members = three_levels(false, false);
+        let lacks =
+            |has, is_limit| Err(Refusal::Members { place: "test".into(), promised: 0.75, has, is_limit });
+        assert_eq!(admit(&members, &group("test", Some("eng"), 0.75, false)), Ok(()));
+        assert_eq!(admit(&members, &group("test", Some("eng"), 0.5, false)), lacks(0.5, false));
+        // What it lacks comes from above if it may.
+        assert_eq!(admit(&members, &group("test", Some("eng"), 0.5, true)), Ok(()));
+        let mut limited = group("test", Some("eng"), 0.5, true);
+        limited.share.limit = Limit::Hard(0.6);
+        let refused = admit(&members, &limited);
+        assert_eq!(refused, lacks(0.6, true));
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "what is in test is promised 0.75, and it would have 0.6 for that: 0.15 too little; reserve 0.75 and limit it to no less"
+        );
+        assert_eq!(
+            admit(&members, &group("test", Some("eng"), 0.5, false)).unwrap_err().to_string(),
+            "what is in test is promised 0.75, and it would have 0.5 for that: 0.25 too little; reserve 0.75, or let it expand"
+        );
+        assert_eq!(Promises::new(4.0, &members).unwrap().taken(), 2.0);
+        assert_eq!(Promises::new(4.0, &members).unwrap().taken_in("test"), 0.75);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What holds for whatever shares and demands there are.
 
 use proptest::prelude::*;
+use share::admission::{Member, Promises};
 use share::{Amount, Claim, Limit, Share, Tree, divide};
 
 const SMALL: Amount = 1e-6;
@@ -34,8 +35,65 @@ fn claims(some: &[(Share, Amount)]) -> Vec<Claim> {
     some.iter().map(|(share, demand)| Claim::new(share, *demand)).collect()
 }
 
+/// A guest, or a group that may be expandable: which of the groups before it it is in, what it is promised, what it would take.
+type Node = (Option<bool>, usize, Share, Amount);
+
+fn nodes() -> impl Strategy<Value = Vec<Node>> {
+    let group = prop_oneof![Just(None), Just(None), any::<bool>().prop_map(Some)];
+    prop::collection::vec((group, 0usize..8, shares(), demands()), 1..40)
+}
+
+/// Those of them that can be promised what they are to be, in their groups, with their numbers in a tree.
+fn admitted(capacity: Amount, nodes: &[Node]) -> (Tree, Vec<(usize, Member, Amount)>) {
+    let (mut tree, mut all) = (Tree::new(capacity), Vec::<(usize, Member, Amount)>::new());
+    for (n, (expandable, within, share, demand)) in nodes.iter().enumerate() {
+        let groups: Vec<_> = all.iter().filter(|(_, member, _)| member.expandable.is_some()).collect();
+        let within = within.checked_rem(groups.len() + 1).and_then(|pick| groups.get(pick).copied());
+        let (parent, group) =
+            within.map_or((0, None), |(number, member, _)| (*number, Some(member.name.clone())));
+        let member = Member { name: n.to_string(), group, share: *share, expandable: *expandable };
+        let members: Vec<_> = all.iter().map(|(_, member, _)| member.clone()).collect();
+        if Promises::new(capacity, &members).unwrap().admit(&member).is_err() {
+            continue;
+        }
+        let number = match expandable {
+            Some(expandable) => tree.group(parent, *share, *expandable),
+            None => tree.guest(parent, *share, *demand),
+        };
+        all.push((number, member, *demand));
+    }
+    (tree, all)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn whoever_is_admitted_has_what_they_are_promised_however_deep_they_are(
+        capacity in 0.1..8.0f64, nodes in nodes(),
+    ) {
+        let (tree, all) = admitted(capacity, &nodes);
+        let got = tree.divide();
+        prop_assert!(got[0] <= capacity + SMALL);
+        let mut theirs = vec![0.0; got.len()];
+        for (number, member, demand) in &all {
+            let parent = member.group.as_ref().and_then(|group| {
+                all.iter().find(|(_, other, _)| other.name == *group).map(|(number, ..)| *number)
+            });
+            theirs[parent.unwrap_or(0)] += got[*number];
+            prop_assert!(got[*number] <= member.share.most(capacity) + SMALL, "{member:?} has {}", got[*number]);
+            if member.expandable.is_none() {
+                let least = demand.min(member.share.reserve);
+                prop_assert!(got[*number] >= least - SMALL, "{member:?} has {} of {demand}", got[*number]);
+                prop_assert!(got[*number] <= demand + SMALL);
+            }
+        }
+        // What a group has its members have, and nothing is left while somebody may have more.
+        for (number, member, _) in all.iter().filter(|(_, member, _)| member.expandable.is_some()) {
+            prop_assert!((theirs[*number] - got[*number]).abs() < SMALL, "{member:?}");
+        }
+        prop_assert!((theirs[0] - got[0]).abs() < SMALL);
+    }
 
     #[test]
     fn nobody_is_above_what_they_may_have_or_below_what_is_theirs((capacity, some) in some()) {

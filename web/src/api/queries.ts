@@ -99,6 +99,7 @@ export const usePools = list<Pool>("pools");
 export const useUsers = list<Account>("users");
 export const useAlarms = list<Alarm>("alarms");
 export const useTokens = list<Token>("tokens");
+export const useShareGroups = list<Schemas["ShareGroupInfo"]>("share-groups");
 
 export function useHost() {
   return useQuery({ queryKey: ["host"], queryFn: () => get<HostInfo>(at("host")) });

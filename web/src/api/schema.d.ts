@@ -634,6 +634,43 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/share-groups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All groups in which guests share, by name. */
+        get: operations["get_share-groups"];
+        put?: never;
+        /** Makes a group. */
+        post: operations["post_share-groups"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/share-groups/{group}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One group. */
+        get: operations["get_share-groups_group"];
+        put?: never;
+        post?: never;
+        /** Removes a group that nothing is in. */
+        delete: operations["delete_share-groups_group"];
+        options?: never;
+        head?: never;
+        /** Changes a group, at once for its members that run: the request is a JSON merge patch (RFC 7396) of its definition. Its name stays. */
+        patch: operations["patch_share-groups_group"];
+        trace?: never;
+    };
     "/api/v1/sites": {
         parameters: {
             query?: never;
@@ -1835,7 +1872,7 @@ export interface components {
          * @description What keeps a guest from having more.
          * @enum {string}
          */
-        CpuBound: "nothing" | "limit" | "others";
+        CpuBound: "nothing" | "limit" | "group" | "others";
         /** @description What the host has of processors. */
         CpuHost: {
             /**
@@ -1894,6 +1931,8 @@ export interface components {
         };
         /** @description What a guest is promised, wants and gets of the host's processors. */
         CpuReport: {
+            /** @description The groups that it is in, the nearest first. */
+            groups?: components["schemas"]["ShareGroupInfo"][];
             /** @description What there is. */
             host: components["schemas"]["CpuHost"];
             /** @description Why what is promised cannot be held to here; nothing if it is. */
@@ -2891,6 +2930,43 @@ export interface components {
             revision: number;
         };
         /** @description One page of a list. */
+        List_ShareGroupInfo: {
+            /** @description What is on it. */
+            items: {
+                /**
+                 * @description What it is promised of the host's processors, for all of its members together. What it has reserved is kept for it whether any of
+                 *     them runs or not.
+                 */
+                cpu_share?: components["schemas"]["CpuShare"];
+                /** @description What it is for. */
+                description?: string;
+                /** @description Whether its members may be promised more than it has reserved: the rest comes from the group above it, or the host. */
+                expandable?: boolean;
+                /**
+                 * Format: double
+                 * @description What its members got in the last 10 s, those of groups in it, too, processors.
+                 */
+                got_10s: number;
+                /**
+                 * Format: int32
+                 * @description How many guests are in it, not in groups in it.
+                 */
+                guests: number;
+                /** @description Its name. */
+                name: components["schemas"]["Name"];
+                /** @description What is promised to its members that run, and to groups in it. */
+                promised: components["schemas"]["Processors"];
+                within?: components["schemas"]["Name"] | null;
+            }[];
+            /** @description What `cursor` gives the next page; absent on the last one. */
+            next?: string | null;
+            /**
+             * Format: int64
+             * @description The state of the host that it shows: a watch can begin there.
+             */
+            revision: number;
+        };
+        /** @description One page of a list. */
         List_Site: {
             /** @description What is on it. */
             items: {
@@ -3133,6 +3209,7 @@ export interface components {
                 on_crash?: components["schemas"]["OnEnd"];
                 /** @description What follows when it resets itself. */
                 on_reboot?: components["schemas"]["OnEnd"];
+                share_group?: components["schemas"]["Name"] | null;
                 /** @description What it is now. */
                 status: components["schemas"]["VmStatus"];
                 template?: components["schemas"]["Name"] | null;
@@ -3871,6 +3948,48 @@ export interface components {
          * @enum {string}
          */
         Severity: "info" | "warning" | "critical";
+        /** @description A group of guests and of other groups. Its members share first what the group has; what they do not want is there for others. */
+        ShareGroup: {
+            /**
+             * @description What it is promised of the host's processors, for all of its members together. What it has reserved is kept for it whether any of
+             *     them runs or not.
+             */
+            cpu_share?: components["schemas"]["CpuShare"];
+            /** @description What it is for. */
+            description?: string;
+            /** @description Whether its members may be promised more than it has reserved: the rest comes from the group above it, or the host. */
+            expandable?: boolean;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            within?: components["schemas"]["Name"] | null;
+        };
+        /** @description A group as a host has it. */
+        ShareGroupInfo: {
+            /**
+             * @description What it is promised of the host's processors, for all of its members together. What it has reserved is kept for it whether any of
+             *     them runs or not.
+             */
+            cpu_share?: components["schemas"]["CpuShare"];
+            /** @description What it is for. */
+            description?: string;
+            /** @description Whether its members may be promised more than it has reserved: the rest comes from the group above it, or the host. */
+            expandable?: boolean;
+            /**
+             * Format: double
+             * @description What its members got in the last 10 s, those of groups in it, too, processors.
+             */
+            got_10s: number;
+            /**
+             * Format: int32
+             * @description How many guests are in it, not in groups in it.
+             */
+            guests: number;
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description What is promised to its members that run, and to groups in it. */
+            promised: components["schemas"]["Processors"];
+            within?: components["schemas"]["Name"] | null;
+        };
         /** @description What a guest is promised, wants and gets of what it shares with others. */
         ShareReport: {
             /** @description Processors. */
@@ -3909,10 +4028,10 @@ export interface components {
          * @description Kinds of things that a site has, in the order in which they need each other.
          * @enum {string}
          */
-        SiteKind: "pool" | "network" | "volume" | "template" | "vm" | "user";
+        SiteKind: "pool" | "network" | "volume" | "share-group" | "template" | "vm" | "user";
         /** @description Something that a site has made. */
         SiteMember: {
-            /** @description What tells it from another one of this name: its id, or for a template the time at which it was made. */
+            /** @description What tells it from another one of this name: its id, for a template the time at which it was made, for a group its name. */
             identity: string;
             /** @description What it is. */
             kind: components["schemas"]["SiteKind"];
@@ -4160,6 +4279,7 @@ export interface components {
             on_crash?: components["schemas"]["OnEnd"];
             /** @description What follows when it resets itself. */
             on_reboot?: components["schemas"]["OnEnd"];
+            share_group?: components["schemas"]["Name"] | null;
             /** @description What it is now. */
             status: components["schemas"]["VmStatus"];
             template?: components["schemas"]["Name"] | null;
@@ -4206,6 +4326,7 @@ export interface components {
             on_crash?: components["schemas"]["OnEnd"];
             /** @description What follows when it resets itself. */
             on_reboot?: components["schemas"]["OnEnd"];
+            share_group?: components["schemas"]["Name"] | null;
             template?: components["schemas"]["Name"] | null;
         };
         /**
@@ -6320,6 +6441,180 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "get_share-groups": {
+        parameters: {
+            query?: {
+                /** @description At most so many items. */
+                limit?: number;
+                /** @description Where the page before ended: its `next`. */
+                cursor?: string;
+                /** @description Only items that this fits: terms with commas between, all of which must hold: `state=running`, `name=web*`, `label.env=test`. */
+                filter?: string;
+                /** @description Only these fields of each item, with commas between. */
+                fields?: string;
+                /** @description By which field to sort, `-` before it for the other way round. */
+                sort?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of groups */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_ShareGroupInfo"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "post_share-groups": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A key of the client's own, for instance a UUID: a request that is sent again with the same key within a day is not done again, but answered as it was the first time, with the header Idempotency-Replayed. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ShareGroup"];
+            };
+        };
+        responses: {
+            /** @description The group */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShareGroupInfo"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "get_share-groups_group": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                group: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The group */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShareGroupInfo"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "delete_share-groups_group": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                group: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is there no more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "patch_share-groups_group": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                group: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The group as it is now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShareGroupInfo"];
+                };
             };
             /** @description A problem */
             default: {

@@ -3,16 +3,17 @@
 import { useState } from "react";
 
 import { at, complete, getVersion, type Schemas, type Vm } from "../api/client";
-import { useShare } from "../api/queries";
+import { useShare, useShareGroups } from "../api/queries";
 import { usePowers } from "../api/session";
 import { Card, Fact, Facts, Loading, Problem } from "../parts/basics";
 import { Dialog } from "../parts/dialog";
-import { Buttons, Check, Input, useSending, Wrong } from "../parts/form";
+import { Buttons, Check, Choice, Input, useSending, Wrong } from "../parts/form";
 import { Icon } from "../parts/icon";
 import { Meter } from "../parts/meter";
 import { Table } from "../parts/table";
 import { toast } from "../parts/toasts";
 import { number, t } from "../text";
+import { MemoryShare } from "./guest-memory-share";
 
 type CpuShare = Schemas["CpuShare"];
 
@@ -34,7 +35,7 @@ export function Share({ vm }: { vm: Vm }) {
   const { data, error } = useShare(vm.id);
   if (error) return <Problem error={error} />;
   if (!data) return <Loading />;
-  const { promised, now, host, others, rest, not_enforced: why } = data.cpu;
+  const { promised, groups = [], now, host, others, rest, not_enforced: why } = data.cpu;
   const used = host.guests + host.besides;
   return (
     <>
@@ -52,6 +53,9 @@ export function Share({ vm }: { vm: Vm }) {
             <Fact name={t("share.reserve")}>{t("share.of", { n: number(promised.reserve ?? 0, 3) })}</Fact>
             <Fact name={t("share.weight")}>{number(promised.weight ?? 1000)}</Fact>
             <Fact name={t("share.limit")}>{limitText(promised)}</Fact>
+            {groups.map((group) => (
+              <Fact key={group.name} name={t("share.group")}><bdi>{group.name}</bdi>: {inShort(group.cpu_share ?? USUAL)}; {t("share.group.got", { n: number(group.got_10s, 2) })}</Fact>
+            ))}
           </Facts>
           <p className="hint">{now ? t(`share.bound.${now.bound}`) : t("share.still")}</p>
         </Card>
@@ -69,6 +73,7 @@ export function Share({ vm }: { vm: Vm }) {
           {rest >= 0.005 && <p className="hint">{t("share.rest", { n: number(rest, 2) })}</p>}
         </Card>
       </div>
+      <MemoryShare vm={vm} report={data.memory} />
       {editing && <ShareDialog vm={vm} onClose={() => setEditing(false)} />}
     </>
   );
@@ -80,14 +85,16 @@ function ShareDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
   const [weight, setWeight] = useState(String(before.weight ?? 1000));
   const [limit, setLimit] = useState(String(before.limit ?? ""));
   const [soft, setSoft] = useState(before.soft ?? false);
+  const [group, setGroup] = useState(vm.share_group ?? "");
+  const { data: groups = [] } = useShareGroups();
   const { problem, busy, submit } = useSending(async () => {
     const { version } = await getVersion(at("vms", vm.id));
     const share = { reserve: Number(reserve), weight: Number(weight), limit: limit ? Number(limit) : null, soft: limit ? soft : false };
-    await complete("PATCH", at("vms", vm.id), { body: { cpu_share: share }, version });
+    await complete("PATCH", at("vms", vm.id), { body: { cpu_share: share, share_group: group || null }, version });
     toast("good", t("edited", { name: vm.name }));
     onClose();
   });
-  const fields = ["/cpu_share/reserve", "/cpu_share/weight", "/cpu_share/limit"];
+  const fields = ["/cpu_share/reserve", "/cpu_share/weight", "/cpu_share/limit", "/share_group"];
   return (
     <Dialog title={t("share.edit", { name: vm.name })} onClose={onClose}>
       <form className="dialog-form" onSubmit={submit}>
@@ -95,6 +102,12 @@ function ShareDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
         <Input label={t("share.weight")} type="number" min={1} value={weight} onChange={setWeight} hint={t("share.weight.hint")} error={problem?.at("/cpu_share/weight")} required />
         <Input label={t("share.limit")} value={limit} onChange={setLimit} hint={t("share.limit.hint")} error={problem?.at("/cpu_share/limit")} />
         {limit && <Check label={t("share.soft")} checked={soft} onChange={setSoft} />}
+        {groups.length > 0 && (
+          <Choice
+            label={t("share.group")} value={group} onChange={setGroup} hint={t("share.group.hint")} error={problem?.at("/share_group")}
+            options={[["", t("share.group.none")], ...groups.map((one) => [one.name, one.name] as const)]}
+          />
+        )}
         <Wrong problem={problem} besides={fields} />
         <Buttons go={t("save")} busy={busy} onCancel={onClose} />
       </form>

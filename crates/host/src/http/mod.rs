@@ -32,6 +32,7 @@ mod scope;
 pub mod serve;
 mod session;
 mod share;
+mod share_groups;
 mod sites;
 mod snapshots;
 mod stats;
@@ -128,6 +129,8 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::stats))
         .routes(routes!(share::of_guest))
         .routes(routes!(memory::show))
+        .routes(routes!(share_groups::list, share_groups::create))
+        .routes(routes!(share_groups::get, share_groups::edit, share_groups::delete))
         .routes(routes!(history::of_guest))
         .routes(routes!(agent::get))
         .routes(routes!(agent::exec))

@@ -197,9 +197,12 @@ pub fn claim(
     }
     let cpu = given.map_or_else(Default::default, |given| given.cpu_share);
     let memory = given.map_or_else(Default::default, |given| given.memory_share);
-    for (field, is_other) in
-        [("cpu_share", definition.cpu_share != cpu), ("memory_share", definition.memory_share != memory)]
-    {
+    let group = given.and_then(|given| given.share_group.as_ref());
+    for (field, is_other) in [
+        ("cpu_share", definition.cpu_share != cpu),
+        ("memory_share", definition.memory_share != memory),
+        ("share_group", definition.share_group.as_ref() != group),
+    ] {
         if is_other {
             let detail = "what guests are promised of the host is given out by who is bound to no labels";
             wrong.push(Invalid::new(format!("/{field}"), (), detail));

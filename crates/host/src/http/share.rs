@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::{CpuHost, CpuOther, CpuReport, Id, MemoryReport, Problem, Processors, ShareReport, Vm};
+use api::{
+    CpuHost, CpuOther, CpuReport, Id, MemoryReport, Problem, Processors, ShareGroupInfo, ShareReport, Vm,
+};
 use axum::extract::{Path, State};
 
 use super::caller::Viewer;
@@ -30,7 +32,8 @@ pub async fn of_guest(
     let others = seen.filter(|other| other.id != vm.id).map(|other| (other.id, other)).collect();
     let shares = host.supervisor.shares();
     let reserved = shares.reserved();
-    let cpu = shares.seen(|seen| report(&vm, &others, seen, reserved));
+    let groups = host.share_groups.of(&vm).await?;
+    let cpu = shares.seen(|seen| report(&vm, groups, &others, seen, reserved));
     let seen = host.memory.seen();
     let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).copied();
     let promised = vm.definition.memory_share;
@@ -39,7 +42,13 @@ pub async fn of_guest(
 }
 
 /// What is told of a guest to somebody who may see these others.
-fn report(vm: &Vm, others: &HashMap<Id, Vm>, seen: &Seen, reserved: Processors) -> CpuReport {
+fn report(
+    vm: &Vm,
+    groups: Vec<ShareGroupInfo>,
+    others: &HashMap<Id, Vm>,
+    seen: &Seen,
+    reserved: Processors,
+) -> CpuReport {
     let told = |(id, now): (&Id, &api::CpuNow)| {
         let other = others.get(id)?;
         let (name, promised) = (other.definition.name.clone(), other.definition.cpu_share);
@@ -53,6 +62,7 @@ fn report(vm: &Vm, others: &HashMap<Id, Vm>, seen: &Seen, reserved: Processors) 
     let named: f64 = most.iter().map(|other| other.got_10s).sum();
     CpuReport {
         promised: vm.definition.cpu_share,
+        groups,
         now,
         host: CpuHost {
             processors: Processors::nearest(capacity()),

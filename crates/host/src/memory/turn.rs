@@ -148,13 +148,15 @@ impl Looks {
 
     fn read(&mut self, now: Instant, guest: &Heard) -> Reading {
         let followed = self.follow(now, guest.id);
-        let faults = guest.stats.guest_memory.major_faults;
+        // What a guest reads from its disks again and again may be what it has no room for in its cache of files.
+        let reads: u64 = guest.stats.disks.iter().map(|disk| disk.reads).sum();
+        let faults = guest.stats.guest_memory.major_faults.unwrap_or_default() + reads;
         let since = (now - followed.at).as_secs_f64();
-        let rate = match (followed.faults, faults) {
-            (Some(before), Some(after)) if since > 0.0 => after.saturating_sub(before) as f64 / since,
+        let rate = match followed.faults {
+            Some(before) if since > 0.0 => faults.saturating_sub(before) as f64 / since,
             _ => 0.0,
         };
-        (followed.faults, followed.at) = (faults, now);
+        (followed.faults, followed.at) = (Some(faults), now);
         Reading {
             size: guest.size() as Amount,
             balloon: guest.size().saturating_sub(guest.held()) as Amount,

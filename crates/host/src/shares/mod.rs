@@ -5,6 +5,7 @@
 //! a weight in proportion to that: while all are busy the kernel's own scheduler delivers exactly the rule.
 
 mod control;
+mod groups;
 mod look;
 mod promises;
 mod regulator;

@@ -1,17 +1,17 @@
 //! What is promised, and to whom.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{CpuShare, Id, Invalid, MemoryShare, Problem, Processors, Size, VmDefinition};
-use serde_json::Value;
-use share::admission::{Member, Promises, Refusal};
+use api::{CpuShare, Id, Invalid, MemoryShare, Name, Problem, Processors, ShareGroup, Size, VmDefinition};
+use share::admission::Promises;
 
+use super::groups::{guest, members};
 use super::seen::Seen;
 
 /// A guest that is promised something.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Claimant {
     /// What it is promised.
     pub share: CpuShare,
@@ -19,6 +19,8 @@ pub struct Claimant {
     pub cpus: u32,
     /// What it is promised of the pool of memory.
     pub memory: MemoryShare,
+    /// The group that it is in.
+    pub group: Option<Name>,
     /// Its process, while it has one.
     pub pid: Option<u32>,
     /// What is kept for it: more than it has reserved while it is being changed.
@@ -26,19 +28,41 @@ pub struct Claimant {
 }
 
 /// What is kept for somebody, whoever else wants it.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Kept {
     cpu: Processors,
     memory: Size,
+    /// Where processors are kept for it.
+    group: Option<Name>,
+    /// The group that it is about to leave, if it is, and what is kept for it there.
+    before: Option<(Option<Name>, Processors)>,
+}
+
+impl Claimant {
+    /// Where so many processors are kept for it.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (Option<&Name>, Processors)> {
+        let before = self.kept.before.as_ref().map(|(group, cpu)| (group.as_ref(), *cpu));
+        std::iter::once((self.kept.group.as_ref(), self.kept.cpu)).chain(before)
+    }
 }
 
 impl Kept {
     fn of(definition: &VmDefinition) -> Self {
-        Self { cpu: definition.cpu_share.reserve, memory: definition.memory_share.reserve }
+        Self {
+            cpu: definition.cpu_share.reserve,
+            memory: definition.memory_share.reserve,
+            group: definition.share_group.clone(),
+            before: None,
+        }
     }
 
-    fn max(self, other: Self) -> Self {
-        Self { cpu: self.cpu.max(other.cpu), memory: self.memory.max(other.memory) }
+    /// This, and `other` besides: one of the two will be.
+    fn and(self, other: Self) -> Self {
+        let memory = self.memory.max(other.memory);
+        match self.group == other.group {
+            true => Self { cpu: self.cpu.max(other.cpu), memory, ..other },
+            false => Self { before: Some((self.group, self.cpu)), memory, ..other },
+        }
     }
 }
 
@@ -60,8 +84,9 @@ pub struct Shares {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    guests: HashMap<Id, Claimant>,
+pub(super) struct State {
+    pub(super) guests: HashMap<Id, Claimant>,
+    pub(super) groups: BTreeMap<Name, ShareGroup>,
     /// Whether that is other than whoever follows it knows.
     news: bool,
     /// Whether nobody is to follow it any more.
@@ -86,13 +111,13 @@ pub fn capacity() -> f64 {
 }
 
 impl Shares {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut HashMap<Id, Claimant>) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
-        let result = change(&mut state.guests);
+        let result = change(&mut state);
         state.news = true;
         self.changed.notify_all();
         result
@@ -140,6 +165,12 @@ impl Shares {
                 format!("guests may use {has} processors of this host: at most {has}, or none"),
             );
         }
+        let groups = self.state();
+        let is_lost = |group: &&Name| !groups.groups.contains_key(*group);
+        if let Some(group) = definition.share_group.as_ref().filter(is_lost) {
+            let detail = format!("there is no group {group}: make it first");
+            wrong.push(Invalid::new("/share_group", group.as_str(), detail));
+        }
         let reserve = definition.memory_share.reserve;
         if let Some(pool) = self.pool.filter(|pool| reserve > *pool) {
             let detail = format!("this host's pool of memory is {pool}: at most {pool} can be reserved");
@@ -161,7 +192,7 @@ impl Shares {
     /// # Errors
     /// As [`promise`](Self::promise).
     pub fn promise_besides(&self, id: Id, definition: &VmDefinition) -> Result<(), Problem> {
-        self.take(id, definition, self.capacity(), |before| before.max(Kept::of(definition)))
+        self.take(id, definition, self.capacity(), |before| before.and(Kept::of(definition)))
     }
 
     fn take(
@@ -171,31 +202,33 @@ impl Shares {
         capacity: Capacity,
         keep: impl FnOnce(Kept) -> Kept,
     ) -> Result<(), Problem> {
-        self.change(|guests| {
-            let others = guests.iter().filter(|(other, _)| **other != id);
-            let kept: Vec<_> = others.map(|(_, claimant)| claimant.kept).collect();
-            admit(definition, capacity, &kept)?;
-            let before = guests.get(&id);
-            let kept = keep(before.map_or(Kept::default(), |before| before.kept));
+        self.change(|state| {
+            admit(state, id, definition, capacity)?;
+            let before = state.guests.get(&id);
             // What it gets changes when all is done.
             let claimant = match before {
-                Some(before) if before.pid.is_some() => Claimant { kept, ..*before },
-                _ => Claimant { kept, ..Claimant::new(definition, None) },
+                Some(before) => {
+                    let kept = keep(before.kept.clone());
+                    let is =
+                        if before.pid.is_some() { before.clone() } else { Claimant::new(definition, None) };
+                    Claimant { kept, ..is }
+                }
+                None => Claimant::new(definition, None),
             };
-            guests.insert(id, claimant);
+            state.guests.insert(id, claimant);
             Ok(())
         })
     }
 
     /// What a guest has been promised is what its definition says, whatever else is: it has been admitted with that.
     pub fn settle(&self, id: Id, definition: &VmDefinition, pid: Option<u32>) {
-        self.change(|guests| guests.insert(id, Claimant::new(definition, pid)));
+        self.change(|state| state.guests.insert(id, Claimant::new(definition, pid)));
     }
 
     /// A guest's process has ended; it keeps what it is promised.
     pub fn ended(&self, id: Id) {
-        self.change(|guests| {
-            if let Some(claimant) = guests.get_mut(&id) {
+        self.change(|state| {
+            if let Some(claimant) = state.guests.get_mut(&id) {
                 claimant.pid = None;
             }
         });
@@ -203,12 +236,15 @@ impl Shares {
 
     /// A guest is promised nothing any more.
     pub fn give_back(&self, id: Id) {
-        self.change(|guests| guests.remove(&id));
+        self.change(|state| state.guests.remove(&id));
     }
 
-    /// What all guests together have reserved.
+    /// What all guests and groups together have reserved.
     pub fn reserved(&self) -> Processors {
-        Processors::nearest(self.state().guests.values().map(|claimant| claimant.kept.cpu.get()).sum())
+        let members = members(&self.state(), None);
+        // Whoever is in a group that is not there has been refused.
+        Promises::new(capacity(), &members)
+            .map_or(Processors::default(), |all| Processors::nearest(all.taken()))
     }
 
     /// What all guests together have reserved of the pool of memory.
@@ -242,7 +278,7 @@ impl Shares {
             .guests
             .iter()
             .filter(|(_, claimant)| claimant.pid.is_some())
-            .map(|(id, of)| (*id, *of))
+            .map(|(id, of)| (*id, of.clone()))
             .collect()
     }
 
@@ -269,6 +305,7 @@ impl Claimant {
             share: definition.cpu_share,
             cpus: definition.cpus,
             memory: definition.memory_share,
+            group: definition.share_group.clone(),
             pid,
             kept: Kept::of(definition),
         }
@@ -276,43 +313,38 @@ impl Claimant {
 }
 
 /// Whether a guest can be promised what its definition says beside what others are.
-fn admit(definition: &VmDefinition, capacity: Capacity, others: &[Kept]) -> Result<(), Problem> {
-    let refused = |pointer: &str, value: Value, detail: String| {
+fn admit(state: &State, id: Id, definition: &VmDefinition, capacity: Capacity) -> Result<(), Problem> {
+    let refused = |pointer: &str, value: serde_json::Value, detail: String| {
         let mut problem = Problem::conflict(format!("{}: {detail}", definition.name));
         problem.errors.push(Invalid::new(pointer, value, detail));
         problem
     };
+    if let Some(group) = definition.share_group.as_ref().filter(|group| !state.groups.contains_key(*group)) {
+        let detail = format!("there is no group {group}: make it, or take the guest out of it");
+        return Err(refused("/share_group", group.as_str().into(), detail));
+    }
     let reserve = definition.cpu_share.reserve;
-    let theirs = others.iter().map(|other| other.cpu.get());
-    fits(reserve.get(), theirs, capacity.cpu)
-        .map_err(|refusal| refused("/cpu_share/reserve", reserve.get().into(), refusal.to_string()))?;
+    let members = members(state, Some(id));
+    let wanted = guest(id, definition.share_group.as_ref(), definition.cpu_share.share());
+    let admitted = Promises::new(capacity.cpu, &members).and_then(|promises| promises.admit(&wanted));
+    // Nothing can always be promised.
+    if let Err(refusal) = admitted
+        && !reserve.is_none()
+    {
+        return Err(refused("/cpu_share/reserve", reserve.get().into(), refusal.to_string()));
+    }
     let Some(pool) = capacity.memory else { return Ok(()) };
     let reserve = definition.memory_share.reserve;
-    let theirs = others.iter().map(|other| other.memory.0 as f64);
-    fits(reserve.0 as f64, theirs, pool.0 as f64).map_err(|refusal| {
-        let free = Size(refusal.fits().unwrap_or_default() as u64);
-        let short = Size(reserve.0.saturating_sub(free.0));
+    let others = state.guests.iter().filter(|(other, _)| **other != id);
+    let free = pool.0.saturating_sub(others.map(|(_, other)| other.kept.memory.0).sum());
+    if reserve.0 > free {
+        let (free, short) = (Size(free), Size(reserve.0 - free));
         let detail = format!(
             "the pool of memory has {free} left to promise, and {reserve} is asked for: {short} too much; {free} would fit"
         );
-        refused("/memory_share/reserve", reserve.0.into(), detail)
-    })
-}
-
-/// Whether so much can be promised of a resource beside what others are promised. Nothing always can.
-fn fits(reserve: f64, others: impl Iterator<Item = f64>, capacity: f64) -> Result<(), Refusal> {
-    if reserve == 0.0 {
-        return Ok(());
+        return Err(refused("/memory_share/reserve", reserve.0.into(), detail));
     }
-    let member = |(number, reserve): (usize, f64)| Member {
-        name: number.to_string(),
-        group: None,
-        share: share::Share { reserve, ..Default::default() },
-        expandable: None,
-    };
-    let members: Vec<_> = others.enumerate().map(member).collect();
-    let wanted = member((members.len(), reserve));
-    Promises::new(capacity, &members).and_then(|promises| promises.admit(&wanted))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -357,7 +389,7 @@ mod tests {
     fn what_is_being_changed_keeps_what_it_had_until_it_is_done() {
         let (shares, a, b) = (Shares::default(), Id::new(), Id::new());
         shares.settle(a, &guest(0.7), Some(1));
-        shares.take(a, &guest(0.2), HAS, |before| before.max(Kept::of(&guest(0.2)))).unwrap();
+        shares.take(a, &guest(0.2), HAS, |before| before.and(Kept::of(&guest(0.2)))).unwrap();
         assert!(promise(&shares, b, 0.5).is_err(), "it may be undone");
         assert_eq!(shares.running()[0].1.share.reserve, Processors::nearest(0.7));
         shares.settle(a, &guest(0.2), Some(1));

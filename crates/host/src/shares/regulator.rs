@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use api::{CpuNow, Id};
+use api::{CpuNow, Id, Name};
 
 use super::control::{Control, Controls, Part, Usage};
 use super::look::Look;
 use super::promises::{Claimant, Shares, Woken, capacity};
 use super::rule::{self, Due, Want};
-use super::seen::{Seen, bound};
+use super::seen::{GroupSeen, Seen, bound};
 use crate::machine;
 
 /// How often it is looked while anything is promised.
@@ -71,6 +71,8 @@ struct Followed {
     /// What it asked for in the last two windows.
     asked: [f64; 2],
     got: f64,
+    /// What it was not to pass in the last window.
+    limit: Option<f64>,
 }
 
 impl Followed {
@@ -86,12 +88,26 @@ impl Followed {
         let usage = controls.and_then(|controls| controls.usage(id).ok());
         let busy = f64::from(claimant.cpus);
         let (used, looked) = (VecDeque::new(), Instant::now());
-        Self { claimant, control, usage, look: None, used, looked, looks: 0, asked: [busy; 2], got: 0.0 }
+        Self {
+            claimant,
+            control,
+            usage,
+            look: None,
+            used,
+            looked,
+            looks: 0,
+            asked: [busy; 2],
+            got: 0.0,
+            limit: None,
+        }
     }
 
-    fn want(&self) -> Want {
+    fn want(&self, groups: &[Name]) -> Want {
         let asks = self.asked[0].max(self.asked[1]);
-        Want { share: self.claimant.share.share(), most: f64::from(self.claimant.cpus).max(self.got), asks }
+        let group = self.claimant.group.as_ref();
+        let group = group.and_then(|group| groups.iter().position(|name| name == group));
+        let most = f64::from(self.claimant.cpus).max(self.got);
+        Want { share: self.claimant.share.share(), most, asks, group }
     }
 
     /// Looks at what it did.
@@ -121,8 +137,7 @@ impl Followed {
         let did = self.look.as_mut().filter(|_| !self.looks.is_multiple_of(LOOKS));
         match did.and_then(|look| look.again(nanos(since)).ok()) {
             Some(did) => {
-                let limit = rule::hard(&self.claimant.share.share());
-                let is_stopped = limit.is_some_and(|limit| self.got > limit * 0.9);
+                let is_stopped = self.limit.is_some_and(|limit| self.got > limit * 0.9);
                 // A quota that is used up is no wait that is counted. What its devices took comes besides.
                 let asked = if is_stopped { cpus } else { did.asked };
                 asked + part(since, used.saturating_sub(did.ran))
@@ -143,9 +158,14 @@ impl Followed {
 
     fn now(&self, due: &Due) -> CpuNow {
         let asked = self.asked[0];
-        let bound = bound(asked, due.target, rule::hard(&self.claimant.share.share()));
+        let bound = bound(asked, due.target, rule::hard(&self.claimant.share.share()), due.group_is_full);
         CpuNow { asked, target: due.target, got: self.got, got_10s: self.got_10s(), bound }
     }
+}
+
+/// A limit, or the one before if nobody could tell the two apart: each that is set begins a new period.
+fn steady(before: Option<f64>, limit: Option<f64>) -> Option<f64> {
+    before.filter(|before| limit.is_some_and(|limit| (limit - before).abs() < before * 0.01)).or(limit)
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -194,7 +214,8 @@ impl Loop {
 
     /// Whether any guest is not as the others.
     fn is_promised(&self) -> bool {
-        self.guests.values().any(|guest| !guest.claimant.share.is_usual())
+        let differs = |claimant: &Claimant| !claimant.share.is_usual() || claimant.group.is_some();
+        self.guests.values().any(|guest| differs(&guest.claimant))
     }
 
     /// Takes up guests that have come, and leaves those that have gone.
@@ -205,7 +226,8 @@ impl Loop {
         };
         self.guests.retain(|id, guest| same(id, guest));
         for (id, claimant) in running {
-            let followed = || Followed::new(id, claimant, self.controls.as_ref().ok());
+            let own = claimant.clone();
+            let followed = || Followed::new(id, own, self.controls.as_ref().ok());
             self.guests.entry(id).or_insert_with(followed).claimant = claimant;
         }
     }
@@ -220,17 +242,20 @@ impl Loop {
 
     /// Works out what each is to have, and sees to it.
     fn divide(&mut self) {
-        let wants: Vec<_> = self.guests.values().map(Followed::want).collect();
-        let due = rule::due(capacity(), &wants);
+        let (names, groups) = self.shares.tree();
+        let wants: Vec<_> = self.guests.values().map(|guest| guest.want(&names)).collect();
+        let due = rule::due(capacity(), &groups, &wants);
         let promised = self.is_promised();
-        let reserved = self.guests.values().any(|guest| !guest.claimant.share.reserve.is_none());
+        let of_groups = wants.iter().any(|want| want.group.is_some())
+            && groups.iter().any(|group| group.share.reserve > 0.0);
+        let reserved = of_groups || self.guests.values().any(|guest| !guest.claimant.share.reserve.is_none());
         if let Ok(controls) = &self.controls {
             let version = controls.version;
             let weights = rule::weights(&due, version.weights());
-            for ((id, guest), weight) in self.guests.iter_mut().zip(weights) {
-                let Some(control) = &mut guest.control else { continue };
+            for (((id, guest), weight), due) in self.guests.iter_mut().zip(weights).zip(&due) {
+                guest.limit = steady(guest.limit, due.limit);
+                let (limit, Some(control)) = (guest.limit, &mut guest.control) else { continue };
                 let weight = if promised { weight } else { version.usual() };
-                let limit = rule::hard(&guest.claimant.share.share());
                 if let Err(error) = control.set_weight(weight).and_then(|()| control.set_limit(limit)) {
                     // It is told once: what has ended is gone the next time.
                     tracing::info!("the control group of guest {id} cannot be set: {error}");
@@ -245,17 +270,38 @@ impl Loop {
                 self.part = Some(part);
             }
         }
-        self.tell(&due);
+        let seen = self.groups_seen(&names, &groups, &wants, &due);
+        self.tell(&due, seen);
     }
 
-    fn tell(&self, due: &[Due]) {
+    /// What the members of each group asked for, are to have and got, those of groups in it, too.
+    fn groups_seen(
+        &self,
+        names: &[Name],
+        groups: &[rule::Group],
+        wants: &[Want],
+        due: &[Due],
+    ) -> HashMap<Name, GroupSeen> {
+        let mut seen: HashMap<_, _> = names.iter().map(|name| (name.clone(), GroupSeen::default())).collect();
+        for ((guest, want), due) in self.guests.values().zip(wants).zip(due) {
+            for group in rule::above(groups, want.group) {
+                if let Some(group) = seen.get_mut(&names[group]) {
+                    group.add(guest.asked[0], due.target, guest.got_10s());
+                }
+            }
+        }
+        seen
+    }
+
+    fn tell(&self, due: &[Due], groups: HashMap<Name, GroupSeen>) {
         let guests: HashMap<_, _> =
             self.guests.iter().zip(due).map(|((id, guest), due)| (*id, guest.now(due))).collect();
         let machine = match (self.machine.front(), self.machine.back()) {
             (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),
             _ => 0.0,
         };
-        let mut seen = Seen { guests, besides: 0.0, not_enforced: self.controls.as_ref().err().cloned() };
+        let mut seen =
+            Seen { guests, groups, besides: 0.0, not_enforced: self.controls.as_ref().err().cloned() };
         seen.besides = (machine - seen.all()).max(0.0);
         self.shares.note(seen);
     }

@@ -3,8 +3,11 @@
 //! The kernel divides among those who are busy by their weights. With weights in proportion to what each is to have, that is the rule while
 //! what is wanted stays as it was measured. Somebody who was idle may become busy before it is measured again: the weight of such a one is what
 //! gives it, beside all others, what it would have if all were busy. That costs the others nothing while it sleeps.
+//!
+//! Guests in groups have weights like all others, in proportion to what the whole tree gives them. What a group never passes becomes a limit
+//! of each of its members: what it is to have, what it would have if all were busy if that is more, and what the group leaves.
 
-use share::{Claim, Limit, Share, divide};
+use share::{Limit, Share, Tree};
 
 /// What a guest may have and wants.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +18,19 @@ pub struct Want {
     pub most: f64,
     /// What it would take if it were alone.
     pub asks: f64,
+    /// The number of the group that it is in.
+    pub group: Option<usize>,
+}
+
+/// A group of guests.
+#[derive(Debug, Clone, Copy)]
+pub struct Group {
+    /// What it is promised.
+    pub share: Share,
+    /// Whether what its members are promised may come from above it.
+    pub expandable: bool,
+    /// The number of the group that it is in, which comes before it.
+    pub within: Option<usize>,
 }
 
 /// What a guest is to have, and the weight for that; only proportions of weights mean anything.
@@ -24,29 +40,71 @@ pub struct Due {
     pub target: f64,
     /// Above 0.
     pub weight: f64,
+    /// What it never passes.
+    pub limit: Option<f64>,
+    /// Whether a group that it is in has all that it may have.
+    pub group_is_full: bool,
 }
 
 /// More weight than this, of all that there is, has no use: nearly everything is had with it.
 const MOST: f64 = 4.0;
 /// What a guest that does nothing is taken to want, so that nobody has no weight.
 const LEAST: f64 = 0.001;
+/// The smallest limit that the kernel keeps well, processors.
+const LEAST_LIMIT: f64 = 0.01;
+
+/// What everybody gets.
+struct Division {
+    groups: Vec<f64>,
+    guests: Vec<f64>,
+}
+
+fn divide(capacity: f64, groups: &[Group], wants: &[Want], amount: impl Fn(&Want) -> f64) -> Division {
+    let mut tree = Tree::new(capacity);
+    let mut numbers = Vec::with_capacity(groups.len());
+    // The host has the number 0.
+    let of = |numbers: &[usize], group: Option<usize>| group.map_or(0, |group| numbers[group]);
+    for group in groups {
+        numbers.push(tree.group(of(&numbers, group.within), group.share, group.expandable));
+    }
+    let guests: Vec<_> =
+        wants.iter().map(|want| tree.guest(of(&numbers, want.group), want.share, amount(want))).collect();
+    let got = tree.divide();
+    let pick = |numbers: Vec<usize>| numbers.into_iter().map(|number| got[number]).collect();
+    Division { groups: pick(numbers), guests: pick(guests) }
+}
+
+/// The groups from this one up.
+pub fn above(groups: &[Group], from: Option<usize>) -> impl Iterator<Item = usize> {
+    std::iter::successors(from, |&group| groups[group].within)
+}
 
 /// What each is to have of so many processors.
-pub fn due(capacity: f64, wants: &[Want]) -> Vec<Due> {
-    let claims = |amount: fn(&Want) -> f64| -> Vec<Claim> {
-        wants.iter().map(|want| Claim::new(&want.share, amount(want))).collect()
+pub fn due(capacity: f64, groups: &[Group], wants: &[Want]) -> Vec<Due> {
+    let targets = divide(capacity, groups, wants, |want| want.asks.min(want.most));
+    let busy = divide(capacity, groups, wants, |want| want.most);
+    // What the groups above somebody leave of what they may have, if one of them is limited.
+    let left = |want: &Want| {
+        let limited = above(groups, want.group)
+            .filter_map(|group| Some((hard(&groups[group].share)? - targets.groups[group]).max(0.0)));
+        limited.reduce(f64::min)
     };
-    let targets = divide(capacity, &claims(|want| want.asks.min(want.most)));
-    let busy = divide(capacity, &claims(|want| want.most));
-    let each = wants.iter().zip(targets).zip(busy);
-    each.map(|((want, target), busy)| {
+    let each = wants.iter().zip(&targets.guests).zip(&busy.guests);
+    each.map(|((want, &target), &busy)| {
         let is_satisfied = want.asks.min(want.share.most(want.most)) <= target * 1.02 + LEAST;
         let weight = match is_satisfied && target < busy {
             // With w beside the capacity - target of others, w / (w + capacity - target) of the capacity is what it is to have.
             true => (busy * (capacity - target) / (capacity - busy).max(1e-6)).min(capacity * MOST),
             false => target,
         };
-        Due { target, weight: weight.max(LEAST) }
+        let left = left(want);
+        let in_group = left.map(|left| (target.max(busy) + left).max(LEAST_LIMIT));
+        let limit = match (hard(&want.share), in_group) {
+            (Some(own), Some(groups)) => Some(own.min(groups)),
+            (own, groups) => own.or(groups),
+        };
+        let group_is_full = left.is_some_and(|left| left < LEAST_LIMIT);
+        Due { target, weight: weight.max(LEAST), limit, group_is_full }
     })
     .collect()
 }
@@ -76,19 +134,62 @@ pub fn hard(share: &Share) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use share::Claim;
 
     fn want(reserve: f64, weight: u32, limit: Limit, asks: f64) -> Want {
-        Want { share: Share { reserve, weight, limit }, most: 1.0, asks }
+        Want { share: Share { reserve, weight, limit }, most: 1.0, asks, group: None }
     }
 
     /// What the kernel gives to those who are busy by their weights, none above a hard limit.
     fn delivered(capacity: f64, wants: &[Want], busy: impl Fn(usize) -> bool, range: (u64, u64)) -> Vec<f64> {
-        let weights = weights(&due(capacity, wants), range);
-        let claims = wants.iter().zip(&weights).enumerate().map(|(n, (want, weight))| {
-            let amount = if busy(n) { hard(&want.share).unwrap_or(want.most) } else { want.asks };
-            Claim::new(&Share { weight: *weight as u32, ..Share::default() }, amount)
-        });
-        divide(capacity, &claims.collect::<Vec<_>>())
+        delivered_in(capacity, &[], wants, busy, range)
+    }
+
+    fn delivered_in(
+        capacity: f64,
+        groups: &[Group],
+        wants: &[Want],
+        busy: impl Fn(usize) -> bool,
+        range: (u64, u64),
+    ) -> Vec<f64> {
+        let due = due(capacity, groups, wants);
+        let weights = weights(&due, range);
+        let claims =
+            wants.iter().zip(due.iter().zip(&weights)).enumerate().map(|(n, (want, (due, weight)))| {
+                let amount = if busy(n) { due.limit.unwrap_or(want.most).min(want.most) } else { want.asks };
+                Claim::new(&Share { weight: *weight as u32, ..Share::default() }, amount)
+            });
+        share::divide(capacity, &claims.collect::<Vec<_>>())
+    }
+
+    fn group(reserve: f64, weight: u32, limit: Limit, within: Option<usize>) -> Group {
+        Group { share: Share { reserve, weight, limit }, expandable: true, within }
+    }
+
+    #[test]
+    fn groups_have_what_they_are_to_have_whatever_is_in_them() {
+        let groups = [group(0.0, 3000, Limit::None, None), group(0.0, 1000, Limit::None, None)];
+        let busy = |group| Want { group: Some(group), ..want(0.0, 1000, Limit::None, 1.0) };
+        let wants = [busy(0), busy(1), busy(1), busy(1)];
+        let got = delivered_in(1.0, &groups, &wants, |_| true, (1, 10_000));
+        close(&got, &[0.75, 1.0 / 12.0, 1.0 / 12.0, 1.0 / 12.0], 0.002);
+    }
+
+    #[test]
+    fn what_a_group_never_passes_its_members_do_not_either_and_one_has_what_the_others_leave() {
+        let limited = [group(0.0, 1000, Limit::Hard(0.5), None), group(0.0, 1000, Limit::None, Some(0))];
+        let inside = |group, asks| Want { group: Some(group), ..want(0.0, 1000, Limit::None, asks) };
+        let wants = [inside(0, 1.0), inside(1, 1.0), want(0.0, 1, Limit::None, 0.0)];
+        let all = due(1.0, &limited, &wants);
+        close(&[all[0].limit.unwrap(), all[1].limit.unwrap()], &[0.25, 0.25], 1e-9);
+        assert!(all[0].group_is_full && all[2].limit.is_none() && !all[2].group_is_full);
+        // One sleeps: the other has all that the group may have, and both together little more when it wakes, until somebody looks.
+        let all = due(1.0, &limited, &[inside(0, 1.0), inside(1, 0.0), want(0.0, 1, Limit::None, 0.0)]);
+        close(&[all[0].limit.unwrap(), all[1].limit.unwrap()], &[0.5, 0.25], 1e-9);
+        // What it does not want is left for who wants more the next moment.
+        let all = due(1.0, &limited, &[inside(0, 0.1), inside(1, 0.1), want(0.0, 1, Limit::None, 0.0)]);
+        close(&[all[0].limit.unwrap()], &[0.25 + 0.3], 1e-9);
+        assert!(!all[0].group_is_full);
     }
 
     fn close(got: &[f64], wanted: &[f64], part: f64) {
@@ -153,7 +254,7 @@ mod tests {
     #[test]
     fn a_soft_limit_gives_way_only_while_nobody_else_wants_more() {
         let soft = |others: f64| {
-            due(1.0, &[want(0.0, 1000, Limit::Soft(0.2), 1.0), want(0.0, 1000, Limit::None, others)])
+            due(1.0, &[], &[want(0.0, 1000, Limit::Soft(0.2), 1.0), want(0.0, 1000, Limit::None, others)])
         };
         assert!((soft(1.0)[0].target - 0.2).abs() < 1e-9 && (soft(1.0)[0].weight - 0.2).abs() < 1e-9);
         assert!((soft(0.3)[0].target - 0.7).abs() < 1e-9);
@@ -174,7 +275,8 @@ mod tests {
 
     #[test]
     fn weights_stay_what_the_kernel_takes() {
-        let due = [1000.0, 1.0, 1e-9].map(|weight| Due { target: 0.0, weight });
+        let due =
+            [1000.0, 1.0, 1e-9].map(|weight| Due { target: 0.0, weight, limit: None, group_is_full: false });
         assert_eq!(weights(&due, (1, 10_000)), [10_000, 10, 1]);
         assert_eq!(weights(&[], (1, 10_000)), [0u64; 0]);
     }

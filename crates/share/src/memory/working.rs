@@ -11,7 +11,7 @@ pub struct Reading {
     pub balloon: Amount,
     /// What its programs could still have.
     pub available: Amount,
-    /// Page faults since the last reading for which it waited for a disk, each second.
+    /// How often it waited for a disk each second since the last reading: for a page, or for a file.
     pub faults: f64,
 }
 

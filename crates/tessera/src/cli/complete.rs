@@ -30,6 +30,7 @@ enum Named {
     Token,
     User,
     Backup,
+    ShareGroup,
 }
 
 /// Answers a shell that wants to know how a command line can go on, and ends; does nothing if none does.
@@ -66,6 +67,7 @@ fn named(path: &[String], argument: &str) -> Option<Named> {
         (["image", "export" | "show"], "name") | (["image", _], "names") | (_, "image") => Named::Image,
         (["task", _], "task") => Named::Task,
         (["token", _], "tokens") => Named::Token,
+        (["share", "group", _], "group" | "groups") | (_, "share_group" | "within") => Named::ShareGroup,
         _ => return None,
     })
 }
@@ -87,6 +89,7 @@ fn found(named: Named) -> Option<Vec<CompletionCandidate>> {
         Named::Token => "/tokens".to_owned(),
         Named::User => "/users".to_owned(),
         Named::Backup => "/backups".to_owned(),
+        Named::ShareGroup => "/share-groups".to_owned(),
     };
     let client = line.host()?.client().ok()?;
     let listed =

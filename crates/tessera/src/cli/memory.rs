@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use host::daemon;
 use serde_json::{Value, json};
 
+use crate::cli::memory_plan;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::HostOption;
 use crate::failure::{Failure, Result};
@@ -20,21 +21,41 @@ pub enum MemoryCommand {
         #[command(flatten)]
         output: OutputOption,
     },
+    /// Tell what a pool stands: by what the guests that run use now, and with more of them
+    Plan {
+        /// Take the pool to be so large
+        #[arg(long, value_name = "SIZE")]
+        pool: Option<Size>,
+        /// So many guests more
+        #[arg(long, value_name = "N", default_value_t = 0, requires = "like")]
+        add: u32,
+        /// What they are like: this guest, that runs
+        #[arg(long, value_name = "GUEST")]
+        like: Option<String>,
+    },
 }
 
 impl MemoryCommand {
     /// Does it.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
-        let MemoryCommand::Show { output } = self;
         let told: Value = host.client()?.get("/memory", &[]).await?;
-        if !output.is_table() {
-            return output.one(&told);
-        }
-        let pool: MemoryPool = serde_json::from_value(told.clone())
+        let now: MemoryPool = serde_json::from_value(told.clone())
             .map_err(|error| Failure::internal(format!("the host's answer: {error}")))?;
-        print(&header(&pool));
-        let guests = told["guests"].as_array().cloned().unwrap_or_default();
-        if guests.is_empty() { Ok(()) } else { output.list(&guests, &GUESTS) }
+        match self {
+            MemoryCommand::Show { output } if !output.is_table() => output.one(&told),
+            MemoryCommand::Show { output } => {
+                print(&header(&now));
+                let guests = told["guests"].as_array().cloned().unwrap_or_default();
+                if guests.is_empty() { Ok(()) } else { output.list(&guests, &GUESTS) }
+            }
+            MemoryCommand::Plan { pool, add, like } => {
+                let none =
+                    || Failure::input("--pool: this host has no pool of memory: say how large one would be");
+                let pool = pool.or(now.size).ok_or_else(none)?;
+                print(&memory_plan::told(pool, &memory_plan::guests(&now, add, like.as_deref())?));
+                Ok(())
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod limits;
 mod listing;
 mod log;
 mod memory;
+mod memory_plan;
 mod network;
 pub mod options;
 mod output;
@@ -25,6 +26,7 @@ mod report;
 mod run;
 mod schedule;
 mod share;
+mod share_group;
 mod shell;
 mod stats;
 mod storage;
@@ -100,7 +102,7 @@ enum Command {
     /// Make, show and remove templates, which guests are made from
     #[command(subcommand)]
     Template(template::TemplateCommand),
-    /// Make a host what a file says: pools, networks, volumes, templates, guests, users
+    /// Make a host what a file says: pools, networks, volumes, groups that share, templates, guests, users
     Apply(apply::ApplyArgs),
     /// Show what tessera apply would do; the exit status says whether that is anything
     Diff(apply::DiffArgs),

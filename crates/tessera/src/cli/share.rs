@@ -9,12 +9,16 @@ use share::words::{self, Level, ZvmLimit};
 
 use crate::cli::memory;
 use crate::cli::output::{OutputOption, print};
+use crate::cli::share_group::GroupCommand;
 use crate::client::{Client, HostOption, segment};
 use crate::failure::{Failure, Result};
 
 /// What can be asked of shares.
 #[derive(Debug, Subcommand)]
 pub enum ShareCommand {
+    /// Make, change and remove groups in which guests share: resource pools, shared processor pools
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Show what a guest is promised, wants and gets of the host's processors and memory, and who gets the rest
     Explain {
         /// Its name or id
@@ -27,7 +31,10 @@ pub enum ShareCommand {
 impl ShareCommand {
     /// Does it.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
-        let ShareCommand::Explain { vm, output } = self;
+        let (vm, output) = match self {
+            ShareCommand::Group(command) => return command.execute(host).await,
+            ShareCommand::Explain { vm, output } => (vm, output),
+        };
         let told: Value = host.client()?.get(&format!("/vms/{}/share", segment(&vm)?), &[]).await?;
         if !output.is_table() {
             return output.one(&told);
@@ -57,6 +64,13 @@ fn explained(vm: &str, cpu: &CpuReport) -> String {
         let _ = writeln!(text, "  {what:<12}{words}");
     };
     say("promised", told(&cpu.promised));
+    for group in &cpu.groups {
+        let of = &group.definition;
+        say(
+            "in group",
+            format!("{} ({}): {:.2} in the last 10 s", of.name, told(&of.cpu_share), group.got_10s),
+        );
+    }
     match &cpu.now {
         None => say("now", "it does not run, or has just begun to".into()),
         Some(now) => {
@@ -66,6 +80,7 @@ fn explained(vm: &str, cpu: &CpuReport) -> String {
             let why = match now.bound {
                 CpuBound::Nothing => "nothing keeps it from having what it asks for",
                 CpuBound::Limit => "its own limit keeps it from having more",
+                CpuBound::Group => "its group has all that it may have, and others in it want more, too",
                 CpuBound::Others => {
                     "others want more, too: what is left of all reserves is divided by weight"
                 }

@@ -14,6 +14,7 @@ use crate::cli::listing::{WatchOption, show};
 use crate::cli::memory::MemoryShareOption;
 use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
 use crate::cli::share::{self, ShareOption};
+use crate::cli::share_group::Within;
 use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
@@ -233,6 +234,9 @@ pub struct EditArgs {
     share: ShareOption,
     #[command(flatten)]
     memory_share: MemoryShareOption,
+    /// The group that it shares in
+    #[arg(long, value_name = "GROUP|none")]
+    share_group: Option<Within>,
     #[command(flatten)]
     apply: ApplyOption,
     #[command(flatten)]
@@ -463,6 +467,7 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     set("cpus_max", args.cpus_max.map(|cpus| json!(cpus)));
     set("cpu_share", share);
     set("memory_share", args.memory_share.patch());
+    set("share_group", args.share_group.as_ref().map(Within::json));
     set("memory", args.memory.map(|memory| json!(memory)));
     set("memory_max", args.memory_max.map(|memory| json!(memory)));
     set("description", args.description.map(|text| json!(text)));

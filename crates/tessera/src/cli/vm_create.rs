@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 
 /// What is said of a guest that has none of it from a saved one.
-const OWN: [&str; 33] = [
+const OWN: [&str; 34] = [
     "template",
     "image",
     "kernel",
@@ -41,6 +41,7 @@ const OWN: [&str; 33] = [
     "memory_reserve",
     "memory_weight",
     "memory_limit",
+    "share_group",
     "new_disks",
     "full",
     "grow",
@@ -150,6 +151,9 @@ pub struct CreateArgs {
     share: ShareOption,
     #[command(flatten)]
     memory_share: MemoryShareOption,
+    /// The group that it shares in
+    #[arg(long, value_name = "GROUP")]
+    share_group: Option<Name>,
     #[command(flatten)]
     wait: WaitOption,
 }
@@ -206,6 +210,7 @@ impl CreateArgs {
     fn definition(&self) -> Result<VmDefinition> {
         let mut definition = VmDefinition::named(self.name.clone());
         definition.description = self.description.clone();
+        definition.share_group = self.share_group.clone();
         definition.cpus = self.cpus.unwrap_or(definition.cpus);
         (definition.cpus_max, definition.memory_max) = (self.cpus_max, self.memory_max);
         definition.memory = self.memory.unwrap_or(definition.memory);

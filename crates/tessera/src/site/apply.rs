@@ -142,6 +142,10 @@ impl<'a> Applier<'a> {
                 let path = format!("/pools/{}/volumes", told(definition, "pool"));
                 told(&self.task(Method::POST, &path, &[], Some(&body)).await?.result, "id")
             }
+            SiteKind::ShareGroup => {
+                let _: Value = self.client.change(Method::POST, "/share-groups", &[], Some(&body)).await?;
+                told(&body, "name")
+            }
             SiteKind::Template => {
                 let made: Value = self.client.change(Method::POST, "/templates", &[], Some(&body)).await?;
                 told(&made, "created")
@@ -175,6 +179,10 @@ impl<'a> Applier<'a> {
                 self.task(Method::PATCH, &format!("/networks/{name}"), &[], Some(&body)).await?;
             }
             SiteKind::Volume => self.change_volume(name, &body).await?,
+            SiteKind::ShareGroup => {
+                let path = format!("/share-groups/{name}");
+                let _: Value = self.client.change(Method::PATCH, &path, &[], Some(&body)).await?;
+            }
             SiteKind::Template => {
                 let path = format!("/templates/{name}");
                 let _: Value = self.client.change(Method::PUT, &path, &[], Some(&step.after)).await?;
@@ -255,7 +263,7 @@ impl<'a> Applier<'a> {
                 let path = format!("/pools/{pool}/volumes/{volume}");
                 self.task(Method::DELETE, &path, &[], None).await?;
             }
-            SiteKind::Pool | SiteKind::Template | SiteKind::User => {
+            SiteKind::Pool | SiteKind::ShareGroup | SiteKind::Template | SiteKind::User => {
                 let path = format!("/{}s/{name}", step.key.kind.word());
                 let _: Value = self.client.change(Method::DELETE, &path, &[], None).await?;
             }

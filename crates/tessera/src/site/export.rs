@@ -60,6 +60,11 @@ fn entry(kind: SiteKind, definition: &Value, template: Option<&Value>) -> Result
             ("format", json!("qcow2")),
             ("linked", json!(false)),
         ],
+        SiteKind::ShareGroup => &[
+            ("description", json!("")),
+            ("cpu_share", json!(api::CpuShare::default())),
+            ("expandable", json!(true)),
+        ],
         SiteKind::Template => &[("description", json!(""))],
         SiteKind::User => &[("labels", json!({})), ("disabled", json!(false))],
     };

@@ -21,10 +21,11 @@ pub struct SiteFile {
 }
 
 /// The lists of a file, in the order in which what is in them needs each other.
-pub const LISTS: [(&str, SiteKind); 6] = [
+pub const LISTS: [(&str, SiteKind); 7] = [
     ("pools", SiteKind::Pool),
     ("networks", SiteKind::Network),
     ("volumes", SiteKind::Volume),
+    ("share_groups", SiteKind::ShareGroup),
     ("templates", SiteKind::Template),
     ("vms", SiteKind::Vm),
     ("users", SiteKind::User),
@@ -60,7 +61,7 @@ impl SiteFile {
         };
         let Value::Object(fields) = value else {
             return Err(wrong(
-                "a site is fields with lists: site, pools, networks, volumes, templates, vms, users",
+                "a site is fields with lists: site, pools, networks, volumes, share_groups, templates, vms, users",
             ));
         };
         let known = |key: &&String| *key == "site" || LISTS.iter().any(|(list, _)| list == key);
@@ -123,7 +124,7 @@ mod tests {
     fn what_is_no_site_is_refused_with_the_place() {
         assert_eq!(
             fails("site: home\nguests: []", false),
-            "s: there is no field guests: use site, pools, networks, volumes, templates, vms, users"
+            "s: there is no field guests: use site, pools, networks, volumes, share_groups, templates, vms, users"
         );
         assert_eq!(fails("vms: []", false), "s: site: the site needs a name, for example site: home");
         assert_eq!(fails("site: home\nvms: 1", false), "s: vms: it has to be a list");

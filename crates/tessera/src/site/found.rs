@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{Account, ImageInfo, SITE_LABEL, Site, SiteKind, Template, Vm, VmState};
+use api::{Account, ImageInfo, SITE_LABEL, ShareGroupInfo, Site, SiteKind, Template, Vm, VmState};
 use host::pools::PoolInfo;
 use host::wires::NetworkInfo;
 use serde::Serialize;
@@ -95,6 +95,10 @@ impl Host {
             let key = Key::new(SiteKind::Network, network.definition.name.clone());
             host.add(key, network.id.to_string(), plain(&network.definition)?);
         }
+        for group in list::<ShareGroupInfo>(client, "/share-groups").await? {
+            let name = group.definition.name.to_string();
+            host.add(Key::new(SiteKind::ShareGroup, &*name), name, plain(&group.definition)?);
+        }
         for template in list::<Template>(client, "/templates").await? {
             let key = Key::new(SiteKind::Template, template.template.name.as_str());
             host.add(key, template.created.to_string(), plain(&template.template)?);
@@ -172,8 +176,11 @@ async fn remembered(client: &Client, site: &str) -> Result<Option<(Site, String)
     }
 }
 
-/// The volume that another one is based on or begins with, of the same pool.
+/// The volume that another one is based on or begins with, of the same pool; the group that another one is in.
 pub fn source_of(key: &Key, definition: &Value) -> Option<Key> {
+    if key.kind == SiteKind::ShareGroup {
+        return Some(Key::new(SiteKind::ShareGroup, definition.get("within")?.as_str()?));
+    }
     let source: VolumeSource = serde_json::from_value(definition.get("source")?.clone()).ok()?;
     let (VolumeSource::Volume(name), Some((pool, _))) = (source, key.name.split_once('/')) else {
         return None;

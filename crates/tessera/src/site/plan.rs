@@ -166,7 +166,7 @@ fn place_of(wanted: &Wanted) -> String {
     if wanted.place.is_empty() { wanted.key.to_string() } else { wanted.place.clone() }
 }
 
-/// By kind, and volumes after those that they begin with.
+/// By kind, volumes after those that they begin with, and groups after those that they are in.
 fn in_order(wanted: &[Wanted]) -> Vec<&Wanted> {
     let mut left: Vec<_> = wanted.iter().collect();
     left.sort_by_key(|wanted| wanted.key.kind);
@@ -323,7 +323,7 @@ fn can_change(kind: SiteKind, field: &str) -> bool {
     match kind {
         SiteKind::Pool => false,
         SiteKind::Volume => ["size", "format"].contains(&field),
-        SiteKind::Network | SiteKind::Template | SiteKind::Vm | SiteKind::User => true,
+        SiteKind::Network | SiteKind::ShareGroup | SiteKind::Template | SiteKind::Vm | SiteKind::User => true,
     }
 }
 
@@ -333,7 +333,7 @@ fn settled(key: &Key, wanted: &Value, found: &Value) -> Result<Value> {
         SiteKind::Vm => settled_guest(wanted, found),
         SiteKind::Network => settled_network(wanted, found),
         SiteKind::Volume => Ok(settled_volume(wanted, found)),
-        SiteKind::Pool | SiteKind::Template | SiteKind::User => Ok(wanted.clone()),
+        SiteKind::Pool | SiteKind::ShareGroup | SiteKind::Template | SiteKind::User => Ok(wanted.clone()),
     }
 }
 

@@ -61,6 +61,7 @@ pub fn schema() -> Result<Value> {
             "pools": list("PoolDefinition", "Storage pools."),
             "networks": list("NetworkDefinition", "Networks."),
             "volumes": list("VolumeDefinition", "Volumes."),
+            "share_groups": list("ShareGroup", "Groups in which guests share."),
             "templates": list("NewTemplate", "Templates."),
             "vms": list("VmDefinition", "Guests."),
             "users": list(&SiteUser::name(), "Users; their passwords are set by tessera user passwd."),
@@ -159,6 +160,9 @@ mod tests {
             site(
                 json!({ "networks": [{ "name": "n", "kind": "nat" }, { "name": "i", "kind": "isolated", "ipv4": { "subnet": "10.1.0.0/24" } }] }),
             ),
+            site(
+                json!({ "share_groups": [{ "name": "g", "expandable": false }, { "name": "h", "within": "g" }] }),
+            ),
             site(json!({ "templates": [{ "name": "t", "definition": { "cpus": 2 } }] })),
             site(json!({ "users": [{ "name": "u", "role": "operator", "labels": { "team": "a" } }] })),
         ] {
@@ -180,6 +184,7 @@ mod tests {
             site(json!({ "pools": [{ "name": "p" }] })),
             site(json!({ "networks": [{ "name": "n", "kind": "nut" }] })),
             site(json!({ "volumes": [{ "name": "A", "size": 1 }] })),
+            site(json!({ "share_groups": [{ "name": "g", "members": [] }] })),
             site(json!({ "users": [{ "name": "u", "role": "admin", "password": "geheim" }] })),
         ] {
             assert!(!is_read(&bad), "{bad}");

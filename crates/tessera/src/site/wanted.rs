@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{
-    Bound, DiskSource, Invalid, Name, Network as Cable, NewTemplate, Role, SITE_LABEL, SiteKind,
+    Bound, DiskSource, Invalid, Name, Network as Cable, NewTemplate, Role, SITE_LABEL, ShareGroup, SiteKind,
     VmDefinition, merge,
 };
 use network::definition::{Ipv4, Network, NetworkKind, free_subnet};
@@ -56,6 +56,7 @@ pub fn read(file: &SiteFile, host: &Host) -> Result<Vec<Wanted>> {
     reader.each("pools", Reader::pool);
     reader.each("networks", Reader::network);
     reader.each("volumes", Reader::volume);
+    reader.each("share_groups", Reader::share_group);
     reader.each("templates", Reader::template);
     reader.each("vms", Reader::vm);
     reader.each("users", Reader::user);
@@ -146,6 +147,12 @@ impl<'a> Reader<'a> {
         let mut definition = json!(volume);
         definition["pool"] = json!(pool);
         self.add(SiteKind::Volume, format!("{pool}/{}", volume.name), place, definition)
+    }
+
+    fn share_group(&mut self, place: &str, item: &Value) -> Read {
+        let group: ShareGroup = typed(place, item)?;
+        self.all_good(place, group.check())?;
+        self.add(SiteKind::ShareGroup, group.name.as_str(), place, json!(group))
     }
 
     fn template(&mut self, place: &str, item: &Value) -> Read {
@@ -242,6 +249,7 @@ impl<'a> Reader<'a> {
                 SiteKind::Volume => {
                     self.volume_references(place, &wanted.key, &wanted.definition, &mut wrong)
                 }
+                SiteKind::ShareGroup => self.group_reference(place, &wanted.definition, "within", &mut wrong),
                 SiteKind::Vm => self.vm_references(place, &wanted.definition, &mut wrong),
                 _ => {}
             }
@@ -265,12 +273,21 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The group that a field names has to be there.
+    fn group_reference(&self, place: &str, definition: &Value, field: &str, wrong: &mut Vec<String>) {
+        let named = definition[field].as_str();
+        if let Some(name) = named.filter(|name| !self.has(SiteKind::ShareGroup, name)) {
+            wrong.push(format!("{place}.{field}: there is no group {name}"));
+        }
+    }
+
     fn vm_references(&self, place: &str, definition: &Value, wrong: &mut Vec<String>) {
         for (name, schedule) in definition[schedules::FIELD].as_object().into_iter().flatten() {
             if let Some(pool) = schedule["pool"].as_str().filter(|pool| !self.has(SiteKind::Pool, pool)) {
                 wrong.push(format!("{place}.{}: {name}: there is no pool {pool}", schedules::FIELD));
             }
         }
+        self.group_reference(place, definition, "share_group", wrong);
         let Ok(definition) = super::plan::guest(definition) else { return };
         for (number, disk) in definition.disks.iter().enumerate() {
             match &disk.source {
@@ -356,6 +373,12 @@ mod tests {
             ("vms: [{name: a}, {name: a}]", "s: vms[1].name: vms[0] is the vm a already"),
             ("vms: [{cpus: 1}]", "s: vms[0].name: "),
             ("vms: [a]", "s: vms[0]: it has to be fields"),
+            ("vms: [{name: a, share_group: g}]", "s: vms[0].share_group: there is no group g"),
+            ("share_groups: [{name: g, within: h}]", "s: share_groups[0].within: there is no group h"),
+            (
+                "share_groups: [{name: g, cpu_share: {weight: 0}}]",
+                "s: share_groups[0].cpu_share.weight: the weight 0 is none",
+            ),
             ("pools: [{name: p, path: x}]", "s: pools[0].path: the path must begin with /"),
             ("volumes: [{name: v}]", "s: volumes[0].size: a volume without a source must have a size"),
             ("volumes: [{name: v, size: 1G, pool: q}]", "s: volumes[0].pool: there is no pool q"),

@@ -279,3 +279,114 @@ fn a_guest_is_told_what_it_is_promised_wants_and_gets_and_who_gets_the_rest() {
     assert!(daemon.run("share explain a").contains("it does not run"));
     assert!(daemon.fails("share explain nobody").1.contains("there is no guest nobody"));
 }
+
+#[test]
+fn what_a_group_may_have_its_members_share_and_it_changes_while_they_run() {
+    let mut daemon = Daemon::start();
+    daemon.run("share group create outer --cpu-limit 0.8");
+    daemon.run("share group create inner --within outer --cpu-weight 3000");
+    daemon.guest("a", &spins(), "--share-group inner");
+    daemon.guest("b", &spins(), "--share-group outer");
+    daemon.guest("c", &spins(), "");
+    if !daemon.holds_to_shares("a") {
+        return;
+    }
+    let limit =
+        |daemon: &Daemon, vm: &str| daemon.quota(vm).map(|(quota, period)| quota as f64 / period as f64);
+    let near = |daemon: &Daemon, vm: &str, wanted: f64| {
+        limit(daemon, vm).is_some_and(|limit| (limit - wanted).abs() < wanted * 0.1)
+    };
+    daemon.eventually("inner has three times as much of outer as b", |daemon| {
+        near(daemon, "a", 0.6) && near(daemon, "b", 0.2) && limit(daemon, "c").is_none()
+    });
+    let said = daemon.run("share explain a");
+    assert!(said.contains("in group    inner (reserve 0, weight 3000, no limit)"), "{said}");
+    assert!(said.contains("in group    outer (reserve 0, weight 1000, limit 0.8)"), "{said}");
+    daemon.eventually("it is its group that keeps it from more", |daemon| {
+        daemon.json("share explain a")["cpu"]["now"]["bound"] == "group"
+    });
+    daemon.run("share group edit inner --cpu-weight 1000");
+    daemon.eventually("both have the same", |daemon| near(daemon, "a", 0.4) && near(daemon, "b", 0.4));
+    // What one leaves the other has.
+    daemon.run("vm pause b");
+    daemon.eventually("it has all of it", |daemon| near(daemon, "a", 0.8));
+    daemon.run("vm resume b");
+    let pid = daemon.vm("a")["status"]["pid"].clone();
+    daemon.run("vm edit a --share-group none");
+    daemon.eventually("it is out of it", |daemon| limit(daemon, "a").is_none() && near(daemon, "b", 0.8));
+    daemon.run("vm edit a --share-group inner");
+    assert_eq!(daemon.vm("a")["status"]["pid"], pid);
+
+    // A daemon that is killed finds all of it again.
+    daemon.kill();
+    daemon.start_again();
+    daemon.eventually("it is as it was", |daemon| near(daemon, "a", 0.4) && near(daemon, "b", 0.4));
+    let groups = daemon.json("share group ls");
+    assert_eq!(
+        (&groups[0]["name"], &groups[0]["guests"], &groups[0]["within"]),
+        (&json!("inner"), &json!(1), &json!("outer"))
+    );
+    daemon.run("share group edit outer --cpu-limit none");
+    daemon.eventually("nobody is limited", |daemon| {
+        limit(daemon, "a").is_none() && limit(daemon, "b").is_none()
+    });
+}
+
+#[test]
+fn groups_promise_what_they_have_and_are_refused_what_cannot_be() {
+    let daemon = Daemon::start();
+    let cpus = daemon.json("host info")["cpus"].as_f64().unwrap();
+    daemon.run("share group create fixed --cpu-reserve 0.5 --fixed");
+    daemon.run("share group create inside --within fixed");
+    daemon.guest("a", &waits(), "--share-group inside --cpu-reserve 0.4");
+    let kernel = daemon.kernel("kernel", &waits());
+    daemon.run(&format!("vm create b --kernel {kernel} --memory 32M --share-group inside --cpu-reserve 0.2"));
+    let told = |words: &str| daemon.fails(words).1;
+    let said = told("vm start b");
+    let wanted =
+        "b: the group fixed has 0.1 left to promise, and 0.2 is asked for: 0.1 too much; 0.1 would fit";
+    assert!(said.contains(wanted), "{said}");
+    assert_eq!(daemon.json("share group show inside")["promised"], 0.4);
+    assert_eq!(daemon.json("share explain a")["cpu"]["host"]["reserved"], 0.5);
+    for (words, wanted) in [
+        (
+            "share group edit fixed --cpu-reserve 0.3",
+            "what is in the group fixed is promised 0.4, and it would have 0.3 for that: 0.1 too little",
+        ),
+        (
+            "share group edit fixed --cpu-limit 0.2 --cpu-reserve 0.1",
+            "what is in the group fixed is promised 0.4, and it would have 0.2",
+        ),
+        ("share group edit fixed --within inside", "the group fixed would be in itself: put it elsewhere"),
+        ("share group edit fixed --within fixed", "/within: a group is not in itself"),
+        ("share group edit fixed --within nowhere", "/within: there is no group nowhere: make it first"),
+        ("share group edit nowhere --fixed", "there is no group nowhere"),
+        ("share group create fixed", "there is a group called fixed already"),
+        ("share group create large --cpu-reserve 1000", "/cpu_share/reserve: guests may use "),
+        ("share group create none --cpu-weight 0", "/cpu_share/weight: the weight 0 is none"),
+        (
+            "share group create none --cpu-weight 1000000000",
+            "/cpu_share/weight: the weight 1000000000 is none",
+        ),
+        (
+            "share group create none --cpu-reserve 0.5 --cpu-limit 0.25",
+            "/cpu_share/reserve: the reserve 0.5 is above the limit 0.25",
+        ),
+        ("share group delete fixed", "the group inside is in fixed"),
+        ("share group delete inside", "the guest a is in inside: take it out first"),
+        ("vm edit a --share-group nowhere", "/share_group: there is no group nowhere: make it first"),
+    ] {
+        let said = told(words);
+        assert!(said.contains(wanted), "{words}: {said}");
+    }
+    // What is left of the host is less than what it has by what groups have reserved.
+    let said = told(&format!("share group create rest --cpu-reserve {cpus}"));
+    assert!(said.contains(&format!("the host has {} left to promise", cpus - 0.5)), "{said}");
+    daemon.run("share group edit fixed --expandable");
+    daemon.run("vm start b");
+    let said = told("share group edit fixed --fixed");
+    assert!(said.contains("is promised 0.6, and it would have 0.5 for that"), "{said}");
+    daemon.run("vm delete --force a b");
+    daemon.run("share group delete inside fixed");
+    assert_eq!(daemon.json("share group ls"), json!([]));
+}

@@ -43,6 +43,9 @@ networks:
 volumes:
 - {{name: layer, pool: fast, source: {{volume: data}}, linked: true}}
 - {{name: data, pool: fast, size: 8M}}
+share_groups:
+- {{name: inner, within: outer, cpu_share: {{weight: 2000}}}}
+- {{name: outer, expandable: false, cpu_share: {{reserve: 0.5}}}}
 templates:
 - name: small
   definition: {{memory: 32M, engine: soft, boot: {{kernel: {kernel}}}}}
@@ -55,7 +58,7 @@ vms:
   - volume: {{pool: fast, name: layer}}
   nics:
   - network: {{named: lan}}
-- {{name: db, template: small, cpus: 2}}
+- {{name: db, template: small, cpus: 2, share_group: inner}}
 users:
 - {{name: ann, role: operator, labels: {{team: a}}, disabled: true}}
 "#,
@@ -77,12 +80,13 @@ fn a_file_makes_a_host_and_applied_again_does_nothing() {
         "+ vm web is made\n",
         "    memory: 32M\n    nics:\n    - network:\n        named: lan\n    state: running\n    template: small\n",
         "+ user ann is made (cannot log in before tessera user passwd ann)\n",
-        "8 to make\n",
+        "10 to make\n",
     ] {
         assert!(shown.contains(line), "{line} is not in\n{shown}");
     }
     assert!(!shown.contains('\x1b'), "{shown}");
-    // One that another one is based on comes first, whatever the file says.
+    // One that another one is based on comes first, whatever the file says; so does one that another one is in.
+    assert!(shown.find("share-group outer") < shown.find("share-group inner"), "{shown}");
     assert!(shown.find("volume fast/data") < shown.find("volume fast/layer"), "{shown}");
     assert_eq!(daemon.names("vm"), Vec::<String>::new(), "nothing has been done");
     let (status, said) = daemon.fails(&format!("apply -f {file}"));
@@ -97,6 +101,7 @@ fn a_file_makes_a_host_and_applied_again_does_nothing() {
         (&web["labels"], &web["template"]),
         (&json!({"team": "a", "tessera.site": "home"}), &json!("small"))
     );
+    assert_eq!(daemon.json("share group show inner")["guests"], 1);
     assert_eq!((&web["memory"], &daemon.vm("db")["cpus"]), (&json!(32 << 20), &json!(2)));
     let ann = &daemon.json("user ls")[0];
     assert_eq!(
@@ -118,7 +123,11 @@ fn a_file_makes_a_host_and_applied_again_does_nothing() {
     // What a host has is such a file, and makes another host the same.
     let exported = daemon.run("export --site home");
     assert!(!exported.contains("password") && !exported.contains("tessera.site"), "{exported}");
-    assert!(exported.contains("- name: db\n  cpus: 2\n  state: stopped\n  template: small\n"), "{exported}");
+    assert!(
+        exported
+            .contains("- name: db\n  cpus: 2\n  share_group: inner\n  state: stopped\n  template: small\n"),
+        "{exported}"
+    );
     let exported = daemon.text("exported.yaml", &exported);
     let exported = exported.display();
     assert_eq!(
@@ -157,7 +166,7 @@ fn what_changes_is_shown_changed_and_undone_and_only_what_the_site_made_is_prune
         .replace("size: 8M", "size: 16M")
         .replace("labels: {team: a}\n", "labels: {team: b}\n")
         .replace(
-            "- {name: db, template: small, cpus: 2}\n",
+            "- {name: db, template: small, cpus: 2, share_group: inner}\n",
             "- {name: mine, boot: {kernel: KERNEL}, memory: 32M, engine: soft, description: ours}\n",
         )
         .replace("KERNEL", &kernel)

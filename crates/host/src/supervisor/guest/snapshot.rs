@@ -442,6 +442,7 @@ impl Guest {
             labels: before.vm.definition.labels.clone(),
             cpu_share: before.vm.definition.cpu_share,
             memory_share,
+            share_group: before.vm.definition.share_group.clone(),
             ..kept.definition.clone()
         };
         self.record.machine = kept.machine.clone();

@@ -1,0 +1,79 @@
+"""A host of its own for a benchmark, with the tiny guest of `make guests` on the software processor."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+SUBNET = "10.97.0.0/20"
+
+
+class Connection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost")
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+class Host:
+    def __init__(self, tessera, tiny, folder, *options):
+        self.tessera, self.tiny, self.folder = tessera, tiny, folder
+        folder.chmod(0o711)
+        self.environment = {**os.environ, "TESSERA_HOST": str(folder / "state/host.sock")}
+        initrd = folder / "initrd"
+        initrd.write_bytes((tiny / "initramfs").read_bytes() + (tiny / "agent").read_bytes())
+        argv = [tessera, "host", "--listen", "none", "--state-dir", str(folder / "state"), *options]
+        self.process = subprocess.Popen(argv, stderr=open(folder / "log", "ab"))
+        while subprocess.run([tessera, "host", "info"], env=self.environment, capture_output=True).returncode != 0:
+            time.sleep(0.05)
+        self.run("network", "create", "lan", "--kind", "nat", "--subnet", SUBNET)
+
+    def end(self):
+        if names := self.run("vm", "ls", "-o", "name").split():
+            self.delete(*names)
+        self.run("network", "delete", "lan")
+        self.process.terminate()
+        self.process.wait()
+
+    def run(self, *words):
+        done = subprocess.run([self.tessera, *words], env=self.environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"tessera {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    def ask(self, method, path, body=None):
+        """Asks for a task and waits for its end."""
+        connection = Connection(self.environment["TESSERA_HOST"])
+        connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+        connection.close()
+        if answer.status >= 300 or told.get("state", "done") != "done":
+            sys.exit(f"{method} {path}: {answer.status} {json.dumps(told)[:400]}")
+        return told
+
+    def guest(self, name, memory, *more):
+        """Makes a guest that has an address and lets programs be run in it; gives its address."""
+        self.run(
+            "vm", "create", name, "--kernel", str(self.tiny / "vmlinuz"), "--initrd", str(self.folder / "initrd"), "--append",
+            "console=ttyS0 quiet do=agent", "--memory", memory, "--engine", "soft", "--net", "network=lan", "--no-restart", "--start", *more,
+        )
+        while subprocess.run([self.tessera, "vm", "agent", name], env=self.environment, capture_output=True).returncode != 0:
+            time.sleep(0.1)
+        self.inside(name, "ip link set eth0 up && udhcpc -q -n -i eth0")
+        return self.address(name)
+
+    def address(self, name):
+        return self.ask("GET", f"/api/v1/vms/{name}")["nics"][0]["address"]
+
+    def inside(self, name, script, seconds=300):
+        return self.run("vm", "exec", name, "--timeout", str(seconds), "--", "sh", "-c", script)
+
+    def delete(self, *names):
+        self.run("vm", "delete", "--force", *names)
