@@ -16,7 +16,7 @@ const DIALOGS = [
   ["/guests/web/snapshots", "More about before", "Make a guest of it"], ["/guests/web/snapshots", "More about before", "Edit"], ["/guests/web/snapshots", "More about before", "Delete"],
   ["/guests/web/backups", "Back up"], ["/guests/web/backups", "More about saved", "Make a guest of it"], ["/guests/web/backups", "More about saved", "Delete"],
   ["/guests/web/backups", "New schedule"], ["/guests/web/backups", "More about nightly", "Delete"],
-  ["/guests/web/share", "Edit"],
+  ["/guests/web/share", "Edit"], ["/guests/web/share", "Edit memory"],
   ["/images", "Build image"], ["/images", "More about tiny", "Delete"],
   ["/storage", "Add pool"], ["/storage", "New volume"], ["/storage", "More about data", "Resize"], ["/storage", "More about data", "Wipe"], ["/storage", "More about data", "Delete"],
   ["/networks", "New network"], ["/networks/lab", "Forward a port"], ["/networks/lab", "Delete"],

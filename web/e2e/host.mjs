@@ -60,7 +60,7 @@ export class Host {
 
   /** Starts the daemon, and waits until it answers. */
   async again() {
-    this.child = spawn(program, ["host", "--listen", `127.0.0.1:${this.port}`, "--state-dir", this.state], { stdio: ["ignore", "ignore", process.env.VERBOSE ? "inherit" : "ignore"] });
+    this.child = spawn(program, ["host", "--listen", `127.0.0.1:${this.port}`, "--state-dir", this.state, "--memory-pool", "50%"], { stdio: ["ignore", "ignore", process.env.VERBOSE ? "inherit" : "ignore"] });
     for (let n = 0; n < 200; n++) {
       if (existsSync(join(this.state, "host.sock")) && await fetch(`${this.url}/readyz`).then((answer) => answer.ok, () => false)) return;
       await sleep(50);

@@ -74,9 +74,10 @@ async function furnish(host) {
     host.run("network", "create", "lan", "--subnet", "10.20.0.0/24");
     host.run("network", "create", "backstage", "--kind", "isolated", "--subnet", "10.30.0.0/24");
   }
+  host.run("share", "group", "create", "shop", "--cpu-reserve", "0.5", "--cpu-weight", "4000");
   for (const [name, memory, tier] of GUESTS) {
     const nics = networked ? ["--net", "network=lan", ...(tier === "db" ? ["--net", "network=backstage"] : [])] : ["--net", "none"];
-    host.run("vm", "create", name, "--image", "tiny", "--memory", memory, ...nics, "--label", `tier=${tier}`, ...(name === "old-web" ? [] : ["--start"]));
+    host.run("vm", "create", name, "--image", "tiny", "--memory", memory, ...nics, "--label", `tier=${tier}`, ...(tier === "web" ? ["--share-group", "shop"] : []), ...(name === "old-web" ? [] : ["--start"]));
     // Not all of them begin at once: that would take minutes on a small machine.
     if (name === SPEAK.at(-1)) for (const one of SPEAK) await shell(host, one);
   }
@@ -101,7 +102,7 @@ async function furnish(host) {
   for (const name of ["monday", "tuesday"]) host.run("backup", "create", "db-1", name, "--pool", "default");
   host.run("schedule", "create", "db-1", "nightly", "--every", "1d", "--offset", "2h", "--keep-daily", "7", "--keep-weekly", "4", "--backup", "--pool", "default");
   host.run("schedule", "create", "db-1", "hourly", "--every", "1h", "--keep", "24");
-  host.run("vm", "edit", "web-1", "--cpu-reserve", "0.2", "--cpu-weight", "2000");
+  host.run("vm", "edit", "web-1", "--cpu-reserve", "0.2", "--cpu-weight", "2000", "--memory-reserve", "64M");
   host.run("alarm", "create", "memory-gone", "--metric", "host.memory", "--above", "1", "--severity", "critical", "--description", "Nobody has memory left");
   host.run("alarm", "create", "crashes", "--event", "vm.crashed", "--severity", "warning");
 }

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import { open } from "./host.mjs";
-import { eventually, guest, test } from "./test.mjs";
+import { eventually, guest, shows, test } from "./test.mjs";
 
 test("what a guest used is drawn, grows by itself, and is looked at from nearer", async ({ host, contexts }) => {
   guest(host);
@@ -47,4 +47,32 @@ test("what a guest used is drawn, grows by itself, and is looked at from nearer"
   await page.getByRole("row", { name: /Memory: Used \d.* MiB/ }).waitFor();
   assert.deepEqual(complaints, []);
   await context.close();
+});
+
+test("a guest is put into a group and promised memory, and what it has of both is shown", async ({ host, contexts }) => {
+  guest(host);
+  if (!host.run("share", "group", "ls", "-o", "name").includes("eng")) host.run("share", "group", "create", "eng", "--cpu-weight", "2000");
+  const { page, context, complaints } = await open(contexts, host);
+  const dialog = page.getByRole("dialog");
+  await page.goto(`${host.url}/guests/web/share`);
+  await page.getByRole("button", { name: "Edit", exact: true }).click();
+  await dialog.getByLabel("Group").selectOption("eng");
+  await dialog.getByRole("button", { name: "Save" }).click();
+  await shows(page, /eng: reserve 0, weight 2,000, no limit; got [0-9.]+ in 10 s/);
+  await page.getByRole("button", { name: "Edit memory" }).click();
+  await dialog.getByLabel("Reserve").fill("1TiB");
+  await dialog.getByRole("button", { name: "Save" }).click();
+  await dialog.locator(".field.wrong", { hasText: "at most" }).waitFor();
+  await dialog.getByLabel("Reserve").fill("64MiB");
+  await dialog.getByLabel("Weight").fill("3000");
+  await dialog.getByRole("button", { name: "Save" }).click();
+  await dialog.waitFor({ state: "detached" });
+  await page.locator(".card", { hasText: "Promised of memory" }).getByText("64 MiB", { exact: true }).waitFor();
+  // What it uses its system says once its balloon is there.
+  await page.locator(".meter", { hasText: "Memory in use" }).waitFor({ timeout: 60_000 });
+  assert.deepEqual(JSON.parse(host.run("vm", "show", "web", "-o", "json")).memory_share, { reserve: 64 << 20, weight: 3000 });
+  assert.deepEqual(complaints, []);
+  await context.close();
+  host.run("vm", "edit", "web", "--share-group", "none", "--memory-reserve", "0", "--memory-weight", "1000");
+  host.run("share", "group", "delete", "eng");
 });

@@ -30,7 +30,7 @@ export function MemoryShare({ vm, report }: { vm: Vm; report: MemoryReport }) {
   const { promised, now, pool, pressure } = report;
   // Without a pool nothing is divided, and nobody has to hear of it who has promised nothing.
   if (pool == null && promised.reserve === 0 && promised.weight === 1000 && promised.limit == null) return null;
-  const edit = manage && <button type="button" onClick={() => setEditing(true)}><Icon name="edit" />{t("edit")}</button>;
+  const edit = manage && <button type="button" onClick={() => setEditing(true)}><Icon name="edit" />{t("memory.change")}</button>;
   return (
     <>
       {now && pool != null && (
