@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{CpuShare, Disk, DiskSource, Id, ImageName, Invalid, MemoryShare, Name, Nic, Size, Time};
+use crate::{
+    CpuShare, Disk, DiskSource, Id, ImageName, Invalid, MemoryShare, Name, Nic, Processors, Size, Time,
+};
 
 /// Memory of a guest for which nothing else is said.
 pub const DEFAULT_MEMORY: Size = Size(1 << 30);
@@ -357,6 +359,22 @@ impl VmDefinition {
         }
     }
 
+    /// The same guest as this one is made, of which is said what `said` says: what it is called, what it is for and what it is promised
+    /// has nothing to do with what its machine is. Nobody is promised more processors and memory than they have.
+    pub fn as_said(self, said: &Self) -> Self {
+        let cpus = said.cpu_share.reserve.min(Processors::nearest(f64::from(self.cpus)));
+        let memory = said.memory_share.reserve.min(self.memory);
+        Self {
+            name: said.name.clone(),
+            description: said.description.clone(),
+            labels: said.labels.clone(),
+            cpu_share: CpuShare { reserve: cpus, ..said.cpu_share },
+            share_group: said.share_group.clone(),
+            memory_share: MemoryShare { reserve: memory, ..said.memory_share },
+            ..self
+        }
+    }
+
     /// What is wrong with it, as far as it can be told without looking at the host.
     pub fn check(&self) -> Vec<Invalid> {
         let mut wrong = crate::access::check_labels("/labels", &self.labels);
@@ -502,6 +520,21 @@ mod tests {
 
     fn definition(more: &str) -> VmDefinition {
         serde_json::from_str(&format!("{{\"name\": \"a\"{more}}}")).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_of_a_guest_stays_whatever_machine_it_has() {
+        let read = |text: &str| serde_json::from_str::<VmDefinition>(text).unwrap();
+        let machine = read(r#"{"name": "a", "cpus": 4, "memory": "256M", "cpu_share": {"weight": 7}}"#);
+        let said = read(
+            r#"{"name": "b", "memory": "1G", "description": "now", "cpus": 8, "cpu_share": {"weight": 9, "reserve": 6}, "share_group": "eng",
+                "memory_share": {"reserve": "512M", "weight": 3}}"#,
+        );
+        let whole = machine.as_said(&said);
+        assert_eq!((whole.name.as_str(), whole.cpus, whole.memory.0 >> 20), ("b", 4, 256));
+        assert_eq!((whole.cpu_share.weight, whole.memory_share.weight), (9, 3));
+        assert_eq!(whole.cpu_share.reserve.get(), 4.0);
+        assert_eq!((whole.memory_share.reserve.0 >> 20, whole.share_group), (256, said.share_group));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Groups in which guests share, and what is promised through them.
 
-use api::{Id, Invalid, Name, Problem, Processors, ShareGroup};
+use api::{Id, Invalid, Name, Problem, Processors, ShareGroup, VmDefinition};
 use share::Share;
 use share::admission::{Member, Promises, Refusal};
 
@@ -131,6 +131,13 @@ impl Shares {
         })
     }
 
+    /// Takes a guest out of a group that is not there.
+    pub fn forget_lost_group(&self, definition: &mut VmDefinition) {
+        let state = self.state();
+        definition.share_group =
+            definition.share_group.take().filter(|group| state.groups.contains_key(group));
+    }
+
     /// The groups, by name, each with what is promised in it.
     pub fn groups(&self) -> Vec<(ShareGroup, Processors)> {
         let state = self.state();
@@ -172,7 +179,6 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::VmDefinition;
 
     fn eng(reserve: f64, within: Option<&str>, expandable: bool) -> ShareGroup {
         let name = if within.is_some() { "test" } else { "eng" };

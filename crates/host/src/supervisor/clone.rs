@@ -141,9 +141,7 @@ impl Supervisor {
             return self.create_of(id, source, definition, actor, progress).await;
         };
         // What is said of it is of the guest; what it is made of is of its machine.
-        let said = &kept.definition;
-        let (description, labels) = (said.description.clone(), said.labels.clone());
-        let definition = another(name, &VmDefinition { description, labels, ..machine.clone() })?;
+        let definition = another(name, &machine.clone().as_said(&kept.definition))?;
         let place = self.shared.paths.snapshot(source.id, kept.snapshot.id);
         let memory = Memory { of: source.definition.name.clone(), machine: machine.into(), place };
         let source = Source::Snapshot(kept.layers, Some(memory));

@@ -102,6 +102,10 @@ impl Supervisor {
         actor: &str,
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<Vm, Problem> {
+        if !matches!(source, Source::Definition) {
+            // It may come from another time, or from another host.
+            self.shared.shares.forget_lost_group(&mut definition);
+        }
         let _images = self.shared.images.hold(images::of_disks(&definition.disks))?;
         self.check(&definition, None).await?;
         disks::settle(&mut definition, None)?;

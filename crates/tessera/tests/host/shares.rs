@@ -390,3 +390,24 @@ fn groups_promise_what_they_have_and_are_refused_what_cannot_be() {
     daemon.run("share group delete inside fixed");
     assert_eq!(daemon.json("share group ls"), json!([]));
 }
+
+#[test]
+fn what_a_guest_is_promised_goes_along_to_its_clones_and_backups_as_far_as_its_groups_are_there() {
+    let daemon = Daemon::start();
+    daemon.guest("a", &waits(), "--new-disk 1M");
+    daemon.run("share group create eng");
+    // While it runs: its machine was made when nothing was said.
+    daemon.run("vm edit a --cpu-weight 3000 --memory-weight 500 --share-group eng");
+    daemon.run("vm clone a b --instant");
+    let told = |daemon: &Daemon, name: &str| {
+        let vm = daemon.vm(name);
+        json!([vm["cpu_share"]["weight"], vm["memory_share"]["weight"], vm["share_group"]])
+    };
+    assert_eq!(told(&daemon, "b"), json!([3000, 500, "eng"]));
+    daemon.run("backup create a saved --pool default");
+    daemon.run("vm delete --force a b");
+    daemon.run("share group delete eng");
+    daemon.run("backup restore saved c");
+    assert_eq!(told(&daemon, "c"), json!([3000, 500, null]));
+    daemon.run("vm start c");
+}

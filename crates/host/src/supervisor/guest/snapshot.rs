@@ -190,12 +190,7 @@ impl Guest {
         let layers = snapshots::disks(vm.id, self.record.made_of())?;
         let snapshot = self.as_it_is(&layers, quiesce);
         // What is on the disks is that of its machine; what is said of it is of the guest.
-        let definition = api::VmDefinition {
-            name: vm.definition.name.clone(),
-            description: vm.definition.description.clone(),
-            labels: vm.definition.labels.clone(),
-            ..self.record.made_of().clone()
-        };
+        let definition = self.record.made_of().clone().as_said(&vm.definition);
         let mut kept = Kept { snapshot, definition, machine: None, layers };
         self.freeze_at_rest(&mut kept, false).await?;
         Ok(Box::new(kept))
@@ -432,19 +427,7 @@ impl Guest {
             linked.map_err(host_problem)?.map_err(host_problem)?;
         }
         let before = self.record.clone();
-        // It may have had less memory then.
-        let mut memory_share = before.vm.definition.memory_share;
-        memory_share.reserve = memory_share.reserve.min(kept.definition.memory);
-        // What it is called, what is said of it and what it is promised has nothing to do with what it is.
-        self.record.vm.definition = api::VmDefinition {
-            name: name.clone(),
-            description: before.vm.definition.description.clone(),
-            labels: before.vm.definition.labels.clone(),
-            cpu_share: before.vm.definition.cpu_share,
-            memory_share,
-            share_group: before.vm.definition.share_group.clone(),
-            ..kept.definition.clone()
-        };
+        self.record.vm.definition = kept.definition.clone().as_said(&before.vm.definition);
         self.record.machine = kept.machine.clone();
         (self.record.vm.status.snapshot, self.record.reverting) = (Some(kept.snapshot.id), None);
         self.record.again = kept.snapshot.memory.is_some();
