@@ -8,9 +8,11 @@ use api::{Id, MemoryNow, MemoryPressure, Problem, Size};
 use futures_util::StreamExt;
 use storage::Silent;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use vmm::control::Stats;
 
 use super::turn::{Heard, Looks, Turn};
 use crate::supervisor::Supervisor;
+use crate::supervisor::usage::own_memory;
 
 /// How often everybody is asked.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -79,15 +81,18 @@ async fn hear(supervisor: &Supervisor, known: &mut HashMap<Id, Heard>) -> Vec<He
     known.retain(|id, _| running.iter().any(|(other, _)| other == id));
     let asked = running.into_iter().map(|(id, claimant)| async move {
         let said = timeout(PATIENCE, supervisor.used(id)).await.ok().and_then(Result::ok);
-        (id, claimant.memory, said)
+        // What it takes of the host the kernel knows, and what it can have was said before: nobody suffers from one that lies.
+        let own = claimant.pid.and_then(own_memory).unwrap_or(0);
+        let said = said.map(|stats| Stats { memory: stats.memory.min(claimant.most_memory.0), ..stats });
+        (id, claimant.memory, own, said)
     });
     let asked: Vec<_> = asked.collect();
     let mut answers = futures_util::stream::iter(asked).buffer_unordered(AT_A_TIME);
     let mut heard = Vec::new();
-    while let Some((id, share, said)) = answers.next().await {
+    while let Some((id, share, own, said)) = answers.next().await {
         let stats = said.or_else(|| known.get(&id).map(|before| before.stats.clone()));
         if let Some(stats) = stats {
-            let guest = Heard { id, share, stats };
+            let guest = Heard { id, share, own, stats };
             known.insert(id, guest.clone());
             heard.push(guest);
         }

@@ -24,6 +24,8 @@ pub struct Heard {
     pub id: Id,
     /// What it is promised.
     pub share: MemoryShare,
+    /// What its process takes of the host for itself, bytes.
+    pub own: u64,
     /// What was said.
     pub stats: Stats,
 }
@@ -49,7 +51,7 @@ impl Heard {
 
     fn now(&self) -> MemoryNow {
         let (size, held) = (Size(self.size()), Size(self.held()));
-        MemoryNow { size, held, resident: Size(self.stats.own), active: None, target: None }
+        MemoryNow { size, held, resident: Size(self.own), active: None, target: None }
     }
 }
 
@@ -104,7 +106,7 @@ impl Looks {
         self.guests.retain(|id, _| heard.iter().any(|guest| guest.id == *id));
         let mut seen: HashMap<_, _> = heard.iter().map(|guest| (guest.id, guest.now())).collect();
         let (talking, silent): (Vec<_>, Vec<_>) = heard.iter().partition(|guest| guest.available().is_some());
-        let own = |guest: &&Heard| guest.stats.own.min(guest.size()) as Amount;
+        let own = |guest: &&Heard| guest.own.min(guest.size()) as Amount;
         let used: Amount = heard.iter().map(|guest| own(&guest)).sum();
         self.pressure = self.pressure.next(self.pool as Amount - used, self.pool as Amount);
         // Whose system says nothing gives nothing.
@@ -143,7 +145,7 @@ impl Looks {
         let starts = now - self.follow(now, guest.id).since < START;
         let size = guest.size();
         let most = guest.share.share().most(size as Amount);
-        if starts { most } else { guest.stats.own.min(size) as Amount }
+        if starts { most } else { guest.own.min(size) as Amount }
     }
 
     fn read(&mut self, now: Instant, guest: &Heard) -> Reading {
@@ -184,7 +186,7 @@ impl Looks {
         }
         // Whoever goes takes a while to.
         self.low = Some(now);
-        let beyond = |guest: &&Heard| guest.stats.own.saturating_sub(guest.share.reserve.0);
+        let beyond = |guest: &&Heard| guest.own.saturating_sub(guest.share.reserve.0);
         let some = heard.iter().filter(|guest| beyond(guest) > 0);
         some.min_by_key(|guest| (guest.share.weight, std::cmp::Reverse(beyond(guest)))).map(|guest| guest.id)
     }
@@ -213,10 +215,9 @@ mod tests {
         let said = serde_json::json!({ "guest_time_ns": 0, "processors": [], "memory": 512 * MIB, "resident": own * MIB });
         let mut stats: Stats = serde_json::from_value(said).unwrap();
         (stats.balloon, stats.balloon_target, stats.pooled) = (balloon * MIB, balloon * MIB, balloon * MIB);
-        stats.own = own * MIB;
         stats.guest_memory =
             GuestMemoryStats { available: available.map(|mib| mib * MIB), ..Default::default() };
-        Heard { id, share: MemoryShare::default(), stats }
+        Heard { id, share: MemoryShare::default(), own: own * MIB, stats }
     }
 
     /// Guests as they would be if their balloons did what they are told at once: each has so much in use, MiB.
@@ -238,7 +239,7 @@ mod tests {
             for (guest, used) in &mut self.guests {
                 let held = guest.held() / MIB;
                 guest.stats.guest_memory.available = Some(held.saturating_sub(*used) * MIB);
-                guest.stats.own = held.min(*used) * MIB;
+                guest.own = held.min(*used) * MIB;
             }
             let heard: Vec<_> = self.guests.iter().map(|(guest, _)| guest.clone()).collect();
             let (turn, _) = self.looks.look(self.now, &heard);

@@ -41,6 +41,8 @@ pub struct Stored {
 pub struct Schedules {
     store: Arc<dyn Store>,
     changed: Notify,
+    /// One is changed at a time: what it has come to must not undo what somebody has just said of it.
+    turn: tokio::sync::Mutex<()>,
 }
 
 fn key(vm: Id, name: &Name) -> String {
@@ -78,7 +80,7 @@ pub async fn forget(store: &dyn Store, vm: Id, transaction: Transaction) -> Resu
 impl Schedules {
     /// Those in a store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, changed: Notify::new() }
+        Self { store, changed: Notify::new(), turn: tokio::sync::Mutex::default() }
     }
 
     async fn read(&self, prefix: &str) -> Result<Vec<Stored>, StoreError> {
@@ -123,6 +125,7 @@ impl Schedules {
         if !wrong.is_empty() {
             return Err(Problem::invalid(wrong));
         }
+        let _turn = self.turn.lock().await;
         let name = definition.name.clone();
         if self.get(vm.id, name.as_str()).await.is_ok() {
             let detail = format!("the guest has a schedule {name} already");
@@ -146,6 +149,7 @@ impl Schedules {
         definition: ScheduleDefinition,
         actor: &str,
     ) -> Result<Schedule, Problem> {
+        let _turn = self.turn.lock().await;
         let mut stored = self.get(vm.id, definition.name.as_str()).await?;
         let wrong = definition.check();
         if !wrong.is_empty() {
@@ -169,6 +173,7 @@ impl Schedules {
     /// # Errors
     /// If the guest has none of this name.
     pub async fn delete(&self, vm: &Vm, name: &str, actor: &str) -> Result<(), Problem> {
+        let _turn = self.turn.lock().await;
         let stored = self.get(vm.id, name).await?;
         let message = format!("has the schedule {name} no more; what it has made stays");
         let happening = happened(vm, "vm.schedule-deleted", message).by(actor);
@@ -178,6 +183,7 @@ impl Schedules {
 
     /// What one has come to, if it is still there; `error` is an event, too.
     async fn note(&self, vm: &Vm, name: &Name, at: Time, error: Option<String>) -> Result<(), Problem> {
+        let _turn = self.turn.lock().await;
         let Ok(mut stored) = self.get(vm.id, name.as_str()).await else { return Ok(()) };
         (stored.last, stored.error) = (Some(at), error.clone());
         let mut transaction = Transaction::new().put(key(vm.id, name), &stored);

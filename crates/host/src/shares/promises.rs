@@ -19,6 +19,8 @@ pub struct Claimant {
     pub cpus: u32,
     /// What it is promised of the pool of memory.
     pub memory: MemoryShare,
+    /// The most memory that it can believe to have.
+    pub most_memory: Size,
     /// The group that it is in.
     pub group: Option<Name>,
     /// Its process, while it has one.
@@ -305,6 +307,7 @@ impl Claimant {
             share: definition.cpu_share,
             cpus: definition.cpus,
             memory: definition.memory_share,
+            most_memory: definition.memory_max.unwrap_or_default().max(definition.memory),
             group: definition.share_group.clone(),
             pid,
             kept: Kept::of(definition),

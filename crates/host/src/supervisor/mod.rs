@@ -17,7 +17,7 @@ mod merge;
 mod process;
 mod rpc;
 mod saved;
-mod usage;
+pub mod usage;
 
 use std::collections::HashMap;
 use std::fs;

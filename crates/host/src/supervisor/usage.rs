@@ -26,6 +26,14 @@ pub fn ready(pid: u32) -> HashMap<usize, u64> {
     waited.collect()
 }
 
+/// What a process takes of memory for itself, bytes: not pages of files that others may have in memory, too (proc(5), statm).
+pub fn own_memory(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut pages = text.split_whitespace().skip(1).map(|pages| pages.parse::<u64>().ok());
+    let (all, of_files) = (pages.next()??, pages.next()??);
+    Some(all.saturating_sub(of_files) * rustix::param::page_size() as u64)
+}
+
 /// What a process has said, as the API has it.
 pub fn told(stats: vmm::control::Stats, ready: HashMap<usize, u64>) -> Stats {
     let guest_time = stats.guest_time_ns;

@@ -36,9 +36,6 @@ pub struct Stats {
     pub guest_memory: GuestMemoryStats,
     /// Memory the process takes on the host, bytes.
     pub resident: u64,
-    /// What of that is its own, not pages of files that others may have in memory, too, bytes.
-    #[serde(default)]
-    pub own: u64,
     /// Host processor time of the whole process, nanoseconds: the processors' and that of its devices.
     #[serde(default)]
     pub process_time_ns: u64,
@@ -136,7 +133,6 @@ impl Meters {
             sent_bytes: meter.sent_bytes.get(),
         });
         let memory = machine.memory_size();
-        let (resident, own) = resident().unwrap_or_default();
         Stats {
             guest_time_ns: machine.clock_ns(),
             processors: processors.collect(),
@@ -145,8 +141,7 @@ impl Meters {
             balloon_target: memory.target,
             pooled: memory.pooled,
             guest_memory: machine.guest_memory_stats(),
-            resident,
-            own,
+            resident: resident().unwrap_or(0),
             process_time_ns: process_time_ns(),
             disks: disks.collect(),
             nets: nets.collect(),
@@ -171,13 +166,11 @@ pub fn prepare() {
     rustix::param::page_size();
 }
 
-/// Memory of this process that is in RAM, and what of that is no page of a file, bytes.
-fn resident() -> Option<(u64, u64)> {
+/// Memory of this process that is in RAM, bytes.
+fn resident() -> Option<u64> {
     let mut text = [0; 128];
     let length = MEMORY.as_ref()?.read_at(&mut text, 0).ok()?;
     let text = std::str::from_utf8(&text[..length]).ok()?;
-    let mut pages = text.split_whitespace().skip(1).map(|pages| pages.parse::<u64>().ok());
-    let (all, of_files) = (pages.next()??, pages.next()??);
-    let page = rustix::param::page_size() as u64;
-    Some((all * page, all.saturating_sub(of_files) * page))
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
