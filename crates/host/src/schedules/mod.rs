@@ -198,3 +198,44 @@ impl Schedules {
 fn happened(vm: &Vm, kind: &str, message: String) -> Happening {
     Happening::new(kind, message).to(records::path(vm.id), vm.definition.name.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Sqlite;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_a_schedule_has_come_to_never_undoes_what_somebody_says_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let schedules = Schedules::new(Arc::new(Sqlite::open(&folder.path().join("host.db")).unwrap()));
+        let vm: Vm = serde_json::from_value(serde_json::json!({
+            "id": Id::new(), "name": "a", "created": Time::now(), "status": { "state": "stopped", "since": Time::now() },
+        }))
+        .unwrap();
+        let definition: ScheduleDefinition = serde_json::from_value(serde_json::json!({
+            "name": "often", "action": "snapshot", "every": 1, "keep": { "last": 1 },
+        }))
+        .unwrap();
+        schedules.create(&vm, definition.clone(), "somebody").await.unwrap();
+        for round in 0..50 {
+            let enabled = round % 2 == 1;
+            let definition = ScheduleDefinition { enabled, ..definition.clone() };
+            let name = definition.name.clone();
+            let (noted, edited) = tokio::join!(
+                schedules.note(&vm, &name, Time::now(), None),
+                schedules.edit(&vm, definition, "somebody"),
+            );
+            noted.and(edited.map(drop)).unwrap();
+            let stored = schedules.get(vm.id, "often").await.unwrap();
+            assert_eq!(stored.definition.enabled, enabled, "round {round}");
+            assert!(stored.last.is_some());
+        }
+        let name = definition.name.clone();
+        let (noted, deleted) = tokio::join!(
+            schedules.note(&vm, &name, Time::now(), None),
+            schedules.delete(&vm, "often", "somebody"),
+        );
+        noted.and(deleted).unwrap();
+        assert!(schedules.get(vm.id, "often").await.is_err(), "it is gone");
+    }
+}
