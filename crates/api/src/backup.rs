@@ -1,7 +1,6 @@
 //! Backups of guests.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{Id, Invalid, Name, Size, Time, VmState};
@@ -92,11 +91,7 @@ pub struct NewBackup {
 impl NewBackup {
     /// What is wrong with it.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong = Vec::new();
-        if self.description.len() > 4096 {
-            wrong.push(Invalid::new("/description", Value::Null, "a description has at most 4096 bytes"));
-        }
-        wrong
+        Invalid::of_description(&self.description).into_iter().collect()
     }
 }
 

@@ -88,9 +88,7 @@ impl ImageChange {
     pub fn check(&self) -> Vec<Invalid> {
         let labels = self.labels.iter().map(|(key, value)| (key.clone(), value.clone().unwrap_or_default()));
         let mut wrong = crate::access::check_labels("/labels", &labels.collect());
-        if self.description.as_ref().is_some_and(|text| text.len() > 4096) {
-            wrong.push(Invalid::new("/description", (), "a description has at most 4096 bytes"));
-        }
+        wrong.extend(self.description.as_deref().and_then(Invalid::of_description));
         if self.command_line.as_ref().is_some_and(|line| line.len() > 2047 || line.contains('\0')) {
             wrong.push(Invalid::new("/command_line", (), "at most 2047 bytes, none of them zero"));
         }

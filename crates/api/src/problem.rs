@@ -43,6 +43,12 @@ impl Invalid {
     pub fn new(pointer: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), value: value.into(), detail: detail.into() }
     }
+
+    /// What is wrong with what something is for, if anything is: it is too long.
+    pub fn of_description(text: &str) -> Option<Self> {
+        let detail = "a description has at most 4096 bytes";
+        (text.len() > 4096).then(|| Self::new("/description", Value::Null, detail))
+    }
 }
 
 impl Problem {
@@ -65,6 +71,11 @@ impl Problem {
     /// It cannot be done as things stand.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(409, "Not possible now", detail)
+    }
+
+    /// It cannot be done as things stand, because of one field.
+    pub fn conflict_of(wrong: Invalid) -> Self {
+        Self { errors: vec![wrong.clone()], ..Self::conflict(wrong.detail) }
     }
 
     /// The host failed.

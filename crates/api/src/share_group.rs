@@ -1,7 +1,6 @@
 //! Groups in which guests share: resource pools, shared processor pools.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{CpuShare, Invalid, Name, Processors};
@@ -40,10 +39,7 @@ impl ShareGroup {
             let detail = "a group is not in itself: name another one, or none";
             wrong.push(Invalid::new("/within", self.name.as_str(), detail));
         }
-        if self.description.len() > 4096 {
-            let detail = "a description has at most 4096 bytes";
-            wrong.push(Invalid::new("/description", Value::Null, detail));
-        }
+        wrong.extend(Invalid::of_description(&self.description));
         wrong
     }
 }

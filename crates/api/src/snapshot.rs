@@ -1,7 +1,6 @@
 //! Snapshots of guests.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{Id, Invalid, Name, Size, Time, VmState};
@@ -77,23 +76,17 @@ pub struct SnapshotLabel {
     pub description: String,
 }
 
-/// What is wrong with what something is for.
-fn check_description(text: &str) -> Option<Invalid> {
-    let detail = "a description has at most 4096 bytes";
-    (text.len() > 4096).then(|| Invalid::new("/description", Value::Null, detail))
-}
-
 impl SnapshotLabel {
     /// What is wrong with it.
     pub fn check(&self) -> Vec<Invalid> {
-        check_description(&self.description).into_iter().collect()
+        Invalid::of_description(&self.description).into_iter().collect()
     }
 }
 
 impl NewSnapshot {
     /// What is wrong with it.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong: Vec<_> = check_description(&self.description).into_iter().collect();
+        let mut wrong: Vec<_> = Invalid::of_description(&self.description).into_iter().collect();
         if self.memory && self.quiesce {
             let detail = "with its memory nothing has to rest: what is not on the disks yet is in the memory";
             wrong.push(Invalid::new("/quiesce", true, detail));

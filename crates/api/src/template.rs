@@ -35,10 +35,7 @@ pub struct Template {
 impl NewTemplate {
     /// What is wrong with it, as far as that can be told without a guest.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong = Vec::new();
-        if self.description.len() > 4096 {
-            wrong.push(Invalid::new("/description", Value::Null, "a description has at most 4096 bytes"));
-        }
+        let mut wrong: Vec<_> = Invalid::of_description(&self.description).into_iter().collect();
         // What belongs to one guest cannot be that of many.
         if let Some(name) = self.definition.get("name") {
             wrong.push(Invalid::new("/definition/name", name.clone(), "a guest is named when it is made"));

@@ -163,9 +163,7 @@ impl Pools {
         let name = definition.name.clone();
         if self.info(name.as_str()).is_ok() {
             let detail = format!("there is a pool called {name} already: give it another name");
-            let mut problem = Problem::conflict(&detail);
-            problem.errors.push(Invalid::new("/name", name.as_str(), detail));
-            return Err(problem);
+            return Err(Problem::conflict_of(Invalid::new("/name", name.as_str(), detail)));
         }
         let pool = open(&definition, &self.host).await?;
         let happening =

@@ -9,7 +9,7 @@ use api::{Name, Problem, ShareGroup, ShareGroupInfo, Vm};
 use crate::events::Happening;
 use crate::records;
 use crate::shares::Shares;
-use crate::store::{Store, StoreError, Transaction};
+use crate::store::{self, Store, StoreError, Transaction};
 use crate::supervisor::store_problem;
 
 /// Where groups are in the store.
@@ -36,8 +36,7 @@ pub struct ShareGroups {
 /// # Errors
 /// If it cannot be read.
 pub async fn load(store: &dyn Store) -> Result<Vec<ShareGroup>, StoreError> {
-    let (entries, _) = store.list(PREFIX).await?;
-    entries.iter().map(|entry| serde_json::from_slice(&entry.value).map_err(StoreError::from)).collect()
+    store::values(store, PREFIX).await
 }
 
 fn none(name: &str) -> Problem {
@@ -105,9 +104,7 @@ impl ShareGroups {
         let name = new.name.clone();
         if self.shares.groups().iter().any(|(group, _)| group.name == name) {
             let detail = format!("there is a group called {name} already: give it another name");
-            let mut problem = Problem::conflict(&detail);
-            problem.errors.push(api::Invalid::new("/name", name.as_str(), detail));
-            return Err(problem);
+            return Err(Problem::conflict_of(api::Invalid::new("/name", name.as_str(), detail)));
         }
         self.set(new, ("share-group.created", "was made"), actor).await
     }

@@ -240,7 +240,7 @@ pub struct Layer {
 impl PoolDefinition {
     /// What is wrong with it, as far as it can be told without looking at the host.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong = description(&self.description);
+        let mut wrong: Vec<_> = Invalid::of_description(&self.description).into_iter().collect();
         if !self.path.is_absolute() || self.path.components().any(|part| part.as_os_str() == "..") {
             let detail = "the path must begin with / and have no .. in it";
             wrong.push(Invalid::new("/path", self.path.to_string_lossy().as_ref(), detail));
@@ -252,7 +252,7 @@ impl PoolDefinition {
 impl VolumeDefinition {
     /// What is wrong with it, as far as it can be told without looking at the host.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong = description(&self.description);
+        let mut wrong: Vec<_> = Invalid::of_description(&self.description).into_iter().collect();
         match self.size {
             Some(size) => wrong.extend(whole(size)),
             None if self.source.is_none() => {
@@ -283,7 +283,7 @@ impl VolumeDefinition {
 impl UploadDefinition {
     /// What is wrong with it, as far as it can be told before it is there.
     pub fn check(&self) -> Vec<Invalid> {
-        let mut wrong = description(&self.description);
+        let mut wrong: Vec<_> = Invalid::of_description(&self.description).into_iter().collect();
         if self.length.0 == 0 || self.length > LARGEST {
             wrong.push(Invalid::new("/length", self.length.0, "a file has 1 byte to 64 TiB"));
         } else if self.format == VolumeFormat::Raw && !self.length.0.is_multiple_of(disk::SECTOR) {
@@ -313,13 +313,6 @@ pub(crate) fn is_sha256(text: &str) -> bool {
 /// Text as it is shown in an error: the beginning of what may be long.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().take(80).collect()
-}
-
-fn description(text: &str) -> Vec<Invalid> {
-    let long = text.len() > 4096;
-    long.then(|| Invalid::new("/description", Value::Null, "a description has at most 4096 bytes"))
-        .into_iter()
-        .collect()
 }
 
 fn whole(size: Size) -> Option<Invalid> {

@@ -118,9 +118,7 @@ impl Alarms {
             Ok(revision) => revision,
             Err(StoreError::Conflict { .. }) => {
                 let detail = format!("there is an alarm called {name} already: give it another name");
-                let mut problem = Problem::conflict(&detail);
-                problem.errors.push(api::Invalid::new("/name", name.as_str(), detail));
-                return Err(problem);
+                return Err(Problem::conflict_of(api::Invalid::new("/name", name.as_str(), detail)));
             }
             Err(error) => return Err(store_problem(error)),
         };

@@ -37,8 +37,11 @@ pub(super) fn members(state: &State, but: Option<Id>) -> Vec<Member> {
         guest(id, Some(within).filter(there).flatten(), share)
     });
     let groups = state.groups.values().map(|of| {
-        let lost = of.within.as_ref().is_some_and(|within| !state.groups.contains_key(within));
-        Member { group: group(of).group.filter(|_| !lost), ..group(of) }
+        let mut member = group(of);
+        if !there(&of.within.as_ref()) {
+            member.group = None;
+        }
+        member
     });
     groups.chain(guests).collect()
 }
@@ -59,9 +62,7 @@ fn refused(of: &ShareGroup, refusal: &Refusal) -> Problem {
         Refusal::Loop(_) => format!("{} would be in itself: put it elsewhere", called(&of.name)),
         other => other.to_string(),
     };
-    let mut problem = Problem::conflict(&detail);
-    problem.errors.push(Invalid::new(pointer, value, detail));
-    problem
+    Problem::conflict_of(Invalid::new(pointer, value, detail))
 }
 
 impl Shares {

@@ -182,6 +182,8 @@ struct Loop {
     shares: Arc<Shares>,
     controls: Result<Controls, String>,
     guests: HashMap<Id, Followed>,
+    /// The names of the groups, and the groups as the rule has them.
+    groups: (Vec<Name>, Vec<rule::Group>),
     /// The part of the machine that the guests have, if it has been set.
     part: Option<Part>,
     /// What the whole machine had done when.
@@ -190,7 +192,8 @@ struct Loop {
 
 impl Loop {
     fn new(shares: Arc<Shares>, controls: Result<Controls, String>) -> Self {
-        Self { shares, controls, guests: HashMap::new(), part: None, machine: VecDeque::new() }
+        let groups = shares.tree();
+        Self { shares, controls, guests: HashMap::new(), groups, part: None, machine: VecDeque::new() }
     }
 
     fn run(&mut self) {
@@ -218,8 +221,9 @@ impl Loop {
         self.guests.values().any(|guest| differs(&guest.claimant))
     }
 
-    /// Takes up guests that have come, and leaves those that have gone.
+    /// Takes up guests that have come, and leaves those that have gone; the groups may have changed, too.
     fn follow(&mut self) {
+        self.groups = self.shares.tree();
         let running: HashMap<_, _> = self.shares.running().into_iter().collect();
         let same = |id: &Id, guest: &Followed| {
             running.get(id).is_some_and(|claimant| claimant.pid == guest.claimant.pid)
@@ -242,9 +246,9 @@ impl Loop {
 
     /// Works out what each is to have, and sees to it.
     fn divide(&mut self) {
-        let (names, groups) = self.shares.tree();
-        let wants: Vec<_> = self.guests.values().map(|guest| guest.want(&names)).collect();
-        let due = rule::due(capacity(), &groups, &wants);
+        let (names, groups) = &self.groups;
+        let wants: Vec<_> = self.guests.values().map(|guest| guest.want(names)).collect();
+        let due = rule::due(capacity(), groups, &wants);
         let promised = self.is_promised();
         let of_groups = wants.iter().any(|want| want.group.is_some())
             && groups.iter().any(|group| group.share.reserve > 0.0);
@@ -270,18 +274,13 @@ impl Loop {
                 self.part = Some(part);
             }
         }
-        let seen = self.groups_seen(&names, &groups, &wants, &due);
+        let seen = self.groups_seen(&wants, &due);
         self.tell(&due, seen);
     }
 
     /// What the members of each group asked for, are to have and got, those of groups in it, too.
-    fn groups_seen(
-        &self,
-        names: &[Name],
-        groups: &[rule::Group],
-        wants: &[Want],
-        due: &[Due],
-    ) -> HashMap<Name, GroupSeen> {
+    fn groups_seen(&self, wants: &[Want], due: &[Due]) -> HashMap<Name, GroupSeen> {
+        let (names, groups) = &self.groups;
         let mut seen: HashMap<_, _> = names.iter().map(|name| (name.clone(), GroupSeen::default())).collect();
         for ((guest, want), due) in self.guests.values().zip(wants).zip(due) {
             for group in rule::above(groups, want.group) {

@@ -17,7 +17,7 @@ mod merge;
 mod process;
 mod rpc;
 mod saved;
-pub mod usage;
+pub(crate) mod usage;
 
 use std::collections::HashMap;
 use std::fs;
@@ -97,9 +97,7 @@ pub fn store_problem(error: StoreError) -> Problem {
         StoreError::Conflict { key } if key.starts_with("vm-name/") => {
             let name = key.trim_start_matches("vm-name/");
             let detail = format!("there is a guest called {name} already: give it another name");
-            let mut problem = Problem::conflict(&detail);
-            problem.errors.push(Invalid::new("/name", name, detail));
-            problem
+            Problem::conflict_of(Invalid::new("/name", name, detail))
         }
         StoreError::Conflict { .. } => {
             Problem::conflict("it has changed meanwhile: look at it and try again")

@@ -189,7 +189,5 @@ fn key(id: Id) -> String {
 
 fn taken(name: &str) -> Problem {
     let detail = format!("there is a network called {name} already: give it another name");
-    let mut problem = Problem::conflict(&detail);
-    problem.errors.push(Invalid::new("/name", name, detail));
-    problem
+    Problem::conflict_of(Invalid::new("/name", name, detail))
 }

@@ -1,13 +1,10 @@
 //! How little of a pool is free.
 
-use serde::{Deserialize, Serialize};
-
 use crate::Amount;
 
 /// How little of a pool is free. Each is entered below a part of the pool ([`Pressure::below`]) and left when a quarter more than that is
 /// free again, so that a number that wavers changes nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
     /// Enough is free.
     #[default]
@@ -61,17 +58,6 @@ impl Pressure {
             Pressure::Soft => 1.0 / 8.0,
             Pressure::Hard => 1.0 / 4.0,
             Pressure::Low => 1.0 / 2.0,
-        }
-    }
-
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Pressure::High => "high",
-            Pressure::Clear => "clear",
-            Pressure::Soft => "soft",
-            Pressure::Hard => "hard",
-            Pressure::Low => "low",
         }
     }
 }

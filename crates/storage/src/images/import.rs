@@ -103,9 +103,7 @@ impl Import {
             }
         }
         wrong.extend(self.labels.iter().flat_map(|labels| api::check_labels("/labels", labels)));
-        if self.description.as_ref().is_some_and(|text| text.len() > 4096) {
-            wrong.push(Invalid::new("/description", Value::Null, "a description has at most 4096 bytes"));
-        }
+        wrong.extend(self.description.as_deref().and_then(Invalid::of_description));
         if self.command_line.as_ref().is_some_and(|line| line.len() > 2047 || line.contains('\0')) {
             wrong.push(Invalid::new("/command_line", Value::Null, "at most 2047 bytes, none of them zero"));
         }
