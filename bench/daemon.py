@@ -1,4 +1,4 @@
-"""A host of its own for a benchmark, with the tiny guest of `make guests` on the software processor."""
+"""What benchmarks have in common: a host of their own with the tiny guest of `make guests` on the software processor, and how they tell."""
 
 import http.client
 import json
@@ -7,8 +7,26 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 SUBNET = "10.97.0.0/20"
+
+
+def show(what, value, unit, wanted="-", beside=""):
+    print(f"{what:66} {value:10.2f} {unit:4} wanted: {wanted:9} {beside}", flush=True)
+
+
+def used(pid):
+    """Processor time of a process, s (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def in_own_network():
+    """Begins the program again in a network of its own, if it is not there."""
+    if os.environ.get("TESSERA_BENCH_NETWORK") != "own":
+        own = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, *sys.argv]
+        sys.exit(subprocess.run(own, env={**os.environ, "TESSERA_BENCH_NETWORK": "own"}).returncode)
 
 
 class Connection(http.client.HTTPConnection):

@@ -9,6 +9,7 @@ use host::daemon;
 use serde_json::{Value, json};
 
 use crate::cli::memory_plan;
+use crate::cli::options::OrNone;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::HostOption;
 use crate::failure::{Failure, Result};
@@ -141,26 +142,6 @@ fn why(now: &MemoryNow) -> &'static str {
     }
 }
 
-/// A limit of memory as it is said.
-#[derive(Debug, Clone, Copy)]
-pub enum LimitOption {
-    /// There is none.
-    None,
-    /// So many bytes.
-    Of(Size),
-}
-
-impl FromStr for LimitOption {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            other => other.parse().map(Self::Of).map_err(|error| format!("{error}, or none")),
-        }
-    }
-}
-
 /// What a guest is promised of a pool of memory.
 #[derive(Debug, Default, Clone, Args)]
 pub struct MemoryShareOption {
@@ -172,7 +153,7 @@ pub struct MemoryShareOption {
     memory_weight: Option<u32>,
     /// Memory that it never passes, whatever it believes to have
     #[arg(long, value_name = "SIZE|none")]
-    memory_limit: Option<LimitOption>,
+    memory_limit: Option<OrNone<Size>>,
 }
 
 impl MemoryShareOption {
@@ -185,10 +166,8 @@ impl MemoryShareOption {
         if let Some(weight) = self.memory_weight {
             fields.insert("weight".into(), json!(weight));
         }
-        match self.memory_limit {
-            Some(LimitOption::None) => drop(fields.insert("limit".into(), Value::Null)),
-            Some(LimitOption::Of(limit)) => drop(fields.insert("limit".into(), json!(limit))),
-            None => {}
+        if let Some(OrNone(limit)) = self.memory_limit {
+            fields.insert("limit".into(), json!(limit));
         }
         (!fields.is_empty()).then_some(Value::Object(fields))
     }

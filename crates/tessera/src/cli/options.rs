@@ -1,11 +1,27 @@
 //! The little languages inside options: disks, networks, port forwards.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use disk::Format;
 
 use crate::cli::limits::{CardWords, DiskWords};
+
+/// Something as it is said, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrNone<T>(pub Option<T>);
+
+impl<T: FromStr<Err: Display>> FromStr for OrNone<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            other => other.parse().map(|one| Self(Some(one))).map_err(|error| format!("{error}, or none")),
+        }
+    }
+}
 
 /// A disk's format as people write it.
 fn format(text: &str) -> Result<Format, String> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use share::words::{self, Level, ZvmLimit};
 
 use crate::cli::memory;
+use crate::cli::options::OrNone;
 use crate::cli::output::{OutputOption, print};
 use crate::cli::share_group::GroupCommand;
 use crate::client::{Client, HostOption, segment};
@@ -103,26 +104,6 @@ fn explained(vm: &str, cpu: &CpuReport) -> String {
     text
 }
 
-/// A limit as it is said.
-#[derive(Debug, Clone, Copy)]
-pub enum LimitOption {
-    /// There is none.
-    None,
-    /// So many processors.
-    Of(Processors),
-}
-
-impl std::str::FromStr for LimitOption {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            other => other.parse().map(Self::Of).map_err(|error| format!("{error}, or none")),
-        }
-    }
-}
-
 /// A part of all that there is, as `30%`.
 #[derive(Debug, Clone, Copy)]
 pub struct Percent(f64);
@@ -158,7 +139,7 @@ pub struct ShareOption {
     cpu_weight: Option<u32>,
     /// Processors that it never passes
     #[arg(long, value_name = "PROCESSORS|none")]
-    cpu_limit: Option<LimitOption>,
+    cpu_limit: Option<OrNone<Processors>>,
     /// It may pass the limit when nobody else wants more
     #[arg(long, requires = "cpu_limit")]
     cpu_soft: bool,
@@ -248,12 +229,9 @@ impl ShareOption {
         let mut set = |name: &str, value: Option<Value>| value.map(|value| fields.insert(name.into(), value));
         set("reserve", self.cpu_reserve.map(|reserve| json!(reserve)));
         set("weight", weight.map(|weight| json!(weight)));
-        if let Some(limit) = self.cpu_limit {
-            let (limit, soft) = match limit {
-                LimitOption::None => (Value::Null, false),
-                LimitOption::Of(limit) => (json!(limit), self.cpu_soft),
-            };
-            set("limit", Some(limit));
+        if let Some(OrNone(limit)) = self.cpu_limit {
+            let soft = limit.is_some() && self.cpu_soft;
+            set("limit", Some(json!(limit)));
             set("soft", Some(json!(soft)));
         }
         if fields.is_empty() { Asked::Nothing } else { Asked::Fields(fields) }

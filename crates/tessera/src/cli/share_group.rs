@@ -1,13 +1,12 @@
 //! `tessera share group …`: groups in which guests share.
 
-use std::str::FromStr;
-
 use api::{Name, ShareGroupInfo};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::cli::listing::{WatchOption, show};
+use crate::cli::options::OrNone;
 use crate::cli::output::{Column, OutputOption, say};
 use crate::cli::share::{self, ShareOption};
 use crate::client::{Client, HostOption, segment};
@@ -57,31 +56,12 @@ pub enum GroupCommand {
     },
 }
 
-/// A group as it is said, or none.
-#[derive(Debug, Clone)]
-pub struct Within(Option<Name>);
-
-impl FromStr for Within {
-    type Err = api::NameError;
-
-    fn from_str(text: &str) -> std::result::Result<Self, api::NameError> {
-        if text == "none" { Ok(Self(None)) } else { text.parse().map(|name| Self(Some(name))) }
-    }
-}
-
-impl Within {
-    /// The same as JSON: null is none.
-    pub fn json(&self) -> Value {
-        json!(self.0)
-    }
-}
-
 /// What is said of a group.
 #[derive(Debug, Args)]
 pub struct What {
     /// The group that it is in
     #[arg(long, value_name = "GROUP|none")]
-    within: Option<Within>,
+    within: Option<OrNone<Name>>,
     /// Its members are never promised more than it has reserved
     #[arg(long, conflicts_with = "expandable")]
     fixed: bool,
@@ -98,8 +78,8 @@ pub struct What {
 impl What {
     async fn patch(&self, client: &Client) -> Result<Map<String, Value>> {
         let mut fields = Map::new();
-        if let Some(within) = &self.within {
-            fields.insert("within".into(), within.json());
+        if let Some(OrNone(within)) = &self.within {
+            fields.insert("within".into(), json!(within));
         }
         if self.fixed || self.expandable {
             fields.insert("expandable".into(), self.expandable.into());

@@ -12,9 +12,9 @@ use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
 use crate::cli::listing::{WatchOption, show};
 use crate::cli::memory::MemoryShareOption;
+use crate::cli::options::OrNone;
 use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
 use crate::cli::share::{self, ShareOption};
-use crate::cli::share_group::Within;
 use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
@@ -236,7 +236,7 @@ pub struct EditArgs {
     memory_share: MemoryShareOption,
     /// The group that it shares in
     #[arg(long, value_name = "GROUP|none")]
-    share_group: Option<Within>,
+    share_group: Option<OrNone<api::Name>>,
     #[command(flatten)]
     apply: ApplyOption,
     #[command(flatten)]
@@ -467,7 +467,7 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     set("cpus_max", args.cpus_max.map(|cpus| json!(cpus)));
     set("cpu_share", share);
     set("memory_share", args.memory_share.patch());
-    set("share_group", args.share_group.as_ref().map(Within::json));
+    set("share_group", args.share_group.as_ref().map(|OrNone(group)| json!(group)));
     set("memory", args.memory.map(|memory| json!(memory)));
     set("memory_max", args.memory_max.map(|memory| json!(memory)));
     set("description", args.description.map(|text| json!(text)));
