@@ -18,6 +18,7 @@ use crate::alarms::{self, Alarms};
 use crate::audit::Audit;
 use crate::backup;
 use crate::events::{self, Happening};
+use crate::figures::Figures;
 use crate::groups::Groups;
 use crate::http;
 use crate::http::serve::{Door, Room, serve};
@@ -237,8 +238,10 @@ impl Host {
         let choice = engine::choose(engine::Kind::Auto)?;
         let own = storage::Host { id, name: machine::host_name() };
         let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
+        let figures = Arc::<Figures>::default();
         let shared = Shared {
             groups: Groups::open(id),
+            figures: Arc::clone(&figures),
             shares: Arc::clone(&shares),
             pools: Arc::new(pools),
             images: Images::new(paths.images()),

@@ -7,6 +7,7 @@ mod audit;
 pub mod backup;
 pub mod daemon;
 pub mod events;
+mod figures;
 mod groups;
 pub mod guest_backups;
 pub mod http;

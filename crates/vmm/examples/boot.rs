@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         devices.push(Part::new("disk0", disk));
     }
     let config = MachineConfig {
+        figures: None,
         processors: args.get(3).map_or(Ok(1), |s| s.parse())?,
         most_processors: None,
         memory: args.get(4).map_or(Ok(512), |s| s.parse::<u64>())? << 20,

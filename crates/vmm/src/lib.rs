@@ -5,6 +5,7 @@ pub mod bus;
 pub mod chipset;
 pub mod control;
 pub mod engine;
+pub mod figures;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;

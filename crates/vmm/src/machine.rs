@@ -24,6 +24,7 @@ use crate::chipset::power::{Listener, Power, Request, Trigger};
 use crate::chipset::rtc::{self, Rtc};
 use crate::chipset::serial::{self, Output, Serial};
 use crate::engine::{Engine, EngineError, Partition};
+use crate::figures::Figures;
 use crate::interrupt::{Pin, PinSink};
 use crate::memory::{Done, GuestMemory, MemoryError, Ram, Saving, map};
 use crate::pci::{ConfigPorts, Ecam, Root};
@@ -61,6 +62,8 @@ pub struct MachineConfig {
     pub console: Output,
     /// Virtio devices, in the order of their slots.
     pub devices: Vec<Part>,
+    /// Where it says what its processors do, if somebody wants to know.
+    pub figures: Option<Figures>,
 }
 
 /// A machine cannot be made or driven.
@@ -187,6 +190,7 @@ pub struct Machine {
     buses: Arc<Buses>,
     reactor: Reactor,
     vcpus: Arc<Team>,
+    figures: Option<Figures>,
     reporter: Arc<Reporter>,
 }
 
@@ -282,6 +286,7 @@ impl Machine {
             buses,
             reactor,
             vcpus,
+            figures: config.figures,
             reporter,
         };
         for index in there {
@@ -293,7 +298,10 @@ impl Machine {
     /// Makes processor `index`, which was never there.
     fn make_processor(&self, index: u32) -> Result<(), MachineError> {
         let cpuid = CpuModel::of(self.model, self.tsc_khz).cpuid(index, self.most_processors);
-        let processor = self.partition.create_processor(index as usize, &cpuid, self.buses.clone())?;
+        let mut processor = self.partition.create_processor(index as usize, &cpuid, self.buses.clone())?;
+        if let Some(figures) = &self.figures {
+            processor.tell_halts(figures.halts(index));
+        }
         self.vcpus.add(index, processor).map_err(MachineError::Host)
     }
 

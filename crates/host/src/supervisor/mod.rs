@@ -34,6 +34,7 @@ use storage::{Progress, Silent};
 use tokio::sync::{Notify, oneshot};
 use vmm::engine;
 
+use crate::figures::Figures;
 use crate::groups::Groups;
 use crate::images::{self, Images};
 use crate::paths::Paths;
@@ -51,7 +52,7 @@ pub use guest::Follower;
 pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
 pub use keep::{Keep, joined, stamp};
-use rpc::{Client, RpcError};
+pub use rpc::{Client, RpcError};
 
 /// What all guests' tasks need.
 pub struct Shared {
@@ -63,6 +64,8 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// The control groups.
     pub groups: Groups,
+    /// What guests' processes say of themselves.
+    pub figures: Arc<Figures>,
     /// What guests are promised.
     pub shares: Arc<Shares>,
     /// The storage pools.

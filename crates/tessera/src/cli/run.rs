@@ -128,6 +128,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         devices.add_card(card);
     }
     let config = MachineConfig {
+        figures: None,
         processors: args.cpus,
         most_processors: None,
         memory: args.memory.0,

@@ -14,13 +14,14 @@ use super::layers::Disks;
 use super::limits::Limiters;
 use super::open::{Files, console_outputs, open_card, open_disk, open_ports};
 use super::protocol::{
-    GuestEvent, Key, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport, Typing, code,
-    notification,
+    FiguresSpec, GuestEvent, Key, MachineSpec, OnPanic, OnReset, Refusal, SavedSpec, State, StateReport,
+    Typing, code, notification,
 };
 use super::saves::Saves;
 use super::usage::{Meters, Stats};
 use crate::boot::{Kernel, Source};
 use crate::engine;
+use crate::figures::{Figures, Page};
 use crate::machine::{Event, Machine, MachineConfig, Part, SavedMachine};
 use crate::memory::Image;
 use crate::state::MachineState;
@@ -36,6 +37,7 @@ pub(super) struct Guest {
     /// Before the machine: what is being saved of it ends first.
     pub(super) saves: Saves,
     machine: Option<Machine>,
+    figures: Figures,
     pub(super) meters: Meters,
     pub(super) disks: Disks,
     pub(super) limiters: Limiters,
@@ -64,6 +66,7 @@ impl Guest {
         Ok(Self {
             saves: Saves::new()?,
             machine: None,
+            figures: Figures::new()?,
             meters: Meters::default(),
             disks: Disks::none()?,
             limiters: Limiters::default(),
@@ -86,6 +89,7 @@ impl Guest {
                 self.create(read(params)?, files)?;
                 return json(&self.report());
             }
+            "figures" => return self.publish(&mut Files::new(files), &read(params)?),
             "save" => return json(&self.save(read(params)?, Files::new(files))?),
             "disk_switch" => return json(&self.switch_disks(read(params)?, Files::new(files))?),
             "disk_grow" => return self.grow_disk(&read(params)?),
@@ -118,6 +122,14 @@ impl Guest {
             _ => return Err(Refusal::new(code::METHOD, format!("there is no method {method:?}"))),
         }
         json(&self.report())
+    }
+
+    /// Says in memory that was handed over what it says of itself.
+    fn publish(&mut self, files: &mut Files, spec: &FiguresSpec) -> Result<Value, Refusal> {
+        let file = files.take("file", spec.file)?;
+        let page = Page::open(file.into()).map_err(|e| Refusal::new(code::PARAMS, format!("file: {e}")))?;
+        self.figures.publish(page);
+        json(&serde_json::json!({}))
     }
 
     pub fn report(&self) -> StateReport {
@@ -154,7 +166,8 @@ impl Guest {
         let console = spec.console.map(|n| files.take("console", n)).transpose()?;
         let queues = spec.most_processors.unwrap_or(spec.processors).clamp(1, MOST_QUEUES) as u16;
         let mut devices = Vec::new();
-        let (mut meters, mut disks) = (Meters::default(), Disks::none().map_err(machine_refusal)?);
+        let (mut meters, mut disks) =
+            (Meters::telling(self.figures.clone()), Disks::none().map_err(machine_refusal)?);
         let mut limiters = Limiters::default();
         for (number, spec) in spec.disks.into_iter().enumerate() {
             let (name, serial) = (spec.name(number), spec.serial.clone());
@@ -190,6 +203,7 @@ impl Guest {
             kernel,
             console: output,
             devices,
+            figures: Some(self.figures.clone()),
         };
         let machine = match saved {
             None => Machine::new(&*engine, config),

@@ -22,6 +22,8 @@
 //! `disk_pulled` tell how far it is and how it ended, `disk_pull_cancel` calls it off. `disk_replace_below` takes what somebody else
 //! has merged. `disk_grow` makes a disk longer, which its driver is told.
 //!
+//! `figures` hands over memory in which the process says all the time what its processors do ([`crate::figures`]).
+//!
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
 
 mod connection;
@@ -39,8 +41,8 @@ mod usage;
 pub use crate::virtio::block::DiskLimits;
 pub use crate::virtio::net::NetLimits;
 pub use protocol::{
-    BalloonSpec, BelowSpec, Cable, Changed, DiskName, DiskSpec, GrowSpec, GuestEvent, Hardware, Key, Layers,
-    LimitSpec, MachineSpec, MemorySpec, NetSpec, NewTop, OnPanic, OnReset, PlugSpec, PortSpec,
+    BalloonSpec, BelowSpec, Cable, Changed, DiskName, DiskSpec, FiguresSpec, GrowSpec, GuestEvent, Hardware,
+    Key, Layers, LimitSpec, MachineSpec, MemorySpec, NetSpec, NewTop, OnPanic, OnReset, PlugSpec, PortSpec,
     ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec,
     State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };

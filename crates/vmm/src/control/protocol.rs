@@ -236,6 +236,14 @@ pub struct UnplugSpec {
     pub force: bool,
 }
 
+/// The memory that `figures` hands over.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FiguresSpec {
+    /// Made by [`Page::create`](crate::figures::Page::create).
+    pub file: Descriptor,
+}
+
 /// What `limit` limits: a disk or a card, from now on.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

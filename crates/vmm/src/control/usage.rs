@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use crate::figures::Figures;
 use crate::machine::Machine;
 use crate::virtio::balloon::GuestMemoryStats;
 use crate::virtio::block::Block;
@@ -91,14 +92,24 @@ pub struct ProcessorStats {
 /// The counters of a machine's devices.
 #[derive(Default)]
 pub(super) struct Meters {
+    /// Where disks say what they did, too.
+    figures: Option<Figures>,
     /// By the device's name, in the order in which they came.
     disks: Vec<(String, String, Arc<block::Meter>)>,
     cards: Vec<(String, [u8; 6], Arc<net::Meter>)>,
 }
 
 impl Meters {
+    /// Counters that are said there, too, where they are of use at any time.
+    pub fn telling(figures: Figures) -> Self {
+        Self { figures: Some(figures), ..Self::default() }
+    }
+
     /// A disk that the guest knows by this serial number.
     pub fn disk(&mut self, name: &str, serial: &str, disk: &Block) {
+        if let Some(figures) = &self.figures {
+            disk.meter().tell(figures.clone());
+        }
         self.disks.push((name.into(), serial.into(), disk.meter()));
     }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use softcpu::{Bus, CpuState, CpuidEntry};
 
+use crate::figures::Halts;
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
 
@@ -66,6 +67,8 @@ pub trait Kicker: Send + Sync {
 pub trait Processor: Send {
     /// Executes guest code until there is a reason to stop. A halted processor sleeps inside.
     fn run(&mut self) -> Exit;
+    /// Where it says when it is halted, if the engine can tell: those of the kernel halt out of our sight.
+    fn tell_halts(&mut self, _halts: Halts) {}
     /// What makes it stop.
     fn kicker(&self) -> Arc<dyn Kicker>;
     /// The whole architectural state. Only while not running; whatever the last instruction owed is finished.

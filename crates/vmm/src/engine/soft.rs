@@ -7,6 +7,7 @@ use softcpu::apic::Mailbox;
 use softcpu::{Bus, Clock, Cpu, CpuState, CpuidEntry, Exit as CpuExit, System};
 
 use super::{Engine, EngineError, Exit, Kicker, Partition, Processor};
+use crate::figures::Halts;
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
 
@@ -70,6 +71,7 @@ impl Partition for SoftPartition {
             mailbox,
             system: Arc::clone(&self.system),
             watch: Watch { since: Instant::now(), instructions: 0 },
+            halts: None,
         }))
     }
 
@@ -108,6 +110,7 @@ struct SoftProcessor {
     mailbox: Arc<Mailbox>,
     system: Arc<System>,
     watch: Watch,
+    halts: Option<Halts>,
 }
 
 /// Since when a processor is watched, and how many instructions it had executed then.
@@ -136,7 +139,11 @@ impl SoftProcessor {
         } else {
             deadline
         };
-        self.mailbox.wait(clock, until);
+        let wait = || self.mailbox.wait(clock, until);
+        match &self.halts {
+            Some(halts) => halts.during(wait),
+            None => wait(),
+        }
     }
 }
 
@@ -149,6 +156,10 @@ impl Processor for SoftProcessor {
                 CpuExit::Halted { deadline } => self.rest(deadline),
             }
         }
+    }
+
+    fn tell_halts(&mut self, halts: Halts) {
+        self.halts = Some(halts);
     }
 
     fn kicker(&self) -> Arc<dyn Kicker> {

@@ -51,6 +51,7 @@ impl Rig {
         let name = |(number, device)| Part { name: format!("device{number}"), device };
         let devices = devices.into_iter().enumerate().map(name).collect();
         let config = MachineConfig {
+            figures: None,
             processors: 1,
             most_processors: None,
             memory: 16 << 20,

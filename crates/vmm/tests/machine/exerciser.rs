@@ -63,6 +63,7 @@ pub fn engines() -> Vec<Box<dyn Engine>> {
 /// What the guest's machine is made of.
 pub fn config(screen: &Screen, tsc_khz: Option<u32>) -> MachineConfig {
     MachineConfig {
+        figures: None,
         processors: PROCESSORS,
         most_processors: None,
         memory: MEMORY,

@@ -112,6 +112,7 @@ impl Guest {
         let image = elf_file(&code);
         let screen = Screen::default();
         let config = MachineConfig {
+            figures: None,
             processors: 1,
             most_processors: None,
             memory: 16 << 20,

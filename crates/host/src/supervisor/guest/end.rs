@@ -99,6 +99,7 @@ impl Guest {
     /// Ends its process, with a word before if that is `polite`.
     pub(super) async fn end_process(&mut self, polite: bool) {
         let Some(running) = self.running.take() else { return };
+        self.shared.figures.end(self.record.vm.id);
         let stop = running.client.call::<Value>("stop", Value::Null, &[]);
         if polite && timeout(PATIENCE, stop).await.is_ok() {
             // It goes by itself; if not, it is made to.

@@ -69,6 +69,7 @@ impl Guest {
                 let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
                 self.shared.shares.settle(id, &self.record.vm.definition, pid);
                 self.running = Some(running);
+                self.show_figures().await;
                 self.set_state(VmState::Running);
                 let (kind, message) =
                     if suspended { ("vm.resumed", "goes on where it was") } else { ("vm.started", "runs") };
@@ -205,11 +206,19 @@ impl Guest {
         self.ended_unseen("while no daemon ran, its process ended").await;
     }
 
+    /// Has its process say to this daemon, too, what it does.
+    async fn show_figures(&self) {
+        if let Some(running) = &self.running {
+            self.shared.figures.begin(self.record.vm.id, &running.client).await;
+        }
+    }
+
     async fn take_over_in(&mut self, report: StateReport) {
         match report.state {
             State::Running | State::Paused => {
                 let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
                 self.shared.shares.settle(id, &self.record.vm.definition, pid);
+                self.show_figures().await;
                 let paused = report.state == State::Paused && self.stays_paused().await;
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
                 if !paused {

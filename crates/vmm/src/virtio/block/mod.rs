@@ -7,7 +7,7 @@ mod request;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use disk::{Disk, SECTOR};
@@ -19,6 +19,7 @@ use super::limit::{Limit, Throttle};
 use super::{
     Activation, ActiveQueue, Counter, Device, DeviceState, Health, QueueBroken, RestoreError, read_slice,
 };
+use crate::figures::Figures;
 use crate::memory::GuestMemory;
 
 const QUEUE_SIZE: u16 = 256;
@@ -63,6 +64,24 @@ pub struct Meter {
     pub failed: Counter,
     /// The time that all requests have taken together, nanoseconds: two at a time count twice.
     pub busy_ns: Counter,
+    /// Where that is said, too, for all disks together.
+    figures: OnceLock<Figures>,
+}
+
+impl Meter {
+    /// Says it there as well from now on.
+    pub fn tell(&self, figures: Figures) {
+        // Whoever was told first stays.
+        let _ = self.figures.set(figures);
+    }
+
+    /// A request took so long, ns.
+    fn took(&self, ns: u64) {
+        self.busy_ns.add(ns);
+        if let Some(figures) = self.figures.get() {
+            figures.disk_took(ns);
+        }
+    }
 }
 
 /// Tells the driver of a disk that its length is another one.
@@ -325,7 +344,7 @@ impl Server {
             let started = Instant::now();
             let written = request.map_or(0, |request| request.answer(&self.target, self.write_through));
             let taken = started.elapsed();
-            self.target.meter.busy_ns.add(taken.as_nanos() as u64);
+            self.target.meter.took(taken.as_nanos() as u64);
             self.waited.store(taken > WAITED, Ordering::Relaxed);
             done = Some((head, written));
         }

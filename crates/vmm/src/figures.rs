@@ -1,0 +1,214 @@
+//! What a machine's process and the daemon know of one another without asking: a piece of memory that both have mapped, of 64-bit words that are read
+//! and written whole. A thousand guests can be looked at four times a second that way, and one that does nothing is not woken by it.
+//!
+//! The daemon makes it, seals its length and hands it over; each of the two believes of it no more than it would of a message.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::time::{ClockId, clock_gettime};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+
+use crate::machine::MOST_PROCESSORS;
+
+/// How long it is, bytes.
+pub const SIZE: usize = 16 << 10;
+
+/// Words of a processor.
+const OF_PROCESSOR: usize = 3;
+/// For how long it has been halted, ns, but for the halt that it is in.
+const HALTED: usize = 0;
+/// Since when it is halted, by the host's monotonic clock, ns; 0 while it is not.
+const SINCE: usize = 1;
+/// Whether it says that: engines in the kernel halt out of our sight.
+const TOLD: usize = 2;
+
+/// The time that all requests of all disks took together, ns.
+const DISKS_BUSY: usize = MOST_PROCESSORS as usize * OF_PROCESSOR;
+
+/// The memory as one of the two has mapped it.
+#[derive(Debug)]
+pub struct Page(MmapRegion);
+
+impl Page {
+    /// New memory, all zero, and the file to hand over.
+    ///
+    /// # Errors
+    /// If the host has no more memory or descriptors.
+    pub fn create() -> io::Result<(Self, OwnedFd)> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("figures", flags)?;
+        ftruncate(&file, SIZE as u64)?;
+        // Whoever could make it shorter could end the other one: what is mapped beyond the end of a file is a bus error.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok((Self::open(file.try_clone()?)?, file))
+    }
+
+    /// Memory that was handed over.
+    ///
+    /// # Errors
+    /// If it cannot be mapped, or is too short.
+    pub fn open(file: OwnedFd) -> io::Result<Self> {
+        let file = File::from(file);
+        if file.metadata()?.len() < SIZE as u64 {
+            return Err(io::Error::other(format!("the figures' memory has {SIZE} bytes")));
+        }
+        MmapRegion::from_file(FileOffset::new(file, 0), SIZE).map(Self).map_err(io::Error::other)
+    }
+
+    /// Memory of one's own, until somebody hands some over.
+    fn own() -> io::Result<Self> {
+        MmapRegion::new(SIZE).map(Self).map_err(io::Error::other)
+    }
+
+    /// Word number `index`.
+    fn word(&self, index: usize) -> Option<&AtomicU64> {
+        self.0.get_atomic_ref(index * size_of::<u64>()).ok()
+    }
+
+    fn get(&self, index: usize) -> u64 {
+        self.word(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// For how long processor `index` has been halted since its machine was made, ns, if its engine says so; `now` is the host's monotonic
+    /// clock, ns.
+    pub fn halted_ns(&self, index: u32, now: u64) -> Option<u64> {
+        let first = index.min(MOST_PROCESSORS - 1) as usize * OF_PROCESSOR;
+        if self.get(first + TOLD) == 0 {
+            return None;
+        }
+        // Who reads between the two writes of an end does not see that halt until the next look.
+        let halted = self.get(first + HALTED);
+        Some(match self.get(first + SINCE) {
+            0 => halted,
+            since => halted.saturating_add(now.saturating_sub(since)),
+        })
+    }
+
+    /// The time that all requests of all disks took together since the machine was made, ns: two at a time count twice.
+    pub fn disks_busy_ns(&self) -> u64 {
+        self.get(DISKS_BUSY)
+    }
+}
+
+/// The host's monotonic clock, ns: the same in all of its processes.
+pub fn now_ns() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What a machine's process says.
+#[derive(Debug, Clone)]
+pub struct Figures(Arc<RwLock<Page>>);
+
+impl Figures {
+    /// Figures that nobody else sees yet.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(RwLock::new(Page::own()?))))
+    }
+
+    /// Goes on in memory that was handed over, with all that has been said.
+    pub fn publish(&self, page: Page) {
+        let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for index in 0..SIZE / size_of::<u64>() {
+            if let Some(word) = page.word(index) {
+                word.store(place.get(index), Ordering::Relaxed);
+            }
+        }
+        *place = page;
+    }
+
+    fn with(&self, index: usize, act: impl FnOnce(&AtomicU64)) {
+        let page = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(word) = page.word(index) {
+            act(word);
+        }
+    }
+
+    /// What processor `index` says of itself.
+    pub fn halts(&self, index: u32) -> Halts {
+        let first = index.min(MOST_PROCESSORS - 1) as usize * OF_PROCESSOR;
+        self.with(first + TOLD, |told| told.store(1, Ordering::Relaxed));
+        Halts { figures: self.clone(), first }
+    }
+
+    /// A request of a disk took so long, ns.
+    pub fn disk_took(&self, ns: u64) {
+        self.with(DISKS_BUSY, |busy| _ = busy.fetch_add(ns, Ordering::Relaxed));
+    }
+}
+
+/// Counts for how long a processor is halted.
+#[derive(Debug)]
+pub struct Halts {
+    figures: Figures,
+    first: usize,
+}
+
+impl Halts {
+    /// It is halted for as long as `wait` takes.
+    pub fn during(&self, wait: impl FnOnce()) {
+        let begin = now_ns();
+        self.figures.with(self.first + SINCE, |since| since.store(begin, Ordering::Relaxed));
+        wait();
+        self.figures.with(self.first + SINCE, |since| since.store(0, Ordering::Relaxed));
+        let took = now_ns().saturating_sub(begin);
+        self.figures.with(self.first + HALTED, |halted| _ = halted.fetch_add(took, Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_halt_is_seen_while_it_lasts_and_afterwards() {
+        let figures = Figures::new().unwrap();
+        let (page, file) = Page::create().unwrap();
+        figures.halts(3).during(|| std::thread::sleep(Duration::from_millis(2)));
+        figures.publish(Page::open(file).unwrap());
+        let before = page.halted_ns(3, now_ns()).unwrap();
+        let halted_ns = |now| page.halted_ns(3, now).unwrap();
+        assert!(before >= 2_000_000, "what was said before it was handed over is in it, too");
+        let (end, ended) = mpsc::channel::<()>();
+        let (begin, began) = mpsc::channel();
+        let halts = figures.halts(3);
+        let halted = std::thread::spawn(move || {
+            halts.during(|| {
+                begin.send(()).unwrap();
+                let _ = ended.recv();
+            });
+        });
+        began.recv().unwrap();
+        let now = now_ns();
+        assert!(halted_ns(now + 5_000_000_000) >= before + 5_000_000_000);
+        assert!(halted_ns(now + 9_000_000_000) > halted_ns(now + 5_000_000_000));
+        drop(end);
+        halted.join().unwrap();
+        assert_eq!(halted_ns(now), halted_ns(now + 5_000_000_000));
+        assert_eq!(page.halted_ns(2, now), None, "nobody says it of that one");
+        figures.disk_took(7);
+        assert_eq!(page.disks_busy_ns(), 7);
+    }
+
+    #[test]
+    fn all_processors_have_their_words_and_nobody_can_make_it_shorter() {
+        let (page, file) = Page::create().unwrap();
+        assert_eq!(page.halted_ns(MOST_PROCESSORS - 1, 0), None);
+        assert!(page.word(DISKS_BUSY).is_some());
+        assert!(page.word(SIZE / size_of::<u64>()).is_none());
+        assert!(ftruncate(&file, 4096).is_err() && ftruncate(&file, 1 << 20).is_err());
+        let short = memfd_create("short", MemfdFlags::CLOEXEC).unwrap();
+        assert!(Page::open(short).is_err());
+    }
+}
