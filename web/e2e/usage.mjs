@@ -58,6 +58,9 @@ test("a guest is put into a group and promised memory, and what it has of both i
   await page.getByRole("button", { name: "Edit", exact: true }).click();
   await dialog.getByLabel("Group").selectOption("eng");
   await dialog.getByRole("button", { name: "Save" }).click();
+  // What became of what it is promised is measured while it runs.
+  await page.getByRole("img", { name: /^Asked for, due and delivered: Delivered [0-9.]+/ }).waitFor({ timeout: 30_000 });
+  await shows(page, /was kept in \d+ of \d+ spans of 10 s/);
   await shows(page, /eng: reserve 0, weight 2,000, no limit; got [0-9.]+ in 10 s/);
   await page.getByRole("button", { name: "Edit memory" }).click();
   await dialog.getByLabel("Reserve").fill("1TiB");

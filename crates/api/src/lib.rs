@@ -19,6 +19,7 @@ mod name;
 mod patch;
 mod problem;
 mod quantity;
+mod receipt;
 mod schedule;
 mod share_group;
 mod shares;
@@ -55,6 +56,7 @@ pub use name::{ImageName, Name, NameError};
 pub use patch::{merge, patch};
 pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
+pub use receipt::{Receipt, Receipts, ReceiptsQuery};
 pub use schedule::{Retention, Schedule, ScheduleAction, ScheduleDefinition};
 pub use share_group::{ShareGroup, ShareGroupInfo};
 pub use shares::{

@@ -254,7 +254,7 @@ impl Host {
             why: choice.why.unwrap_or_default(),
             tsc_khz: engine::kvm::Kvm::open().ok().map(|kvm| engine::Engine::tsc_khz(&kvm)),
         };
-        let series = Arc::new(Series::open(&paths.series(), paths.state()));
+        let series = Arc::new(Series::open(&paths.series(), paths.state(), figures, Arc::clone(&shares)));
         let alarms = Alarms::open(Arc::clone(&store), id, machine::host_name()).await.map_err(told)?;
         let host = Host {
             id,

@@ -1243,6 +1243,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/vms/{vm}/processors/{processor}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What one of a guest's processors did over time. The series together are always 1. */
+        get: operations["get_vms_vm_processors_processor_history"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/vms/{vm}/reboot": {
         parameters: {
             query?: never;
@@ -1254,6 +1271,26 @@ export interface paths {
         put?: never;
         /** Asks a guest to power itself off, and starts it again. */
         post: operations["post_vms_vm_reboot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/vms/{vm}/receipts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What became of what a guest was promised of processors: what it asked for, was to have and got. It is kept like all that is measured: each
+         *     second for an hour, and for longer the worst second of each span.
+         */
+        get: operations["get_vms_vm_receipts"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -3770,6 +3807,64 @@ export interface components {
              * @description Operations at once after a silence: a tenth of a second's unless told.
              */
             operations_burst?: number | null;
+        };
+        /** @description What became of it in one span: means of its seconds, processors. */
+        Receipt: {
+            /**
+             * Format: double
+             * @description What it would have taken if nobody else had been there.
+             */
+            asked: number;
+            /**
+             * Format: double
+             * @description What it got.
+             */
+            delivered: number;
+            /**
+             * Format: double
+             * @description What it was to have by what all were promised and asked for.
+             */
+            due: number;
+            /**
+             * @description Whether that was never more than a tenth of what it was promised and asked for: who waits for one who runs already waits
+             *     for some milliseconds.
+             */
+            kept: boolean;
+            /**
+             * Format: double
+             * @description What the guest was promised, whoever else wanted it: its reserve.
+             */
+            promised: number;
+            /**
+             * Format: double
+             * @description The most that it got less in any one second than it was promised and asked for in that.
+             */
+            short: number;
+            /**
+             * Format: date-time
+             * @description When it begins.
+             */
+            time: string;
+        };
+        /** @description What became of what a guest was promised of processors, span by span. */
+        Receipts: {
+            /**
+             * Format: int32
+             * @description In how many of them every second was kept.
+             */
+            kept: number;
+            /** @description The spans in which it ran, the earliest first. */
+            receipts: components["schemas"]["Receipt"][];
+            /**
+             * Format: int32
+             * @description How long a span is, seconds.
+             */
+            step: number;
+            /**
+             * Format: double
+             * @description The most that it was short of in any second, processors.
+             */
+            worst_short: number;
         };
         /** @description A new size for a volume. */
         Resize: {
@@ -8362,7 +8457,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description What it has used: `cpu_run`, `cpu_ready` and `cpu_wait` (the time that its processors ran, had work but no processor of the host, and had nothing to do), `memory` (that its process takes), `disk_read`, `disk_written`, `disk_reads`, `disk_writes`, `net_received`, `net_sent` */
+            /** @description What it has used: `cpu_run`, `cpu_ready` and `cpu_wait` (the time that its processors ran, had work but no processor of the host, and had nothing to do), `cpu_limited`, `cpu_memory`, `cpu_io`, `cpu_halted` (what is in `cpu_wait`: kept from running by the limit, waiting for memory, waiting for a disk, nothing to do), `memory` (that its process takes), `disk_read`, `disk_written`, `disk_reads`, `disk_writes`, `net_received`, `net_sent`, `cpu_promised`, `cpu_asked`, `cpu_due`, `cpu_delivered`, `cpu_short` (see `/vms/{vm}/receipts`) */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -8633,6 +8728,54 @@ export interface operations {
             };
         };
     };
+    get_vms_vm_processors_processor_history: {
+        parameters: {
+            query?: {
+                /** @description From when on; an hour before `to` if nothing is said. */
+                from?: string;
+                /** @description Until when; now if nothing is said. */
+                to?: string;
+                /**
+                 * @description How long a span should be, seconds; as short as `points` and what is kept allow if nothing is said. What is older is kept in spans
+                 *     that are longer: a second for an hour, 10 for a day, 300 for 30 days.
+                 */
+                step?: number;
+                /** @description At most so many spans; 600 if nothing is said. */
+                points?: number;
+                /** @description Only these series, with commas between. */
+                series?: string;
+            };
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                vm: string;
+                /** @description The processor's number, from 0 on */
+                processor: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The parts of its time: `run`, `ready` (it waited for a processor of the host), `limited` (it had had what its limit allows), `memory` (it waited for memory that is not in the host's), `io` (it had nothing to do until a disk would be ready), `halted` (nothing to do) */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_vms_vm_reboot: {
         parameters: {
             query?: {
@@ -8671,6 +8814,50 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_vms_vm_receipts: {
+        parameters: {
+            query?: {
+                /** @description From when on; an hour before `to` if nothing is said. */
+                from?: string;
+                /** @description Until when; now if nothing is said. */
+                to?: string;
+                /**
+                 * @description How long a span should be, seconds; as short as `points` and what is kept allow if nothing is said. What is older is kept in spans
+                 *     that are longer: a second for an hour, 10 for a day, 300 for 30 days.
+                 */
+                step?: number;
+                /** @description At most so many spans; 600 if nothing is said. */
+                points?: number;
+            };
+            header?: never;
+            path: {
+                /** @description Its name or id */
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What became of it */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Receipts"];
                 };
             };
             /** @description A problem */

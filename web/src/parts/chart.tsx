@@ -13,7 +13,7 @@ import { colours, onTheme } from "./theme";
 export interface Line {
   name: string;
   text: string;
-  colour: (typeof COLOURS)[number];
+  colour: Colour;
   /** One value for each time. */
   values: readonly (number | null)[];
   /** The smallest and the largest that the values stand for, if they are to be seen. */
@@ -37,7 +37,8 @@ interface Props {
   onWhole: () => void;
 }
 
-const COLOURS = ["--chart-1", "--chart-2", "--chart-3"] as const;
+export const COLOURS = ["--chart-1", "--chart-2", "--chart-3", "--chart-4", "--chart-5", "--chart-6"] as const;
+export type Colour = (typeof COLOURS)[number];
 const GROUND = ["--line", "--faint"] as const;
 const HEIGHT = 190;
 /** Charts that show the same time under the pointer. */

@@ -1,9 +1,9 @@
 // What a guest is promised of the host's processors, what it wants and gets, and who gets the rest.
 
-import { useState } from "react";
+import { lazy, Suspense, useState } from "react";
 
 import { at, complete, getVersion, type Schemas, type Vm } from "../api/client";
-import { useShare, useShareGroups } from "../api/queries";
+import { useReceipts, useShare, useShareGroups } from "../api/queries";
 import { usePowers } from "../api/session";
 import { Card, Fact, Facts, Loading, Problem } from "../parts/basics";
 import { Dialog } from "../parts/dialog";
@@ -14,6 +14,9 @@ import { Table } from "../parts/table";
 import { toast } from "../parts/toasts";
 import { number, t } from "../text";
 import { MemoryShare } from "./guest-memory-share";
+import type { Group } from "./usage";
+
+const Usage = lazy(() => import("./usage"));
 
 type CpuShare = Schemas["CpuShare"];
 
@@ -73,8 +76,23 @@ export function Share({ vm }: { vm: Vm }) {
           {rest >= 0.005 && <p className="hint">{t("share.rest", { n: number(rest, 2) })}</p>}
         </Card>
       </div>
+      <Delivered vm={vm} />
       <MemoryShare vm={vm} report={data.memory} />
       {editing && <ShareDialog vm={vm} onClose={() => setEditing(false)} />}
+    </>
+  );
+}
+
+const RECEIPTS: readonly Group[] = [{ title: "receipts", unit: "processors", series: ["cpu_delivered", "cpu_asked", "cpu_due"] }];
+
+/** What became of what it is promised. */
+function Delivered({ vm }: { vm: Vm }) {
+  const { data } = useReceipts(vm.id);
+  const words = data && { kept: number(data.kept), all: number(data.receipts.length), step: number(data.step), short: number(data.worst_short, 3) };
+  return (
+    <>
+      <Suspense fallback={<Loading />}><Usage key={vm.id} path={at("vms", vm.id)} groups={RECEIPTS} /></Suspense>
+      {words && <p className="hint">{data.receipts.length > 0 ? t("receipts.kept", words) : t("receipts.none")}</p>}
     </>
   );
 }

@@ -7,6 +7,7 @@ import { at, type Vm } from "../api/client";
 import { selectEvents, selectLoads, useLive } from "../api/live";
 import { useAgent } from "../api/queries";
 import { Card, Copy, Fact, Facts, Labels, Loading, When } from "../parts/basics";
+import type { Colour } from "../parts/chart";
 import { Meter } from "../parts/meter";
 import { bytes, number, percent, rate, t } from "../text";
 import { EventLine } from "../parts/event-line";
@@ -53,10 +54,14 @@ function Meters({ vm }: { vm: Vm }) {
   );
 }
 
+/** Where processors' time goes, and in which colours: what is nothing to do is grey. */
+const STACK = ["cpu_run", "cpu_ready", "cpu_limited", "cpu_memory", "cpu_io", "cpu_halted"];
+const STACK_COLOURS: readonly Colour[] = ["--chart-1", "--chart-2", "--chart-4", "--chart-5", "--chart-6", "--chart-3"];
+
 function Past({ vm }: { vm: Vm }) {
   const [cpus, memory] = [vm.cpus ?? 1, Number(vm.memory)];
   const groups = useMemo((): readonly Group[] => [
-    { title: "cpu", unit: "processors", series: ["cpu_run", "cpu_ready", "cpu_wait"], stacked: true, most: cpus },
+    { title: "cpu", unit: "processors", series: STACK, colours: STACK_COLOURS, stacked: true, most: cpus },
     { title: "memory", unit: "bytes", series: ["memory"], most: memory },
     { title: "disks", unit: "bytes/s", series: ["disk_read", "disk_written"] },
     { title: "usage.operations", unit: "1/s", series: ["disk_reads", "disk_writes"] },

@@ -4,7 +4,7 @@ import { useMemo, useState } from "react";
 
 import { endOf, farther, type History, latest, moved, nearer, type Range, RANGES, seriesOf, SHORTEST, type Span, times, useHistory } from "../api/history";
 import { Card, Loading, Problem } from "../parts/basics";
-import Chart, { type Line, shown } from "../parts/chart";
+import Chart, { type Colour, COLOURS, type Line, shown } from "../parts/chart";
 import { Icon } from "../parts/icon";
 import { Table } from "../parts/table";
 import { type Key, period, t } from "../text";
@@ -15,11 +15,12 @@ export interface Group {
   /** The series in it, the first at the bottom where they are stacked. */
   series: readonly string[];
   stacked?: boolean;
+  /** Their colours, if not one after the other. */
+  colours?: readonly Colour[];
   most?: number;
 }
 
 const NAMES: readonly Range[] = ["hour", "day", "month"];
-const MARKS = ["--chart-1", "--chart-2", "--chart-3"] as const;
 /** The spans in a chart, where it is broad and where it is narrow. */
 const POINTS = { broad: 720, narrow: 360 };
 /** From this length on a span has peaks that its mean does not show, s. */
@@ -62,7 +63,7 @@ function linesOf(history: History, group: Group): Line[] {
     const series = seriesOf(history, name);
     if (!series) return [];
     const spread = history.step >= PEAKS && !group.stacked ? { min: series.min, max: series.max } : undefined;
-    return [{ name, text: t(`series.${name}` as Key), colour: MARKS[n % MARKS.length] ?? MARKS[0], values: series.avg, spread }];
+    return [{ name, text: t(`series.${name}` as Key), colour: (group.colours ?? COLOURS)[n % COLOURS.length] ?? COLOURS[0], values: series.avg, spread }];
   });
 }
 

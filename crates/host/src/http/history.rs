@@ -1,16 +1,18 @@
-//! `/host/history` and `/vms/{vm}/history`: what was used over time.
+//! `/host/history`, `/vms/{vm}/history` and what is read from the same: what was used over time, and what became of promises.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::{History, HistoryQuery, Invalid, Problem, Series, Time};
+use api::{History, HistoryQuery, Invalid, Problem, Receipt, Receipts, ReceiptsQuery, Series, Time};
 use axum::extract::{Path, State};
+use vmm::machine::MOST_PROCESSORS;
 
 use super::caller::Viewer;
 use super::error::Result;
 use super::input::Query;
 use crate::daemon::Host;
-use crate::series::{Bucket, GUEST_SERIES, HOST_SERIES, Kind, LEVELS, coarser};
+use crate::series::{Bucket, GUEST_SERIES, HOST_SERIES, Kind, LEVELS, PROCESSOR_SERIES, coarser};
 
 /// How many spans there are if nothing is said.
 const USUAL: u32 = 600;
@@ -43,8 +45,9 @@ pub async fn of_host(
 #[utoipa::path(get, path = "/vms/{vm}/history", tag = "vms", security(("token" = ["viewer"])),
     params(("vm" = String, Path, description = "Its name or id"), HistoryQuery), responses(
     (status = 200, description = "What it has used: `cpu_run`, `cpu_ready` and `cpu_wait` (the time that its processors ran, had work but no processor of \
-        the host, and had nothing to do), `memory` (that its process takes), `disk_read`, `disk_written`, `disk_reads`, `disk_writes`, `net_received`, \
-        `net_sent`", body = History),
+        the host, and had nothing to do), `cpu_limited`, `cpu_memory`, `cpu_io`, `cpu_halted` (what is in `cpu_wait`: kept from running by the limit, waiting for \
+        memory, waiting for a disk, nothing to do), `memory` (that its process takes), `disk_read`, `disk_written`, `disk_reads`, `disk_writes`, \
+        `net_received`, `net_sent`, `cpu_promised`, `cpu_asked`, `cpu_due`, `cpu_delivered`, `cpu_short` (see `/vms/{vm}/receipts`)", body = History),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn of_guest(
     State(host): State<Arc<Host>>,
@@ -56,6 +59,82 @@ pub async fn of_guest(
     let wanted = Wanted::of(&query, &GUEST_SERIES, Time::now())?;
     let series = Arc::clone(&host.series);
     answer(wanted, move |level, first, last| series.of_guest(vm.id, level, first, last)).await
+}
+
+/// What one of a guest's processors did over time. The series together are always 1.
+#[utoipa::path(get, path = "/vms/{vm}/processors/{processor}/history", tag = "vms", security(("token" = ["viewer"])),
+    params(("vm" = String, Path, description = "Its name or id"), ("processor" = String, Path, description = "The processor's number, from 0 on"), HistoryQuery),
+    responses(
+    (status = 200, description = "The parts of its time: `run`, `ready` (it waited for a processor of the host), `limited` (it had had what its limit allows), \
+        `memory` (it waited for memory that is not in the host's), `io` (it had nothing to do until a disk would be ready), `halted` (nothing to do)",
+        body = History),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn of_processor(
+    State(host): State<Arc<Host>>,
+    _: Viewer,
+    Path((vm, processor)): Path<(String, String)>,
+    Query(query): Query<HistoryQuery>,
+) -> Result<axum::Json<History>> {
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    let number = processor.parse().ok().filter(|number| *number < MOST_PROCESSORS);
+    let number = number.ok_or_else(|| {
+        let name = &vm.definition.name;
+        Problem::not_found(format!("{name} has no processor {processor:?}: they are numbers from 0 on"))
+    })?;
+    let wanted = Wanted::of(&query, &PROCESSOR_SERIES, Time::now())?;
+    let series = Arc::clone(&host.series);
+    answer(wanted, move |level, first, last| series.of_processor(vm.id, number, level, first, last)).await
+}
+
+/// What became of what a guest was promised of processors: what it asked for, was to have and got. It is kept like all that is measured: each
+/// second for an hour, and for longer the worst second of each span.
+#[utoipa::path(get, path = "/vms/{vm}/receipts", tag = "vms", security(("token" = ["viewer"])),
+    params(("vm" = String, Path, description = "Its name or id"), ReceiptsQuery), responses(
+    (status = 200, description = "What became of it", body = Receipts),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn receipts(
+    State(host): State<Arc<Host>>,
+    _: Viewer,
+    Path(vm): Path<String>,
+    Query(query): Query<ReceiptsQuery>,
+) -> Result<axum::Json<Receipts>> {
+    let (vm, _) = host.supervisor.find(&vm).await?;
+    let ReceiptsQuery { from, to, step, points } = query;
+    let query = HistoryQuery { from, to, step, points, series: Some(RECEIPT.join(",")) };
+    let wanted = Wanted::of(&query, &GUEST_SERIES, Time::now())?;
+    let series = Arc::clone(&host.series);
+    let history =
+        answer(wanted, move |level, first, last| series.of_guest(vm.id, level, first, last)).await?;
+    Ok(axum::Json(receipted(&history.0)))
+}
+
+/// The series of a receipt in their order.
+const RECEIPT: [&str; 5] = ["cpu_promised", "cpu_asked", "cpu_due", "cpu_delivered", "cpu_short"];
+
+fn receipted(history: &History) -> Receipts {
+    let value = |name: &str, span: usize| {
+        let series = history.series.iter().find(|series| series.name == name)?;
+        // Of a span the second counts in which it was short of most.
+        let values = if name == "cpu_short" { &series.max } else { &series.avg };
+        values.get(span).copied().flatten()
+    };
+    let receipt = |span: u32| {
+        let values = RECEIPT.map(|name| value(name, span as usize));
+        let [Some(promised), Some(asked), Some(due), Some(delivered), Some(short)] = values else {
+            return None;
+        };
+        let time = history.from + Duration::from_secs(u64::from(span) * u64::from(history.step));
+        // Shares are said in thousandths of a processor.
+        let thousandths = |value: f64| (value * 1000.0).round() / 1000.0;
+        Some(Receipt::of(time, [promised, asked, due, delivered, short].map(thousandths)))
+    };
+    let receipts: Vec<_> = (0..history.points).filter_map(receipt).collect();
+    Receipts {
+        step: history.step,
+        kept: receipts.iter().filter(|receipt| receipt.kept).count() as u32,
+        worst_short: receipts.iter().map(|receipt| receipt.short).fold(0.0, f64::max),
+        receipts,
+    }
 }
 
 /// What was asked for, as it is looked up.
@@ -239,6 +318,26 @@ mod tests {
         assert_eq!((series.name.as_str(), history.points, history.step), ("memory_used", 6, 600));
         assert_eq!(series.avg, [None, Some(268_440_000.0), None, None, None, Some(1.5)]);
         assert_eq!((series.min[1], series.max[1]), (Some(0.0), Some(536_870_000.0)));
+    }
+
+    #[test]
+    fn a_receipt_has_the_worst_second_of_its_span_and_none_where_nothing_ran() {
+        let series = |name: &str, avg: f64, max: f64| Series {
+            name: name.into(),
+            unit: "processors".into(),
+            avg: vec![None, Some(avg), Some(avg)],
+            min: vec![None, Some(0.0), Some(0.0)],
+            max: vec![None, Some(max), Some(avg)],
+        };
+        let from = Time::from_second(NOW).unwrap();
+        let values = [0.5, 1.0, 0.6, 0.55, 0.01].into_iter().zip([0.5, 1.0, 0.6, 0.6, 0.2]);
+        let series =
+            RECEIPT.into_iter().zip(values).map(|(name, (avg, max))| series(name, avg, max)).collect();
+        let told = receipted(&History { from, step: 10, points: 3, series });
+        let times: Vec<_> = told.receipts.iter().map(|receipt| receipt.time.as_second() - NOW).collect();
+        assert_eq!((times, told.kept, told.worst_short), (vec![10, 20], 1, 0.2));
+        let first = &told.receipts[0];
+        assert_eq!((first.delivered, first.short, first.kept), (0.55, 0.2, false));
     }
 
     #[test]

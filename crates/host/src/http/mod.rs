@@ -132,6 +132,8 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(share_groups::list, share_groups::create))
         .routes(routes!(share_groups::get, share_groups::edit, share_groups::delete))
         .routes(routes!(history::of_guest))
+        .routes(routes!(history::of_processor))
+        .routes(routes!(history::receipts))
         .routes(routes!(agent::get))
         .routes(routes!(agent::exec))
         .routes(routes!(agent::password))

@@ -1,33 +1,49 @@
 //! What one guest that runs uses.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use api::{Id, Stats, VmState};
+use vmm::figures::Page;
 
 use super::bucket::Bucket;
 use super::look::{Look, Seen};
+use super::processors::Processors;
 use super::ring::Ring;
+use super::stack::{self, Stack};
 use super::track::Track;
 use super::{FLUSH, FLUSH_ALL, Kind, LONGEST, kind, rate, seconds, tell};
+use crate::shares::Ledger;
 
-/// A guest's series: what the kernel says, and what the guest's process says of its disks and cards.
-pub const SERIES: [Kind; 10] = [
+/// A guest's series: what the kernel and its process say of its processors, what its process says of its disks and cards, and what
+/// has become of what it is promised.
+pub const SERIES: [Kind; 19] = [
     kind("cpu_run", "processors"),
     kind("cpu_ready", "processors"),
     kind("cpu_wait", "processors"),
     kind("memory", "bytes"),
+    kind("cpu_limited", "processors"),
+    kind("cpu_memory", "processors"),
+    kind("cpu_io", "processors"),
+    kind("cpu_halted", "processors"),
     kind("disk_read", "bytes/s"),
     kind("disk_written", "bytes/s"),
     kind("disk_reads", "1/s"),
     kind("disk_writes", "1/s"),
     kind("net_received", "bytes/s"),
     kind("net_sent", "bytes/s"),
+    kind("cpu_promised", "processors"),
+    kind("cpu_asked", "processors"),
+    kind("cpu_due", "processors"),
+    kind("cpu_delivered", "processors"),
+    kind("cpu_short", "processors"),
 ];
 
 /// Which series are measured together.
-const TRACKS: [usize; 2] = [4, 6];
+const TRACKS: [usize; 3] = [8, 6, 5];
 
 /// So many guests at most are asked each second what their disks and cards did: an answer costs the two processes a tenth of a millisecond.
 const ASKED: usize = 10;
@@ -61,15 +77,28 @@ pub fn patience(guests: usize) -> u32 {
     (guests.div_ceil(ASKED) as u32).clamp(OFTEN, SELDOM)
 }
 
+/// What is said of a guest that runs besides what the kernel says.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// What its process says.
+    pub figures: Option<Arc<Page>>,
+    /// What has become of what it is promised.
+    pub ledger: Option<Ledger>,
+}
+
 /// A guest that runs.
 pub struct Guest {
     state: VmState,
     pid: u32,
     look: Look,
     ring: Ring,
-    tracks: [Track; 2],
+    tracks: [Track; 3],
+    processors: Processors,
     seen: Option<(Instant, u32, Seen)>,
+    /// How long its disks had worked and it had been throttled by then, ns.
+    worked: (u64, u64),
     noted: Option<(Instant, u32, Devices)>,
+    ledger: Option<(u32, Ledger)>,
     /// When it was asked last.
     asked: u32,
     /// By how many seconds its work is put off, so that not all guests' is done at once.
@@ -86,8 +115,20 @@ impl Guest {
         let ring = Ring::open(path, &TRACKS)?;
         // The last bytes of an id are random.
         let offset = u32::from(id.bytes()[15]);
-        let tracks = [Track::new(0), Track::new(1)];
-        Ok(Self { state, pid, look, ring, tracks, seen: None, noted: None, asked: 0, offset })
+        Ok(Self {
+            state,
+            pid,
+            look,
+            ring,
+            tracks: [0, 1, 2].map(Track::new),
+            processors: Processors::new(path),
+            seen: None,
+            worked: (0, 0),
+            noted: None,
+            ledger: None,
+            asked: 0,
+            offset,
+        })
     }
 
     /// Its process.
@@ -103,17 +144,12 @@ impl Guest {
     }
 
     /// Looks at it. Says whether it should be asked what its disks and cards did: it has not been for `patience` seconds.
-    pub fn sample(&mut self, now: u32, patience: u32) -> bool {
-        if let Some(seen) = self.look() {
-            let moment = Instant::now();
-            let last = self.seen.replace((moment, now, seen));
-            if let Some((before, second, then)) = last {
-                let passed = moment.duration_since(before).as_secs_f64();
-                let values = self.values(&then, &seen, passed);
-                for second in seconds(second, now, LONGEST) {
-                    tell(self.tracks[0].add(&self.ring, second, &values));
-                }
-            }
+    pub fn sample(&mut self, now: u32, patience: u32, said: &Said) -> bool {
+        if let Some(seen) = self.look(said.figures.as_deref()) {
+            self.add(now, seen, said);
+        }
+        if let Some(ledger) = said.ledger {
+            self.add_receipt(now, ledger);
         }
         let turn = now.wrapping_add(self.offset);
         if turn.is_multiple_of(FLUSH) {
@@ -129,23 +165,72 @@ impl Guest {
         due
     }
 
-    fn look(&mut self) -> Option<Seen> {
-        let seen = self.look.now().or_else(|_| {
+    fn look(&mut self, figures: Option<&Page>) -> Option<Seen> {
+        let seen = self.look.now(figures).or_else(|_| {
             // A processor may have been pulled out.
             self.look.again();
-            self.look.now()
+            self.look.now(figures)
         });
         seen.ok()
     }
 
-    fn values(&self, then: &Seen, now: &Seen, passed: f64) -> [Option<f64>; 4] {
-        let same = then.processors == now.processors && now.processors > 0;
-        let part = |then, now| rate(then, now, passed).filter(|_| same).map(|ns| ns / 1e9);
-        let (run, ready) = (part(then.run, now.run), part(then.ready, now.ready));
-        // A guest that stands still waits for nothing.
-        let there = if self.state == VmState::Paused { 0.0 } else { f64::from(now.processors) };
-        let wait = run.zip(ready).map(|(run, ready)| (there - run - ready).max(0.0));
-        [run, ready, wait, Some(now.resident as f64)]
+    /// What it did since the last look.
+    fn add(&mut self, now: u32, seen: Seen, said: &Said) {
+        let moment = Instant::now();
+        let disks = said.figures.as_ref().map_or(0, |page| page.disks_busy_ns());
+        let throttled = said.ledger.map_or(0, |ledger| ledger.throttled);
+        let worked = std::mem::replace(&mut self.worked, (disks, throttled));
+        let memory = seen.resident as f64;
+        let Some((before, second, then)) = self.seen.replace((moment, now, seen)) else { return };
+        let Some((_, _, seen)) = &self.seen else { return };
+        let window = u64::try_from(moment.duration_since(before).as_nanos()).unwrap_or(u64::MAX);
+        let numbers = |seen: &Seen| seen.processors.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+        let mut values = [None; TRACKS[0]];
+        values[3] = Some(memory);
+        let mut stacks = Vec::new();
+        if numbers(&then) == numbers(seen) && !seen.processors.is_empty() && window > 0 {
+            let pairs: Vec<_> =
+                then.processors.iter().zip(&seen.processors).map(|(a, b)| (a.1, b.1)).collect();
+            let (disks, throttled) = (disks.saturating_sub(worked.0), throttled.saturating_sub(worked.1));
+            stacks = stack::stacks(window, &pairs, throttled, disks);
+        }
+        if self.state == VmState::Paused {
+            // It stands still, and waits for nothing.
+            stacks.iter_mut().for_each(|stack| *stack = Stack::default());
+        }
+        let parts = |stack: &Stack| stack.parts().map(|ns| ns as f64 / window as f64);
+        if !stacks.is_empty() {
+            let sum = |part: usize| stacks.iter().map(|stack| parts(stack)[part]).sum::<f64>();
+            let [run, ready, limited, memory, io, halted] = std::array::from_fn(sum);
+            let wait = limited + memory + io + halted;
+            let all = [run, ready, wait, values[3].unwrap_or(0.0), limited, memory, io, halted];
+            values = all.map(Some);
+        }
+        let shown: Vec<_> = numbers(seen).into_iter().zip(stacks.iter().map(parts)).collect();
+        for second in seconds(second, now, LONGEST) {
+            tell(self.tracks[0].add(&self.ring, second, &values));
+            self.processors.add(second, &shown);
+        }
+    }
+
+    /// What has become of what it is promised since that was told last.
+    fn add_receipt(&mut self, now: u32, ledger: Ledger) {
+        let Some((second, before)) = self.ledger else {
+            self.ledger = Some((now, ledger));
+            return;
+        };
+        // Where nothing was measured anew, what comes next is about this second, too.
+        let Some(receipt) = ledger.since(&before) else {
+            if ledger.time < before.time {
+                self.ledger = Some((now, ledger));
+            }
+            return;
+        };
+        self.ledger = Some((now, ledger));
+        let values = [receipt.promised, receipt.asked, receipt.due, receipt.got, receipt.short()].map(Some);
+        for second in seconds(second, now, LONGEST) {
+            tell(self.tracks[2].add(&self.ring, second, &values));
+        }
     }
 
     /// Takes what its process has said; more than once a second it tells nothing new.
@@ -170,6 +255,7 @@ impl Guest {
         for track in &mut self.tracks {
             tell(track.flush(&self.ring, all));
         }
+        self.processors.flush(all);
     }
 
     /// Writes everything that is known of it.
@@ -182,9 +268,23 @@ impl Guest {
     /// # Errors
     /// If it cannot be read.
     pub fn read(&self, level: usize, first: u32, last: u32) -> io::Result<Vec<Bucket>> {
-        let tracks = [0, 1].map(|track| self.tracks[track].read(&self.ring, level, first, last));
-        let [kernel, devices] = tracks;
-        Ok(joined(kernel?, devices?))
+        let tracks = [0, 1, 2].map(|track| self.tracks[track].read(&self.ring, level, first, last));
+        let [processors, devices, receipts] = tracks;
+        Ok(joined([processors?, devices?, receipts?]))
+    }
+
+    /// The same of one of its processors.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_processor(
+        &self,
+        number: u32,
+        level: usize,
+        first: u32,
+        last: u32,
+    ) -> io::Result<Vec<Bucket>> {
+        self.processors.read(number, level, first, last)
     }
 }
 
@@ -194,18 +294,21 @@ impl Guest {
 /// If it cannot be read.
 pub fn read(path: &Path, level: usize, first: u32, last: u32) -> io::Result<Vec<Bucket>> {
     let Some(ring) = Ring::find(path, &TRACKS)? else { return Ok(Vec::new()) };
-    Ok(joined(ring.read(0, level, first, last)?, ring.read(1, level, first, last)?))
+    let [processors, devices, receipts] = [0, 1, 2].map(|track| ring.read(track, level, first, last));
+    Ok(joined([processors?, devices?, receipts?]))
 }
 
-/// Spans with the series of both tracks.
-fn joined(kernel: Vec<Bucket>, devices: Vec<Bucket>) -> Vec<Bucket> {
-    let mut all: std::collections::BTreeMap<u32, Bucket> = std::collections::BTreeMap::new();
-    for (from, track) in [(0, kernel), (TRACKS[0], devices)] {
+/// Spans with the series of all tracks.
+fn joined(tracks: [Vec<Bucket>; 3]) -> Vec<Bucket> {
+    let mut all: BTreeMap<u32, Bucket> = BTreeMap::new();
+    let mut from = 0;
+    for (track, count) in tracks.into_iter().zip(TRACKS) {
         for bucket in track {
             let whole =
                 all.entry(bucket.number).or_insert_with(|| Bucket::empty(bucket.number, SERIES.len()));
-            whole.of[from..from + bucket.of.len()].copy_from_slice(&bucket.of);
+            whole.of[from..from + count].copy_from_slice(&bucket.of);
         }
+        from += count;
     }
     all.into_values().collect()
 }

@@ -5,24 +5,24 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use vmm::figures::{Page, now_ns};
+
+use super::stack::Done;
+
 /// A guest's process as it is looked at.
 #[derive(Debug)]
 pub struct Look {
     pid: u32,
-    /// The scheduler's figures of each thread that is a processor of the guest.
-    processors: Vec<File>,
+    /// The scheduler's figures of each thread that is a processor of the guest, by its number.
+    processors: Vec<(u32, File)>,
     memory: File,
 }
 
-/// What the processors have done by now, all together, and the memory that the process takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the processors have done by now, and the memory that the process takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// How many processors there are.
-    pub processors: u32,
-    /// They ran, ns.
-    pub run: u64,
-    /// They had work and waited for a processor of the host, ns.
-    pub ready: u64,
+    /// What each processor has done, by its number.
+    pub processors: Vec<(u32, Done)>,
     /// Bytes.
     pub resident: u64,
 }
@@ -44,35 +44,33 @@ impl Look {
         }
     }
 
-    /// What it has done.
+    /// What it has done; `figures` are what the process says of itself.
     ///
     /// # Errors
     /// If it is gone.
-    pub fn now(&self) -> io::Result<Seen> {
-        let mut seen = Seen { processors: self.processors.len() as u32, run: 0, ready: 0, resident: 0 };
-        for processor in &self.processors {
-            let [run, ready] = numbers(processor)?;
-            (seen.run, seen.ready) = (seen.run + run, seen.ready + ready);
+    pub fn now(&self, figures: Option<&Page>) -> io::Result<Seen> {
+        let mut processors = Vec::with_capacity(self.processors.len());
+        for (number, file) in &self.processors {
+            let halted = figures.and_then(|page| page.halted_ns(*number, now_ns()));
+            let [run, ready] = numbers(file)?;
+            processors.push((*number, Done { run, ready, halted }));
         }
         let [_, resident] = numbers(&self.memory)?;
-        seen.resident = resident * rustix::param::page_size() as u64;
-        Ok(seen)
+        Ok(Seen { processors, resident: resident * rustix::param::page_size() as u64 })
     }
 }
 
-fn processors(pid: u32) -> io::Result<Vec<File>> {
-    let is_processor = |name: &str| {
-        let number = name.trim_end().strip_prefix("vcpu");
-        number.is_some_and(|number| number.parse::<u32>().is_ok())
-    };
+fn processors(pid: u32) -> io::Result<Vec<(u32, File)>> {
+    let number = |name: &str| name.trim_end().strip_prefix("vcpu")?.parse().ok();
     let mut found = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        if is_processor(&name) {
+        if let Some(number) = number(&name) {
             // It may just have ended.
-            found.extend(File::open(thread.path().join("schedstat")));
+            found.extend(File::open(thread.path().join("schedstat")).map(|file| (number, file)));
         }
     }
+    found.sort_by_key(|(number, _)| *number);
     Ok(found)
 }
 
@@ -102,15 +100,17 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut look = Look::at(std::process::id()).unwrap();
         // The name is set by the thread itself.
-        while look.now().map_or(0, |seen| seen.run) == 0 && Instant::now() < deadline {
+        let run = |look: &Look| look.now(None).unwrap().processors.first().map_or(0, |(_, done)| done.run);
+        while run(&look) == 0 && Instant::now() < deadline {
             look.again();
         }
-        let seen = look.now().unwrap();
-        assert!(seen.run > 0 && seen.processors == 1 && seen.resident > 1 << 20, "{seen:?}");
+        let seen = look.now(None).unwrap();
+        let [(0, done)] = seen.processors[..] else { panic!("{seen:?}") };
+        assert!(done.run > 0 && done.halted.is_none() && seen.resident > 1 << 20, "{seen:?}");
         drop(stop);
         thread.join().unwrap();
-        assert!(look.now().is_err(), "its thread is gone");
+        assert!(look.now(None).is_err(), "its thread is gone");
         look.again();
-        assert_eq!(look.now().unwrap().processors, 0);
+        assert!(look.now(None).unwrap().processors.is_empty());
     }
 }

@@ -2,32 +2,37 @@
 //!
 //! [`sampler`] looks at everything once a second and writes it into one file for the host and one for each guest ([`ring`]). It
 //! reads what the kernel says of guests' processes, which costs microseconds; what their disks and cards did only they know, and
-//! are asked the less often the more of them there are. Whoever asks them for more tells what they said here, too, so that what somebody
+//! are asked the less often the more of them there are. For how long their processors were halted they say all the time ([`Figures`]). Whoever asks them for more tells what they said here, too, so that what somebody
 //! looks at is known in more detail.
 
 mod bucket;
 mod code;
 mod guest;
 mod look;
+mod processors;
 mod ring;
 mod sampler;
+mod stack;
 mod track;
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use api::{Id, VmState};
 
+use crate::figures::Figures;
 use crate::machine;
+use crate::shares::Shares;
 #[cfg(test)]
 pub use bucket::Spread;
 pub use bucket::{Bucket, coarser};
-use guest::Guest;
 pub use guest::{Devices, SERIES as GUEST_SERIES};
+use guest::{Guest, Said};
+pub use processors::SERIES as PROCESSOR_SERIES;
 pub use ring::LEVELS;
 use ring::Ring;
 pub use sampler::Sampler;
@@ -73,6 +78,10 @@ pub struct Series {
     folder: PathBuf,
     /// The file system whose room is told.
     storage: PathBuf,
+    /// What guests' processes say.
+    figures: Arc<Figures>,
+    /// What guests are promised.
+    shares: Arc<Shares>,
     state: Mutex<State>,
 }
 
@@ -113,13 +122,14 @@ fn seconds(before: u32, now: u32, most: u32) -> std::ops::RangeInclusive<u32> {
 }
 
 impl Series {
-    /// Goes on in a folder; `storage` is where guests' disks are. What cannot be written is told in the log, and nothing else comes of it.
-    pub fn open(folder: &Path, storage: &Path) -> Self {
+    /// Goes on in a folder; `storage` is where guests' disks are, `figures` and `shares` say what guests do and are promised. What cannot be
+    /// written is told in the log, and nothing else comes of it.
+    pub fn open(folder: &Path, storage: &Path, figures: Arc<Figures>, shares: Arc<Shares>) -> Self {
         let opened = Ring::open(&folder.join("host"), &[HOST_SERIES.len()]);
         let ring = opened.map_err(|error| tracing::warn!("{}: {error}", folder.display())).ok();
         let host = Host { ring, track: Track::new(0), last: None };
         let state = Mutex::new(State { host, guests: HashMap::new() });
-        Self { folder: folder.to_owned(), storage: storage.to_owned(), state }
+        Self { folder: folder.to_owned(), storage: storage.to_owned(), figures, shares, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -133,7 +143,8 @@ impl Series {
     /// Removes what is kept of guests that are not among `known`.
     fn sweep(&self, known: &[Id]) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| processors::guest_of(name).parse::<Id>().ok());
             if let Some(id) = id.filter(|id| !known.contains(id)) {
                 self.forget(id);
             }
@@ -165,6 +176,7 @@ impl Series {
     /// A guest is gone.
     fn forget(&self, id: Id) {
         self.state().guests.remove(&id);
+        processors::forget(&self.path(id));
         match fs::remove_file(self.path(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!("{} stays behind: {error}", self.path(id).display());
@@ -182,12 +194,14 @@ impl Series {
 
     /// Looks at everything. Gives the guests that should be asked what their disks and cards did.
     fn sample(&self, now: u32) -> Vec<Id> {
+        let ledgers = self.shares.seen(|seen| seen.ledgers.clone());
         let mut state = self.state();
         state.host.sample(&self.storage, now);
         let patience = guest::patience(state.guests.len());
         let mut due = Vec::new();
         for (id, guest) in &mut state.guests {
-            if guest.sample(now, patience) {
+            let said = Said { figures: self.figures.of(*id), ledger: ledgers.get(id).copied() };
+            if guest.sample(now, patience, &said) {
                 due.push(*id);
             }
         }
@@ -223,6 +237,25 @@ impl Series {
         match state.guests.get(&id) {
             Some(guest) => guest.read(level, first, last),
             None => guest::read(&self.path(id), level, first, last),
+        }
+    }
+
+    /// The same of one of its processors.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of_processor(
+        &self,
+        id: Id,
+        number: u32,
+        level: usize,
+        first: u32,
+        last: u32,
+    ) -> io::Result<Vec<Bucket>> {
+        let state = self.state();
+        match state.guests.get(&id) {
+            Some(guest) => guest.read_processor(number, level, first, last),
+            None => processors::read(&self.path(id), number, level, first, last),
         }
     }
 }

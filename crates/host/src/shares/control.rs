@@ -127,6 +127,14 @@ impl Controls {
         Ok(Control { weight, quota, period, burst, written: (None, None) })
     }
 
+    /// For how long a guest's group was throttled.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn throttled(&self, guest: Id) -> io::Result<Throttled> {
+        File::open(self.folder.join(guest.to_string()).join("cpu.stat")).map(Throttled)
+    }
+
     /// What a guest's group has used.
     ///
     /// # Errors
@@ -167,6 +175,33 @@ impl Usage {
             // It is the first line.
             Version::Two => text.strip_prefix("usage_usec").and_then(number).map(|time| time * 1000),
         };
+        found.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// For how long a group was kept from running by its quota.
+#[derive(Debug)]
+pub struct Throttled(File);
+
+impl Throttled {
+    /// How long, ns: the time of each processor of the host on which it wanted to run.
+    ///
+    /// # Errors
+    /// If the group is gone, or the kernel does not say.
+    pub fn now(&self) -> io::Result<u64> {
+        let mut text = [0; 512];
+        let length = self.0.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
+        let found = text.lines().find_map(|line| {
+            let (name, number) = line.split_once(' ')?;
+            // Nanoseconds in version 1, microseconds in version 2.
+            let unit = match name {
+                "throttled_time" => 1,
+                "throttled_usec" => 1000,
+                _ => return None,
+            };
+            number.trim().parse::<u64>().ok()?.checked_mul(unit)
+        });
         found.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
@@ -268,6 +303,10 @@ mod tests {
         assert_eq!(read("cpu.max"), "max 100000");
         fs::write(group.join("cpu.stat"), "usage_usec 1234\nuser_usec 1000\n").unwrap();
         assert_eq!(controls.usage(guest).unwrap().now().unwrap(), 1_234_000);
+        assert!(controls.throttled(guest).unwrap().now().is_err(), "there is no such line");
+        fs::write(group.join("cpu.stat"), "usage_usec 1\nnr_periods 3\nnr_throttled 2\nthrottled_usec 17\n")
+            .unwrap();
+        assert_eq!(controls.throttled(guest).unwrap().now().unwrap(), 17_000);
         controls.set_part(Part::Most).unwrap();
         assert_eq!(fs::read_to_string(controls.folder.join("cpu.weight")).unwrap(), "10000");
     }
@@ -288,6 +327,8 @@ mod tests {
         assert_eq!(read("cpu.cfs_burst_us"), "5000");
         fs::write(group.join("cpuacct.usage"), "77\n").unwrap();
         assert_eq!(controls.usage(guest).unwrap().now().unwrap(), 77);
+        fs::write(group.join("cpu.stat"), "nr_periods 3\nnr_throttled 2\nthrottled_time 12345\n").unwrap();
+        assert_eq!(controls.throttled(guest).unwrap().now().unwrap(), 12_345);
         let controls =
             Controls { daemon: Some((controls.folder.join("daemon"), controls.folder.clone())), ..controls };
         controls.set_part(Part::Most).unwrap();

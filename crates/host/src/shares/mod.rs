@@ -6,6 +6,7 @@
 
 mod control;
 mod groups;
+mod ledger;
 mod look;
 mod promises;
 mod regulator;
@@ -13,6 +14,7 @@ mod rule;
 mod seen;
 
 pub use control::{Controls, Version};
+pub use ledger::Ledger;
 pub use promises::{Shares, capacity};
 pub use regulator::Regulator;
 pub use seen::Seen;

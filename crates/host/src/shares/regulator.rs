@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use api::{CpuNow, Id, Name};
 
-use super::control::{Control, Controls, Part, Usage};
+use super::control::{Control, Controls, Part, Throttled, Usage};
+use super::ledger::Ledger;
 use super::look::Look;
 use super::promises::{Claimant, Shares, Woken, capacity};
 use super::rule::{self, Due, Want};
@@ -73,6 +74,10 @@ struct Followed {
     got: f64,
     /// What it was not to pass in the last window.
     limit: Option<f64>,
+    /// What it was to have in the last window.
+    due: f64,
+    ledger: Ledger,
+    throttled: Option<Throttled>,
 }
 
 impl Followed {
@@ -99,6 +104,9 @@ impl Followed {
             asked: [busy; 2],
             got: 0.0,
             limit: None,
+            due: 0.0,
+            ledger: Ledger::default(),
+            throttled: controls.and_then(|controls| controls.throttled(id).ok()),
         }
     }
 
@@ -122,6 +130,14 @@ impl Followed {
         let window = now - time;
         self.got = part(window, used.saturating_sub(before));
         self.asked = [self.ask(now, used.saturating_sub(before)), self.asked[0]];
+        let reserve = self.claimant.share.reserve.get();
+        self.ledger.add(window, reserve, self.asked[0], self.due, self.got);
+        // Whoever has no limit is not throttled.
+        if self.limit.is_some()
+            && let Some(throttled) = self.throttled.as_ref().and_then(|throttled| throttled.now().ok())
+        {
+            self.ledger.throttled = throttled;
+        }
     }
 
     /// What it would have taken in the last window.
@@ -249,6 +265,9 @@ impl Loop {
         let (names, groups) = &self.groups;
         let wants: Vec<_> = self.guests.values().map(|guest| guest.want(names)).collect();
         let due = rule::due(capacity(), groups, &wants);
+        for (guest, due) in self.guests.values_mut().zip(&due) {
+            guest.due = due.target;
+        }
         let promised = self.is_promised();
         let of_groups = wants.iter().any(|want| want.group.is_some())
             && groups.iter().any(|group| group.share.reserve > 0.0);
@@ -295,12 +314,18 @@ impl Loop {
     fn tell(&self, due: &[Due], groups: HashMap<Name, GroupSeen>) {
         let guests: HashMap<_, _> =
             self.guests.iter().zip(due).map(|((id, guest), due)| (*id, guest.now(due))).collect();
+        let ledgers = self.guests.iter().map(|(id, guest)| (*id, guest.ledger)).collect();
         let machine = match (self.machine.front(), self.machine.back()) {
             (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),
             _ => 0.0,
         };
-        let mut seen =
-            Seen { guests, groups, besides: 0.0, not_enforced: self.controls.as_ref().err().cloned() };
+        let mut seen = Seen {
+            guests,
+            ledgers,
+            groups,
+            besides: 0.0,
+            not_enforced: self.controls.as_ref().err().cloned(),
+        };
         seen.besides = (machine - seen.all()).max(0.0);
         self.shares.note(seen);
     }

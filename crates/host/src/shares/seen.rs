@@ -4,11 +4,15 @@ use std::collections::HashMap;
 
 use api::{CpuBound, CpuNow, Id, Name};
 
+use super::ledger::Ledger;
+
 /// What was seen.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     /// Each guest that runs.
     pub guests: HashMap<Id, CpuNow>,
+    /// What has become of what they are promised.
+    pub ledgers: HashMap<Id, Ledger>,
     /// Each group.
     pub groups: HashMap<Name, GroupSeen>,
     /// What everything else on the machine got in the last 10 s, processors.

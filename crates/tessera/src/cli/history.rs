@@ -31,7 +31,7 @@ pub struct HistoryArgs {
 }
 
 /// A number of seconds as people write it.
-fn span(text: &str) -> std::result::Result<u32, String> {
+pub fn span(text: &str) -> std::result::Result<u32, String> {
     let wrong = || format!("'{text}' is no time: write it as 10m, 1h or 30d");
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[number.len()..] {

@@ -21,6 +21,7 @@ mod memory_plan;
 mod network;
 pub mod options;
 mod output;
+mod receipts;
 mod records;
 mod report;
 mod run;

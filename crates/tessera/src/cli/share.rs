@@ -10,6 +10,7 @@ use share::words::{self, Level, ZvmLimit};
 use crate::cli::memory;
 use crate::cli::options::OrNone;
 use crate::cli::output::{OutputOption, print};
+use crate::cli::receipts::ReceiptsArgs;
 use crate::cli::share_group::GroupCommand;
 use crate::client::{Client, HostOption, segment};
 use crate::failure::{Failure, Result};
@@ -27,6 +28,8 @@ pub enum ShareCommand {
         #[command(flatten)]
         output: OutputOption,
     },
+    /// Show what became of what a guest was promised of processors: asked for, due and delivered, second by second
+    Receipts(ReceiptsArgs),
 }
 
 impl ShareCommand {
@@ -34,6 +37,7 @@ impl ShareCommand {
     pub async fn execute(self, host: &HostOption) -> Result<()> {
         let (vm, output) = match self {
             ShareCommand::Group(command) => return command.execute(host).await,
+            ShareCommand::Receipts(args) => return args.execute(host).await,
             ShareCommand::Explain { vm, output } => (vm, output),
         };
         let told: Value = host.client()?.get(&format!("/vms/{}/share", segment(&vm)?), &[]).await?;

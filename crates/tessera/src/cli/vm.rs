@@ -135,6 +135,9 @@ pub enum VmCommand {
     History {
         /// Its name or id
         vm: String,
+        /// Only what this one of its processors did, from 0 on
+        #[arg(long, value_name = "N")]
+        processor: Option<u32>,
         #[command(flatten)]
         args: HistoryArgs,
     },
@@ -364,8 +367,9 @@ impl VmCommand {
                 print(&String::from_utf8_lossy(&said));
                 Ok(())
             }
-            VmCommand::History { vm, args } => {
-                args.execute(&client, &format!("/vms/{}/history", segment(&vm)?)).await
+            VmCommand::History { vm, processor, args } => {
+                let of = processor.map_or_else(String::new, |number| format!("/processors/{number}"));
+                args.execute(&client, &format!("/vms/{}{of}/history", segment(&vm)?)).await
             }
             VmCommand::Stats { vm, output } => {
                 output.one(&client.get(&format!("/vms/{}/stats", segment(&vm)?), &[]).await?)

@@ -30,6 +30,11 @@ fn known(history: &Value, name: &str) -> Vec<f64> {
     series["avg"].as_array().unwrap().iter().filter_map(Value::as_f64).collect()
 }
 
+/// How many files of series there are.
+fn kept(daemon: &Daemon) -> usize {
+    std::fs::read_dir(daemon.state().join("series")).unwrap().count()
+}
+
 #[test]
 fn what_guests_and_the_host_used_is_kept_each_second_and_survives_a_killed_daemon() {
     let mut daemon = Daemon::start();
@@ -40,6 +45,11 @@ fn what_guests_and_the_host_used_is_kept_each_second_and_survives_a_killed_daemo
     });
     let history = seconds(&daemon, "/vms/works");
     let [run, ready, wait] = ["cpu_run", "cpu_ready", "cpu_wait"].map(|name| known(&history, name));
+    let parts = ["cpu_limited", "cpu_memory", "cpu_io", "cpu_halted"].map(|name| known(&history, name));
+    for (n, wait) in wait.iter().enumerate() {
+        let sum: f64 = parts.iter().map(|part| part[n]).sum();
+        assert!((sum - wait).abs() < 0.01, "{wait} is not {sum}");
+    }
     for ((run, ready), wait) in run.iter().zip(&ready).zip(&wait) {
         // Running, ready and waiting are all there is; what is measured is a little off where much goes on.
         assert!((run + ready + wait - 1.0).abs() < 0.2 && *run <= 1.2, "{run} {ready} {wait}");
@@ -72,9 +82,9 @@ fn what_guests_and_the_host_used_is_kept_each_second_and_survives_a_killed_daemo
         std::thread::sleep(Duration::from_millis(2100));
         before > 0 && now() == before
     });
+    assert!(kept(&daemon) > 3, "the host, two guests and their processors have files");
     daemon.run("vm delete waits works --force");
-    let kept = || std::fs::read_dir(daemon.state().join("series")).unwrap().count();
-    daemon.eventually("what is kept goes with the guests", |_| kept() == 1);
+    daemon.eventually("what is kept goes with the guests", |daemon| kept(daemon) == 1);
 }
 
 #[test]
@@ -107,4 +117,83 @@ fn what_disks_and_cards_did_is_told_in_the_seconds_in_which_they_did_it() {
     let (_, said) = daemon.fails("vm history a --series nothing");
     assert!(said.contains("cpu_run"), "{said}");
     assert!(daemon.fails("vm history nobody").1.contains("there is no guest nobody"));
+}
+
+/// What a processor's time is made of.
+const PARTS: [&str; 6] = ["run", "ready", "limited", "memory", "io", "halted"];
+
+#[test]
+fn each_processors_time_is_one_stack_of_running_waiting_and_halting() {
+    let mut daemon = Daemon::start();
+    daemon.guest("works", &works(), "--cpu-limit 0.2");
+    daemon.guest("waits", &waits(), "");
+    let of = |daemon: &Daemon, vm: &str| seconds(daemon, &format!("/vms/{vm}/processors/0"));
+    daemon.eventually("some seconds were measured", |daemon| {
+        ["works", "waits"].iter().all(|vm| known(&of(daemon, vm), "run").len() >= 8)
+    });
+    let (works, waits) = (of(&daemon, "works"), of(&daemon, "waits"));
+    for history in [&works, &waits] {
+        let parts = PARTS.map(|name| known(history, name));
+        for n in 0..parts[0].len() {
+            let sum: f64 = parts.iter().map(|part| part[n]).sum();
+            assert!((sum - 1.0).abs() < 0.01, "{sum}: {parts:?}");
+        }
+    }
+    let ever = |daemon: &Daemon, vm: &str, part: &str, least: f64| {
+        known(&of(daemon, vm), part).iter().any(|value| *value >= least)
+    };
+    assert!(ever(&daemon, "waits", "halted", 0.9), "{:?}", known(&waits, "halted"));
+    assert!(!ever(&daemon, "works", "halted", 0.5), "it never halts: {:?}", known(&works, "halted"));
+    if daemon.json("share explain works")["cpu"]["not_enforced"].is_null() {
+        // Its limit is a fifth of a processor, which other tests may keep it from having.
+        daemon.eventually("its limit is felt", |daemon| ever(daemon, "works", "limited", 0.4));
+    }
+    assert!(daemon.run("vm history works --processor 0").contains("limited"));
+    assert!(daemon.fails("vm history works --processor 254").1.contains("no processor"));
+    let wrong = ask(&daemon, "GET", "/vms/works/processors/first/history", "", &Value::Null);
+    assert_eq!(wrong.status, 404, "{}", wrong.text);
+
+    // A new daemon is told the same by the same processes.
+    daemon.kill();
+    daemon.start_again();
+    let before = known(&of(&daemon, "waits"), "halted").len();
+    daemon.eventually("it goes on", |daemon| known(&of(daemon, "waits"), "halted").len() > before + 3);
+    assert!(*known(&of(&daemon, "waits"), "halted").last().unwrap() > 0.5);
+}
+
+#[test]
+fn receipts_tell_what_became_of_a_promise() {
+    let daemon = Daemon::start();
+    // What it has more would keep the guests of other tests from running.
+    daemon.guest("db", &works(), "--cpu-reserve 0.2 --cpu-limit 0.2");
+    daemon.guest("idle", &waits(), "");
+    let receipts = |daemon: &Daemon| daemon.json("share receipts db");
+    daemon.eventually("some seconds were measured", |daemon| {
+        receipts(daemon)["receipts"].as_array().unwrap().len() >= 8
+    });
+    let told = receipts(&daemon);
+    let last = told["receipts"].as_array().unwrap().last().unwrap();
+    assert_eq!((&told["step"], &last["promised"]), (&1.into(), &0.2.into()), "{told}");
+    if daemon.json("share explain db")["cpu"]["not_enforced"].is_null() {
+        let of = |name: &str| last[name].as_f64().unwrap();
+        assert!(of("asked") > 0.5 && of("due") == 0.2 && of("delivered") > 0.1, "{last}");
+        assert!(told["kept"].as_u64().unwrap() > 0, "{told}");
+    }
+    let table = daemon.run("share receipts db --last 1m");
+    assert!(table.contains("DELIVERED") && table.contains("kept in "), "{table}");
+    // One that is promised nothing is never short of anything.
+    let idle = daemon.json("share receipts idle");
+    let count = idle["receipts"].as_array().unwrap().len();
+    assert_eq!((&idle["kept"], &idle["worst_short"]), (&count.into(), &0.0.into()));
+    for (wrong, field) in
+        [("points=0", "/points"), ("step=0", "/step"), ("from=2030-01-01T00:00:00Z", "/from")]
+    {
+        let answer = ask(&daemon, "GET", &format!("/vms/db/receipts?{wrong}"), "", &Value::Null);
+        assert_eq!(
+            (answer.status, &answer.body["errors"][0]["pointer"]),
+            (422, &field.into()),
+            "{}",
+            answer.text
+        );
+    }
 }
