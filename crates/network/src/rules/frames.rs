@@ -1,4 +1,4 @@
-//! Frames that guests send: from their own addresses, in their own VLANs, no faster than they may.
+//! Frames that guests send: from their own addresses, in their own VLANs, no faster than they may; and frames that they are spared.
 
 use std::fmt::Write;
 
@@ -17,6 +17,9 @@ pub(super) fn table(text: &mut String, owner: Owner, site: &Site) {
     let rules: Vec<_> = [first].into_iter().chain(sent()).collect();
     // Before anything else looks at a frame, what iptables' bridge hooks do included.
     chain(text, "sent", "type filter hook prerouting priority -350; policy accept;", &rules);
+    // After VLANs are told apart.
+    chain(text, "spared", "type filter hook forward priority -340; policy accept;", &spared(true));
+    chain(text, "spared_by_host", "type filter hook output priority -340; policy accept;", &spared(false));
     if taps(site).any(|(port, _)| port.has_vlans()) {
         vlans(text, owner, site);
     }
@@ -44,6 +47,16 @@ fn sets(text: &mut String, owner: Owner, site: &Site) {
     set(text, "ipv4", "type ifname . ipv4_addr", taps(site).filter_map(addresses));
     let addresses = |(port, _): (&Port, _)| port.address6.map(|address| format!("{} . {address}", tap(port)));
     set(text, "ipv6", "type ifname . ipv6_addr", taps(site).filter_map(addresses));
+    // Whose addresses are known for sure: the host gives them, and they can have no others.
+    let sure = |(port, network): &(&Port, &Network)| {
+        port.anti_spoofing.ip && port.trunk.is_empty() && network.is_managed()
+    };
+    let known = |family: fn(&Port) -> bool| {
+        let ports = taps(site).filter(sure).map(|(port, _)| port);
+        ports.filter(move |port| family(port)).map(tap)
+    };
+    set(text, "known_ipv4", "type ifname", known(|port| port.address.is_some()));
+    set(text, "known_ipv6", "type ifname", known(|port| port.address6.is_some()));
     // The same, as bytes of a message.
     let targets = |(port, _): (&Port, _)| {
         port.address6.map(|address| format!("{} . {:#034x}", tap(port), u128::from(address)))
@@ -110,6 +123,25 @@ fn ipv6() -> Vec<String> {
         "iifname . ip6 saddr @ipv6 return",
         "iifname @own_ipv6 drop",
     ])
+}
+
+/// What is sent to all but concerns one, or none of the guests. A thousand guests that each ask for a neighbour would wake a million times, each to
+/// find that somebody else is meant; where the host knows who has which address, only that one is asked.
+fn spared(by_guests: bool) -> Vec<String> {
+    // Who tells of an address of its own (a gratuitous request) tells all, as long as not many do so at once.
+    let gratuitous =
+        "ether type arp iifname . arp daddr ip @ipv4 limit rate 10/second burst 20 packets accept";
+    let gratuitous = by_guests.then(|| gratuitous.to_owned());
+    let rules = lines(&[
+        "oifname @known_ipv4 arp operation request oifname . arp daddr ip != @ipv4 drop",
+        // Guests give no addresses.
+        "oifname @known_ipv4 ether type ip udp dport 67 drop",
+        "oifname @known_ipv6 ether type ip6 udp dport 547 drop",
+        // They are no routers (RFC 4861, 4.1; RFC 3810, 5.2), and what they call themselves on their link nobody else knows.
+        "oifname @known_ipv6 icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } drop",
+        "oifname @known_ipv6 icmpv6 type nd-neighbor-solicit @th,64,10 != 0x3fa oifname . @th,64,128 != @targets drop",
+    ]);
+    gratuitous.into_iter().chain(rules).collect()
 }
 
 /// Ports that are not of one VLAN are apart, and ports of VLANs from the host. Where the kernel's bridges know VLANs they see

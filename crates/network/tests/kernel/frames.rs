@@ -147,3 +147,49 @@ fn each_check_stands_alone() {
         assert!(!sees(&mut a, &mut b, &frame(B, OTHER, 0x0800, &ipv4(A_IP, B_IP, 17, &udp(1, 1)))));
     });
 }
+
+#[test]
+fn what_concerns_another_is_kept_from_whoever_it_would_wake() {
+    in_own_namespace(|| {
+        let port = |id: &str, last: u8| {
+            json!({ "id": id, "network": "lan", "mac": format!("52:54:00:00:00:{last:02x}"),
+                    "address": format!("10.77.0.{last}"), "address6": format!("fd77::{last}") })
+        };
+        let host = Host::new(
+            json!([{ "name": "lan", "kind": "isolated", "ipv4": { "subnet": "10.77.0.0/24" }, "ipv6": { "subnet": "fd77::/64" } }]),
+            json!([port("a", 10), port("b", 11), port("c", 12)]),
+        );
+        host.apply();
+        let [mut a, mut b, mut c] = ["a", "b", "c"].map(|id| host.raw(id));
+        let mac = a.mac;
+        let solicit = |target: &str| {
+            let target = target.parse::<std::net::Ipv6Addr>().unwrap().octets();
+            let message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target].concat();
+            frame(BROADCAST, mac, 0x86dd, &ipv6("fd77::10", 58, &message))
+        };
+        let ask = |from: [u8; 4], target: [u8; 4]| frame(BROADCAST, mac, 0x0806, &arp(1, mac, from, target));
+        let discover = ipv4([0; 4], [255; 4], 17, &udp(68, 67));
+        let router = ipv6("fe80::5054:ff:fe00:a", 58, &[133, 0, 0, 0, 0, 0, 0, 0]);
+        for (what, bytes, to_b, to_c) in [
+            ("a question for b's address", ask(A_IP, B_IP), true, false),
+            ("one for an address that nobody has", ask(A_IP, [10, 77, 0, 99]), false, false),
+            ("a's own address told to all", ask(A_IP, A_IP), true, true),
+            ("a call for a DHCP server", frame(BROADCAST, mac, 0x0800, &discover), false, false),
+            ("a call for a router", frame(BROADCAST, mac, 0x86dd, &router), false, false),
+            ("a question for c's IPv6 address", solicit("fd77::12"), false, true),
+            ("one for an address on the link", solicit("fe80::1"), true, true),
+            (
+                "any other broadcast",
+                frame(BROADCAST, mac, 0x0800, &ipv4(A_IP, [255; 4], 17, &udp(1, 9))),
+                true,
+                true,
+            ),
+        ] {
+            assert_eq!(sees(&mut a, &mut b, &bytes), to_b, "{what}: to b");
+            assert_eq!(sees(&mut a, &mut c, &bytes), to_c, "{what}: to c");
+        }
+        // A storm of announcements wakes nobody for long.
+        let told: Vec<_> = (0..100).map(|_| sees(&mut a, &mut b, &ask(A_IP, A_IP))).collect();
+        assert!(told.iter().any(|told| !told), "they are a hundred at once");
+    });
+}
