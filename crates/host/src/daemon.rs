@@ -35,7 +35,7 @@ use crate::series::{Sampler, Series};
 use crate::share_groups::{self, ShareGroups};
 use crate::shares::{Regulator, Shares};
 use crate::store::{Sqlite, Store, StoreError, Transaction};
-use crate::supervisor::{Agents, Shared, Supervisor};
+use crate::supervisor::{Agents, Shared, Supervisor, Turns};
 use crate::tasks::{Tasks, Work};
 use crate::tls::{Certificates, Given, TlsError};
 use crate::wires::Wires;
@@ -242,6 +242,7 @@ impl Host {
         let shared = Shared {
             groups: Groups::open(id),
             figures: Arc::clone(&figures),
+            turns: Turns::new(machine::cpus()),
             shares: Arc::clone(&shares),
             pools: Arc::new(pools),
             images: Images::new(paths.images()),

@@ -89,6 +89,16 @@ impl Page {
         })
     }
 
+    /// Since when all processors that say so have been halted, by the host's monotonic clock, ns, if they are.
+    pub fn rests_since(&self) -> Option<u64> {
+        let processors = (0..MOST_PROCESSORS as usize).map(|index| index * OF_PROCESSOR);
+        let told = processors.filter(|first| self.get(first + TOLD) != 0);
+        let since = told.map(|first| self.get(first + SINCE));
+        since
+            .reduce(|latest, since| if latest == 0 || since == 0 { 0 } else { latest.max(since) })
+            .filter(|since| *since > 0)
+    }
+
     /// The time that all requests of all disks took together since the machine was made, ns: two at a time count twice.
     pub fn disks_busy_ns(&self) -> u64 {
         self.get(DISKS_BUSY)
@@ -192,10 +202,13 @@ mod tests {
         began.recv().unwrap();
         let now = now_ns();
         assert!(halted_ns(now + 5_000_000_000) >= before + 5_000_000_000);
+        let since = page.rests_since().unwrap();
+        assert!(since <= now + 1_000_000_000 && since > 0);
         assert!(halted_ns(now + 9_000_000_000) > halted_ns(now + 5_000_000_000));
         drop(end);
         halted.join().unwrap();
         assert_eq!(halted_ns(now), halted_ns(now + 5_000_000_000));
+        assert_eq!(page.rests_since(), None);
         assert_eq!(page.halted_ns(2, now), None, "nobody says it of that one");
         figures.disk_took(7);
         assert_eq!(page.disks_busy_ns(), 7);

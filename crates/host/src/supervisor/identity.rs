@@ -1,8 +1,8 @@
 //! How a guest that goes on in another one's memory becomes one of its own.
 //!
-//! Its machine is another one from the start: hardware addresses, disks, generation id. Its system learns that through its agent: a script
-//! gives its cards their addresses, sets its name, machine id and SSH host keys, and has it ask for IP addresses. Until then nothing that it
-//! sends passes networks that check addresses.
+//! Its machine is another one from the start: hardware addresses, disks, generation id. Its system learns that through its agent: one script
+//! gives its cards their addresses, and until then nothing that it sends passes networks that check addresses; another one sets its name, machine id
+//! and SSH host keys, and has it ask for those IP addresses that the host does not give.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use vmm::state::MachineState;
 
 use super::Shared;
 use super::inside;
+use super::turns::{self, Turn};
 
 /// What the script may take: a system asks for addresses in it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,9 +27,12 @@ const AGENT: Duration = Duration::from_secs(20);
 /// How often the script's end is looked for, at first and at last. Nobody waits for it, and every look costs the guest: many that begin at
 /// once would take each other's time.
 const LOOK: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+/// The same of what somebody may wait for.
+const SOON: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// Stands for an address that the host does not give.
 const NOTHING: &str = "-";
-const SCRIPT: &str = include_str!("identity.sh");
+const ADDRESSES: &str = include_str!("addresses.sh");
+const NAMES: &str = include_str!("identity.sh");
 
 /// What a guest's system still is of another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,12 +72,13 @@ pub fn take(
     id: Id,
     definition: &VmDefinition,
     twin: &Twin,
+    turn: Option<Turn>,
 ) -> oneshot::Receiver<Result<(), Problem>> {
     let (reply, answer) = oneshot::channel();
     let (shared, twin, definition) = (Arc::clone(shared), twin.clone(), definition.clone());
     tokio::spawn(async move {
         // Nobody may wait for it.
-        let _ = reply.send(tell(&shared, id, &definition, &twin).await);
+        let _ = reply.send(tell(&shared, id, &definition, &twin, turn).await);
     });
     answer
 }
@@ -98,23 +103,58 @@ async fn cards(shared: &Shared, definition: &VmDefinition, twin: &Twin) -> Vec<S
     words
 }
 
-async fn tell(shared: &Shared, id: Id, definition: &VmDefinition, twin: &Twin) -> Result<(), Problem> {
+async fn tell(
+    shared: &Shared,
+    id: Id,
+    definition: &VmDefinition,
+    twin: &Twin,
+    turn: Option<Turn>,
+) -> Result<(), Problem> {
     let socket = shared.paths.agent_socket(id);
     let ping = shared.agents.call(id, &socket, "guest-ping", Value::Null, AGENT).await;
     ping.map_err(|error| Problem::conflict(error.to_string()))?;
     let mut secret = [0; 48];
     getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
+    let mut words = vec![STANDARD.encode(secret)];
+    words.extend(cards(shared, definition, twin).await);
+    let interfaces = {
+        let mut given = std::pin::pin!(script(shared, id, ADDRESSES, words, SOON));
+        tokio::select! {
+            // Its turn ends here, too: it would wait for its second one for ever.
+            given = &mut given => {
+                drop(turn);
+                given?
+            }
+            () = turns::rests(shared, id) => {
+                drop(turn);
+                given.await?
+            }
+        }
+    };
+    // It can be spoken to now. Nobody waits for names and keys: where many go on at once, the others' addresses come first.
+    let _turn = shared.turns.later().await;
     // Unique, as a machine id has to be (machine-id(5)), and the guest's own.
     let machine = id.to_string().replace('-', "");
     let host_name = definition.cloud_init.as_ref().and_then(|config| config.hostname.clone());
     let name = host_name.unwrap_or_else(|| definition.name.to_string());
-    let mut words = vec!["-c".to_owned(), SCRIPT.to_owned(), "identity".to_owned(), name, machine];
-    words.push(STANDARD.encode(secret));
-    words.extend(cards(shared, definition, twin).await);
+    let mut words = vec![name, machine];
+    words.extend(interfaces.split_whitespace().map(str::to_owned));
+    script(shared, id, NAMES, words, LOOK).await.map(drop)
+}
+
+/// Has a script run in a guest with these words. Gives what it says.
+async fn script(
+    shared: &Shared,
+    id: Id,
+    text: &str,
+    words: Vec<String>,
+    look: [Duration; 2],
+) -> Result<String, Problem> {
+    let words = ["-c", text, "identity"].into_iter().map(str::to_owned).chain(words).collect::<Vec<_>>();
     let order = json!({ "path": "/bin/sh", "arg": words, "capture-output": true });
-    let done = inside::run(shared, id, order, PATIENCE, LOOK).await?.result(api::Encoding::Text)?;
+    let done = inside::run(shared, id, order, PATIENCE, look).await?.result(api::Encoding::Text)?;
     match done.exit_status {
-        Some(0) => Ok(()),
+        Some(0) => Ok(done.stdout),
         _ => Err(Problem::conflict(done.stderr.trim().chars().take(500).collect::<String>())),
     }
 }

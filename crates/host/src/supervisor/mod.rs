@@ -17,6 +17,7 @@ mod merge;
 mod process;
 mod rpc;
 mod saved;
+mod turns;
 pub(crate) mod usage;
 
 use std::collections::HashMap;
@@ -53,6 +54,7 @@ pub use guest::{Apply, Edit, Options, needs_restart};
 use guest::{Deleted, Guest, Order, Orders};
 pub use keep::{Keep, joined, stamp};
 pub use rpc::{Client, RpcError};
+pub use turns::Turns;
 
 /// What all guests' tasks need.
 pub struct Shared {
@@ -66,6 +68,8 @@ pub struct Shared {
     pub groups: Groups,
     /// What guests' processes say of themselves.
     pub figures: Arc<Figures>,
+    /// Which guests become themselves at a time.
+    pub turns: Turns,
     /// What guests are promised.
     pub shares: Arc<Shares>,
     /// The storage pools.

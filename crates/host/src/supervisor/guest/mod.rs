@@ -23,6 +23,7 @@ use vmm::control::{Changed, SaveEnd, StateReport};
 
 use super::process::Process;
 use super::rpc::{Client, Notice, Notices};
+use super::turns::Turn;
 use super::{Shared, store_problem};
 use crate::events::Happening;
 use crate::records::{self, Record};
@@ -66,6 +67,8 @@ struct Running {
     since: Instant,
     /// Its system is becoming one of its own.
     becoming: Option<oneshot::Receiver<Result<(), Problem>>>,
+    /// Others wait until it has its addresses.
+    turn: Option<Turn>,
 }
 
 /// Somebody has asked it to power itself off.

@@ -158,6 +158,10 @@ impl Guest {
         self.shared.groups.place(self.record.vm.id, process.pid());
         let Machine { params, files, programs } = machine;
         let made = make(&process, &socket, params, files).await;
+        let turn = match &self.record.twin {
+            Some(_) if suspended => self.shared.turns.next().await,
+            _ => None,
+        };
         let running = match made {
             Ok((client, notices)) => run(client, notices, suspended.then_some(place)).await,
             Err(error) => Err(rpc_problem(error)),
@@ -165,7 +169,7 @@ impl Guest {
         match running {
             Ok((client, notices)) => {
                 programs.into_iter().filter_map(Passt::release).for_each(reap);
-                Ok(Running { client, notices, process, since: Instant::now(), becoming: None })
+                Ok(Running { client, notices, process, since: Instant::now(), becoming: None, turn })
             }
             Err(problem) => {
                 process.kill();
@@ -343,7 +347,8 @@ async fn connect(socket: &Path) -> Result<(Running, StateReport), RpcError> {
     let pid = client.peer().await?.ok_or(RpcError::Gone)?;
     let process = Process::find(pid)?;
     let report = client.call("state", Value::Null, &[]).await?;
-    Ok((Running { client, notices, process, since: Instant::now(), becoming: None }, report))
+    let since = Instant::now();
+    Ok((Running { client, notices, process, since, becoming: None, turn: None }, report))
 }
 
 /// The file that takes what a guest's process says. What the ones before said stays, if it is not too much.

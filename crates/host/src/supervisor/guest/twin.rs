@@ -10,7 +10,8 @@ impl Guest {
     pub(super) fn begin_to_be_itself(&mut self) {
         let vm = &self.record.vm;
         if let (Some(twin), Some(running)) = (&self.record.twin, &mut self.running) {
-            let take = || identity::take(&self.shared, vm.id, &vm.definition, twin);
+            let turn = running.turn.take();
+            let take = || identity::take(&self.shared, vm.id, &vm.definition, twin, turn);
             running.becoming.get_or_insert_with(take);
         }
     }

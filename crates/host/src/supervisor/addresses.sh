@@ -1,0 +1,61 @@
+# Gives the cards of a system that goes on in another one's memory their addresses: the first part of what makes it one of its own.
+#
+# $1: what nobody else knows, for its random numbers; then for each network card four words: the hardware address that the system knows, the
+# one that the card has now, the IPv4 address with its prefix's length, and the router, each - if the host gives none. Says of each
+# interface whether it has been given an address.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export PATH
+printf '%s' "$1" >/dev/urandom
+shift
+status=0
+
+try() {
+    "$@" || { echo "cannot: $*" >&2; status=1; }
+}
+
+# Gives the interface $1 the hardware address $2: while it is up if its driver can, because a card that comes up anew is deaf for a moment.
+hardware_address() {
+    ip link set dev "$1" address "$2" 2>/dev/null && return
+    read -r flags <"/sys/class/net/$1/flags"
+    try ip link set dev "$1" down
+    try ip link set dev "$1" address "$2"
+    if [ $((flags & 1)) = 1 ]; then try ip link set dev "$1" up; fi
+}
+
+# Nothing that it sends passes before. What the host knows of addresses is set at once, whatever asks for them later; every
+# program that is run here costs, so the shell does what it can.
+while [ $# -ge 4 ]; do
+    for place in /sys/class/net/*; do
+        # Not what is made over a card and has its address.
+        [ -e "$place/device" ] && read -r known <"$place/address" && [ "$known" = "$1" ] || continue
+        interface=${place##*/}
+        given=no
+        # What it was given belongs to the other one.
+        routes=$(ip -4 route show dev "$interface")
+        try ip address flush dev "$interface" scope global
+        if [ "$3" != - ] && [ "$routes" ]; then
+            try ip address add "$3" dev "$interface"
+            given=yes
+        fi
+        # Its neighbours are told: who has asked in vain asks again only after a second.
+        notify=/proc/sys/net/ipv4/conf/$interface/arp_notify
+        read -r before <"$notify"
+        echo 1 >"$notify"
+        hardware_address "$interface" "$2"
+        echo "$before" >"$notify"
+        if [ "$4" != - ]; then
+            case $routes in
+            *default*) try ip route add default via "$4" dev "$interface" ;;
+            esac
+        fi
+        # Its own link-local address comes of the hardware address when IPv6 begins.
+        ipv6=/proc/sys/net/ipv6/conf/$interface/disable_ipv6
+        if [ -e "$ipv6" ] && read -r off <"$ipv6" && [ "$off" = 0 ]; then
+            echo 1 >"$ipv6"
+            echo 0 >"$ipv6"
+        fi
+        echo "$interface $given"
+    done
+    shift 4
+done
+exit $status

@@ -1,0 +1,155 @@
+//! Who goes on in another one's memory while others wait.
+//!
+//! What each has to do at first is the same work, with nothing translated and nothing in caches. Done for many at a time on few processors it takes
+//! all of them several times as long as one after the other, and the first is ready no sooner than the last. So as many at a time as
+//! the host has processors go on and get their addresses; names and keys, for which nobody waits, are made when no one waits for an address.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use api::Id;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout_at};
+use vmm::figures::now_ns;
+
+use super::Shared;
+
+/// One's turn: it ends when this goes.
+pub type Turn = OwnedSemaphorePermit;
+
+/// How long a turn takes at most: what cannot be told anything must not keep others waiting.
+const MOST: Duration = Duration::from_secs(3);
+/// How often it is looked whether a guest rests.
+const LOOK: Duration = Duration::from_millis(4);
+/// A guest whose processors have been halted for so long, ns, has done what it had to: it waits for less only when it is asked something.
+const REST: u64 = 12_000_000;
+/// The longest that names and keys are put off.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The turns of a host.
+#[derive(Debug)]
+pub struct Turns {
+    free: Arc<Semaphore>,
+    /// How many wait for an address.
+    waiting: AtomicUsize,
+    /// Nobody does any more.
+    nobody: Notify,
+}
+
+impl Turns {
+    /// On a host with so many processors.
+    pub fn new(processors: u32) -> Self {
+        let free = Arc::new(Semaphore::new(processors as usize));
+        Self { free, waiting: AtomicUsize::new(0), nobody: Notify::new() }
+    }
+
+    /// Waits for the turn of one that goes on.
+    pub async fn next(&self) -> Option<Turn> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // Whoever asked may have gone meanwhile.
+        let _waits = Waits(self);
+        Arc::clone(&self.free).acquire_owned().await.ok()
+    }
+
+    /// Waits for the turn of one that can be spoken to already.
+    pub async fn later(&self) -> Option<Turn> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            // After that long it is done beside the others.
+            let _ = timeout_at(until, self.until_nobody_waits()).await;
+            let turn = Arc::clone(&self.free).acquire_owned().await.ok()?;
+            if self.waiting.load(Ordering::SeqCst) == 0 || Instant::now() >= until {
+                return Some(turn);
+            }
+        }
+    }
+
+    async fn until_nobody_waits(&self) {
+        loop {
+            let notified = self.nobody.notified();
+            if self.waiting.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// Somebody waits as long as this is there.
+struct Waits<'a>(&'a Turns);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.nobody.notify_waiters();
+        }
+    }
+}
+
+/// Waits until a guest rests after it has begun to work, or its turn has taken long enough.
+pub async fn rests(shared: &Shared, id: Id) {
+    let until = Instant::now() + MOST;
+    let mut has_begun = false;
+    while Instant::now() < until {
+        sleep(LOOK).await;
+        let Some(page) = shared.figures.of(id) else { continue };
+        let rests = page.rests_since().map_or(0, |since| now_ns().saturating_sub(since));
+        if has_begun && rests >= REST {
+            return;
+        }
+        has_begun |= rests == 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_come_before_names_and_no_more_at_a_time_than_there_are_processors() {
+        let turns = Arc::new(Turns::new(2));
+        let (first, second) = (turns.next().await.unwrap(), turns.next().await.unwrap());
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let go = |what: &'static str, late: bool| {
+            let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
+            tokio::spawn(async move {
+                let turn = if late { turns.later().await } else { turns.next().await };
+                order.lock().unwrap().push(what);
+                sleep(Duration::from_secs(1)).await;
+                drop(turn);
+            })
+        };
+        let names = go("names", true);
+        tokio::task::yield_now().await;
+        let addresses = go("addresses", false);
+        sleep(Duration::from_secs(1)).await;
+        assert!(order.lock().unwrap().is_empty(), "both processors are taken");
+        drop(first);
+        addresses.await.unwrap();
+        drop(second);
+        names.await.unwrap();
+        assert_eq!(*order.lock().unwrap(), ["addresses", "names"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_not_put_off_for_ever_and_whoever_gave_up_waits_no_more() {
+        let turns = Arc::new(Turns::new(1));
+        let held = turns.next().await.unwrap();
+        assert!(timeout(Duration::from_secs(1), turns.next()).await.is_err());
+        let begun = Instant::now();
+        let waits = Arc::clone(&turns);
+        let waiting = tokio::spawn(async move { waits.next().await });
+        tokio::task::yield_now().await;
+        let late = Arc::clone(&turns);
+        let late = tokio::spawn(async move { late.later().await });
+        sleep(PATIENCE + Duration::from_secs(1)).await;
+        drop(held);
+        drop(waiting.await.unwrap());
+        assert!(late.await.unwrap().is_some());
+        assert!(begun.elapsed() <= PATIENCE + Duration::from_secs(2));
+        assert_eq!(turns.waiting.load(Ordering::SeqCst), 0);
+    }
+}
