@@ -66,11 +66,11 @@ impl Page {
     }
 
     /// Word number `index`.
-    fn word(&self, index: usize) -> Option<&AtomicU64> {
+    pub(crate) fn word(&self, index: usize) -> Option<&AtomicU64> {
         self.0.get_atomic_ref(index * size_of::<u64>()).ok()
     }
 
-    fn get(&self, index: usize) -> u64 {
+    pub(crate) fn get(&self, index: usize) -> u64 {
         self.word(index).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
@@ -135,7 +135,8 @@ impl Figures {
         *place = page;
     }
 
-    fn with(&self, index: usize, act: impl FnOnce(&AtomicU64)) {
+    /// Does something with word number `index`.
+    pub(crate) fn with(&self, index: usize, act: impl FnOnce(&AtomicU64)) {
         let page = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(word) = page.word(index) {
             act(word);

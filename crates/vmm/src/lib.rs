@@ -6,6 +6,7 @@ pub mod chipset;
 pub mod control;
 pub mod engine;
 pub mod figures;
+pub mod flows;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;

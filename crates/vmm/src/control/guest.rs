@@ -25,6 +25,7 @@ use crate::figures::{Figures, Page};
 use crate::machine::{Event, Machine, MachineConfig, Part, SavedMachine};
 use crate::memory::Image;
 use crate::state::MachineState;
+use crate::virtio::limit::Allowances;
 use crate::virtio::rng::Rng;
 
 /// More queues than these do not make a disk faster.
@@ -38,6 +39,7 @@ pub(super) struct Guest {
     pub(super) saves: Saves,
     machine: Option<Machine>,
     figures: Figures,
+    pub(super) allowances: Allowances,
     pub(super) meters: Meters,
     pub(super) disks: Disks,
     pub(super) limiters: Limiters,
@@ -63,10 +65,12 @@ enum Typed {
 
 impl Guest {
     pub fn none() -> io::Result<Self> {
+        let figures = Figures::new()?;
         Ok(Self {
             saves: Saves::new()?,
             machine: None,
-            figures: Figures::new()?,
+            allowances: Allowances::new(figures.clone()),
+            figures,
             meters: Meters::default(),
             disks: Disks::none()?,
             limiters: Limiters::default(),
@@ -99,6 +103,7 @@ impl Guest {
             "plug" => return self.plug(read(params)?, Files::new(files)),
             "unplug" => return self.unplug(&read(params)?),
             "limit" => return self.limit(&read(params)?),
+            "places" => return self.place(&read(params)?),
             "processors" => return json(&self.set_processors(&read(params)?)?),
             "balloon" => return json(&self.set_pooled(&read(params)?)?),
             "memory" => return json(&self.set_memory(&read(params)?)?),

@@ -1,9 +1,10 @@
-//! How much a machine's disks and cards may do: said when they come, and changed by `limit` while the guest runs.
+//! How much a machine's disks and cards may do: said when they come, and changed by `limit` while the guest runs; and by `places` with whom
+//! they share what is allowed.
 
 use serde_json::{Value, json};
 
 use super::guest::Guest;
-use super::protocol::{LimitSpec, Refusal, code};
+use super::protocol::{LimitSpec, PlacesSpec, Refusal, code};
 use crate::virtio::block::{self, Block, DiskLimits};
 use crate::virtio::net::{self, Net, NetLimits};
 
@@ -55,6 +56,22 @@ impl Limiters {
 }
 
 impl Guest {
+    /// Has devices share what is allowed on storage pools and networks. Those that are not named have nothing to share; names of devices
+    /// that are not there mean nothing: they may be about to come.
+    pub(super) fn place(&mut self, spec: &PlacesSpec) -> Result<Value, Refusal> {
+        self.machine()?;
+        let mut of = |name: &str| self.allowances.of(name);
+        for (device, limiter) in &self.limiters.disks {
+            limiter.share(spec.disks.get(device).and_then(|place| of(place)));
+        }
+        for (device, limiter) in &self.limiters.cards {
+            let mut way = |way: &str| spec.nets.get(device).and_then(|place| of(&format!("{place}/{way}")));
+            let (receive, send) = (way("receive"), way("send"));
+            limiter.share(receive, send);
+        }
+        Ok(json!({}))
+    }
+
     /// Has a device do no more than so much from now on.
     pub(super) fn limit(&mut self, spec: &LimitSpec) -> Result<Value, Refusal> {
         self.machine()?;

@@ -22,7 +22,9 @@
 //! `disk_pulled` tell how far it is and how it ended, `disk_pull_cancel` calls it off. `disk_replace_below` takes what somebody else
 //! has merged. `disk_grow` makes a disk longer, which its driver is told.
 //!
-//! `figures` hands over memory in which the process says all the time what its processors do ([`crate::figures`]).
+//! `figures` hands over memory in which the process says all the time what its processors do ([`crate::figures`]). `places` says which of its
+//! devices are on what other machines use, too: what they do there is said in that memory, and what they may do there is read in it
+//! ([`crate::flows`]).
 //!
 //! The process stays when the guest has ended, so that whoever was away still learns how; `stop` ends it.
 
@@ -42,9 +44,9 @@ pub use crate::virtio::block::DiskLimits;
 pub use crate::virtio::net::NetLimits;
 pub use protocol::{
     BalloonSpec, BelowSpec, Cable, Changed, DiskName, DiskSpec, FiguresSpec, GrowSpec, GuestEvent, Hardware,
-    Key, Layers, LimitSpec, MachineSpec, MemorySpec, NetSpec, NewTop, OnPanic, OnReset, PlugSpec, PortSpec,
-    ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec,
-    State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
+    Key, Layers, LimitSpec, MachineSpec, MemorySpec, NetSpec, NewTop, OnPanic, OnReset, PlacesSpec, PlugSpec,
+    PortSpec, ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved,
+    SavedSpec, State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::{DiskStats, NetStats, ProcessorStats, Stats, prepare};

@@ -1,5 +1,7 @@
 //! The messages of the control protocol.
 
+use std::collections::BTreeMap;
+
 use disk::Format;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -242,6 +244,18 @@ pub struct UnplugSpec {
 pub struct FiguresSpec {
     /// Made by [`Page::create`](crate::figures::Page::create).
     pub file: Descriptor,
+}
+
+/// What `places` says of a machine's devices: on which storage pools and networks they are that other machines use, too.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlacesSpec {
+    /// The names of disks, with what names a pool. All disks of one are allowed what is said of the [flow](crate::flows) `NAME`.
+    #[serde(default)]
+    pub disks: BTreeMap<String, String>,
+    /// The names of cards, with what names a network. All cards of one are allowed what is said of the flows `NAME/receive` and `NAME/send`.
+    #[serde(default)]
+    pub nets: BTreeMap<String, String>,
 }
 
 /// What `limit` limits: a disk or a card, from now on.

@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use disk::Raw;
 use vm_memory::{Bytes, GuestAddress};
+use vmm::figures::{Figures, Page, now_ns};
+use vmm::flows::{Allowed, Part, key};
 use vmm::state::MachineState;
 use vmm::virtio::DeviceState;
 use vmm::virtio::block::{self, Block, DiskLimits};
-use vmm::virtio::limit::{Limit, Rate};
+use vmm::virtio::limit::{Allowances, Limit, Rate};
 use vmm::virtio::net::{Net, NetLimits, Stream};
 
 use crate::driver::Driver;
@@ -194,6 +197,95 @@ fn a_saved_machine_goes_on_with_what_it_owes_and_an_older_one_owes_nothing() {
     assert!(driver.poll(0).is_none());
     limiter.set(&DiskLimits::default());
     driver.used(0);
+}
+
+/// Nothing until somebody says more.
+fn nothing() -> Allowed {
+    let bytes = Part { per_second: NEVER, burst: 4096, alone: NEVER };
+    Allowed { bytes, operations: Part::default(), until: u64::MAX }
+}
+
+#[test]
+fn disks_wait_for_what_they_are_allowed_together_and_go_on_when_it_is_more() {
+    let (figures, (page, file)) = (Figures::new().unwrap(), Page::create().unwrap());
+    figures.publish(Page::open(file).unwrap());
+    let allowance = Allowances::new(figures).of("pool/a").unwrap();
+    let flow = page.flow(key("pool/a")).unwrap();
+    page.allow(flow, &nothing());
+    let ((one, first), (other, second)) = (disk(DiskLimits::default()), disk(DiskLimits::default()));
+    first.share(Some(Arc::clone(&allowance)));
+    let rig = Rig::new(vec![Box::new(one), Box::new(other)]);
+    let mut drivers = [Driver::start(&rig, 1, u64::MAX), Driver::start(&rig, 2, u64::MAX)];
+    // While it is served, too.
+    second.share(Some(allowance));
+    ask(&mut drivers[0], 0, 0, IN, 65536);
+    drivers[0].used(0);
+    for (number, driver) in (1..).zip(&mut drivers) {
+        ask(driver, 0, number, IN, 4096);
+    }
+    std::thread::sleep(Duration::from_millis(30));
+    rig.machine.pause();
+    rig.machine.resume();
+    assert!(drivers.iter_mut().all(|driver| driver.poll(0).is_none()), "61440 bytes are owed");
+    let passed = page.passed(flow, now_ns());
+    assert!(passed.bytes == 65536 && passed.waited_ns >= 30_000_000, "{passed:?}");
+    // A device that begins anew asks anew; its own limits hold besides.
+    drivers[0].restart();
+    first.set(&DiskLimits { total: bytes(NEVER, 4096), ..DiskLimits::default() });
+    ask(&mut drivers[0], 0, 1, IN, 4096);
+    ask(&mut drivers[0], 0, 3, IN, 4096);
+    // Nobody tells it: it looks.
+    page.allow(flow, &Allowed { bytes: Part { per_second: 1 << 30, burst: 1 << 20, alone: 1 }, ..nothing() });
+    for driver in &mut drivers {
+        driver.used(0);
+    }
+    std::thread::sleep(Duration::from_millis(30));
+    assert!(drivers[0].poll(0).is_none(), "its own limit");
+    first.set(&DiskLimits::default());
+    drivers[0].used(0);
+    // Without an allowance it never waits, whatever the others do.
+    page.allow(flow, &nothing());
+    std::thread::sleep(Duration::from_millis(20));
+    first.share(None);
+    for number in 0..3 {
+        ask(&mut drivers[0], 0, number, IN, 1 << 20);
+        drivers[0].used(0);
+    }
+}
+
+#[test]
+fn a_card_has_what_it_is_allowed_each_way_by_itself() {
+    let (figures, (page, file)) = (Figures::new().unwrap(), Page::create().unwrap());
+    figures.publish(Page::open(file).unwrap());
+    let mut all = Allowances::new(figures);
+    let (card, limiter, mut cable) = card(NetLimits::default());
+    limiter.share(all.of("network/a/receive"), all.of("network/a/send"));
+    let [receive, send] = ["network/a/receive", "network/a/send"].map(|name| page.flow(key(name)).unwrap());
+    page.allow(send, &nothing());
+    let rig = Rig::new(vec![Box::new(card)]);
+    let mut driver = Driver::start(&rig, 1, u64::MAX);
+    cable.write_all(&framed().repeat(12)).unwrap();
+    for number in 0..12 {
+        driver.add(0, &[(DATA + number * 2048, 2048, true)]);
+        driver.add(1, &[(DATA, HEADER + FRAME, false)]);
+    }
+    driver.kick(0);
+    driver.kick(1);
+    for _ in 0..12 {
+        driver.used(0);
+    }
+    for _ in 0..4 {
+        driver.used(1);
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(driver.poll(1).is_none());
+    let passed = [receive, send].map(|flow| page.passed(flow, now_ns()));
+    assert_eq!(passed.map(|way| (way.bytes, way.operations)), [(12_000, 12), (4000, 4)]);
+    assert_eq!(passed.map(|way| way.waited_ns > 0), [false, true]);
+    page.allow(send, &Allowed { until: u64::MAX, ..Allowed::default() });
+    for _ in 4..12 {
+        driver.used(1);
+    }
 }
 
 /// Header of virtio, and a frame behind it.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use self::request::{Request, Target};
 use super::crew::{Calls, Crew, Work};
-use super::limit::{Limit, Throttle};
+use super::limit::{Allowance, Limit, Throttle};
 use super::{
     Activation, ActiveQueue, Counter, Device, DeviceState, Health, QueueBroken, RestoreError, read_slice,
 };
@@ -152,6 +152,11 @@ impl Limiter {
     /// They are these from now on.
     pub fn set(&self, limits: &DiskLimits) {
         self.0.change(&limits.lanes());
+    }
+
+    /// What it does counts against this from now on, besides, which other devices have, too.
+    pub fn share(&self, allowance: Option<Arc<Allowance>>) {
+        self.0.share(vec![allowance]);
     }
 }
 

@@ -66,20 +66,39 @@ impl Gate {
 
     /// The next request of `queue` costs so much: may it go on?
     pub fn ask(&mut self, queue: usize, cost: Cost, now: u64) -> Answer {
-        let place = self.waiting.iter().position(|(other, _)| *other == queue);
-        let before = &self.waiting[..place.unwrap_or(self.waiting.len())];
-        let behind = before.iter().any(|(_, other)| self.compete(other, &cost));
-        let wait = if behind { None } else { Some(self.wait(&cost, now)) };
-        if wait == Some(0) {
-            self.pay(&cost);
-            let had_to_wait = place.map(|place| self.waiting.remove(place)).is_some();
-            return Answer::Go { others: had_to_wait && !self.waiting.is_empty() };
+        match self.look(queue, &cost, now) {
+            Some(0) => Answer::Go { others: self.pass(queue, &cost) },
+            wait => {
+                self.hold(queue, cost);
+                Answer::Wait(wait)
+            }
         }
-        match place {
+    }
+
+    fn place(&self, queue: usize) -> Option<usize> {
+        self.waiting.iter().position(|(other, _)| *other == queue)
+    }
+
+    /// How long the next request of `queue` has to wait, nanoseconds; nothing if it is behind another one.
+    pub fn look(&mut self, queue: usize, cost: &Cost, now: u64) -> Option<u64> {
+        let before = &self.waiting[..self.place(queue).unwrap_or(self.waiting.len())];
+        let behind = before.iter().any(|(_, other)| self.compete(other, cost));
+        if behind { None } else { Some(self.wait(cost, now)) }
+    }
+
+    /// The next request of `queue` goes on, and pays; true if others that had to wait may go on, too.
+    pub fn pass(&mut self, queue: usize, cost: &Cost) -> bool {
+        self.pay(cost);
+        let had_to_wait = self.place(queue).map(|place| self.waiting.remove(place)).is_some();
+        had_to_wait && !self.waiting.is_empty()
+    }
+
+    /// The next request of `queue` waits, in the place that the queue has among those that wait.
+    pub fn hold(&mut self, queue: usize, cost: Cost) {
+        match self.place(queue) {
             Some(place) => self.waiting[place].1 = cost,
             None => self.waiting.push((queue, cost)),
         }
-        Answer::Wait(wait)
     }
 
     /// Queue `queue` has nothing that waits; true if others may go on therefore.

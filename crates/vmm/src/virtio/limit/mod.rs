@@ -2,13 +2,18 @@
 //!
 //! A [`Limit`] is on a lane, a kind of traffic: all of a disk, its reads, its writes; what a card receives, what it sends. A request costs
 //! of each lane that it is in.
+//!
+//! Besides, all of a machine's devices on the same storage pool or network together have an [`Allowance`] there, which the daemon changes all
+//! the time: it sees all machines.
 
+mod allowance;
 mod bucket;
 mod gate;
 mod throttle;
 
 use serde::{Deserialize, Serialize};
 
+pub use allowance::{Allowance, Allowances};
 pub use throttle::Throttle;
 
 /// How fast, and how much at once.

@@ -1,12 +1,13 @@
 //! The limits of a device at work: who may not go on yet is kicked when it is time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::gate::{Answer, Gate};
+use super::allowance::Allowance;
+use super::gate::Gate;
 use super::{Cost, Limit, LimitState};
 use crate::reactor::{Handle, Timer};
 use crate::virtio::{DeviceState, RestoreError};
@@ -14,11 +15,16 @@ use crate::virtio::{DeviceState, RestoreError};
 /// The longest that the timer is set for: then it is looked again.
 const LONGEST: u64 = 3600 * 1_000_000_000;
 
-/// The limits of a device. Its queues ask for each request; who may not go on leaves the request in its queue, does nothing more, and is
+/// The number of the next device among those of this process.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// The limits of a device, and its part in allowances that it has together with others. Its queues ask for each request; who may not go on leaves the request in its queue, does nothing more, and is
 /// kicked later as the driver kicks: no thread waits, and nothing is held meanwhile, so that a machine can be paused, saved and reset, and
 /// a disk's files changed, while its requests wait. Where there are no limits that costs a look at a flag.
 #[derive(Debug)]
 pub struct Throttle {
+    /// Its number.
+    device: usize,
     limited: AtomicBool,
     /// Times are counted from here.
     origin: Instant,
@@ -28,6 +34,8 @@ pub struct Throttle {
 #[derive(Debug)]
 struct Inner {
     gate: Gate,
+    /// What each queue has together with other devices; queues beyond have what the last one has.
+    shared: Vec<Option<Arc<Allowance>>>,
     active: Option<Active>,
 }
 
@@ -52,8 +60,9 @@ impl Throttle {
     pub(in crate::virtio) fn new(limits: &[Limit]) -> Arc<Self> {
         let gate = Gate::new(limits, 0);
         let limited = AtomicBool::new(gate.is_limited());
-        let inner = Mutex::new(Inner { gate, active: None });
-        Arc::new(Self { limited, origin: Instant::now(), inner })
+        let inner = Mutex::new(Inner { gate, shared: Vec::new(), active: None });
+        let device = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { device, limited, origin: Instant::now(), inner })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -66,7 +75,9 @@ impl Throttle {
 
     /// The device is being served from now on: queue n is woken by `kicks[n]`.
     pub(in crate::virtio) fn attach(&self, reactor: Handle, kicks: Vec<Arc<EventFd>>) {
-        self.lock().active = Some(Active { reactor, kicks, timer: None, due: None });
+        let mut inner = self.lock();
+        inner.allowances().for_each(|allowance| allowance.attach(self.device, kicks.clone()));
+        inner.active = Some(Active { reactor, kicks, timer: None, due: None });
     }
 
     /// The device is not served any more: nobody waits, and nobody is kicked when this has returned. What has been paid stays paid.
@@ -74,6 +85,7 @@ impl Throttle {
         let active = {
             let mut inner = self.lock();
             inner.gate.forget_waiting();
+            inner.allowances().for_each(|allowance| allowance.attach(self.device, Vec::new()));
             inner.active.take()
         };
         // Dropped without the lock, which the timer's callback takes.
@@ -87,24 +99,35 @@ impl Throttle {
             return true;
         }
         let mut inner = self.lock();
-        let now = self.now();
-        match inner.gate.ask(queue, cost(), now) {
-            Answer::Go { others } => {
-                if others {
-                    inner.kick_waiting();
+        let (now, cost) = (self.now(), cost());
+        let wait = match inner.gate.look(queue, &cost, now) {
+            // It pays here and there, or nowhere.
+            Some(0) => match inner.allowance(queue).and_then(|all| all.ask(self.device, queue, &cost)) {
+                None => {
+                    if inner.gate.pass(queue, &cost) {
+                        inner.kick_waiting();
+                    }
+                    return true;
                 }
+                wait => wait,
+            },
+            wait => {
+                inner.allowance(queue).into_iter().for_each(|all| all.leave(self.device, queue));
+                wait
+            }
+        };
+        inner.gate.hold(queue, cost);
+        // One that is behind another one is woken by that.
+        let Some(wait) = wait else { return false };
+        match self.wake_after(&mut inner, wait, now) {
+            Ok(()) => false,
+            Err(error) => {
+                // Better too fast than never.
+                tracing::error!(%error, "a device's limits are not kept: there is no timer");
+                inner.gate.leave(queue);
+                inner.allowance(queue).into_iter().for_each(|all| all.leave(self.device, queue));
                 true
             }
-            Answer::Wait(None) => false,
-            Answer::Wait(Some(wait)) => match self.wake_after(&mut inner, wait, now) {
-                Ok(()) => false,
-                Err(error) => {
-                    // Better too fast than never.
-                    tracing::error!(%error, "a device's limits are not kept: there is no timer");
-                    inner.gate.leave(queue);
-                    true
-                }
-            },
         }
     }
 
@@ -112,6 +135,7 @@ impl Throttle {
     pub(in crate::virtio) fn has_none(&self, queue: usize) {
         if self.limited.load(Ordering::Relaxed) {
             let mut inner = self.lock();
+            inner.allowance(queue).into_iter().for_each(|all| all.leave(self.device, queue));
             if inner.gate.leave(queue) {
                 inner.kick_waiting();
             }
@@ -155,7 +179,31 @@ impl Throttle {
     pub(in crate::virtio) fn change(&self, limits: &[Limit]) {
         let mut inner = self.lock();
         inner.gate.change(limits, self.now());
-        let limited = inner.gate.is_limited();
+        self.settle(&mut inner);
+    }
+
+    /// What each queue does counts against these allowances from now on, which other devices have, too; queues beyond have what the last
+    /// one has. Those that wait ask again at once.
+    pub(in crate::virtio) fn share(&self, shared: Vec<Option<Arc<Allowance>>>) {
+        let mut inner = self.lock();
+        let kicks = inner.active.as_ref().map(|active| active.kicks.clone());
+        let same = |(one, other): (&Option<Arc<Allowance>>, &Option<Arc<Allowance>>)| match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        if inner.shared.len() == shared.len() && inner.shared.iter().zip(&shared).all(same) {
+            return;
+        }
+        inner.allowances().for_each(|allowance| allowance.attach(self.device, Vec::new()));
+        inner.shared = shared;
+        if let Some(kicks) = kicks {
+            inner.allowances().for_each(|allowance| allowance.attach(self.device, kicks.clone()));
+        }
+        self.settle(&mut inner);
+    }
+
+    fn settle(&self, inner: &mut Inner) {
+        let limited = inner.gate.is_limited() || inner.allowances().next().is_some();
         self.limited.store(limited, Ordering::Relaxed);
         inner.kick_waiting();
         if !limited {
@@ -188,6 +236,14 @@ impl Throttle {
 }
 
 impl Inner {
+    fn allowances(&self) -> impl Iterator<Item = &Arc<Allowance>> {
+        self.shared.iter().flatten()
+    }
+
+    fn allowance(&self, queue: usize) -> Option<&Arc<Allowance>> {
+        self.shared.get(queue).or(self.shared.last())?.as_ref()
+    }
+
     fn kick_waiting(&self) {
         let Some(active) = &self.active else { return };
         for kick in self.gate.waiting().filter_map(|queue| active.kicks.get(queue)) {

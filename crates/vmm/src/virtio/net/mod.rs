@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
-use super::limit::{Limit, Throttle};
+use super::limit::{Allowance, Limit, Throttle};
 use super::{Activation, Counter, Device, DeviceState, RestoreError, read_slice};
 use crate::reactor::{Ready, Source};
 use port::Port;
@@ -147,6 +147,11 @@ impl Limiter {
     /// They are these from now on.
     pub fn set(&self, limits: &NetLimits) {
         self.0.change(&limits.lanes());
+    }
+
+    /// What it receives and what it sends count against these from now on, besides, which other cards have, too.
+    pub fn share(&self, receive: Option<Arc<Allowance>>, send: Option<Arc<Allowance>>) {
+        self.0.share(vec![receive, send]);
     }
 }
 
