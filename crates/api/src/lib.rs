@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod alarm;
 mod backup;
+mod bandwidth;
 mod device;
 mod event;
 mod history;
@@ -40,6 +41,7 @@ pub use alarm::{
     AlarmState, AlarmStatus, EventTrigger, METRICS, Metric, MetricTrigger, Severity, Trigger, Watched,
 };
 pub use backup::{Backup, BackupDisk, NewBackup, RestoreBackup, VerifiedBackup};
+pub use bandwidth::{BandwidthFlow, BandwidthPlace, BandwidthReport, BandwidthShare, LEAST_BANDWIDTH, Way};
 pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };

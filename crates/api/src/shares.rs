@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{Id, Invalid, MemoryReport, Name, ShareGroupInfo};
+use crate::{BandwidthReport, Id, Invalid, MemoryReport, Name, ShareGroupInfo};
 
 /// The most processors that anything here is about: more than any machine has.
 const MOST: u32 = 100_000;
@@ -204,6 +204,12 @@ pub struct ShareReport {
     pub cpu: CpuReport,
     /// Memory.
     pub memory: MemoryReport,
+    /// The storage pools that its disks are on.
+    #[serde(default)]
+    pub disks: BandwidthReport,
+    /// The networks that its cards are on.
+    #[serde(default)]
+    pub networks: BandwidthReport,
 }
 
 /// What a guest is promised, wants and gets of the host's processors.

@@ -8,7 +8,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
-    CpuShare, Disk, DiskSource, Id, ImageName, Invalid, MemoryShare, Name, Nic, Processors, Size, Time,
+    BandwidthShare, CpuShare, Disk, DiskSource, Id, ImageName, Invalid, MemoryShare, Name, Nic, Processors,
+    Size, Time,
 };
 
 /// Memory of a guest for which nothing else is said.
@@ -60,6 +61,12 @@ pub struct VmDefinition {
     /// What it is promised of the host's pool of memory.
     #[serde(default, skip_serializing_if = "MemoryShare::is_usual")]
     pub memory_share: MemoryShare,
+    /// What it is promised of the bandwidth of each storage pool that its disks are on.
+    #[serde(default, skip_serializing_if = "BandwidthShare::is_usual")]
+    pub disk_share: BandwidthShare,
+    /// What it is promised of the bandwidth of each network that its cards are on, each way.
+    #[serde(default, skip_serializing_if = "BandwidthShare::is_usual")]
+    pub network_share: BandwidthShare,
     /// What executes it.
     #[serde(default)]
     pub engine: Engine,
@@ -348,6 +355,8 @@ impl VmDefinition {
             memory: DEFAULT_MEMORY,
             memory_max: None,
             memory_share: MemoryShare::default(),
+            disk_share: BandwidthShare::default(),
+            network_share: BandwidthShare::default(),
             engine: Engine::default(),
             boot: Boot::default(),
             disks: Vec::new(),
@@ -371,6 +380,8 @@ impl VmDefinition {
             cpu_share: CpuShare { reserve: cpus, ..said.cpu_share },
             share_group: said.share_group.clone(),
             memory_share: MemoryShare { reserve: memory, ..said.memory_share },
+            disk_share: said.disk_share,
+            network_share: said.network_share,
             ..self
         }
     }
@@ -380,6 +391,8 @@ impl VmDefinition {
         let mut wrong = crate::access::check_labels("/labels", &self.labels);
         wrong.extend(self.cpu_share.check());
         wrong.extend(self.memory_share.check(self.memory));
+        wrong.extend(self.disk_share.check("/disk_share"));
+        wrong.extend(self.network_share.check("/network_share"));
         let mut say = |pointer: String, value: Value, detail: &str| {
             wrong.push(Invalid::new(pointer, value, detail));
         };
@@ -528,12 +541,13 @@ mod tests {
         let machine = read(r#"{"name": "a", "cpus": 4, "memory": "256M", "cpu_share": {"weight": 7}}"#);
         let said = read(
             r#"{"name": "b", "memory": "1G", "description": "now", "cpus": 8, "cpu_share": {"weight": 9, "reserve": 6}, "share_group": "eng",
-                "memory_share": {"reserve": "512M", "weight": 3}}"#,
+                "memory_share": {"reserve": "512M", "weight": 3}, "disk_share": {"reserve": "1M"}, "network_share": {"weight": 5}}"#,
         );
         let whole = machine.as_said(&said);
         assert_eq!((whole.name.as_str(), whole.cpus, whole.memory.0 >> 20), ("b", 4, 256));
         assert_eq!((whole.cpu_share.weight, whole.memory_share.weight), (9, 3));
         assert_eq!(whole.cpu_share.reserve.get(), 4.0);
+        assert_eq!((whole.disk_share.reserve.0, whole.network_share.weight), (1 << 20, 5));
         assert_eq!((whole.memory_share.reserve.0 >> 20, whole.share_group), (256, said.share_group));
     }
 

@@ -17,6 +17,7 @@ use crate::access::Access;
 use crate::alarms::{self, Alarms};
 use crate::audit::Audit;
 use crate::backup;
+use crate::bandwidth::{self, Bandwidth};
 use crate::events::{self, Happening};
 use crate::figures::Figures;
 use crate::groups::Groups;
@@ -177,6 +178,10 @@ pub struct Host {
     pub(crate) share_groups: ShareGroups,
     /// The pool of memory, if there is one.
     pub(crate) memory: Arc<Pool>,
+    /// What guests say of themselves all the time.
+    figures: Arc<Figures>,
+    /// What guests do on pools and networks.
+    pub(crate) bandwidth: Arc<Bandwidth>,
     /// What shows that this is the host.
     pub certificates: Arc<Certificates>,
 }
@@ -237,7 +242,7 @@ impl Host {
         shares.load_groups(share_groups::load(&*store).await.map_err(told)?);
         let choice = engine::choose(engine::Kind::Auto)?;
         let own = storage::Host { id, name: machine::host_name() };
-        let pools = Pools::open(Arc::clone(&store), &paths, own).await.map_err(told)?;
+        let pools = Pools::open(Arc::clone(&store), &paths, own, Arc::clone(&shares)).await.map_err(told)?;
         let figures = Arc::<Figures>::default();
         let shared = Shared {
             groups: Groups::open(id),
@@ -249,13 +254,14 @@ impl Host {
             paths: paths.clone(),
             store: Arc::clone(&store),
             agents: Agents::default(),
-            wires: Wires::new(Arc::clone(&store), paths.networks()),
+            wires: Wires::new(Arc::clone(&store), paths.networks(), Arc::clone(&shares)),
             program: config.program.clone(),
             engine: if choice.engine.name() == "kvm" { engine::Kind::Kvm } else { engine::Kind::Soft },
             why: choice.why.unwrap_or_default(),
             tsc_khz: engine::kvm::Kvm::open().ok().map(|kvm| engine::Engine::tsc_khz(&kvm)),
         };
-        let series = Arc::new(Series::open(&paths.series(), paths.state(), figures, Arc::clone(&shares)));
+        let series =
+            Arc::new(Series::open(&paths.series(), paths.state(), Arc::clone(&figures), Arc::clone(&shares)));
         let alarms = Alarms::open(Arc::clone(&store), id, machine::host_name()).await.map_err(told)?;
         let host = Host {
             id,
@@ -272,6 +278,8 @@ impl Host {
             alarms,
             share_groups: ShareGroups::new(Arc::clone(&store), shares),
             memory: Arc::default(),
+            figures,
+            bandwidth: Arc::default(),
             certificates: Arc::new(certificates),
             store,
         };
@@ -400,6 +408,9 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let sampler = Sampler::begin(series, store, Arc::clone(&host.supervisor)).map_err(DaemonError::Series)?;
     let (shares, controls) = (Arc::clone(host.supervisor.shares()), host.supervisor.groups().controls());
     let regulator = Regulator::begin(shares, controls).map_err(DaemonError::Series)?;
+    let (shares, figures) = (Arc::clone(host.supervisor.shares()), Arc::clone(&host.figures));
+    let bandwidth = bandwidth::Keeper::begin(shares, figures, Arc::clone(&host.bandwidth));
+    let bandwidth = bandwidth.map_err(DaemonError::Series)?;
     let alarms = tokio::spawn(alarms::keep(Arc::clone(&host)));
     let schedules = tokio::spawn(schedules::keep(Arc::clone(&host)));
     let memory = tokio::spawn(memory::keep(Arc::clone(&host.supervisor), Arc::clone(&host.memory)));
@@ -411,6 +422,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     pools.abort();
     sampler.end();
     regulator.end();
+    bandwidth.end();
     alarms.abort();
     schedules.abort();
     memory.abort();

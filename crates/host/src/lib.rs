@@ -5,6 +5,7 @@ pub mod access;
 pub mod alarms;
 mod audit;
 pub mod backup;
+mod bandwidth;
 pub mod daemon;
 pub mod events;
 mod figures;

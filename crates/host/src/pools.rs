@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::events::Happening;
 use crate::paths::Paths;
 use crate::records;
+use crate::shares::{Carries, Place, Shares};
 use crate::store::{Store, StoreError, Transaction};
 use crate::supervisor::{storage_problem, store_problem};
 
@@ -44,6 +45,10 @@ pub struct Pools {
     store: Arc<dyn Store>,
     host: Host,
     known: RwLock<BTreeMap<Name, Known>>,
+    /// What they carry is divided there.
+    shares: Arc<Shares>,
+    /// One is changed at a time.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// The volume that is disk `number` of a guest, one of its own.
@@ -54,6 +59,11 @@ pub fn own_volume(id: Id, number: usize) -> Result<Name, Problem> {
 /// The guest whose own a volume is, by its name.
 pub fn owner(volume: &Name) -> Option<Id> {
     volume.as_str().strip_prefix("vm-")?.rsplit_once('-')?.0.parse().ok()
+}
+
+/// How much a pool carries, as far as somebody has said it.
+fn carries(definition: &PoolDefinition) -> Carries {
+    Carries { bandwidth: definition.bandwidth, operations: definition.operations }
 }
 
 fn no_pool(name: &str) -> Problem {
@@ -83,27 +93,41 @@ impl Pools {
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn open(store: Arc<dyn Store>, paths: &Paths, host: Host) -> Result<Self, StoreError> {
-        let usual = PoolDefinition {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        paths: &Paths,
+        host: Host,
+        shares: Arc<Shares>,
+    ) -> Result<Self, StoreError> {
+        let mut usual = PoolDefinition {
             name: api::default_pool(),
             description: "guests' own disks".into(),
             kind: PoolKind::Directory,
             path: paths.state().join("pools/default"),
+            bandwidth: None,
+            operations: None,
         };
         let (entries, _) = store.list(PREFIX).await?;
-        let mut definitions = vec![usual];
+        let mut definitions = Vec::new();
         for entry in entries {
-            definitions.push(serde_json::from_slice(&entry.value)?);
+            let definition: PoolDefinition = serde_json::from_slice(&entry.value)?;
+            match definition.name == usual.name {
+                // Its folder is where the state is, wherever that was when it was changed.
+                true => usual = PoolDefinition { path: usual.path, ..definition },
+                false => definitions.push(definition),
+            }
         }
+        definitions.insert(0, usual);
         let mut known = BTreeMap::new();
         for definition in definitions {
             let pool = open(&definition, &host).await.map_err(|problem| problem.detail);
             if let Err(why) = &pool {
                 tracing::error!("the pool {} cannot be used: {why}", definition.name);
             }
+            shares.load_place(Place::Pool(definition.name.clone()), carries(&definition));
             known.insert(definition.name.clone(), Known { definition, pool });
         }
-        Ok(Self { store, host, known: RwLock::new(known) })
+        Ok(Self { store, host, known: RwLock::new(known), shares, turn: Default::default() })
     }
 
     /// The pool of this name.
@@ -171,10 +195,51 @@ impl Pools {
         let transaction = Transaction::new().expect_none(key(&name)).put(key(&name), &definition);
         let transaction = transaction.and_then(|all| happening.add(all)).map_err(store_problem)?;
         self.store.commit(transaction).await.map_err(store_problem)?;
+        self.shares.load_place(Place::Pool(name.clone()), carries(&definition));
         let known = Known { definition, pool: Ok(pool) };
         let told = info(&known);
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(name, known);
         Ok(told)
+    }
+
+    /// Makes a pool what `change` makes of it, at once for the guests with disks on it. Its name, its kind and its folder stay.
+    ///
+    /// # Errors
+    /// If there is none of this name, or guests that run are promised more of it than it is to carry.
+    pub async fn edit(
+        &self,
+        name: &str,
+        change: impl FnOnce(PoolDefinition) -> Result<PoolDefinition, Problem>,
+        actor: &str,
+    ) -> Result<PoolInfo, Problem> {
+        let _turn = self.turn.lock().await;
+        let before = self.info(name)?.definition;
+        let after = change(before.clone())?;
+        let stays = "a pool keeps it: take the folder in under another name";
+        let mut wrong = after.check();
+        for (pointer, is_other) in [
+            ("/name", after.name != before.name),
+            ("/kind", after.kind != before.kind),
+            ("/path", after.path != before.path),
+        ] {
+            wrong.extend(is_other.then(|| Invalid::new(pointer, (), stays)));
+        }
+        if !wrong.is_empty() {
+            return Err(Problem::invalid(wrong));
+        }
+        let (name, place) = (before.name, Place::Pool(after.name.clone()));
+        let happening = Happening::new("pool.edited", "was edited").to(path(&name), name.as_str()).by(actor);
+        let transaction = Transaction::new().put(key(&name), &after).and_then(|all| happening.add(all));
+        let transaction = transaction.map_err(store_problem)?;
+        let carried = self.shares.set_place(place.clone(), carries(&after))?;
+        if let Err(error) = self.store.commit(transaction).await {
+            self.shares.load_place(place, carried);
+            return Err(store_problem(error));
+        }
+        if let Some(known) = self.known.write().unwrap_or_else(PoisonError::into_inner).get_mut(&name) {
+            known.definition = after;
+        }
+        self.info(name.as_str())
     }
 
     /// Uses a pool no more. What is in it stays.
@@ -182,6 +247,7 @@ impl Pools {
     /// # Errors
     /// If guests have volumes in it, or it is the one that every host has.
     pub async fn delete(&self, name: &str, actor: &str) -> Result<(), Problem> {
+        let _turn = self.turn.lock().await;
         let name = self.info(name)?.definition.name;
         if name == api::default_pool() {
             return Err(Problem::conflict("guests' own disks are in the pool default: it stays"));
@@ -196,6 +262,7 @@ impl Pools {
             happening.by(actor).add(Transaction::new().delete(key(&name))).map_err(store_problem)?;
         self.store.commit(transaction).await.map_err(store_problem)?;
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        self.shares.forget_place(&Place::Pool(name));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use api::{Id, ImageName, Invalid, Name, Size, Time};
+use api::{Id, ImageName, Invalid, LEAST_BANDWIDTH, Name, Size, Time};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -27,6 +27,14 @@ pub struct PoolDefinition {
     /// Its folder, which is made if it is not there.
     #[schema(value_type = String)]
     pub path: PathBuf,
+    /// How many bytes each second this host may read and write there, all guests together: 4096 or more. It is divided among guests by
+    /// their `disk_share`; nothing is divided if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Size>,
+    /// How many requests each second, 1 or more. They are divided by weight alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 9223372036854775807i64)]
+    pub operations: Option<u64>,
 }
 
 /// Kinds of pools.
@@ -244,6 +252,14 @@ impl PoolDefinition {
         if !self.path.is_absolute() || self.path.components().any(|part| part.as_os_str() == "..") {
             let detail = "the path must begin with / and have no .. in it";
             wrong.push(Invalid::new("/path", self.path.to_string_lossy().as_ref(), detail));
+        }
+        if let Some(bandwidth) = self.bandwidth.filter(|bandwidth| *bandwidth < LEAST_BANDWIDTH) {
+            let detail = "bytes each second: at least 4096 (4K); leave it out if it is not to be divided";
+            wrong.push(Invalid::new("/bandwidth", bandwidth.0, detail));
+        }
+        if let Some(operations) = self.operations.filter(|count| !(1..=i64::MAX as u64).contains(count)) {
+            let detail = "1 or more each second; leave it out if they are not to be divided";
+            wrong.push(Invalid::new("/operations", operations, detail));
         }
         wrong
     }

@@ -298,6 +298,8 @@ mod tests {
             description: String::new(),
             kind,
             path: folder.join("pool"),
+            bandwidth: None,
+            operations: None,
         }
     }
 

@@ -456,7 +456,11 @@ export interface paths {
         delete: operations["delete_pools_pool"];
         options?: never;
         head?: never;
-        patch?: never;
+        /**
+         * Changes a pool, at once for the guests with disks on it: a JSON merge patch (RFC 7396) of its definition. Its name, its kind and its
+         *     folder stay.
+         */
+        patch: operations["patch_pools_pool"];
         trace?: never;
     };
     "/api/v1/pools/{pool}/volumes": {
@@ -1852,6 +1856,71 @@ export interface components {
              */
             unit: number;
         };
+        /** @description What a guest did on a pool or a network in the last window of a quarter of a second. */
+        BandwidthFlow: {
+            allowed?: components["schemas"]["Size"] | null;
+            /**
+             * Format: int64
+             * @description The operations each second that it may do now; nothing if it may do all that it wants.
+             */
+            allowed_operations?: number | null;
+            /**
+             * Format: int64
+             * @description Bytes each second.
+             */
+            bytes: number;
+            /**
+             * Format: int64
+             * @description Requests or frames each second.
+             */
+            operations: number;
+            /**
+             * Format: double
+             * @description The part of the window in which something of it waited for others, or for the guest's own limit: 0 to 1.
+             */
+            waited: number;
+            /** @description Which way. */
+            way: components["schemas"]["Way"];
+        };
+        /** @description A pool or a network that a guest uses. */
+        BandwidthPlace: {
+            bandwidth?: components["schemas"]["Size"] | null;
+            /** @description What this guest did there in the last window, while it runs and has been looked at. */
+            flows: components["schemas"]["BandwidthFlow"][];
+            /** @description Its name. */
+            name: string;
+            /**
+             * Format: int64
+             * @description How many operations a pool does each second, if somebody has said that.
+             */
+            operations?: number | null;
+            /** @description What all guests that run, or are about to again, have reserved of it, bytes each second. */
+            reserved: components["schemas"]["Size"];
+        };
+        /** @description What a guest is promised of the pools or the networks that it uses, and what it has. */
+        BandwidthReport: {
+            /** @description The pools or networks that it uses, by name. */
+            places: components["schemas"]["BandwidthPlace"][];
+            /** @description What it is promised of each. */
+            promised: components["schemas"]["BandwidthShare"];
+        };
+        /**
+         * @description What a guest is promised of the bandwidth of each storage pool that its disks are on, or of each network that its cards are on. Everyone
+         *     has their reserve; what is left goes by weight among those who want more, and nobody has more than their limit.
+         */
+        BandwidthShare: {
+            limit?: components["schemas"]["Size"] | null;
+            /**
+             * @description Always theirs when they want it, bytes each second: nothing, or 4096 or more. What all guests that run have reserved of a pool or a
+             *     network is never more than its bandwidth.
+             */
+            reserve?: components["schemas"]["Size"];
+            /**
+             * Format: int32
+             * @description Their part of what is left, compared with others'; 1000 is usual.
+             */
+            weight?: number;
+        };
         /** @description What a guest boots: the kernel of its image if nothing is said. */
         Boot: {
             /** @description Its arguments. */
@@ -2846,6 +2915,12 @@ export interface components {
             /** @description What is on it. */
             items: {
                 /**
+                 * Format: int64
+                 * @description How many bytes each second its guests may send, and how many they may receive, all together: 4096 or more. It is divided among
+                 *     guests by their `network_share`, each way by itself; nothing is divided if it is not said.
+                 */
+                bandwidth?: number | null;
+                /**
                  * Format: date-time
                  * @description When it was made.
                  */
@@ -2890,12 +2965,18 @@ export interface components {
         List_PoolInfo: {
             /** @description What is on it. */
             items: {
+                bandwidth?: components["schemas"]["Size"] | null;
                 /** @description What it is for. */
                 description?: string;
                 /** @description What kind of place it is. */
                 kind?: components["schemas"]["PoolKind"];
                 /** @description Its name. */
                 name: components["schemas"]["Name"];
+                /**
+                 * Format: int64
+                 * @description How many requests each second, 1 or more. They are divided by weight alone.
+                 */
+                operations?: number | null;
                 /** @description Its folder, which is made if it is not there. */
                 path: string;
                 /** @description Why it cannot be used. */
@@ -3223,6 +3304,8 @@ export interface components {
                 created: string;
                 /** @description What it is for. */
                 description?: string;
+                /** @description What it is promised of the bandwidth of each storage pool that its disks are on. */
+                disk_share?: components["schemas"]["BandwidthShare"];
                 /** @description Its disks, in the order the guest sees them. */
                 disks?: components["schemas"]["Disk"][];
                 /** @description What executes it. */
@@ -3240,6 +3323,8 @@ export interface components {
                 memory_share?: components["schemas"]["MemoryShare"];
                 /** @description Its name, and the host name that cloud-init gives it. */
                 name: components["schemas"]["Name"];
+                /** @description What it is promised of the bandwidth of each network that its cards are on, each way. */
+                network_share?: components["schemas"]["BandwidthShare"];
                 /** @description Its network cards. */
                 nics?: components["schemas"]["Nic"][];
                 /** @description What follows when its kernel panics, its engine fails or its process dies. */
@@ -3428,6 +3513,12 @@ export interface components {
         };
         /** @description A network that guests are connected to. */
         NetworkDefinition: {
+            /**
+             * Format: int64
+             * @description How many bytes each second its guests may send, and how many they may receive, all together: 4096 or more. It is divided among
+             *     guests by their `network_share`, each way by itself; nothing is divided if it is not said.
+             */
+            bandwidth?: number | null;
             /** @description Names for its guests. */
             dns?: components["schemas"]["Dns"];
             /** @description Ports of the host that lead to guests. NAT, routed and user-mode networks may have them. */
@@ -3454,6 +3545,12 @@ export interface components {
         };
         /** @description A network of this host. */
         NetworkInfo: {
+            /**
+             * Format: int64
+             * @description How many bytes each second its guests may send, and how many they may receive, all together: 4096 or more. It is divided among
+             *     guests by their `network_share`, each way by itself; nothing is divided if it is not said.
+             */
+            bandwidth?: number | null;
             /**
              * Format: date-time
              * @description When it was made.
@@ -3650,12 +3747,18 @@ export interface components {
         };
         /** @description A place that volumes are kept in, as its owner wants it. */
         PoolDefinition: {
+            bandwidth?: components["schemas"]["Size"] | null;
             /** @description What it is for. */
             description?: string;
             /** @description What kind of place it is. */
             kind?: components["schemas"]["PoolKind"];
             /** @description Its name. */
             name: components["schemas"]["Name"];
+            /**
+             * Format: int64
+             * @description How many requests each second, 1 or more. They are divided by weight alone.
+             */
+            operations?: number | null;
             /** @description Its folder, which is made if it is not there. */
             path: string;
         };
@@ -3675,12 +3778,18 @@ export interface components {
         };
         /** @description A storage pool. */
         PoolInfo: {
+            bandwidth?: components["schemas"]["Size"] | null;
             /** @description What it is for. */
             description?: string;
             /** @description What kind of place it is. */
             kind?: components["schemas"]["PoolKind"];
             /** @description Its name. */
             name: components["schemas"]["Name"];
+            /**
+             * Format: int64
+             * @description How many requests each second, 1 or more. They are divided by weight alone.
+             */
+            operations?: number | null;
             /** @description Its folder, which is made if it is not there. */
             path: string;
             /** @description Why it cannot be used. */
@@ -4089,8 +4198,12 @@ export interface components {
         ShareReport: {
             /** @description Processors. */
             cpu: components["schemas"]["CpuReport"];
+            /** @description The storage pools that its disks are on. */
+            disks?: components["schemas"]["BandwidthReport"];
             /** @description Memory. */
             memory: components["schemas"]["MemoryReport"];
+            /** @description The networks that its cards are on. */
+            networks?: components["schemas"]["BandwidthReport"];
         };
         /** @description A site. */
         Site: {
@@ -4351,6 +4464,8 @@ export interface components {
             created: string;
             /** @description What it is for. */
             description?: string;
+            /** @description What it is promised of the bandwidth of each storage pool that its disks are on. */
+            disk_share?: components["schemas"]["BandwidthShare"];
             /** @description Its disks, in the order the guest sees them. */
             disks?: components["schemas"]["Disk"][];
             /** @description What executes it. */
@@ -4368,6 +4483,8 @@ export interface components {
             memory_share?: components["schemas"]["MemoryShare"];
             /** @description Its name, and the host name that cloud-init gives it. */
             name: components["schemas"]["Name"];
+            /** @description What it is promised of the bandwidth of each network that its cards are on, each way. */
+            network_share?: components["schemas"]["BandwidthShare"];
             /** @description Its network cards. */
             nics?: components["schemas"]["Nic"][];
             /** @description What follows when its kernel panics, its engine fails or its process dies. */
@@ -4400,6 +4517,8 @@ export interface components {
             cpus_max?: number | null;
             /** @description What it is for. */
             description?: string;
+            /** @description What it is promised of the bandwidth of each storage pool that its disks are on. */
+            disk_share?: components["schemas"]["BandwidthShare"];
             /** @description Its disks, in the order the guest sees them. */
             disks?: components["schemas"]["Disk"][];
             /** @description What executes it. */
@@ -4415,6 +4534,8 @@ export interface components {
             memory_share?: components["schemas"]["MemoryShare"];
             /** @description Its name, and the host name that cloud-init gives it. */
             name: components["schemas"]["Name"];
+            /** @description What it is promised of the bandwidth of each network that its cards are on, each way. */
+            network_share?: components["schemas"]["BandwidthShare"];
             /** @description Its network cards. */
             nics?: components["schemas"]["Nic"][];
             /** @description What follows when its kernel panics, its engine fails or its process dies. */
@@ -4561,6 +4682,11 @@ export interface components {
         };
         /** @description An image to be made: from Debian's packages, or of a disk and its kernel, or of an image that was exported. */
         WantedImage: components["schemas"]["NewImage"] | components["schemas"]["Import"];
+        /**
+         * @description Which way something flows, from the guest's side.
+         * @enum {string}
+         */
+        Way: "all" | "receive" | "send";
     };
     responses: never;
     parameters: never;
@@ -5938,6 +6064,42 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_pools_pool: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name */
+                pool: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/merge-patch+json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description The pool */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PoolInfo"];
+                };
             };
             /** @description A problem */
             default: {

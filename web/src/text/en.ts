@@ -258,6 +258,7 @@ export const en = {
   "event.network.edited": "was edited",
   "event.pool.created": "was taken in",
   "event.pool.deleted": "is not used any more",
+  "event.pool.edited": "was edited",
   "event.task.failed": "a task failed",
   "event.template.created": "was made",
   "event.template.deleted": "was deleted",

@@ -260,6 +260,7 @@ export const zh: Record<Key, string> = {
   "event.network.edited": "已编辑",
   "event.pool.created": "已添加",
   "event.pool.deleted": "已移除",
+  "event.pool.edited": "已编辑",
   "event.task.failed": "任务失败",
   "event.template.created": "已创建",
   "event.template.deleted": "已删除",

@@ -160,7 +160,7 @@ fn described() -> (Router<Arc<Host>>, utoipa::openapi::OpenApi) {
         .routes(routes!(networks::get, networks::edit, networks::delete))
         .routes(routes!(networks::leases))
         .routes(routes!(pools::list, pools::create))
-        .routes(routes!(pools::get, pools::delete))
+        .routes(routes!(pools::get, pools::edit, pools::delete))
         .routes(routes!(pools::volumes, pools::create_volume))
         .routes(routes!(pools::get_volume, pools::delete_volume))
         .routes(routes!(pools::resize))

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use api::{Invalid, List, ListQuery, Name, NewTask, Problem, Size, Task};
+use api::{Invalid, List, ListQuery, Name, NewTask, Problem, Size, Task, merge};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::bytes::{apart, incoming, outgoing};
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
-use super::input::{Body, Query};
+use super::input::{Body, Query, read};
 use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::access::Identity;
@@ -71,6 +71,28 @@ pub async fn get(
     Path(pool): Path<String>,
 ) -> Result<axum::Json<PoolInfo>> {
     Ok(axum::Json(host.supervisor.pools().info(&pool)?))
+}
+
+/// Changes a pool, at once for the guests with disks on it: a JSON merge patch (RFC 7396) of its definition. Its name, its kind and its
+/// folder stay.
+#[utoipa::path(patch, path = "/pools/{pool}", tag = "storage", security(("token" = ["admin"])),
+    params(("pool" = String, Path, description = "Its name")),
+    request_body(content = Object, content_type = "application/merge-patch+json"), responses(
+    (status = 200, description = "The pool", body = PoolInfo),
+    (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
+pub async fn edit(
+    State(host): State<Arc<Host>>,
+    Admin(identity): Admin,
+    Path(pool): Path<String>,
+    Body(patch): Body<Value>,
+) -> Result<axum::Json<PoolInfo>> {
+    let change = |before: PoolDefinition| {
+        let whole = serde_json::to_value(&before);
+        let mut whole = whole.map_err(|error| Problem::internal(error.to_string()))?;
+        merge(&mut whole, patch);
+        read(&whole).map_err(|error| error.0)
+    };
+    Ok(axum::Json(host.supervisor.pools().edit(&pool, change, &identity.actor).await?))
 }
 
 /// Uses a pool no more. What is in it stays where it is.

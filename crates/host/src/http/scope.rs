@@ -197,10 +197,14 @@ pub fn claim(
     }
     let cpu = given.map_or_else(Default::default, |given| given.cpu_share);
     let memory = given.map_or_else(Default::default, |given| given.memory_share);
+    let disks = given.map_or_else(Default::default, |given| given.disk_share);
+    let networks = given.map_or_else(Default::default, |given| given.network_share);
     let group = given.and_then(|given| given.share_group.as_ref());
     for (field, is_other) in [
         ("cpu_share", definition.cpu_share != cpu),
         ("memory_share", definition.memory_share != memory),
+        ("disk_share", definition.disk_share != disks),
+        ("network_share", definition.network_share != networks),
         ("share_group", definition.share_group.as_ref() != group),
     ] {
         if is_other {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::{
-    CpuHost, CpuOther, CpuReport, Id, MemoryReport, Problem, Processors, ShareGroupInfo, ShareReport, Vm,
+    BandwidthPlace, BandwidthReport, CpuHost, CpuOther, CpuReport, Id, MemoryReport, Problem, Processors,
+    ShareGroupInfo, ShareReport, Vm,
 };
 use axum::extract::{Path, State};
 
@@ -12,7 +13,7 @@ use super::caller::Viewer;
 use super::error::Result;
 use super::scope;
 use crate::daemon::Host;
-use crate::shares::{Seen, capacity};
+use crate::shares::{self, Place, Seen, capacity};
 
 /// So many others are told of.
 const OTHERS: usize = 5;
@@ -38,7 +39,27 @@ pub async fn of_guest(
     let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).copied();
     let promised = vm.definition.memory_share;
     let memory = MemoryReport { promised, now, pool: shares.pool(), pressure: seen.pressure };
-    Ok(axum::Json(ShareReport { cpu, memory }))
+    let (disks, networks) = bandwidth(&host, &vm);
+    Ok(axum::Json(ShareReport { cpu, memory, disks, networks }))
+}
+
+/// What a guest is promised and has of the pools and the networks that it uses.
+fn bandwidth(host: &Host, vm: &Vm) -> (BandwidthReport, BandwidthReport) {
+    let (definition, shares) = (&vm.definition, host.supervisor.shares());
+    let of = |promised, is: fn(&Place) -> bool| {
+        let told = |place: Place| {
+            let (carries, reserved) = shares.of_place(&place);
+            let flows = host.bandwidth.of(vm.id, &place);
+            let flows = if vm.status.state.is_alive() { flows } else { Vec::new() };
+            let (bandwidth, operations) = (carries.bandwidth, carries.operations);
+            BandwidthPlace { name: place.name().to_string(), bandwidth, operations, reserved, flows }
+        };
+        let places = shares::places_of(definition).into_iter().filter(is).map(told).collect();
+        BandwidthReport { promised, places }
+    };
+    let is_pool = |place: &Place| matches!(place, Place::Pool(_));
+    let is_network = |place: &Place| matches!(place, Place::Network(_));
+    (of(definition.disk_share, is_pool), of(definition.network_share, is_network))
 }
 
 /// What is told of a guest to somebody who may see these others.

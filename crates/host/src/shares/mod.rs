@@ -8,6 +8,7 @@ mod control;
 mod groups;
 mod ledger;
 mod look;
+mod places;
 mod promises;
 mod regulator;
 mod rule;
@@ -15,6 +16,7 @@ mod seen;
 
 pub use control::{Controls, Version};
 pub use ledger::Ledger;
-pub use promises::{Shares, capacity};
+pub use places::{Carries, Place, of as places_of, pool_of};
+pub use promises::{Shares, Woken, capacity};
 pub use regulator::Regulator;
 pub use seen::Seen;

@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{CpuShare, Id, Invalid, MemoryShare, Name, Problem, Processors, ShareGroup, Size, VmDefinition};
+use api::{
+    BandwidthShare, CpuShare, Id, Invalid, MemoryShare, Name, Problem, Processors, ShareGroup, Size,
+    VmDefinition,
+};
 use share::admission::Promises;
 
 use super::groups::{guest, members};
+use super::places::{self, Carries, Place};
 use super::seen::Seen;
 
 /// A guest that is promised something.
@@ -21,6 +25,12 @@ pub struct Claimant {
     pub memory: MemoryShare,
     /// The most memory that it can believe to have.
     pub most_memory: Size,
+    /// What it is promised of each pool.
+    pub disks: BandwidthShare,
+    /// What it is promised of each network.
+    pub networks: BandwidthShare,
+    /// The pools and networks that it uses.
+    pub places: Vec<Place>,
     /// The group that it is in.
     pub group: Option<Name>,
     /// Its process, while it has one.
@@ -34,6 +44,8 @@ pub struct Claimant {
 struct Kept {
     cpu: Processors,
     memory: Size,
+    /// Bytes each second of pools and networks.
+    places: BTreeMap<Place, Size>,
     /// Where processors are kept for it.
     group: Option<Name>,
     /// The group that it is about to leave, if it is, and what is kept for it there.
@@ -46,6 +58,11 @@ impl Claimant {
         let before = self.kept.before.as_ref().map(|(group, cpu)| (group.as_ref(), *cpu));
         std::iter::once((self.kept.group.as_ref(), self.kept.cpu)).chain(before)
     }
+
+    /// So much of a pool or a network is kept for it.
+    pub(super) fn kept_of(&self, place: &Place) -> Size {
+        self.kept.places.get(place).copied().unwrap_or_default()
+    }
 }
 
 impl Kept {
@@ -53,6 +70,7 @@ impl Kept {
         Self {
             cpu: definition.cpu_share.reserve,
             memory: definition.memory_share.reserve,
+            places: places::reserves(definition),
             group: definition.share_group.clone(),
             before: None,
         }
@@ -61,9 +79,14 @@ impl Kept {
     /// This, and `other` besides: one of the two will be.
     fn and(self, other: Self) -> Self {
         let memory = self.memory.max(other.memory);
+        let mut places = self.places;
+        for (place, reserve) in &other.places {
+            let kept = places.entry(place.clone()).or_default();
+            *kept = (*kept).max(*reserve);
+        }
         match self.group == other.group {
-            true => Self { cpu: self.cpu.max(other.cpu), memory, ..other },
-            false => Self { before: Some((self.group, self.cpu)), memory, ..other },
+            true => Self { cpu: self.cpu.max(other.cpu), memory, places, ..other },
+            false => Self { before: Some((self.group, self.cpu)), memory, places, ..other },
         }
     }
 }
@@ -89,8 +112,11 @@ pub struct Shares {
 pub(super) struct State {
     pub(super) guests: HashMap<Id, Claimant>,
     pub(super) groups: BTreeMap<Name, ShareGroup>,
+    pub(super) places: BTreeMap<Place, Carries>,
     /// Whether that is other than whoever follows it knows.
     news: bool,
+    /// How often something has changed, for whoever else follows it.
+    changes: u64,
     /// Whether nobody is to follow it any more.
     over: bool,
     seen: Seen,
@@ -121,6 +147,7 @@ impl Shares {
         let mut state = self.state();
         let result = change(&mut state);
         state.news = true;
+        state.changes += 1;
         self.changed.notify_all();
         result
     }
@@ -167,8 +194,8 @@ impl Shares {
                 format!("guests may use {has} processors of this host: at most {has}, or none"),
             );
         }
-        let groups = self.state();
-        let is_lost = |group: &&Name| !groups.groups.contains_key(*group);
+        let state = self.state();
+        let is_lost = |group: &&Name| !state.groups.contains_key(*group);
         if let Some(group) = definition.share_group.as_ref().filter(is_lost) {
             let detail = format!("there is no group {group}: make it first");
             wrong.push(Invalid::new("/share_group", group.as_str(), detail));
@@ -178,6 +205,7 @@ impl Shares {
             let detail = format!("this host's pool of memory is {pool}: at most {pool} can be reserved");
             wrong.push(Invalid::new("/memory_share/reserve", reserve.0, detail));
         }
+        wrong.extend(places::check(&state, definition));
         wrong
     }
 
@@ -273,6 +301,21 @@ impl Shares {
         }
     }
 
+    /// The same for one more who follows them; `known` is what it knows.
+    pub fn wait_besides(&self, known: &mut u64, most: Duration) -> Woken {
+        let state = self.state();
+        let same = |state: &mut State| !state.over && state.changes == *known;
+        let waited = self.changed.wait_timeout_while(state, most, same);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let woken = match (state.over, state.changes == *known) {
+            (true, _) => Woken::Over,
+            (false, true) => Woken::Time,
+            (false, false) => Woken::News,
+        };
+        *known = state.changes;
+        woken
+    }
+
     /// The guests that have processes.
     pub fn running(&self) -> Vec<(Id, Claimant)> {
         let state = self.state();
@@ -308,6 +351,9 @@ impl Claimant {
             cpus: definition.cpus,
             memory: definition.memory_share,
             most_memory: definition.memory_max.unwrap_or_default().max(definition.memory),
+            disks: definition.disk_share,
+            networks: definition.network_share,
+            places: places::of(definition),
             group: definition.share_group.clone(),
             pid,
             kept: Kept::of(definition),
@@ -335,6 +381,9 @@ fn admit(state: &State, id: Id, definition: &VmDefinition, capacity: Capacity) -
         && !reserve.is_none()
     {
         return Err(refused("/cpu_share/reserve", reserve.get().into(), refusal.to_string()));
+    }
+    if let Err(wrong) = places::admit(state, id, definition) {
+        return Err(refused(&wrong.pointer, wrong.value, wrong.detail));
     }
     let Some(pool) = capacity.memory else { return Ok(()) };
     let reserve = definition.memory_share.reserve;
@@ -463,7 +512,11 @@ mod tests {
         shares.settle(Id::new(), &guest(0.1), Some(1));
         assert_eq!(shares.wait(Duration::from_secs(60)), Woken::News);
         assert_eq!(shares.wait(Duration::ZERO), Woken::Time);
+        let mut known = 0;
+        assert_eq!(shares.wait_besides(&mut known, Duration::from_secs(60)), Woken::News);
+        assert_eq!(shares.wait_besides(&mut known, Duration::ZERO), Woken::Time);
         shares.end();
+        assert_eq!(shares.wait_besides(&mut known, Duration::from_secs(60)), Woken::Over);
         assert_eq!(shares.wait(Duration::from_secs(60)), Woken::Over);
     }
 }

@@ -70,6 +70,11 @@ pub fn plug_in_one(
     Ok((NetSpec { mac, cable, limits: limits::of_card(nic) }, program))
 }
 
+/// What a card is called by a guest's process.
+pub fn card_name(nic: &Nic) -> String {
+    format!("net-{}", nic.mac.as_deref().unwrap_or_default())
+}
+
 fn told(error: network::Error) -> String {
     match error {
         network::Error::Definition(faults) => {

@@ -248,7 +248,7 @@ mod tests {
         let paths = Paths::new(folder.path()).unwrap();
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&paths.database()).unwrap());
         let host = storage::Host { id: Id::new(), name: "here".into() };
-        let pools = Arc::new(Pools::open(Arc::clone(&store), &paths, host).await.unwrap());
+        let pools = Arc::new(Pools::open(Arc::clone(&store), &paths, host, Arc::default()).await.unwrap());
         let (id, pool) = (Id::new(), pools.usual().unwrap());
         let name = |text: &str| text.parse::<Name>().unwrap();
         let images = storage::images::Store::new(paths.images());

@@ -4,7 +4,7 @@ use api::{Id, Invalid, Problem, Time};
 use ipnet::Ipv4Net;
 use network::definition::Network;
 
-use super::{Known, PREFIX, Record, Wires, choose_subnet, invalid};
+use super::{Inner, Known, PREFIX, Record, Wires, carries, choose_subnet, invalid, place};
 use crate::events::Happening;
 use crate::records;
 use crate::store::{Revision, StoreError, Transaction};
@@ -39,6 +39,7 @@ impl Wires {
         let (entries, _) = self.store.list(PREFIX).await?;
         for entry in entries {
             let record: Record = serde_json::from_slice(&entry.value)?;
+            self.load(&record.definition);
             inner.networks.push(Known { record, revision: entry.revision });
         }
         for (record, _) in records {
@@ -60,6 +61,13 @@ impl Wires {
             inner.problems = vec![network::Problem { network: None, detail: problem.detail }];
         }
         Ok(())
+    }
+
+    /// What a network carries is what its definition says.
+    fn load(&self, network: &Network) {
+        if let Some(place) = place(network) {
+            self.shares.load_place(place, carries(network));
+        }
     }
 
     /// What is wrong with a definition beside the other networks; addresses that it lacks are chosen.
@@ -98,6 +106,7 @@ impl Wires {
         let applied = inner.apply().await;
         let problems = inner.problems_of(&name);
         if applied.is_ok() && problems.is_empty() {
+            inner.network(&name).into_iter().for_each(|network| self.load(network));
             return Ok(());
         }
         inner.networks.retain(|known| known.record.id != id);
@@ -129,6 +138,26 @@ impl Wires {
         if inner.networks[at].revision != expect {
             return Err(Problem::new(412, "It has changed", "the network has changed since it was read"));
         }
+        let place = place(&definition);
+        let carried =
+            place.clone().map(|place| self.shares.set_place(place, carries(&definition))).transpose()?;
+        let done = self.remake(&mut inner, at, definition, actor).await;
+        if let (Err(_), Some(place), Some(carried)) = (&done, place, carried) {
+            self.shares.load_place(place, carried);
+        }
+        done
+    }
+
+    /// Makes the network that is at `at` another one, or leaves it as it is.
+    async fn remake(
+        &self,
+        inner: &mut Inner,
+        at: usize,
+        definition: Network,
+        actor: &str,
+    ) -> Result<(), Problem> {
+        let (name, id, expect) =
+            (definition.name.clone(), inner.networks[at].record.id, inner.networks[at].revision);
         let before = inner.networks[at].record.clone();
         inner.networks[at].record.definition = definition;
         // Guests' addresses must still fit.
@@ -178,6 +207,9 @@ impl Wires {
         let happening = Happening::new("network.deleted", "was deleted").to(path(id), &name).by(actor);
         let transaction = happening.add(Transaction::new().delete(key(id))).map_err(store_problem)?;
         self.store.commit(transaction).await.map_err(store_problem)?;
+        if let Some(place) = inner.network(&name).and_then(place) {
+            self.shares.forget_place(&place);
+        }
         inner.networks.retain(|known| known.record.id != id);
         inner.apply().await
     }

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api::{Id, Invalid, Problem, Time};
+use api::{Id, Invalid, Problem, Size, Time};
 use network::definition::{Fault, Network, Port, Site, free_subnet};
 use network::{Config, Networks, Owner, Traffic};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard};
 use utoipa::ToSchema;
 
+use crate::shares::{Carries, Place, Shares};
 use crate::store::{Revision, Store, Transaction};
 use crate::supervisor::store_problem;
 
@@ -107,6 +108,17 @@ pub struct Wires {
     store: Arc<dyn Store>,
     folder: PathBuf,
     inner: Mutex<Inner>,
+    /// What they carry is divided there.
+    shares: Arc<Shares>,
+}
+
+/// A network as something whose bandwidth guests share; the names of networks are such.
+fn place(network: &Network) -> Option<Place> {
+    network.name.parse().ok().map(Place::Network)
+}
+
+fn carries(network: &Network) -> Carries {
+    Carries { bandwidth: network.bandwidth.map(Size), operations: None }
 }
 
 fn no_network(name: &str) -> Problem {
@@ -207,8 +219,8 @@ impl Inner {
 
 impl Wires {
     /// The networks in `store`, none of which is known yet: [`recover`](Self::recover) comes first. `folder` is for leases and the like.
-    pub fn new(store: Arc<dyn Store>, folder: PathBuf) -> Self {
-        Self { store, folder, inner: Mutex::default() }
+    pub fn new(store: Arc<dyn Store>, folder: PathBuf, shares: Arc<Shares>) -> Self {
+        Self { store, folder, inner: Mutex::default(), shares }
     }
 
     async fn lock(&self) -> MutexGuard<'_, Inner> {

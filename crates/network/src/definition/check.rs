@@ -10,6 +10,8 @@ use super::{Fault, Forward, Ipv4, Ipv6, Network, NetworkKind, Port, Rate, Site};
 
 /// The longest hostname (RFC 1035, 2.3.4).
 const LABEL: usize = 63;
+/// Less each second carries no system's traffic.
+const LEAST_BANDWIDTH: u64 = 4096;
 
 impl Site {
     /// Everything that is wrong, pointers from the site.
@@ -70,6 +72,12 @@ impl Network {
         if let Some(mtu) = self.mtu.filter(|mtu| *mtu < least) {
             let detail = format!("is less than {least}, which every host must take");
             faults.push(Fault::new("/mtu", mtu, detail, format!("choose {least} to 65535")));
+        }
+        if let Some(bandwidth) = self.bandwidth.filter(|it| !(LEAST_BANDWIDTH..=i64::MAX as u64).contains(it))
+        {
+            let detail = "is no number of bytes each second that a network carries";
+            let expected = "give 4096 or more, or leave it out if it is not to be divided";
+            faults.push(Fault::new("/bandwidth", bandwidth, detail, expected));
         }
         for (number, forward) in self.forwards.iter().enumerate() {
             let found = self.check_forward(forward, &self.forwards[..number], others);

@@ -55,6 +55,11 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 576, maximum = 65535)]
     pub mtu: Option<u16>,
+    /// How many bytes each second its guests may send, and how many they may receive, all together: 4096 or more. It is divided among
+    /// guests by their `network_share`, each way by itself; nothing is divided if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 4096, maximum = 9223372036854775807i64)]
+    pub bandwidth: Option<u64>,
     /// Ports of the host that lead to guests. NAT, routed and user-mode networks may have them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,

@@ -47,6 +47,7 @@ fn what_cannot_be_read_is_named_with_what_would_be_right() {
         ("/ipv4/gateway", json!("ten"), "10.10.0.5"),
         ("/kind", json!("natt"), "nat"),
         ("/mtu", json!(70_000), "u16"),
+        ("/bandwidth", json!("much"), "u64"),
         ("/colour", json!("red"), "colour"),
     ] {
         let fault = read::<Network>(&with(lan(), pointer, wrong.clone())).unwrap_err();
@@ -79,6 +80,7 @@ fn each_wrong_network_is_told_by_its_field() {
         ("/dns", json!({ "domain": "lan..internal" })),
         ("/dns", json!({ "domain": "lan internal" })),
         ("/mtu", json!(575)),
+        ("/bandwidth", json!(100)),
     ] {
         let found = pointers(json!([with(lan(), pointer, wrong.clone())]), json!([]));
         let found = found.first().unwrap_or_else(|| panic!("{pointer} {wrong} is let through"));

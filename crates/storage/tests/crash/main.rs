@@ -28,6 +28,8 @@ fn open_pool(folder: &Path) -> Pool {
         description: String::new(),
         kind: PoolKind::Directory,
         path: folder.join("pool"),
+        bandwidth: None,
+        operations: None,
     };
     let id = "01a209b8-7977-746c-9401-2c2ba35c403c".parse().unwrap();
     Pool::open(&definition, &Host { id, name: "here".into() }).unwrap()

@@ -96,6 +96,8 @@ fn open_pool(path: &Path) -> Pool {
         description: String::new(),
         kind: PoolKind::Directory,
         path: path.into(),
+        bandwidth: None,
+        operations: None,
     };
     let id = "01a209b8-7977-746c-9401-2c2ba35c403c".parse().unwrap();
     Pool::open(&definition, &Host { id, name: "here".into() }).unwrap()

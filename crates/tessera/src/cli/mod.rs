@@ -4,6 +4,7 @@ mod access;
 mod alarm;
 mod apply;
 mod backup;
+mod bandwidth;
 mod boot;
 pub mod complete;
 mod guest_backup;

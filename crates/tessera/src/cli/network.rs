@@ -5,6 +5,7 @@ use host::wires::NetworkInfo;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use crate::cli::bandwidth::NetworkBandwidthOption;
 use crate::cli::listing::{WatchOption, show};
 use crate::cli::output::{Column, OutputOption};
 use crate::cli::vm::{WaitOption, change, done, everything, query, read_json};
@@ -41,7 +42,9 @@ pub enum NetworkCommand {
         network: String,
         /// A JSON merge patch of the definition, or @FILE with one
         #[arg(long, value_name = "JSON|@FILE")]
-        patch: String,
+        patch: Option<String>,
+        #[command(flatten)]
+        bandwidth: NetworkBandwidthOption,
         #[command(flatten)]
         wait: WaitOption,
     },
@@ -100,6 +103,8 @@ pub struct CreateArgs {
     /// The longest packet, bytes
     #[arg(long)]
     mtu: Option<u16>,
+    #[command(flatten)]
+    bandwidth: NetworkBandwidthOption,
     /// More of its definition: JSON, or @FILE with it
     #[arg(long, value_name = "JSON|@FILE")]
     patch: Option<String>,
@@ -156,8 +161,13 @@ impl NetworkCommand {
                 done(&args.name, "has been made", &task);
                 Ok(())
             }
-            NetworkCommand::Edit { network, patch, wait } => {
-                let patch = read_json("--patch", &patch)?;
+            NetworkCommand::Edit { network, patch, bandwidth, wait } => {
+                let mut patch = patch.map_or_else(|| Ok(json!({})), |patch| read_json("--patch", &patch))?;
+                let none = || Failure::input("--patch: it has to be a JSON object");
+                bandwidth.add_to(patch.as_object_mut().ok_or_else(none)?);
+                if patch == json!({}) {
+                    return Err(Failure::input("say what is to change: --bandwidth or --patch"));
+                }
                 let path = format!("/networks/{}", segment(&network)?);
                 let task = change(&client, Method::PATCH, &path, &[], Some(&patch), wait).await?;
                 done(&network, "has changed", &task);
@@ -200,6 +210,7 @@ impl CreateArgs {
         if let Some(mtu) = self.mtu {
             body.insert("mtu".into(), json!(mtu));
         }
+        self.bandwidth.add_to(&mut body);
         if let Some(patch) = &self.patch {
             let Value::Object(more) = read_json("--patch", patch)? else {
                 return Err(Failure::input("--patch: it has to be a JSON object"));

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use share::words::{self, Level, ZvmLimit};
 
+use crate::cli::bandwidth;
 use crate::cli::memory;
 use crate::cli::options::OrNone;
 use crate::cli::output::{OutputOption, print};
@@ -21,7 +22,7 @@ pub enum ShareCommand {
     /// Make, change and remove groups in which guests share: resource pools, shared processor pools
     #[command(subcommand)]
     Group(GroupCommand),
-    /// Show what a guest is promised, wants and gets of the host's processors and memory, and who gets the rest
+    /// Show what a guest is promised, wants and gets of processors, memory, pools and networks, and who gets the rest
     Explain {
         /// Its name or id
         vm: String,
@@ -46,7 +47,8 @@ impl ShareCommand {
         }
         let report: ShareReport = serde_json::from_value(told)
             .map_err(|error| Failure::internal(format!("the host's answer: {error}")))?;
-        print(&(explained(&vm, &report.cpu) + &memory::explained(&report.memory)));
+        let bandwidth = bandwidth::explained(&report.disks, &report.networks);
+        print(&(explained(&vm, &report.cpu) + &memory::explained(&report.memory) + &bandwidth));
         Ok(())
     }
 }

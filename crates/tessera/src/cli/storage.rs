@@ -6,9 +6,10 @@ use api::{ImageName, Name, Size};
 use clap::{Args, Subcommand, ValueEnum};
 use host::pools::PoolInfo;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use storage::{Allocation, PoolKind, VolumeDefinition, VolumeFormat, VolumeSource};
 
+use crate::cli::bandwidth::PoolBandwidthOption;
 use crate::cli::listing::{WatchOption, show};
 use crate::cli::output::{Column, OutputOption, say, size};
 use crate::cli::vm::{WaitOption, change, done, query};
@@ -43,6 +44,18 @@ pub enum PoolCommand {
         /// Use a folder that other hosts use, too
         #[arg(long)]
         shared: bool,
+        #[command(flatten)]
+        bandwidth: PoolBandwidthOption,
+    },
+    /// Change a pool, at once for the guests with disks on it
+    Edit {
+        /// Its name
+        pool: String,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        #[command(flatten)]
+        bandwidth: PoolBandwidthOption,
     },
     /// Use a pool no more; what is in it stays
     Delete {
@@ -248,13 +261,33 @@ impl PoolCommand {
             PoolCommand::Show { pool, output } => {
                 output.one(&client.get(&format!("/pools/{}", segment(&pool)?), &[]).await?)
             }
-            PoolCommand::Create { name, path, shared } => {
+            PoolCommand::Create { name, path, shared, bandwidth } => {
                 let told = |error| Failure::input(format!("{}: {error}", path.display()));
                 let path = std::path::absolute(&path).map_err(told)?;
                 let kind = if shared { PoolKind::Shared } else { PoolKind::Directory };
-                let body = json!({ "name": name, "path": path, "kind": kind });
+                let mut body = Map::from_iter([
+                    ("name".to_owned(), json!(name)),
+                    ("path".to_owned(), json!(path)),
+                    ("kind".to_owned(), json!(kind)),
+                ]);
+                bandwidth.add_to(&mut body);
+                let body = Value::Object(body);
                 let _: Value = client.change(Method::POST, "/pools", &[], Some(&body)).await?;
                 say(&format!("{name} has been taken in"));
+                Ok(())
+            }
+            PoolCommand::Edit { pool, description, bandwidth } => {
+                let mut patch = Map::new();
+                patch.extend(description.map(|text| ("description".to_owned(), json!(text))));
+                bandwidth.add_to(&mut patch);
+                if patch.is_empty() {
+                    return Err(Failure::input(
+                        "say what is to change: --bandwidth, --operations or --description",
+                    ));
+                }
+                let (path, patch) = (format!("/pools/{}", segment(&pool)?), Value::Object(patch));
+                let _: Value = client.change(Method::PATCH, &path, &[], Some(&patch)).await?;
+                say(&format!("{pool} has changed"));
                 Ok(())
             }
             PoolCommand::Delete { pool } => {

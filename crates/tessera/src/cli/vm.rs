@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cli::bandwidth::{DiskShareOption, NetworkShareOption};
 use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
 use crate::cli::listing::{WatchOption, show};
@@ -237,6 +238,10 @@ pub struct EditArgs {
     share: ShareOption,
     #[command(flatten)]
     memory_share: MemoryShareOption,
+    #[command(flatten)]
+    disk_share: DiskShareOption,
+    #[command(flatten)]
+    network_share: NetworkShareOption,
     /// The group that it shares in
     #[arg(long, value_name = "GROUP|none")]
     share_group: Option<OrNone<api::Name>>,
@@ -471,6 +476,8 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     set("cpus_max", args.cpus_max.map(|cpus| json!(cpus)));
     set("cpu_share", share);
     set("memory_share", args.memory_share.patch());
+    set("disk_share", args.disk_share.patch());
+    set("network_share", args.network_share.patch());
     set("share_group", args.share_group.as_ref().map(|OrNone(group)| json!(group)));
     set("memory", args.memory.map(|memory| json!(memory)));
     set("memory_max", args.memory_max.map(|memory| json!(memory)));

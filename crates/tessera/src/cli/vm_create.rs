@@ -10,6 +10,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cli::bandwidth::{DiskShareOption, NetworkShareOption};
 use crate::cli::limits::DiskWords;
 use crate::cli::memory::MemoryShareOption;
 use crate::cli::options::{DiskOption, NetOption, NewDiskOption, VolumeOption};
@@ -20,7 +21,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 
 /// What is said of a guest that has none of it from a saved one.
-const OWN: [&str; 34] = [
+const OWN: [&str; 40] = [
     "template",
     "image",
     "kernel",
@@ -41,6 +42,12 @@ const OWN: [&str; 34] = [
     "memory_reserve",
     "memory_weight",
     "memory_limit",
+    "disk_reserve",
+    "disk_weight",
+    "disk_limit",
+    "network_reserve",
+    "network_weight",
+    "network_limit",
     "share_group",
     "new_disks",
     "full",
@@ -151,6 +158,10 @@ pub struct CreateArgs {
     share: ShareOption,
     #[command(flatten)]
     memory_share: MemoryShareOption,
+    #[command(flatten)]
+    disk_share: DiskShareOption,
+    #[command(flatten)]
+    network_share: NetworkShareOption,
     /// The group that it shares in
     #[arg(long, value_name = "GROUP")]
     share_group: Option<Name>,
@@ -181,6 +192,12 @@ impl CreateArgs {
         }
         if let Some(patch) = self.memory_share.patch() {
             definition.memory_share = share(patch)?;
+        }
+        if let Some(patch) = self.disk_share.patch() {
+            definition.disk_share = share(patch)?;
+        }
+        if let Some(patch) = self.network_share.patch() {
+            definition.network_share = share(patch)?;
         }
         let mut query = vec![("start", self.start.to_string())];
         let mut body = body(&definition)?;

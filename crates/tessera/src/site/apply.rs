@@ -173,8 +173,10 @@ impl<'a> Applier<'a> {
     async fn change(&self, step: &Step) -> Result<()> {
         let (name, body) = (&step.key.name, api::patch(&step.before, &step.after));
         match step.key.kind {
-            // A pool that is different is refused before.
-            SiteKind::Pool => {}
+            SiteKind::Pool => {
+                let _: Value =
+                    self.client.change(Method::PATCH, &format!("/pools/{name}"), &[], Some(&body)).await?;
+            }
             SiteKind::Network => {
                 self.task(Method::PATCH, &format!("/networks/{name}"), &[], Some(&body)).await?;
             }

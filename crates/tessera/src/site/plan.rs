@@ -321,7 +321,8 @@ fn needs_restart(key: &Key, found: &Found, before: &Value, after: &Value) -> boo
 /// Whether a field of what is there can change.
 fn can_change(kind: SiteKind, field: &str) -> bool {
     match kind {
-        SiteKind::Pool => false,
+        // What is in it is where it is.
+        SiteKind::Pool => !matches!(field, "kind" | "path"),
         SiteKind::Volume => ["size", "format"].contains(&field),
         SiteKind::Network | SiteKind::ShareGroup | SiteKind::Template | SiteKind::Vm | SiteKind::User => true,
     }
@@ -479,6 +480,24 @@ mod tests {
         // A card that is left keeps its addresses though it has another place.
         let fewer = plan_of(vm(json!({ "nics": [{ "network": { "named": "dmz" } }] })));
         assert_eq!(fewer.steps[0].after["nics"][0]["mac"], "52:00:00:00:00:02");
+    }
+
+    #[test]
+    fn what_a_pool_carries_can_change_and_where_it_is_cannot() {
+        let pool = |more: Value| {
+            let mut pool = json!({ "name": "p", "path": "/p", "kind": "directory" });
+            api::merge(&mut pool, more);
+            wanted(SiteKind::Pool, "p", pool)
+        };
+        let host = host(vec![pool(json!({ "bandwidth": 8192 }))], &["pool p"]);
+        let plan_of = |more| plan(Some("home"), &[pool(more)], &host, Rules::default());
+        assert_eq!(
+            steps(&plan_of(json!({ "bandwidth": 4096, "operations": 9 })).unwrap()),
+            ["Change pool p"]
+        );
+        assert_eq!(steps(&plan_of(json!({})).unwrap()), ["Change pool p"]);
+        let refused = plan_of(json!({ "bandwidth": 8192, "path": "/q" })).unwrap_err().to_string();
+        assert!(refused.contains("the pool p has \"/p\" as its path, which cannot become"), "{refused}");
     }
 
     #[test]

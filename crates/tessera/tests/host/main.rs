@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod alarms;
 mod backup;
+mod bandwidth;
 mod clones;
 mod completion;
 mod config;

@@ -22,6 +22,7 @@ use crate::snapshots;
 use crate::store::Revision;
 use crate::supervisor::agent::AgentError;
 use crate::supervisor::disks::Made;
+use crate::supervisor::limits;
 use crate::supervisor::machine::Files;
 use crate::supervisor::{Shared, cards, machine, rpc_problem, store_problem};
 
@@ -240,7 +241,13 @@ impl Guest {
     /// Asks for a step; gives how often the guest has to say that it does it.
     async fn begin_step(&self, step: &Step) -> Result<u32, Problem> {
         match step {
-            Step::Add(device) => self.add(device).await.map(|()| 1),
+            Step::Add(device) => {
+                self.add(device).await?;
+                if let Some(changing) = &self.changing {
+                    self.tell_places(&changing.edit.definition).await;
+                }
+                Ok(1)
+            }
             Step::Remove(device) => {
                 self.tell("unplug", json!({ "name": device.name() }), &[]).await.map(|_: Value| 1)
             }
@@ -253,6 +260,16 @@ impl Guest {
                 let hardware: Hardware = self.tell("memory", json!({ "bytes": to }), &[]).await?;
                 Ok(u32::from(!is_there(&hardware.memory)))
             }
+        }
+    }
+
+    /// Tells its process which of the devices of a definition are on pools and networks, whose bandwidth is divided. What a process of an
+    /// older version does there is not.
+    pub(super) async fn tell_places(&self, definition: &VmDefinition) {
+        let places = json!(limits::places(definition));
+        if let Err(problem) = self.tell::<Value>("places", places, &[]).await {
+            let name = self.name();
+            tracing::warn!("what {name} does on pools and networks is not divided: {problem}");
         }
     }
 

@@ -4,6 +4,7 @@
 use api::{Disk, Invalid, Limit, Nic, VmDefinition};
 use serde_json::{Value, json};
 
+use crate::supervisor::cards::card_name;
 use crate::supervisor::limits;
 use crate::supervisor::machine::disk_name;
 
@@ -62,7 +63,7 @@ impl Device {
     pub fn name(&self) -> String {
         match self {
             Device::Disk(disk) => disk_name(disk.number(0)),
-            Device::Card(nic) => format!("net-{}", nic.mac.as_deref().unwrap_or_default()),
+            Device::Card(nic) => card_name(nic),
         }
     }
 

@@ -214,6 +214,7 @@ impl Guest {
     async fn show_figures(&self) {
         if let Some(running) = &self.running {
             self.shared.figures.begin(self.record.vm.id, &running.client).await;
+            self.tell_places(self.record.made_of()).await;
         }
     }
 
