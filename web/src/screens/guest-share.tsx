@@ -13,6 +13,7 @@ import { Meter } from "../parts/meter";
 import { Table } from "../parts/table";
 import { toast } from "../parts/toasts";
 import { number, t } from "../text";
+import { BandwidthShare } from "./guest-bandwidth-share";
 import { MemoryShare } from "./guest-memory-share";
 import type { Group } from "./usage";
 
@@ -78,6 +79,8 @@ export function Share({ vm }: { vm: Vm }) {
       </div>
       <Delivered vm={vm} />
       <MemoryShare vm={vm} report={data.memory} />
+      <BandwidthShare vm={vm} kind="disk" report={data.disks} />
+      <BandwidthShare vm={vm} kind="network" report={data.networks} />
       {editing && <ShareDialog vm={vm} onClose={() => setEditing(false)} />}
     </>
   );

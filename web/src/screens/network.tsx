@@ -13,7 +13,7 @@ import { Dialog } from "../parts/dialog";
 import { Buttons, Choice, Input, useSending, Wrong } from "../parts/form";
 import { Icon } from "../parts/icon";
 import { Table } from "../parts/table";
-import { bytes, t } from "../text";
+import { bytes, rate, t } from "../text";
 
 type Forward = Schemas["Forward"];
 
@@ -45,6 +45,7 @@ export function Network() {
           {network.ipv4 && <Fact name="IPv4"><code>{network.ipv4.subnet}</code></Fact>}
           {network.ipv4?.gateway && <Fact name={t("gateway")}><code>{network.ipv4.gateway}</code></Fact>}
           {network.ipv6 && <Fact name="IPv6"><code>{network.ipv6.subnet}</code></Fact>}
+          {network.bandwidth != null && <Fact name={t("bandwidth")}>{t("bandwidth.divided.each-way", { all: rate(network.bandwidth) })}</Fact>}
           {network.interface && <Fact name={t("interface")}><code>{network.interface}</code></Fact>}
           <Fact name="DNS">{network.dns?.enabled === false ? t("no") : (network.dns?.domain ?? `${network.name}.internal`)}</Fact>
           <Fact name={t("made")}><When time={network.created} /></Fact>

@@ -15,7 +15,7 @@ import { Meter } from "../parts/meter";
 import { SizeDialog } from "../parts/size-dialog";
 import { Table } from "../parts/table";
 import { begin, dismiss, pause, resume, useUploads } from "../parts/uploads";
-import { bytes, percent, t } from "../text";
+import { bytes, percent, rate, t } from "../text";
 
 export function Storage() {
   const pools = usePools();
@@ -51,6 +51,7 @@ function PoolCard({ pool, on, choose, leave }: { pool: Pool; on: boolean; choose
       </div>
       {pool.problem ? <p className="risk-words"><bdi>{pool.problem}</bdi></p> : <Meter name={t("pool.volumes", { n: pool.status?.volumes ?? 0 })} used={capacity - free} of={capacity} text={t("free", { free: bytes(free) })} />}
       <p className="hint"><bdi>{pool.path}</bdi> · {t(`pool.kind.${pool.kind ?? "directory"}`)}</p>
+      {pool.bandwidth != null && <p className="hint">{t("bandwidth.divided", { all: rate(Number(pool.bandwidth)) })}</p>}
     </div>
   );
 }
