@@ -79,6 +79,8 @@ const ALLOWED: &[c_long] = &[
     SYS_brk,
     SYS_memfd_create,
     SYS_mincore,
+    SYS_mlock2,
+    SYS_munlock,
     SYS_membarrier,
     // Threads and their signals.
     SYS_set_robust_list,

@@ -1,6 +1,7 @@
 //! Guest memory: where it lies and who wrote it.
 
 mod frozen;
+mod held;
 mod image;
 mod layout;
 mod saving;
@@ -18,6 +19,7 @@ use vm_memory::{
     GuestRegionMmap,
 };
 
+pub use held::Held;
 pub use image::{Image, ImageError};
 pub use layout::{Layout, LayoutError, Range, map};
 pub use saving::{Done, Saving, prepare};
@@ -232,10 +234,12 @@ impl Ram {
 /// Discards private memory: what it was mapped from is left, zeroes if that is nothing.
 fn discard(host: *mut libc::c_void, size: usize) -> io::Result<()> {
     // SAFETY: the range is a mapping of ours, whose bytes may change at any time.
-    match unsafe { libc::madvise(host, size, libc::MADV_DONTNEED) } {
+    let discarded = |advice| match unsafe { libc::madvise(host, size, advice) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
+    };
+    // A page that is held in memory can be discarded all the same, but has to be meant: a guest may do so with a ring.
+    discarded(libc::MADV_DONTNEED).or_else(|_| discarded(libc::MADV_DONTNEED_LOCKED))
 }
 
 /// Puts zeroes in the place of a file that memory was mapped from.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Chain, Interrupt};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Held};
 
 /// Why a queue cannot be used any more.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +49,21 @@ pub struct ActiveQueue {
     pub kick: Arc<EventFd>,
     /// Tells the driver that something was used.
     pub interrupt: Interrupt,
+    /// The rings, which are never paged.
+    _rings: Held,
+}
+
+/// Where the rings of a queue lie, and how long they are (sections 2.7.5, 2.7.6 and 2.7.8).
+fn rings(queue: &Queue) -> [(GuestAddress, usize); 3] {
+    let size = usize::from(queue.size());
+    [(queue.desc_table(), 16 * size), (queue.avail_ring(), 6 + 2 * size), (queue.used_ring(), 6 + 8 * size)]
+        .map(|(at, len)| (GuestAddress(at), len))
 }
 
 impl ActiveQueue {
-    /// `queue`, which goes on where `progress` says.
+    /// `queue`, which goes on where `progress` says, and whose rings lie in `memory`.
     pub(super) fn new(
+        memory: &GuestMemory,
         mut queue: Queue,
         progress: Arc<Progress>,
         kick: Arc<EventFd>,
@@ -60,7 +71,8 @@ impl ActiveQueue {
     ) -> Self {
         queue.set_next_avail(progress.next_available.load(Ordering::SeqCst));
         queue.set_next_used(progress.next_used.load(Ordering::SeqCst));
-        Self { queue, progress, kick, interrupt }
+        let rings = Held::new(memory, &rings(&queue));
+        Self { queue, progress, kick, interrupt, _rings: rings }
     }
 
     fn take(&mut self, memory: &Arc<GuestMemory>) -> Option<Chain> {

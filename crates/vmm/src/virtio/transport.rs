@@ -359,7 +359,8 @@ impl Transport {
         queue.set_ready(true);
         let interrupt = self.interrupt(&setup.vector, ISR_QUEUE);
         let (progress, kick) = (Arc::clone(&setup.progress), Arc::clone(&setup.kick));
-        queue.is_valid(&*self.memory).then(|| ActiveQueue::new(queue, progress, kick, interrupt))
+        let memory = &*self.memory;
+        queue.is_valid(memory).then(|| ActiveQueue::new(memory, queue, progress, kick, interrupt))
     }
 
     fn reset_device(&self, state: &mut State) {
