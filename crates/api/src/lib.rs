@@ -53,7 +53,9 @@ pub use image::{ImageChange, ImageDetails, ImageInfo, ImageUsers, NewImage};
 pub use keys::{SendKeys, Typed};
 pub use limit::{Limit, Rates};
 pub use list::{List, ListQuery};
-pub use memory_share::{MemoryNow, MemoryOfGuest, MemoryPool, MemoryPressure, MemoryReport, MemoryShare};
+pub use memory_share::{
+    MemoryNow, MemoryOfGuest, MemoryPaging, MemoryPool, MemoryPressure, MemoryReport, MemoryShare,
+};
 pub use name::{ImageName, Name, NameError};
 pub use patch::{merge, patch};
 pub use problem::{Invalid, Problem};

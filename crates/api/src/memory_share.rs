@@ -88,10 +88,26 @@ pub enum MemoryPressure {
     Clear,
     /// Less than 4 %: memory is taken away faster.
     Soft,
-    /// Less than 2 %: as fast as guests bear it.
+    /// Less than 2 %: as fast as guests bear it; what more they have than they are to have is paged out, if there is a paging device.
     Hard,
     /// Less than 1 %: if that stays so, the least important guest is suspended.
     Low,
+}
+
+impl MemoryPressure {
+    /// All of them, from the best.
+    pub const ALL: [Self; 5] = [Self::High, Self::Clear, Self::Soft, Self::Hard, Self::Low];
+
+    /// As a person reads it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::High => "enough is free",
+            Self::Clear => "as little is free as is always to be",
+            Self::Soft => "little is free",
+            Self::Hard => "very little is free",
+            Self::Low => "next to nothing is free",
+        }
+    }
 }
 
 /// A host's pool of memory, which is smaller than all its guests together can be.
@@ -106,8 +122,31 @@ pub struct MemoryPool {
     pub used: Size,
     /// How little of it is free.
     pub pressure: MemoryPressure,
+    /// Where what does not fit is paged to; nothing if this host does not page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paging: Option<MemoryPaging>,
     /// The guests that run, by name, as far as the one who asks may see them.
     pub guests: Vec<MemoryOfGuest>,
+}
+
+/// A host's paging device, to which guests' memory goes that a pool has no room for. Numbers are bytes, and those of all guests together since the
+/// daemon has started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryPaging {
+    /// The file or the device.
+    pub path: String,
+    /// How large it is; nothing if somebody has taken it away.
+    pub size: Size,
+    /// What of it is in use.
+    pub used: Size,
+    /// What has gone there.
+    pub out: Size,
+    /// What has come back, from there or from the kernel's cache of it, or is needed no more.
+    pub back: Size,
+    /// What went there in the last second.
+    pub out_rate: Size,
+    /// What came back in the last second.
+    pub back_rate: Size,
 }
 
 /// What a guest has of a pool of memory.
@@ -132,6 +171,9 @@ pub struct MemoryNow {
     pub held: Size,
     /// What its process takes on the host.
     pub resident: Size,
+    /// What of its memory is on the host's paging device, or other swap of the host.
+    #[serde(default)]
+    pub out: Size,
     /// What it is taken to use; nothing if its system says nothing of its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<Size>,

@@ -26,7 +26,7 @@ use crate::http::serve::{Door, Room, serve};
 use crate::images::Images;
 use crate::log;
 use crate::machine;
-use crate::memory::{self, Pool};
+use crate::memory::{self, Device, Pager, Pool};
 use crate::paths::{Paths, PathsError};
 use crate::pools::{Pools, UPLOADS};
 use crate::records;
@@ -40,6 +40,8 @@ use crate::supervisor::{Agents, Shared, Supervisor, Turns};
 use crate::tasks::{Tasks, Work};
 use crate::tls::{Certificates, Given, TlsError};
 use crate::wires::Wires;
+
+pub use crate::memory::{Paging, PagingError};
 
 /// How often old events are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
@@ -65,6 +67,8 @@ pub struct Config {
     pub program: PathBuf,
     /// How much memory all guests have together, if that is less than what each believes to have.
     pub memory_pool: Option<MemoryPool>,
+    /// Where what guests use beyond that is paged to.
+    pub memory_paging: Option<Paging>,
     /// What those are shown who connect from elsewhere, in place of a certificate of the host's own authority.
     pub certificate: Option<Given>,
     /// Is told where the page is, once it can be opened.
@@ -133,6 +137,9 @@ pub enum DaemonError {
         /// What the machine has.
         has: Size,
     },
+    /// It cannot page guests' memory there.
+    #[error(transparent)]
+    MemoryPaging(#[from] PagingError),
     /// No engine runs guests here.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
@@ -382,6 +389,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let host = Host::open(&config).await?;
     let path = config.socket.clone().unwrap_or_else(|| host.paths.socket());
     let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
+    let paging = open_paging(&config, &host).await?;
     let (router, room) = (http::router(Arc::clone(&host)), Arc::new(Room::new(files)));
     let mut servers = tokio::task::JoinSet::new();
     let mut pages = Vec::new();
@@ -413,7 +421,9 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let bandwidth = bandwidth.map_err(DaemonError::Series)?;
     let alarms = tokio::spawn(alarms::keep(Arc::clone(&host)));
     let schedules = tokio::spawn(schedules::keep(Arc::clone(&host)));
-    let memory = tokio::spawn(memory::keep(Arc::clone(&host.supervisor), Arc::clone(&host.memory)));
+    let (supervisor, pool, store) =
+        (Arc::clone(&host.supervisor), Arc::clone(&host.memory), Arc::clone(&host.store));
+    let memory = tokio::spawn(memory::keep(supervisor, pool, paging.map(Pager::new), store));
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
@@ -426,10 +436,38 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     alarms.abort();
     schedules.abort();
     memory.abort();
+    // Whoever pages for this host is found by what it has left, in use or not.
+    let id = host.id;
+    let _ = tokio::task::spawn_blocking(move || take_away(id, None)).await;
     host.supervisor.close();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);
     Ok(())
+}
+
+/// Makes or finds the paging device, and takes away what a daemon before had that is wanted no more.
+async fn open_paging(config: &Config, host: &Host) -> Result<Option<Device>, PagingError> {
+    let (asked, own, id) = (config.memory_paging.clone(), host.paths.paging(), host.id);
+    if asked.is_some() && config.memory_pool.is_none() {
+        return Err(PagingError::NoPool);
+    }
+    let open = move || {
+        let device = asked.map(|asked| Device::open(&asked, &own, id)).transpose()?;
+        take_away(id, device.as_ref());
+        Ok(device)
+    };
+    // A thread that failed has opened nothing.
+    tokio::task::spawn_blocking(open).await.unwrap_or(Ok(None))
+}
+
+/// Takes paging devices of this host away, but the one that is wanted: what is on them comes back, if there is room.
+fn take_away(host: Id, but: Option<&Device>) {
+    for device in Device::left(host, but.map(Device::path)) {
+        match device.close() {
+            Ok(()) => tracing::info!("{}: nothing is paged there any more", device.path().display()),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
 }
 
 /// Lets the daemon have as many files open as the system allows: guests and connections take some each. Gives how many that are.

@@ -9,6 +9,7 @@
 //! STATE/audit/                who did what from where
 //! STATE/log/                  what the daemon says of its work
 //! STATE/series/               what was used over time
+//! STATE/paging               what of guests' memory is paged out, if nothing else is said
 //! STATE/tls/                 the host's own certificate authority
 //! STATE/host.sock             the API for this machine
 //! ```
@@ -92,6 +93,11 @@ impl Paths {
     /// What was used over time.
     pub fn series(&self) -> PathBuf {
         self.state.join("series")
+    }
+
+    /// The file that guests' memory is paged to.
+    pub fn paging(&self) -> PathBuf {
+        self.state.join("paging")
     }
 
     /// The certificate authority.

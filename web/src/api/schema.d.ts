@@ -3410,6 +3410,8 @@ export interface components {
             active?: components["schemas"]["Size"] | null;
             /** @description What it could touch of that now: the rest is in its balloon. */
             held: components["schemas"]["Size"];
+            /** @description What of its memory is on the host's paging device, or other swap of the host. */
+            out?: components["schemas"]["Size"];
             /** @description What its process takes on the host. */
             resident: components["schemas"]["Size"];
             /** @description What its system believes to have. */
@@ -3427,10 +3429,31 @@ export interface components {
             /** @description What it is promised. */
             promised: components["schemas"]["MemoryShare"];
         };
+        /**
+         * @description A host's paging device, to which guests' memory goes that a pool has no room for. Numbers are bytes, and those of all guests together since the
+         *     daemon has started.
+         */
+        MemoryPaging: {
+            /** @description What has come back, from there or from the kernel's cache of it, or is needed no more. */
+            back: components["schemas"]["Size"];
+            /** @description What came back in the last second. */
+            back_rate: components["schemas"]["Size"];
+            /** @description What has gone there. */
+            out: components["schemas"]["Size"];
+            /** @description What went there in the last second. */
+            out_rate: components["schemas"]["Size"];
+            /** @description The file or the device. */
+            path: string;
+            /** @description How large it is; nothing if somebody has taken it away. */
+            size: components["schemas"]["Size"];
+            /** @description What of it is in use. */
+            used: components["schemas"]["Size"];
+        };
         /** @description A host's pool of memory, which is smaller than all its guests together can be. */
         MemoryPool: {
             /** @description The guests that run, by name, as far as the one who asks may see them. */
             guests: components["schemas"]["MemoryOfGuest"][];
+            paging?: components["schemas"]["MemoryPaging"] | null;
             /** @description How little of it is free. */
             pressure: components["schemas"]["MemoryPressure"];
             /** @description What guests that run, or are about to again, have reserved of it. */

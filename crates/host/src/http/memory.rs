@@ -15,8 +15,13 @@ use crate::daemon::Host;
     (status = 200, description = "The pool", body = MemoryPool),
     (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(host): State<Arc<Host>>, Viewer(identity): Viewer) -> Result<axum::Json<MemoryPool>> {
-    let seen = host.memory.seen();
     let vms = scope::guests(&host, &identity).await?;
+    Ok(axum::Json(pool(&host, &vms)))
+}
+
+/// The pool as it was seen last, with those of `vms` that run.
+pub fn pool(host: &Host, vms: &[api::Vm]) -> MemoryPool {
+    let seen = host.memory.seen();
     let told = |vm: &api::Vm| {
         let now = *seen.guests.get(&vm.id)?;
         let (name, promised) = (vm.definition.name.clone(), vm.definition.memory_share);
@@ -25,11 +30,12 @@ pub async fn show(State(host): State<Arc<Host>>, Viewer(identity): Viewer) -> Re
     let mut guests: Vec<_> = vms.iter().filter_map(told).collect();
     guests.sort_by(|a, b| a.name.cmp(&b.name));
     let shares = host.supervisor.shares();
-    Ok(axum::Json(MemoryPool {
+    MemoryPool {
         size: shares.pool(),
         reserved: shares.memory_reserved(),
         used: seen.used,
         pressure: seen.pressure,
+        paging: seen.paging,
         guests,
-    }))
+    }
 }

@@ -3,14 +3,14 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use api::{AlarmDefinition, HostStats, Problem, Vm, VmState, VmStats};
+use api::{AlarmDefinition, HostStats, MemoryPool, MemoryPressure, Problem, Vm, VmState, VmStats};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::caller::Viewer;
 use super::error::Result;
-use super::{scope, stats};
+use super::{memory as pools, scope, stats};
 use crate::daemon::Host;
 
 /// What can be measured of the host and its guests, as OpenMetrics text.
@@ -21,8 +21,9 @@ pub async fn get(State(host): State<Arc<Host>>, Viewer(identity): Viewer) -> Res
     let vms = scope::guests(&host, &identity).await?;
     let stats = stats::all(&host, &vms).await;
     let alarms = host.alarms.counts(&identity).await;
+    let pool = pools::pool(&host, &vms);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text(&vms, &stats, &alarms)).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], text(&vms, &stats, &alarms, &pool)).into_response())
 }
 
 /// The text as it grows.
@@ -53,12 +54,18 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-fn text(vms: &[Vm], stats: &HostStats, counts: &[(AlarmDefinition, [usize; 3])]) -> String {
+fn text(
+    vms: &[Vm],
+    stats: &HostStats,
+    counts: &[(AlarmDefinition, [usize; 3])],
+    pool: &MemoryPool,
+) -> String {
     let mut text = Text::default();
     host(&mut text, vms, stats);
     alarms(&mut text, counts);
     processors(&mut text, &stats.vms);
     memory(&mut text, &stats.vms);
+    pooled(&mut text, pool);
     disks(&mut text, &stats.vms);
     cards(&mut text, &stats.vms);
     text.0 + "# EOF\n"
@@ -148,6 +155,53 @@ fn memory(text: &mut Text, vms: &[VmStats]) {
     text.family("tessera_vm_resident_bytes", "gauge", "bytes", help);
     for vm in vms {
         text.value("tessera_vm_resident_bytes", &format!("vm=\"{}\"", vm.name), vm.stats.resident.0);
+    }
+}
+
+/// The pool of memory and its paging device, if there are any.
+fn pooled(text: &mut Text, pool: &MemoryPool) {
+    let Some(size) = pool.size else { return };
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        text.family(name, "gauge", "bytes", help);
+        text.value(name, "", value);
+    };
+    gauge("tessera_host_memory_pool_bytes", "Memory that all guests have together", size.0);
+    gauge("tessera_host_memory_pool_used_bytes", "What of it guests' processes take", pool.used.0);
+    if let Some(paging) = &pool.paging {
+        gauge("tessera_host_memory_paging_bytes", "Room on the paging device", paging.size.0);
+        gauge("tessera_host_memory_paging_used_bytes", "What of it is in use", paging.used.0);
+        for (name, help, value) in [
+            (
+                "tessera_host_memory_paged_out_bytes",
+                "What of guests' memory has gone to the paging device",
+                paging.out,
+            ),
+            (
+                "tessera_host_memory_paged_back_bytes",
+                "What of it has come back or is needed no more",
+                paging.back,
+            ),
+        ] {
+            text.family(name, "counter", "bytes", help);
+            text.value(&format!("{name}_total"), "", value.0);
+        }
+    }
+    let name = "tessera_host_memory_pressure";
+    text.family(name, "gauge", "", "How little of the pool is free: one of these is 1");
+    for pressure in MemoryPressure::ALL {
+        let state = serde_json::to_value(pressure).unwrap_or_default();
+        let labels = format!("state=\"{}\"", state.as_str().unwrap_or_default());
+        text.value(name, &labels, u8::from(pressure == pool.pressure));
+    }
+    let name = "tessera_vm_paged_bytes";
+    text.family(
+        name,
+        "gauge",
+        "bytes",
+        "What of a guest's memory is on the paging device, or other swap of the host",
+    );
+    for guest in &pool.guests {
+        text.value(name, &format!("vm=\"{}\"", guest.name), guest.now.out.0);
     }
 }
 

@@ -4,18 +4,26 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{Id, MemoryNow, MemoryPressure, Problem, Size};
+use api::{Id, MemoryNow, MemoryPaging, MemoryPressure, Problem, Size};
 use futures_util::StreamExt;
+use serde_json::json;
+use share::memory::Told;
 use storage::Silent;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use vmm::control::Stats;
 
-use super::turn::{Heard, Looks, Turn};
+use super::paging::{Order, Pager, out_of_memory};
+use super::turn::{Has, Heard, Looks, Turn, told};
+use crate::events::Happening;
+use crate::machine;
+use crate::store::{Store, StoreError, Transaction};
 use crate::supervisor::Supervisor;
 use crate::supervisor::usage::own_memory;
 
 /// How often everybody is asked.
 const WINDOW: Duration = Duration::from_secs(1);
+/// How often it is looked whether something has to be paged: a guest can touch a lot in a second.
+const PAGE_WINDOW: Duration = Duration::from_millis(200);
 /// How often it is looked for guests that another host's pool has left with less than they have.
 const IDLE_WINDOW: Duration = Duration::from_secs(5);
 /// A guest that does not answer by then is taken to have what it had before: others must not wait for it.
@@ -32,6 +40,8 @@ pub struct Seen {
     pub used: Size,
     /// How little is free.
     pub pressure: MemoryPressure,
+    /// Where what does not fit is paged to.
+    pub paging: Option<MemoryPaging>,
     /// What each guest that runs has.
     pub guests: HashMap<Id, MemoryNow>,
 }
@@ -53,24 +63,109 @@ impl Pool {
     }
 }
 
-/// Keeps a host's guests to its pool. Without one they get back what a pool before has taken of them. Never returns.
-pub async fn keep(supervisor: Arc<Supervisor>, pool: Arc<Pool>) {
-    let size = supervisor.shares().pool();
-    let mut looks = size.map(|size| Looks::new(size.0));
-    let mut turns = interval(if size.is_some() { WINDOW } else { IDLE_WINDOW });
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut known, mut free) = (HashMap::new(), HashSet::new());
-    loop {
-        turns.tick().await;
-        match &mut looks {
-            Some(looks) => {
-                let heard = hear(&supervisor, &mut known).await;
-                let (turn, guests) = looks.look(Instant::now(), &heard);
-                let used = Size(guests.values().map(|guest| guest.resident.0).sum());
-                pool.note(Seen { used, pressure: looks.pressure(), guests });
-                follow(&supervisor, turn).await;
+/// Keeps a host's guests to its pool, with what does not fit on the paging device if there is one. Without a pool they get back what one
+/// before has taken of them. Never returns.
+pub async fn keep(supervisor: Arc<Supervisor>, pool: Arc<Pool>, pager: Option<Pager>, store: Arc<dyn Store>) {
+    match supervisor.shares().pool() {
+        Some(size) => {
+            let keeper =
+                Keeper { supervisor, pool, store, pager, looks: Looks::new(size.0), told: Told::default() };
+            keeper.keep().await;
+        }
+        None => {
+            let mut turns = every(IDLE_WINDOW);
+            let mut free = HashSet::new();
+            loop {
+                turns.tick().await;
+                give_back(&supervisor, &mut free).await;
             }
-            None => give_back(&supervisor, &mut free).await,
+        }
+    }
+}
+
+fn every(window: Duration) -> Interval {
+    let mut turns = interval(window);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    turns
+}
+
+/// Keeps a pool.
+struct Keeper {
+    supervisor: Arc<Supervisor>,
+    pool: Arc<Pool>,
+    store: Arc<dyn Store>,
+    pager: Option<Pager>,
+    looks: Looks,
+    told: Told,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        let mut turns = every(if self.pager.is_some() { PAGE_WINDOW } else { WINDOW });
+        let (mut known, mut looked) = (HashMap::new(), None::<Instant>);
+        loop {
+            turns.tick().await;
+            self.page().await;
+            let since = looked.map(|looked| looked.elapsed());
+            if since.is_some_and(|since| since + PAGE_WINDOW / 2 < WINDOW) {
+                continue;
+            }
+            looked = Some(Instant::now());
+            let heard = hear(&self.supervisor, &mut known).await;
+            let turn = self.look(&heard);
+            follow(&self.supervisor, turn).await;
+            self.tell(since.unwrap_or_default()).await;
+        }
+    }
+
+    /// Has paged out what is too much.
+    async fn page(&mut self) {
+        let Some(pager) = &mut self.pager else { return };
+        let running = self.supervisor.shares().running();
+        let mut guests = Vec::new();
+        let mut pids = HashMap::new();
+        for (id, claimant) in running {
+            let Some(pid) = claimant.pid else { continue };
+            let own = own_memory(pid).unwrap_or(0).min(claimant.most_memory.0);
+            guests.push(Has { id, own, reserve: claimant.memory.reserve.0 });
+            pids.insert(id, (pid, claimant.memory.reserve.0));
+        }
+        let page = self.looks.page(&guests);
+        if page.is_empty() || !pager.has_room() {
+            return;
+        }
+        let order =
+            |(id, bytes)| pids.get(&id).map(|(pid, least)| Order { id, pid: *pid, bytes, least: *least });
+        pager.page_out(page.into_iter().filter_map(order).collect()).await;
+    }
+
+    fn look(&mut self, heard: &[Heard]) -> Turn {
+        let room = self.pager.as_mut().map_or(0, |pager| {
+            for guest in heard {
+                pager.see(guest.id, guest.pid, guest.out);
+            }
+            pager.look(|id| heard.iter().any(|guest| guest.id == id));
+            pager.room()
+        });
+        let (turn, guests) = self.looks.look(Instant::now(), heard, room);
+        let used = Size(guests.values().map(|guest| guest.resident.0).sum());
+        let paging = self.pager.as_ref().map(Pager::told);
+        self.pool.note(Seen { used, pressure: self.looks.pressure(), paging, guests });
+        turn
+    }
+
+    /// Says how little is free when that has changed for some time.
+    async fn tell(&mut self, since: Duration) {
+        let Some(pressure) = self.told.look(self.looks.state(), since.as_secs_f64()) else { return };
+        let pressure = told(pressure);
+        let happening =
+            Happening::new("host.memory-pressure", format!("the pool of memory: {}", pressure.words()))
+                .to("/api/v1/memory", machine::host_name())
+                .with(json!({ "pressure": pressure }));
+        let committed = async { self.store.commit(happening.add(Transaction::new())?).await.map(drop) };
+        let committed: Result<(), StoreError> = committed.await;
+        if let Err(error) = committed {
+            tracing::error!("how little memory is free cannot be told: {error}");
         }
     }
 }
@@ -84,15 +179,17 @@ async fn hear(supervisor: &Supervisor, known: &mut HashMap<Id, Heard>) -> Vec<He
         // What it takes of the host the kernel knows, and what it can have was said before: nobody suffers from one that lies.
         let own = claimant.pid.and_then(own_memory).unwrap_or(0);
         let said = said.map(|stats| Stats { memory: stats.memory.min(claimant.most_memory.0), ..stats });
-        (id, claimant.memory, own, said)
+        let out = claimant.pid.and_then(out_of_memory).unwrap_or(0);
+        (id, claimant, own, out, said)
     });
     let asked: Vec<_> = asked.collect();
     let mut answers = futures_util::stream::iter(asked).buffer_unordered(AT_A_TIME);
     let mut heard = Vec::new();
-    while let Some((id, share, own, said)) = answers.next().await {
+    while let Some((id, claimant, own, out, said)) = answers.next().await {
         let stats = said.or_else(|| known.get(&id).map(|before| before.stats.clone()));
         if let Some(stats) = stats {
-            let guest = Heard { id, share, own, stats };
+            let (share, pid) = (claimant.memory, claimant.pid.unwrap_or(0));
+            let guest = Heard { id, pid, share, own, out, stats };
             known.insert(id, guest.clone());
             heard.push(guest);
         }

@@ -2,9 +2,12 @@
 //!
 //! What each guest is promised is taken and given back where it is for processors ([`crate::shares`]). Once a second everybody who runs is
 //! asked what they have and use ([`keep`]); from that follows what each is to have ([`share::memory`]), and their balloons are told, in
-//! steps. If next to nothing is free for long, the least important guest is suspended, before the machine's kernel would end one.
+//! steps. What guests use even so beyond their part goes to a paging device, if the host has one ([`paging`]). If next to nothing is free for
+//! long, the least important guest is suspended, before the machine's kernel would end one.
 
 mod keep;
+mod paging;
 mod turn;
 
 pub use keep::{Pool, keep};
+pub use paging::{Device, Pager, Paging, PagingError};

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use api::{Id, MemoryNow, MemoryPressure, MemoryShare, Size};
 use share::Amount;
-use share::memory::{Place, Pressure, Reading, Wants, Working, steps, targets};
+use share::memory::{
+    Place, Pressure, Reading, Resident, Wants, Working, evictions, on_device, steps, targets,
+};
 use vmm::control::Stats;
 
 /// So long next to nothing may be free before somebody is suspended: balloons need some seconds to fill.
@@ -22,10 +24,14 @@ const LEAST_GRAIN: u64 = 1 << 20;
 pub struct Heard {
     /// The guest.
     pub id: Id,
+    /// Its process.
+    pub pid: u32,
     /// What it is promised.
     pub share: MemoryShare,
     /// What its process takes of the host for itself, bytes.
     pub own: u64,
+    /// What of its memory is on a paging device, bytes.
+    pub out: u64,
     /// What was said.
     pub stats: Stats,
 }
@@ -51,7 +57,7 @@ impl Heard {
 
     fn now(&self) -> MemoryNow {
         let (size, held) = (Size(self.size()), Size(self.held()));
-        MemoryNow { size, held, resident: Size(self.own), active: None, target: None }
+        MemoryNow { size, held, resident: Size(self.own), out: Size(self.out), active: None, target: None }
     }
 }
 
@@ -64,9 +70,22 @@ pub struct Turn {
     pub suspend: Option<Id>,
 }
 
+/// What a guest's process has between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Has {
+    /// The guest.
+    pub id: Id,
+    /// What it takes of the host for itself, bytes.
+    pub own: u64,
+    /// What it keeps whatever others need, bytes.
+    pub reserve: u64,
+}
+
 /// What is known of a guest from the looks before.
 struct Followed {
     since: Instant,
+    /// What is to be in memory of what it has.
+    resident: Option<Amount>,
     working: Working,
     faults: Option<u64>,
     at: Instant,
@@ -90,17 +109,54 @@ impl Looks {
 
     /// How little is free.
     pub fn pressure(&self) -> MemoryPressure {
-        match self.pressure {
-            Pressure::High => MemoryPressure::High,
-            Pressure::Clear => MemoryPressure::Clear,
-            Pressure::Soft => MemoryPressure::Soft,
-            Pressure::Hard => MemoryPressure::Hard,
-            Pressure::Low => MemoryPressure::Low,
+        told(self.pressure)
+    }
+
+    /// The same, as the rule has it.
+    pub fn state(&self) -> Pressure {
+        self.pressure
+    }
+
+    /// Gives what is to be paged out of each guest, bytes, where balloons are too slow or guests cannot give more: to be asked several times between looks.
+    pub fn page(&mut self, guests: &[Has]) -> Vec<(Id, u64)> {
+        let pool = self.pool as Amount;
+        let free = pool - guests.iter().map(|guest| guest.own as Amount).sum::<Amount>();
+        self.pressure = self.pressure.next(free, pool);
+        if !self.pressure.pages() {
+            return Vec::new();
+        }
+        let resident = |guest: &Has| {
+            let has = guest.own as Amount;
+            match self.guests.get(&guest.id).and_then(|of| of.resident) {
+                Some(target) => Resident { has, target, least: guest.reserve as Amount },
+                // Nobody knows yet what one is to have that has just come.
+                None => Resident { has, target: has, least: has },
+            }
+        };
+        let residents: Vec<_> = guests.iter().map(resident).collect();
+        let evicted = evictions(Pressure::paged_until(pool) - free, &residents);
+        let some = guests.iter().zip(evicted).map(|(guest, bytes)| (guest.id, bytes as u64));
+        some.filter(|(_, bytes)| *bytes > 0).collect()
+    }
+
+    /// What is to be in memory of each guest's, if it has to be paged: the pool is divided among all, whether they can give by a balloon or not.
+    fn reside(&mut self, talking: &[&Heard], wants: &[Wants], silent: &[&Heard]) {
+        let of_silent = |guest: &&Heard| {
+            let size = guest.size() as Amount;
+            Wants { share: guest.share.share(), size, active: (guest.own as Amount).min(size) }
+        };
+        let all: Vec<_> = wants.iter().copied().chain(silent.iter().map(of_silent)).collect();
+        let residents = targets(self.pool as Amount * (1.0 - Pressure::MARGIN), &all);
+        for (guest, resident) in talking.iter().chain(silent).zip(residents) {
+            if let Some(of) = self.guests.get_mut(&guest.id) {
+                of.resident = Some(resident);
+            }
         }
     }
 
-    /// Looks at all guests that run; gives what is to be done, and what each has.
-    pub fn look(&mut self, now: Instant, heard: &[Heard]) -> (Turn, HashMap<Id, MemoryNow>) {
+    /// Looks at all guests that run; gives what is to be done, and what each has. What guests' programs need beyond their part of the pool they may
+    /// touch all the same as far as a paging device has room for that, in bytes.
+    pub fn look(&mut self, now: Instant, heard: &[Heard], room: u64) -> (Turn, HashMap<Id, MemoryNow>) {
         let seconds = self.at.map_or(1.0, |at| (now - at).as_secs_f64());
         self.at = Some(now);
         self.guests.retain(|id, _| heard.iter().any(|guest| guest.id == *id));
@@ -115,10 +171,18 @@ impl Looks {
         let readings: Vec<_> = talking.iter().map(|guest| self.read(now, guest)).collect();
         let both = talking.iter().zip(&readings);
         let wants: Vec<_> = both.map(|(guest, reading)| self.want(guest, reading, seconds)).collect();
+        self.reside(&talking, &wants, &silent);
         let targets = targets(rest * (1.0 - Pressure::MARGIN), &wants);
+        let lacks = |((reading, want), target): ((&Reading, &Wants), &Amount)| {
+            reading.needs().min(want.share.most(reading.size)) - target
+        };
+        let lacks: Vec<_> = readings.iter().zip(&wants).zip(&targets).map(lacks).collect();
+        let beyond = on_device(room as Amount, &lacks);
+        let touches = targets.iter().zip(&beyond).map(|(target, beyond)| target + beyond);
         let places: Vec<_> =
-            readings.iter().zip(&targets).map(|(reading, target)| place(reading, *target)).collect();
-        let next = steps(rest, self.pressure.pace(), seconds.min(5.0), &places);
+            readings.iter().zip(touches).map(|(reading, target)| place(reading, target)).collect();
+        let next =
+            steps(rest + beyond.iter().sum::<Amount>(), self.pressure.pace(), seconds.min(5.0), &places);
         let mut turn = Turn { balloons: Vec::new(), suspend: self.least(now, heard) };
         for (guest, next) in talking.iter().zip(&next) {
             let without = (guest.size() as Amount - next).max(0.0) as u64;
@@ -136,7 +200,8 @@ impl Looks {
     }
 
     fn follow(&mut self, now: Instant, id: Id) -> &mut Followed {
-        let new = || Followed { since: now, working: Working::default(), faults: None, at: now };
+        let new =
+            || Followed { since: now, resident: None, working: Working::default(), faults: None, at: now };
         self.guests.entry(id).or_insert_with(new)
     }
 
@@ -192,6 +257,17 @@ impl Looks {
     }
 }
 
+/// How little is free, as it is told.
+pub fn told(pressure: Pressure) -> MemoryPressure {
+    match pressure {
+        Pressure::High => MemoryPressure::High,
+        Pressure::Clear => MemoryPressure::Clear,
+        Pressure::Soft => MemoryPressure::Soft,
+        Pressure::Hard => MemoryPressure::Hard,
+        Pressure::Low => MemoryPressure::Low,
+    }
+}
+
 fn place(reading: &Reading, target: Amount) -> Place {
     Place { size: reading.size, held: reading.held(), target, spare: reading.spare() }
 }
@@ -217,13 +293,15 @@ mod tests {
         (stats.balloon, stats.balloon_target, stats.pooled) = (balloon * MIB, balloon * MIB, balloon * MIB);
         stats.guest_memory =
             GuestMemoryStats { available: available.map(|mib| mib * MIB), ..Default::default() };
-        Heard { id, share: MemoryShare::default(), own: own * MIB, stats }
+        Heard { id, pid: 0, share: MemoryShare::default(), own: own * MIB, out: 0, stats }
     }
 
     /// Guests as they would be if their balloons did what they are told at once: each has so much in use, MiB.
     struct World {
         looks: Looks,
         now: Instant,
+        /// What a paging device has room for, MiB.
+        room: u64,
         guests: Vec<(Heard, u64)>,
     }
 
@@ -231,7 +309,7 @@ mod tests {
         fn new(pool: u64, used: &[u64]) -> Self {
             let guests =
                 used.iter().map(|used| (guest(Id::new(), 0, *used, Some(512 - used)), *used)).collect();
-            Self { looks: Looks::new(pool * MIB), now: Instant::now(), guests }
+            Self { looks: Looks::new(pool * MIB), now: Instant::now(), room: 0, guests }
         }
 
         fn second(&mut self) -> Turn {
@@ -239,16 +317,38 @@ mod tests {
             for (guest, used) in &mut self.guests {
                 let held = guest.held() / MIB;
                 guest.stats.guest_memory.available = Some(held.saturating_sub(*used) * MIB);
-                guest.own = held.min(*used) * MIB;
+                guest.own = (held.min(*used) * MIB).saturating_sub(guest.out);
             }
+            self.page();
             let heard: Vec<_> = self.guests.iter().map(|(guest, _)| guest.clone()).collect();
-            let (turn, _) = self.looks.look(self.now, &heard);
+            let (turn, _) = self.looks.look(self.now, &heard, self.room * MIB);
             for (id, without) in &turn.balloons {
                 let guest = &mut self.guests.iter_mut().find(|(guest, _)| guest.id == *id).unwrap().0;
                 let stats = &mut guest.stats;
                 (stats.balloon, stats.balloon_target, stats.pooled) = (*without, *without, *without);
             }
             turn
+        }
+
+        fn page(&mut self) {
+            if self.room == 0 {
+                return;
+            }
+            let has = |(guest, _): &(Heard, u64)| Has {
+                id: guest.id,
+                own: guest.own,
+                reserve: guest.share.reserve.0,
+            };
+            let has: Vec<_> = self.guests.iter().map(has).collect();
+            for (id, bytes) in self.looks.page(&has) {
+                let guest = &mut self.guests.iter_mut().find(|(guest, _)| guest.id == id).unwrap().0;
+                guest.out += bytes;
+                guest.own -= bytes;
+            }
+        }
+
+        fn own(&self) -> Vec<u64> {
+            self.guests.iter().map(|(guest, _)| guest.own / MIB).collect()
         }
 
         fn held(&self) -> Vec<u64> {
@@ -283,6 +383,52 @@ mod tests {
     }
 
     #[test]
+    fn what_programs_need_beyond_the_pool_they_touch_all_the_same_where_the_rest_can_be_paged() {
+        let mut world = World::new(1000, &[60, 60, 60]);
+        world.room = 2000;
+        world.guests[2].0.share.reserve = Size(400 * MIB);
+        for _ in 0..60 {
+            world.second();
+        }
+        assert_eq!(world.guests.iter().map(|(guest, _)| guest.out).sum::<u64>(), 0, "nobody lacks anything");
+        // All of them begin to use 400, 1200 together.
+        for used in (60..=400).step_by(20) {
+            for guest in &mut world.guests {
+                guest.1 = used;
+            }
+            for _ in 0..5 {
+                let turn = world.second();
+                assert!(turn.suspend.is_none());
+                assert!(world.own().iter().sum::<u64>() <= 1000, "{:?}", world.own());
+            }
+        }
+        for _ in 0..30 {
+            assert!(world.second().suspend.is_none());
+        }
+        assert!(world.held().iter().all(|held| *held >= 400), "{:?}", world.held());
+        let own = world.own();
+        assert!(own.iter().sum::<u64>() <= 990 && own[2] >= 400, "{own:?}");
+        assert!(own[0].abs_diff(own[1]) < 20, "{own:?}");
+    }
+
+    #[test]
+    fn nothing_is_paged_before_balloons_have_shown_to_be_too_slow_and_then_to_where_they_go_on() {
+        let ids = [Id::new(), Id::new()];
+        let mut looks = Looks::new(1000 * MIB);
+        let heard = [guest(ids[0], 0, 480, Some(30)), guest(ids[1], 0, 480, Some(30))];
+        let has = |a: u64, b: u64| {
+            [(ids[0], a), (ids[1], b)].map(|(id, own)| Has { id, own: own * MIB, reserve: 0 })
+        };
+        assert!(looks.page(&has(500, 500)).is_empty(), "nobody knows yet what they are to have");
+        looks.look(Instant::now(), &heard, 1000 * MIB);
+        assert!(looks.page(&has(485, 485)).is_empty());
+        let page = looks.page(&has(500, 485));
+        let sum: u64 = page.iter().map(|(_, bytes)| bytes / MIB).sum();
+        assert!((24..=25).contains(&sum) && page[0].1 > page[1].1, "until 4 % are free: {page:?}");
+        assert!(looks.page(&has(474, 485)).is_empty(), "until it is worse again");
+    }
+
+    #[test]
     fn with_room_for_all_nobody_is_told_anything() {
         let mut world = World::new(4096, &[100, 400]);
         for _ in 0..10 {
@@ -296,14 +442,14 @@ mod tests {
         let (a, b) = (Id::new(), Id::new());
         let (mut looks, now) = (Looks::new(600 * MIB), Instant::now());
         let heard = [guest(a, 0, 200, None), guest(b, 0, 60, Some(450))];
-        let (turn, seen) = looks.look(now, &heard);
+        let (turn, seen) = looks.look(now, &heard, 0);
         assert!(matches!(turn.balloons[..], [(id, _)] if id == b), "{turn:?}");
         assert!(seen[&b].target.unwrap() < Size(88 * MIB) && seen[&a].target.is_none());
         // It has no balloon, and does not touch more.
-        let (_, seen) = looks.look(now + START, &heard);
+        let (_, seen) = looks.look(now + START, &heard, 0);
         assert!(seen[&b].target.unwrap() > Size(350 * MIB), "{seen:?}");
         // Its system has begun anew, and has no balloon yet.
-        let (turn, _) = looks.look(Instant::now(), &[guest(a, 100, 80, None)]);
+        let (turn, _) = looks.look(Instant::now(), &[guest(a, 100, 80, None)], 0);
         assert_eq!(turn.balloons, [(a, 0)]);
     }
 
@@ -317,12 +463,12 @@ mod tests {
         heard[0].share.reserve = Size(450 * MIB);
         let begun = Instant::now();
         for second in 0..60 {
-            let (turn, _) = looks.look(begun + Duration::from_secs(second), &heard);
+            let (turn, _) = looks.look(begun + Duration::from_secs(second), &heard, 0);
             let wanted = (second > 0 && second % 20 == 0).then_some(ids[1]);
             assert_eq!(turn.suspend, wanted, "after {second} s");
         }
         assert_eq!(looks.pressure(), MemoryPressure::Low);
-        assert!(looks.look(begun + Duration::from_secs(99), &heard[..1]).0.suspend.is_none());
+        assert!(looks.look(begun + Duration::from_secs(99), &heard[..1], 0).0.suspend.is_none());
     }
 
     #[test]

@@ -7,11 +7,13 @@
 //!
 //! After C. Waldspurger, "Memory Resource Management in VMware ESX Server" (OSDI 2002), sections 5 and 6.
 
+mod paging;
 mod pressure;
 mod steps;
 mod working;
 
-pub use pressure::Pressure;
+pub use paging::{Resident, evictions, on_device};
+pub use pressure::{Pressure, Told};
 pub use steps::{Place, steps};
 pub use working::{Reading, Working, floor};
 

@@ -13,7 +13,7 @@ pub enum Pressure {
     Clear,
     /// Less: memory is taken away faster.
     Soft,
-    /// Much less: as fast as guests bear it.
+    /// Much less: as fast as guests bear it, and with a paging device the rest goes there.
     Hard,
     /// Next to nothing.
     Low,
@@ -50,6 +50,16 @@ impl Pressure {
         ALL.into_iter().rev().find(holds).unwrap_or_default()
     }
 
+    /// Whether balloons are too slow, or guests cannot give more, so that what they use is paged.
+    pub fn pages(self) -> bool {
+        self >= Pressure::Hard
+    }
+
+    /// The bytes that are to be free after something has been paged: as much as has balloons alone go on with the rest.
+    pub fn paged_until(pool: Amount) -> Amount {
+        pool * Pressure::Soft.below()
+    }
+
     /// The part of its size that may be taken from a guest in a second.
     pub fn pace(self) -> f64 {
         match self {
@@ -62,9 +72,58 @@ impl Pressure {
     }
 }
 
+/// What is said of a pressure: that it has become worse at once, that it is better when it has been for [`CALM`]. One that comes and goes
+/// each second is told once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told {
+    told: Pressure,
+    /// The worst since it has been better, and for how long it has.
+    better: Option<(Pressure, f64)>,
+}
+
+/// So many seconds it is better before that is said.
+const CALM: f64 = 30.0;
+
+impl Told {
+    /// Takes in what it is, `seconds` after the last time; gives what is to be said, if anything is.
+    pub fn look(&mut self, now: Pressure, seconds: f64) -> Option<Pressure> {
+        if now >= self.told {
+            self.better = None;
+            return (now > self.told).then(|| self.say(now));
+        }
+        let (worst, since) =
+            self.better.map_or((now, 0.0), |(worst, since)| (worst.max(now), since + seconds));
+        self.better = Some((worst, since));
+        (since >= CALM).then(|| self.say(worst))
+    }
+
+    fn say(&mut self, what: Pressure) -> Pressure {
+        *self = Self { told: what, better: None };
+        what
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_worse_is_said_at_once_and_what_is_better_when_it_has_been_for_long() {
+        let mut told = Told::default();
+        let mut look = |now| told.look(now, 1.0);
+        assert_eq!(look(Pressure::High), None);
+        assert_eq!(look(Pressure::Soft), Some(Pressure::Soft));
+        assert_eq!(look(Pressure::Hard), Some(Pressure::Hard));
+        for _ in 0..100 {
+            assert_eq!((look(Pressure::Soft), look(Pressure::Hard)), (None, None), "it wavers");
+        }
+        let said: Vec<_> = (0..40)
+            .filter_map(|second| look(if second == 5 { Pressure::Soft } else { Pressure::High }))
+            .collect();
+        assert_eq!(said, [Pressure::Soft], "the worst of half a minute");
+        let said: Vec<_> = (0..40).filter_map(|_| look(Pressure::High)).collect();
+        assert_eq!(said, [Pressure::High]);
+    }
 
     #[test]
     fn it_gets_worse_at_once_and_better_only_a_quarter_later() {

@@ -42,7 +42,20 @@ impl Reading {
 
     /// Whether it lacks memory now.
     pub fn is_short(&self) -> bool {
-        self.available < floor(self.size) || self.faults > FAULTS
+        self.lacks() || self.faults > FAULTS
+    }
+
+    /// Whether its programs lack memory now, and not only its cache of files.
+    fn lacks(&self) -> bool {
+        self.available < floor(self.size)
+    }
+
+    /// What its programs need, bytes: what cannot be taken from its system without ending one of them. What it would like to have for files
+    /// it can read again; on a paging device that would be no better off than where it is now.
+    pub fn needs(&self) -> Amount {
+        let needs = (self.held() - self.available).max(0.0) + 2.0 * floor(self.size);
+        let needs = if self.lacks() { needs.max(self.held() * MORE) } else { needs };
+        needs.min(self.size)
     }
 }
 
@@ -90,6 +103,14 @@ mod tests {
         assert_eq!(look(reading(64.0, 3.0, 0.0)), 64.0 * 1.25);
         assert_eq!(look(reading(64.0, 30.0, 100.0)), 64.0 * 1.25);
         assert_eq!(look(reading(0.0, 1.0, 0.0)), 128.0);
+    }
+
+    #[test]
+    fn what_programs_need_is_not_what_files_would_like() {
+        let needs = |available, faults| reading(64.0, available, faults).needs() / MIB;
+        assert_eq!(needs(30.0, 1000.0), 34.0 + 8.0);
+        assert_eq!(needs(3.0, 0.0), 64.0 * 1.25);
+        assert_eq!(reading(0.0, 1.0, 0.0).needs(), 128.0 * MIB);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::cli::history::HistoryArgs;
 use crate::cli::host_config::{self, HostConfig};
 use crate::cli::host_install::{InstallArgs, UninstallArgs};
 use crate::cli::log::LogArgs;
-use crate::cli::memory::PoolOption;
+use crate::cli::memory::{PagingOption, PoolOption};
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::cli::report::ReportArgs;
 use crate::client::{HostOption, default_state};
@@ -49,6 +49,10 @@ pub struct HostArgs {
     /// none [default: none]
     #[arg(long, value_name = "SIZE|PERCENT|none")]
     memory_pool: Option<PoolOption>,
+    /// Page what guests use beyond that to a file of this size in the state's folder, to another file, to a block device on which there is nothing,
+    /// or not at all [default: none]
+    #[arg(long, value_name = "SIZE|FILE:SIZE|DEVICE|none")]
+    memory_paging: Option<PagingOption>,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -143,6 +147,7 @@ impl HostArgs {
             socket: self.socket.or(file.socket),
             program,
             memory_pool: self.memory_pool.or(file.memory_pool).and_then(|pool| pool.0),
+            memory_paging: self.memory_paging.or(file.memory_paging).and_then(|paging| paging.0),
             certificate: certificate(pair)?,
             announce,
         };

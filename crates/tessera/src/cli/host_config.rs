@@ -1,10 +1,11 @@
 //! The file of `tessera host --config`: what the daemon's options say, in TOML.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::cli::memory::PoolOption;
+use crate::cli::memory::{PagingOption, PoolOption};
 use crate::failure::{Failure, Result};
 
 /// Where root's daemon looks if it is told no other file.
@@ -24,16 +25,21 @@ pub struct HostConfig {
     /// `--socket`.
     pub socket: Option<PathBuf>,
     /// `--memory-pool`.
-    #[serde(deserialize_with = "pool")]
+    #[serde(deserialize_with = "said")]
     pub memory_pool: Option<PoolOption>,
+    /// `--memory-paging`.
+    #[serde(deserialize_with = "said")]
+    pub memory_paging: Option<PagingOption>,
     /// `--tls-cert`.
     pub tls_cert: Option<PathBuf>,
     /// `--tls-key`.
     pub tls_key: Option<PathBuf>,
 }
 
-/// The size of a pool as the option says it.
-fn pool<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<PoolOption>, D::Error> {
+/// Something as its option says it.
+fn said<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
+    deserializer: D,
+) -> std::result::Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(de::Error::custom)
 }
@@ -117,6 +123,7 @@ mod tests {
         let config = HostConfig::parse(&said).unwrap();
         assert!(config.state_dir.is_some() && !config.listen.is_empty() && config.socket.is_some());
         assert!(config.tls_cert.is_some() && config.tls_key.is_some() && config.memory_pool.is_some());
+        assert!(config.memory_paging.is_some());
     }
 
     #[test]
@@ -125,6 +132,7 @@ mod tests {
             ("\nlisen = []", "line 2: lisen: unknown field `lisen`, expected one of `state-dir`, `listen`"),
             ("listen = [\"none\", 5]", "line 1: listen[1]: invalid type: integer `5`, expected a string"),
             ("memory-pool = \"much\"", "line 1: memory-pool: 'much' is not a unit of size"),
+            ("memory-paging = \"swap:1G\"", "line 1: memory-paging: 'swap:1G' is not"),
             ("socket = true", "line 1: socket: invalid type: boolean `true`"),
             ("a = 1\nsocket = \"", "line 2: "),
             ("socket = \"a\"\nsocket = \"b\"", "line 2: duplicate key"),

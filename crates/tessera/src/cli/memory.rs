@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::str::FromStr;
 
-use api::{MemoryNow, MemoryOfGuest, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, Size};
+use api::{
+    MemoryNow, MemoryOfGuest, MemoryPaging, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, Size,
+};
 use clap::{Args, Subcommand};
-use host::daemon;
+use host::daemon::{self, Paging};
 use serde_json::{Value, json};
 
 use crate::cli::memory_plan;
@@ -45,7 +47,7 @@ impl MemoryCommand {
         match self {
             MemoryCommand::Show { output } if !output.is_table() => output.one(&told),
             MemoryCommand::Show { output } => {
-                print(&header(&now));
+                print(&(header(&now) + &now.paging.as_ref().map(paging).unwrap_or_default()));
                 let guests = told["guests"].as_array().cloned().unwrap_or_default();
                 if guests.is_empty() { Ok(()) } else { output.list(&guests, &GUESTS) }
             }
@@ -73,6 +75,20 @@ fn header(pool: &MemoryPool) -> String {
     }
 }
 
+/// The paging device in a line below the pool.
+fn paging(paging: &MemoryPaging) -> String {
+    format!(
+        "paging to {}: {} of {} used; out {}/s, back {}/s; {} and {} since the start\n",
+        paging.path,
+        size(paging.used),
+        size(paging.size),
+        size(paging.out_rate),
+        size(paging.back_rate),
+        size(paging.out),
+        size(paging.back)
+    )
+}
+
 /// How little is free, as a person reads it.
 fn pressure(pressure: MemoryPressure) -> &'static str {
     match pressure {
@@ -88,11 +104,12 @@ fn some(amount: Option<Size>) -> String {
     amount.map_or_else(|| "-".into(), size)
 }
 
-const GUESTS: [Column<MemoryOfGuest>; 8] = [
+const GUESTS: [Column<MemoryOfGuest>; 9] = [
     Column::text("NAME", |guest: &MemoryOfGuest| guest.name.to_string()),
     Column::number("SIZE", |guest: &MemoryOfGuest| size(guest.now.size)),
     Column::number("HAS", |guest: &MemoryOfGuest| size(guest.now.held)),
     Column::number("TOUCHED", |guest: &MemoryOfGuest| size(guest.now.resident)),
+    Column::number("PAGED OUT", |guest: &MemoryOfGuest| size(guest.now.out)),
     Column::number("USES", |guest: &MemoryOfGuest| some(guest.now.active)),
     Column::number("IS TO HAVE", |guest: &MemoryOfGuest| some(guest.now.target)),
     Column::number("RESERVE", |guest: &MemoryOfGuest| size(guest.promised.reserve)),
@@ -122,7 +139,8 @@ pub fn explained(memory: &MemoryReport) -> String {
     if let Some(now) = &memory.now {
         say("uses", now.active.map_or_else(|| "its system does not say".into(), size));
         say("is to have", some(now.target));
-        say("has", format!("{} of {}, of which it has touched {}", now.held, now.size, now.resident));
+        let out = if now.out.0 > 0 { format!("; {} are paged out", now.out) } else { String::new() };
+        say("has", format!("{} of {}, of which it has touched {}{out}", now.held, now.size, now.resident));
         say("why", why(now).into());
     }
     say("pool", format!("{pool}; pressure: {}", pressure(memory.pressure)));
@@ -194,9 +212,46 @@ impl FromStr for PoolOption {
     }
 }
 
+/// Where guests' memory is paged to, as it is said: `8G`, `/swap/guests:8G`, `/dev/vdb` or `none`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PagingOption(pub Option<Paging>);
+
+impl FromStr for PagingOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        let paging = match text.rsplit_once(':') {
+            Some((path, bytes)) if path.starts_with('/') => {
+                Paging::File(path.into(), bytes.parse().map_err(|error: api::SizeError| error.to_string())?)
+            }
+            None if text.starts_with('/') => Paging::Device(text.into()),
+            _ => {
+                let hint = "write it as 8G, /FILE:8G, /dev/DEVICE or none";
+                Paging::Own(text.parse().map_err(|error: api::SizeError| format!("{error}: {hint}"))?)
+            }
+        };
+        Ok(Self(Some(paging)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_paged_to_an_own_file_another_one_or_a_device() {
+        let read = |text: &str| text.parse::<PagingOption>().map(|paging| paging.0);
+        assert_eq!(read("8G"), Ok(Some(Paging::Own(Size(8 << 30)))));
+        assert_eq!(read("/a:b/c:64M"), Ok(Some(Paging::File("/a:b/c".into(), Size(64 << 20)))));
+        assert_eq!(read("/dev/disk/by-id/x"), Ok(Some(Paging::Device("/dev/disk/by-id/x".into()))));
+        assert_eq!(read("none"), Ok(None));
+        assert!(read("much").unwrap_err().contains("write it as 8G, /FILE:8G, /dev/DEVICE or none"));
+        assert!(read("swap:8G").unwrap_err().contains("write it as 8G"));
+        assert!(read("/a:much").unwrap_err().contains("'much' is not a unit of size"));
+    }
 
     #[test]
     fn a_pool_is_a_size_a_part_or_none() {

@@ -97,6 +97,7 @@ mod tests {
                 size: size(512),
                 held: size(512),
                 resident: size(512),
+                out: Size(0),
                 active: active.map(size),
                 target: None,
             },
@@ -105,7 +106,14 @@ mod tests {
 
     fn pool(guests: Vec<MemoryOfGuest>) -> MemoryPool {
         let (reserved, used) = Default::default();
-        MemoryPool { size: Some(Size(1 << 30)), reserved, used, pressure: Default::default(), guests }
+        MemoryPool {
+            size: Some(Size(1 << 30)),
+            reserved,
+            used,
+            pressure: Default::default(),
+            paging: None,
+            guests,
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod lists;
 mod log;
 mod memory;
 mod networks;
+mod paging;
 mod privileges;
 mod repeats;
 mod report;

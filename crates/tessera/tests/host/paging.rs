@@ -1,0 +1,211 @@
+//! Guests whose programs use more than the pool of memory: what does not fit is on the host's paging device, and nothing of it is lost.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::Daemon;
+use crate::agent::start;
+use crate::http::ask;
+use crate::snapshots::{answers, inside};
+
+const MIB: u64 = 1 << 20;
+
+/// Fills a file system in memory with what compresses badly and is nowhere the same, and notes what it is.
+const FILL: &str = "dd if=/dev/urandom of=/seed bs=64k count=32 2>/dev/null; mkdir /busy; mount -t tmpfs -o size=40m busy /busy; \
+    for n in $(seq 12); do (head -c $((n * 13)) /seed; cat /seed) >/busy/$n; done; cat /busy/* | md5sum >/sum";
+
+impl Daemon {
+    fn with_paging(pool: &str, paging: &str) -> Self {
+        Self::start_as(false, "none", &["--memory-pool", pool, "--memory-paging", paging])
+    }
+
+    /// What a guest has, by the name of the number, MiB.
+    fn now(&self, name: &str, number: &str) -> u64 {
+        let pool = self.json("memory show");
+        let guest = pool["guests"].as_array().unwrap().iter().find(|guest| guest["name"] == name);
+        guest.and_then(|guest| guest["now"][number].as_u64()).unwrap_or_default() / MIB
+    }
+
+    /// What the pool and its paging device are.
+    fn paging(&self) -> (u64, Value) {
+        let pool = self.json("memory show");
+        (pool["used"].as_u64().unwrap() / MIB, pool["paging"].clone())
+    }
+}
+
+/// Whether the kernel pages there. It takes devices of the same priority in turn, those of other tests among them.
+fn pages_to(path: &Path) -> bool {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap();
+    swaps.lines().any(|line| line.split_whitespace().next() == path.to_str())
+}
+
+fn has_all_of_it(daemon: &Daemon, name: &str) {
+    assert_eq!(
+        inside(daemon, name, "cat /busy/* | md5sum | cmp - /sum; dmesg | grep -ci 'out of memory'; true"),
+        "0",
+        "{name}"
+    );
+}
+
+#[test]
+fn guests_that_use_more_than_the_pool_go_on_with_what_does_not_fit_on_the_paging_device() {
+    let names = ["a", "b", "c"];
+    let mut daemon = Daemon::with_paging("208M", "512M");
+    let file = daemon.state().join("paging");
+    assert!(pages_to(&file));
+    for name in names {
+        start(&daemon, name, if name == "b" { &["--memory-reserve", "80M"] } else { &[] });
+    }
+    for name in names {
+        inside(&daemon, name, FILL);
+    }
+    daemon.eventually("together they have no more than there is, in memory", |daemon| {
+        let (used, paging) = daemon.paging();
+        used <= 208 && paging["out"].as_u64().unwrap() > 24 * MIB
+    });
+    let out = names.map(|name| daemon.now(name, "out"));
+    assert!(out[0] + out[2] > 24, "{out:?}");
+    for name in names {
+        has_all_of_it(&daemon, name);
+        assert!(daemon.now("b", "resident") >= 80, "what it has reserved stays in memory");
+    }
+    let (used, paging) = daemon.paging();
+    assert!(paging["back"].as_u64().unwrap() > 0 && used <= 208, "{used}, {paging}");
+    let said = daemon.run("memory show");
+    assert!(
+        said.contains(&format!("paging to {}: ", file.display())) && said.contains("PAGED OUT"),
+        "{said}"
+    );
+    let metrics = ask(&daemon, "GET", "/metrics", "", &Value::Null).text;
+    assert!(
+        metrics.contains("tessera_host_memory_paged_out_bytes_total ")
+            && metrics.contains("tessera_vm_paged_bytes{vm=\"a\"} ")
+    );
+    assert!(daemon.run("event ls").contains("host.memory-pressure"));
+    assert!(names.iter().all(|name| daemon.state_of(name) == "running"));
+
+    // A daemon that is killed finds its device again, and guests notice nothing of it.
+    daemon.kill();
+    assert!(pages_to(&file));
+    daemon.start_again();
+    daemon.eventually("guests are paged by the new one", |daemon| {
+        daemon.now("a", "out") + daemon.now("c", "out") > 24
+    });
+    has_all_of_it(&daemon, "c");
+
+    // What is on the device is saved as what is in memory.
+    daemon.run("vm suspend a");
+    daemon.run("vm resume a");
+    answers(&daemon, "a");
+    has_all_of_it(&daemon, "a");
+
+    // A daemon that ends takes it away, and what was on it comes back.
+    daemon.terminate();
+    assert!(!pages_to(&file) && !file.exists());
+    daemon.options = vec!["--memory-pool".into(), "1G".into()];
+    daemon.start_again();
+    assert_eq!(daemon.paging().1, Value::Null);
+    for name in ["a", "c"] {
+        has_all_of_it(&daemon, name);
+    }
+}
+
+/// A loop device over a file.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Self {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // One that is still in use goes when it is not any more.
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_paging_device_that_is_none_or_somebody_elses_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let state = path("state");
+    let host = |program: &mut Command, paging: &str, pool: &[&str]| {
+        program
+            .args(["host", "--listen", "none", "--state-dir", &state, "--memory-paging", paging])
+            .args(pool);
+        let said = program.stdin(Stdio::null()).output().unwrap();
+        assert!(!said.status.success(), "{paging}: {said:?}");
+        String::from_utf8(said.stderr).unwrap()
+    };
+    let pool: &[&str] = &["--memory-pool", "256M"];
+    let tessera = || Command::new(env!("CARGO_BIN_EXE_tessera"));
+    let said = host(&mut tessera(), "64M", &[]);
+    assert!(said.contains("--memory-paging: without --memory-pool nothing is paged"), "{said}");
+
+    std::fs::write(path("letters"), "dear").unwrap();
+    std::fs::File::create(path("disk")).unwrap().set_len(128 * MIB).unwrap();
+    let disk = Loop::over(Path::new(&path("disk")));
+    let formatted = Command::new("mkfs.ext4").args(["-q", &disk.0]).status().unwrap();
+    assert!(formatted.success());
+    std::fs::create_dir(path("mounted")).unwrap();
+    let tmpfs = format!("/dev/shm/tessera-test-{}:64M", std::process::id());
+    for (paging, wrong) in [
+        ("1M", "paging: 1M are too little: give at least 64M"),
+        ("much", "'much' is not a unit of size"),
+        ("swap:1G", "write it as 8G, /FILE:8G, /dev/DEVICE or none"),
+        ("4000T", "paging: a file of 4000T cannot be made there: "),
+        (&tmpfs, "the kernel cannot page to files of this file system, such as tmpfs"),
+        (&format!("{}:64M", path("letters")), "there is something on it that this host has not written"),
+        (&format!("{}:64M", path("mounted")), "Is a directory"),
+        (&path("letters"), "this is no block device: for a file give its size, too, as "),
+        (&path("nowhere"), "No such file or directory"),
+        (&disk.0, "there is something on it that this host has not written"),
+        ("/dev/null", "this is no block device"),
+    ] {
+        let said = host(&mut tessera(), paging, pool);
+        assert!(said.contains("--memory-paging") && said.contains(wrong), "{paging}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(path("letters")).unwrap(), "dear");
+    assert!(
+        !Path::new(tmpfs.trim_end_matches(":64M")).exists() && !Path::new(&state).join("paging").exists()
+    );
+    let mut program = Command::new("setpriv");
+    program.args(["--bounding-set=-sys_admin", env!("CARGO_BIN_EXE_tessera")]);
+    let said = host(&mut program, "64M", pool);
+    assert!(
+        said.contains("the kernel pages only for who has CAP_SYS_ADMIN: start the daemon as root"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_block_device_is_taken_and_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("disk");
+    std::fs::File::create(&file).unwrap().set_len(128 * MIB).unwrap();
+    let device = Loop::over(&file);
+    let mut daemon = Daemon::with_paging("256M", &device.0);
+    assert!(pages_to(Path::new(&device.0)));
+    assert_eq!(daemon.paging().1["path"], *device.0);
+    daemon.kill();
+    // Somebody says another place: what the killed daemon had is taken away.
+    daemon.options[3] = format!("{}:64M", folder.path().join("a file").display());
+    daemon.start_again();
+    assert!(!pages_to(Path::new(&device.0)));
+    let (_, paging) = daemon.paging();
+    assert_eq!(paging["size"].as_u64().unwrap() / MIB, 63, "{paging}");
+    daemon.terminate();
+    assert!(!folder.path().join("a file").exists());
+    // It is known again by what was written on it.
+    daemon.options[3] = device.0.clone();
+    daemon.start_again();
+    assert!(pages_to(Path::new(&device.0)));
+    daemon.terminate();
+    assert!(!pages_to(Path::new(&device.0)));
+}
