@@ -54,7 +54,8 @@ pub use keys::{SendKeys, Typed};
 pub use limit::{Limit, Rates};
 pub use list::{List, ListQuery};
 pub use memory_share::{
-    MemoryNow, MemoryOfGuest, MemoryPaging, MemoryPool, MemoryPressure, MemoryReport, MemoryShare,
+    MemoryCompression, MemoryFlow, MemoryNow, MemoryOfGuest, MemoryPaging, MemoryPool, MemoryPressure,
+    MemoryReport, MemoryShare,
 };
 pub use name::{ImageName, Name, NameError};
 pub use patch::{merge, patch};

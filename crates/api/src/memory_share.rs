@@ -122,15 +122,31 @@ pub struct MemoryPool {
     pub used: Size,
     /// How little of it is free.
     pub pressure: MemoryPressure,
+    /// What of it is compressed; nothing if this host does not compress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<MemoryCompression>,
     /// Where what does not fit is paged to; nothing if this host does not page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paging: Option<MemoryPaging>,
+    /// What has gone out of guests' memory and come back, if this host compresses or pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<MemoryFlow>,
     /// The guests that run, by name, as far as the one who asks may see them.
     pub guests: Vec<MemoryOfGuest>,
 }
 
-/// A host's paging device, to which guests' memory goes that a pool has no room for. Numbers are bytes, and those of all guests together since the
-/// daemon has started.
+/// A part of a host's memory in which guests' memory is kept compressed, before it is paged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryCompression {
+    /// How much it can hold.
+    pub size: Size,
+    /// What is in it.
+    pub used: Size,
+    /// What that takes of the pool.
+    pub taken: Size,
+}
+
+/// A host's paging device, to which guests' memory goes that a pool has no room for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemoryPaging {
     /// The file or the device.
@@ -139,11 +155,16 @@ pub struct MemoryPaging {
     pub size: Size,
     /// What of it is in use.
     pub used: Size,
-    /// What has gone there.
+}
+
+/// What has gone out of all guests' memory since the daemon has started, whether compressed or paged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryFlow {
+    /// What has gone.
     pub out: Size,
-    /// What has come back, from there or from the kernel's cache of it, or is needed no more.
+    /// What has come back, or is needed no more. What the kernel still had in memory came back without being read.
     pub back: Size,
-    /// What went there in the last second.
+    /// What went in the last second.
     pub out_rate: Size,
     /// What came back in the last second.
     pub back_rate: Size,
@@ -171,7 +192,7 @@ pub struct MemoryNow {
     pub held: Size,
     /// What its process takes on the host.
     pub resident: Size,
-    /// What of its memory is on the host's paging device, or other swap of the host.
+    /// What of its memory is compressed, on the host's paging device, or on other swap of the host.
     #[serde(default)]
     pub out: Size,
     /// What it is taken to use; nothing if its system says nothing of its memory.

@@ -69,6 +69,8 @@ pub struct Config {
     pub memory_pool: Option<MemoryPool>,
     /// Where what guests use beyond that is paged to.
     pub memory_paging: Option<Paging>,
+    /// How much of it is compressed in memory before.
+    pub memory_compression: Option<Size>,
     /// What those are shown who connect from elsewhere, in place of a certificate of the host's own authority.
     pub certificate: Option<Given>,
     /// Is told where the page is, once it can be opened.
@@ -389,7 +391,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let host = Host::open(&config).await?;
     let path = config.socket.clone().unwrap_or_else(|| host.paths.socket());
     let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
-    let paging = open_paging(&config, &host).await?;
+    let pager = open_paging(&config, &host).await?;
     let (router, room) = (http::router(Arc::clone(&host)), Arc::new(Room::new(files)));
     let mut servers = tokio::task::JoinSet::new();
     let mut pages = Vec::new();
@@ -423,7 +425,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let schedules = tokio::spawn(schedules::keep(Arc::clone(&host)));
     let (supervisor, pool, store) =
         (Arc::clone(&host.supervisor), Arc::clone(&host.memory), Arc::clone(&host.store));
-    let memory = tokio::spawn(memory::keep(supervisor, pool, paging.map(Pager::new), store));
+    let memory = tokio::spawn(memory::keep(supervisor, pool, pager, store));
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
@@ -438,31 +440,35 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     memory.abort();
     // Whoever pages for this host is found by what it has left, in use or not.
     let id = host.id;
-    let _ = tokio::task::spawn_blocking(move || take_away(id, None)).await;
+    let _ = tokio::task::spawn_blocking(move || take_away(id, &[])).await;
     host.supervisor.close();
     // Whoever removed it before us had a reason.
     let _ = std::fs::remove_file(&path);
     Ok(())
 }
 
-/// Makes or finds the paging device, and takes away what a daemon before had that is wanted no more.
-async fn open_paging(config: &Config, host: &Host) -> Result<Option<Device>, PagingError> {
-    let (asked, own, id) = (config.memory_paging.clone(), host.paths.paging(), host.id);
-    if asked.is_some() && config.memory_pool.is_none() {
-        return Err(PagingError::NoPool);
+/// Makes or finds the devices to which guests' memory goes, and takes away what a daemon before had that is wanted no more.
+async fn open_paging(config: &Config, host: &Host) -> Result<Option<Pager>, PagingError> {
+    let (asked, compression) = (config.memory_paging.clone(), config.memory_compression);
+    let options = [("--memory-paging", asked.is_some()), ("--memory-compression", compression.is_some())];
+    if let (None, Some((option, _))) = (config.memory_pool, options.iter().find(|(_, said)| *said)) {
+        return Err(PagingError::NoPool(option));
     }
+    let (own, id) = (host.paths.paging(), host.id);
     let open = move || {
-        let device = asked.map(|asked| Device::open(&asked, &own, id)).transpose()?;
-        take_away(id, device.as_ref());
-        Ok(device)
+        let paging = asked.map(|asked| Device::open(&asked, &own, id)).transpose()?;
+        let compression = compression.map(|size| Device::compressed(size, id)).transpose()?;
+        let wanted: Vec<_> = paging.iter().chain(&compression).map(Device::path).collect();
+        take_away(id, &wanted);
+        Ok(Pager::new(compression, paging))
     };
     // A thread that failed has opened nothing.
     tokio::task::spawn_blocking(open).await.unwrap_or(Ok(None))
 }
 
-/// Takes paging devices of this host away, but the one that is wanted: what is on them comes back, if there is room.
-fn take_away(host: Id, but: Option<&Device>) {
-    for device in Device::left(host, but.map(Device::path)) {
+/// Takes paging devices of this host away, but those that are wanted: what is on them comes back, if there is room.
+fn take_away(host: Id, but: &[&Path]) {
+    for device in Device::left(host, but) {
         match device.close() {
             Ok(()) => tracing::info!("{}: nothing is paged there any more", device.path().display()),
             Err(error) => tracing::warn!("{error}"),

@@ -3405,12 +3405,32 @@ export interface components {
             /** @description What to show: `Authorization: Bearer SECRET`. */
             secret: string;
         };
+        /** @description A part of a host's memory in which guests' memory is kept compressed, before it is paged. */
+        MemoryCompression: {
+            /** @description How much it can hold. */
+            size: components["schemas"]["Size"];
+            /** @description What that takes of the pool. */
+            taken: components["schemas"]["Size"];
+            /** @description What is in it. */
+            used: components["schemas"]["Size"];
+        };
+        /** @description What has gone out of all guests' memory since the daemon has started, whether compressed or paged. */
+        MemoryFlow: {
+            /** @description What has come back, or is needed no more. What the kernel still had in memory came back without being read. */
+            back: components["schemas"]["Size"];
+            /** @description What came back in the last second. */
+            back_rate: components["schemas"]["Size"];
+            /** @description What has gone. */
+            out: components["schemas"]["Size"];
+            /** @description What went in the last second. */
+            out_rate: components["schemas"]["Size"];
+        };
         /** @description What a guest that runs has of a pool of memory. */
         MemoryNow: {
             active?: components["schemas"]["Size"] | null;
             /** @description What it could touch of that now: the rest is in its balloon. */
             held: components["schemas"]["Size"];
-            /** @description What of its memory is on the host's paging device, or other swap of the host. */
+            /** @description What of its memory is compressed, on the host's paging device, or on other swap of the host. */
             out?: components["schemas"]["Size"];
             /** @description What its process takes on the host. */
             resident: components["schemas"]["Size"];
@@ -3429,19 +3449,8 @@ export interface components {
             /** @description What it is promised. */
             promised: components["schemas"]["MemoryShare"];
         };
-        /**
-         * @description A host's paging device, to which guests' memory goes that a pool has no room for. Numbers are bytes, and those of all guests together since the
-         *     daemon has started.
-         */
+        /** @description A host's paging device, to which guests' memory goes that a pool has no room for. */
         MemoryPaging: {
-            /** @description What has come back, from there or from the kernel's cache of it, or is needed no more. */
-            back: components["schemas"]["Size"];
-            /** @description What came back in the last second. */
-            back_rate: components["schemas"]["Size"];
-            /** @description What has gone there. */
-            out: components["schemas"]["Size"];
-            /** @description What went there in the last second. */
-            out_rate: components["schemas"]["Size"];
             /** @description The file or the device. */
             path: string;
             /** @description How large it is; nothing if somebody has taken it away. */
@@ -3451,6 +3460,8 @@ export interface components {
         };
         /** @description A host's pool of memory, which is smaller than all its guests together can be. */
         MemoryPool: {
+            compression?: components["schemas"]["MemoryCompression"] | null;
+            flow?: components["schemas"]["MemoryFlow"] | null;
             /** @description The guests that run, by name, as far as the one who asks may see them. */
             guests: components["schemas"]["MemoryOfGuest"][];
             paging?: components["schemas"]["MemoryPaging"] | null;

@@ -35,7 +35,9 @@ pub fn pool(host: &Host, vms: &[api::Vm]) -> MemoryPool {
         reserved: shares.memory_reserved(),
         used: seen.used,
         pressure: seen.pressure,
+        compression: seen.compression,
         paging: seen.paging,
+        flow: seen.flow,
         guests,
     }
 }

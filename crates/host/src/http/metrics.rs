@@ -167,24 +167,40 @@ fn pooled(text: &mut Text, pool: &MemoryPool) {
     };
     gauge("tessera_host_memory_pool_bytes", "Memory that all guests have together", size.0);
     gauge("tessera_host_memory_pool_used_bytes", "What of it guests' processes take", pool.used.0);
+    if let Some(compression) = &pool.compression {
+        gauge("tessera_host_memory_compression_bytes", "What can be kept compressed", compression.size.0);
+        gauge(
+            "tessera_host_memory_compressed_bytes",
+            "What of guests' memory is compressed",
+            compression.used.0,
+        );
+        gauge(
+            "tessera_host_memory_compression_taken_bytes",
+            "What that takes of the pool",
+            compression.taken.0,
+        );
+    }
     if let Some(paging) = &pool.paging {
         gauge("tessera_host_memory_paging_bytes", "Room on the paging device", paging.size.0);
         gauge("tessera_host_memory_paging_used_bytes", "What of it is in use", paging.used.0);
-        for (name, help, value) in [
+    }
+    let flow = pool.flow.iter().flat_map(|flow| {
+        [
             (
                 "tessera_host_memory_paged_out_bytes",
-                "What of guests' memory has gone to the paging device",
-                paging.out,
+                "What has gone out of guests' memory, compressed or paged",
+                flow.out,
             ),
             (
                 "tessera_host_memory_paged_back_bytes",
                 "What of it has come back or is needed no more",
-                paging.back,
+                flow.back,
             ),
-        ] {
-            text.family(name, "counter", "bytes", help);
-            text.value(&format!("{name}_total"), "", value.0);
-        }
+        ]
+    });
+    for (name, help, value) in flow {
+        text.family(name, "counter", "bytes", help);
+        text.value(&format!("{name}_total"), "", value.0);
     }
     let name = "tessera_host_memory_pressure";
     text.family(name, "gauge", "", "How little of the pool is free: one of these is 1");

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{Id, MemoryNow, MemoryPaging, MemoryPressure, Problem, Size};
+use api::{Id, MemoryCompression, MemoryFlow, MemoryNow, MemoryPaging, MemoryPressure, Problem, Size};
 use futures_util::StreamExt;
 use serde_json::json;
 use share::memory::Told;
@@ -40,8 +40,12 @@ pub struct Seen {
     pub used: Size,
     /// How little is free.
     pub pressure: MemoryPressure,
+    /// What is compressed.
+    pub compression: Option<MemoryCompression>,
     /// Where what does not fit is paged to.
     pub paging: Option<MemoryPaging>,
+    /// What has gone and come.
+    pub flow: Option<MemoryFlow>,
     /// What each guest that runs has.
     pub guests: HashMap<Id, MemoryNow>,
 }
@@ -130,6 +134,7 @@ impl Keeper {
             guests.push(Has { id, own, reserve: claimant.memory.reserve.0 });
             pids.insert(id, (pid, claimant.memory.reserve.0));
         }
+        self.looks.go_without(pager.taken());
         let page = self.looks.page(&guests);
         if page.is_empty() || !pager.has_room() {
             return;
@@ -148,9 +153,12 @@ impl Keeper {
             pager.room()
         });
         let (turn, guests) = self.looks.look(Instant::now(), heard, room);
-        let used = Size(guests.values().map(|guest| guest.resident.0).sum());
-        let paging = self.pager.as_ref().map(Pager::told);
-        self.pool.note(Seen { used, pressure: self.looks.pressure(), paging, guests });
+        let pager = self.pager.as_ref();
+        let taken = pager.map_or(0, Pager::taken);
+        let used = Size(guests.values().map(|guest| guest.resident.0).sum::<u64>() + taken);
+        let (compression, paging) = (pager.and_then(Pager::compression), pager.and_then(Pager::paging));
+        let (flow, pressure) = (pager.map(Pager::flow), self.looks.pressure());
+        self.pool.note(Seen { used, pressure, compression, paging, flow, guests });
         turn
     }
 

@@ -93,6 +93,8 @@ struct Followed {
 
 /// What is remembered from one look to the next.
 pub struct Looks {
+    size: u64,
+    /// What of that guests can have.
     pool: u64,
     guests: HashMap<Id, Followed>,
     pressure: Pressure,
@@ -104,7 +106,12 @@ pub struct Looks {
 impl Looks {
     /// Nothing yet, for a pool of so many bytes.
     pub fn new(pool: u64) -> Self {
-        Self { pool, guests: HashMap::new(), pressure: Pressure::High, low: None, at: None }
+        Self { size: pool, pool, guests: HashMap::new(), pressure: Pressure::High, low: None, at: None }
+    }
+
+    /// Takes it that so many bytes of the pool are needed for something else.
+    pub fn go_without(&mut self, bytes: u64) {
+        self.pool = self.size.saturating_sub(bytes);
     }
 
     /// How little is free.

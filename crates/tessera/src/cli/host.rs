@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use api::{HostDisk, HostInfo, HostNic, LoginLink};
+use api::{HostDisk, HostInfo, HostNic, LoginLink, Size};
 use clap::{Args, Subcommand};
 use host::daemon::{self, Config, DaemonError};
 use host::tls::Given;
@@ -19,6 +19,7 @@ use crate::cli::host_config::{self, HostConfig};
 use crate::cli::host_install::{InstallArgs, UninstallArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::memory::{PagingOption, PoolOption};
+use crate::cli::options::OrNone;
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::cli::report::ReportArgs;
 use crate::client::{HostOption, default_state};
@@ -53,6 +54,9 @@ pub struct HostArgs {
     /// or not at all [default: none]
     #[arg(long, value_name = "SIZE|FILE:SIZE|DEVICE|none")]
     memory_paging: Option<PagingOption>,
+    /// Keep so much of what guests use beyond that compressed in memory (zram), before it is paged; what that takes is the pool's [default: none]
+    #[arg(long, value_name = "SIZE|none")]
+    memory_compression: Option<OrNone<Size>>,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -148,6 +152,7 @@ impl HostArgs {
             program,
             memory_pool: self.memory_pool.or(file.memory_pool).and_then(|pool| pool.0),
             memory_paging: self.memory_paging.or(file.memory_paging).and_then(|paging| paging.0),
+            memory_compression: self.memory_compression.or(file.memory_compression).and_then(|of| of.0),
             certificate: certificate(pair)?,
             announce,
         };

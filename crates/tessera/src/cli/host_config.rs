@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use api::Size;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::memory::{PagingOption, PoolOption};
+use crate::cli::options::OrNone;
 use crate::failure::{Failure, Result};
 
 /// Where root's daemon looks if it is told no other file.
@@ -30,6 +32,9 @@ pub struct HostConfig {
     /// `--memory-paging`.
     #[serde(deserialize_with = "said")]
     pub memory_paging: Option<PagingOption>,
+    /// `--memory-compression`.
+    #[serde(deserialize_with = "said")]
+    pub memory_compression: Option<OrNone<Size>>,
     /// `--tls-cert`.
     pub tls_cert: Option<PathBuf>,
     /// `--tls-key`.
@@ -123,7 +128,7 @@ mod tests {
         let config = HostConfig::parse(&said).unwrap();
         assert!(config.state_dir.is_some() && !config.listen.is_empty() && config.socket.is_some());
         assert!(config.tls_cert.is_some() && config.tls_key.is_some() && config.memory_pool.is_some());
-        assert!(config.memory_paging.is_some());
+        assert!(config.memory_paging.is_some() && config.memory_compression.is_some());
     }
 
     #[test]

@@ -3,9 +3,7 @@
 use std::fmt::Write;
 use std::str::FromStr;
 
-use api::{
-    MemoryNow, MemoryOfGuest, MemoryPaging, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, Size,
-};
+use api::{MemoryNow, MemoryOfGuest, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, Size};
 use clap::{Args, Subcommand};
 use host::daemon::{self, Paging};
 use serde_json::{Value, json};
@@ -47,7 +45,7 @@ impl MemoryCommand {
         match self {
             MemoryCommand::Show { output } if !output.is_table() => output.one(&told),
             MemoryCommand::Show { output } => {
-                print(&(header(&now) + &now.paging.as_ref().map(paging).unwrap_or_default()));
+                print(&(header(&now) + &beyond(&now)));
                 let guests = told["guests"].as_array().cloned().unwrap_or_default();
                 if guests.is_empty() { Ok(()) } else { output.list(&guests, &GUESTS) }
             }
@@ -75,18 +73,23 @@ fn header(pool: &MemoryPool) -> String {
     }
 }
 
-/// The paging device in a line below the pool.
-fn paging(paging: &MemoryPaging) -> String {
-    format!(
-        "paging to {}: {} of {} used; out {}/s, back {}/s; {} and {} since the start\n",
-        paging.path,
-        size(paging.used),
-        size(paging.size),
-        size(paging.out_rate),
-        size(paging.back_rate),
-        size(paging.out),
-        size(paging.back)
-    )
+/// What is compressed and paged, in lines below the pool.
+fn beyond(pool: &MemoryPool) -> String {
+    let mut text = String::new();
+    let mut say = |line: String| text.push_str(&(line + "\n"));
+    if let Some(of) = &pool.compression {
+        let (used, taken) = (size(of.used), size(of.taken));
+        say(format!("compressed: {used} of {} at most, in {taken} of the pool", size(of.size)));
+    }
+    if let Some(of) = &pool.paging {
+        say(format!("paging to {}: {} of {} used", of.path, size(of.used), size(of.size)));
+    }
+    if let Some(of) = &pool.flow {
+        let (now_out, now_back) = (size(of.out_rate), size(of.back_rate));
+        let (out, back) = (size(of.out), size(of.back));
+        say(format!("out {now_out}/s, back {now_back}/s; since the daemon's start {out} and {back}"));
+    }
+    text
 }
 
 /// How little is free, as a person reads it.
@@ -109,7 +112,7 @@ const GUESTS: [Column<MemoryOfGuest>; 9] = [
     Column::number("SIZE", |guest: &MemoryOfGuest| size(guest.now.size)),
     Column::number("HAS", |guest: &MemoryOfGuest| size(guest.now.held)),
     Column::number("TOUCHED", |guest: &MemoryOfGuest| size(guest.now.resident)),
-    Column::number("PAGED OUT", |guest: &MemoryOfGuest| size(guest.now.out)),
+    Column::number("OUT", |guest: &MemoryOfGuest| size(guest.now.out)),
     Column::number("USES", |guest: &MemoryOfGuest| some(guest.now.active)),
     Column::number("IS TO HAVE", |guest: &MemoryOfGuest| some(guest.now.target)),
     Column::number("RESERVE", |guest: &MemoryOfGuest| size(guest.promised.reserve)),

@@ -111,7 +111,9 @@ mod tests {
             reserved,
             used,
             pressure: Default::default(),
+            compression: None,
             paging: None,
+            flow: None,
             guests,
         }
     }

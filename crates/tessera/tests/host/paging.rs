@@ -28,10 +28,10 @@ impl Daemon {
         guest.and_then(|guest| guest["now"][number].as_u64()).unwrap_or_default() / MIB
     }
 
-    /// What the pool and its paging device are.
-    fn paging(&self) -> (u64, Value) {
+    /// What of the pool is used, MiB, and a part of what is said of it.
+    fn pool(&self, part: &str) -> (u64, Value) {
         let pool = self.json("memory show");
-        (pool["used"].as_u64().unwrap() / MIB, pool["paging"].clone())
+        (pool["used"].as_u64().unwrap() / MIB, pool[part].clone())
     }
 }
 
@@ -62,8 +62,8 @@ fn guests_that_use_more_than_the_pool_go_on_with_what_does_not_fit_on_the_paging
         inside(&daemon, name, FILL);
     }
     daemon.eventually("together they have no more than there is, in memory", |daemon| {
-        let (used, paging) = daemon.paging();
-        used <= 208 && paging["out"].as_u64().unwrap() > 24 * MIB
+        let (used, flow) = daemon.pool("flow");
+        used <= 208 && flow["out"].as_u64().unwrap() > 24 * MIB
     });
     let out = names.map(|name| daemon.now(name, "out"));
     assert!(out[0] + out[2] > 24, "{out:?}");
@@ -71,13 +71,10 @@ fn guests_that_use_more_than_the_pool_go_on_with_what_does_not_fit_on_the_paging
         has_all_of_it(&daemon, name);
         assert!(daemon.now("b", "resident") >= 80, "what it has reserved stays in memory");
     }
-    let (used, paging) = daemon.paging();
-    assert!(paging["back"].as_u64().unwrap() > 0 && used <= 208, "{used}, {paging}");
+    let (used, flow) = daemon.pool("flow");
+    assert!(flow["back"].as_u64().unwrap() > 0 && used <= 208, "{used}, {flow}");
     let said = daemon.run("memory show");
-    assert!(
-        said.contains(&format!("paging to {}: ", file.display())) && said.contains("PAGED OUT"),
-        "{said}"
-    );
+    assert!(said.contains(&format!("paging to {}: ", file.display())) && said.contains("  OUT  "), "{said}");
     let metrics = ask(&daemon, "GET", "/metrics", "", &Value::Null).text;
     assert!(
         metrics.contains("tessera_host_memory_paged_out_bytes_total ")
@@ -106,10 +103,47 @@ fn guests_that_use_more_than_the_pool_go_on_with_what_does_not_fit_on_the_paging
     assert!(!pages_to(&file) && !file.exists());
     daemon.options = vec!["--memory-pool".into(), "1G".into()];
     daemon.start_again();
-    assert_eq!(daemon.paging().1, Value::Null);
+    assert_eq!(daemon.pool("paging").1, Value::Null);
     for name in ["a", "c"] {
         has_all_of_it(&daemon, name);
     }
+}
+
+#[test]
+fn what_does_not_fit_is_compressed_in_memory_first() {
+    let mut daemon =
+        Daemon::start_as(false, "none", &["--memory-pool", "144M", "--memory-compression", "128M"]);
+    let device = || -> Option<String> {
+        let swaps = std::fs::read_to_string("/proc/swaps").unwrap();
+        swaps.split_whitespace().find(|word| word.starts_with("/dev/zram")).map(str::to_owned)
+    };
+    let first = device().unwrap();
+    for name in ["a", "b"] {
+        start(&daemon, name, &[]);
+        inside(
+            &daemon,
+            name,
+            &FILL.replace("dd if=/dev/urandom of=/seed bs=64k count=32", "seq 300000 >/seed"),
+        );
+    }
+    daemon.eventually("it is compressed", |daemon| {
+        let (used, of) = daemon.pool("compression");
+        let size = |name: &str| of[name].as_u64().unwrap() / MIB;
+        used <= 144 && size("used") > 16 && size("taken") < size("used") * 3 / 4
+    });
+    for name in ["a", "b"] {
+        has_all_of_it(&daemon, name);
+    }
+    let said = daemon.run("memory show");
+    assert!(said.contains("\ncompressed: ") && !said.contains("\npaging to "), "{said}");
+    daemon.kill();
+    daemon.start_again();
+    assert_eq!(device(), Some(first));
+    has_all_of_it(&daemon, "b");
+    daemon.terminate();
+    assert_eq!(device(), None);
+    daemon.start_again();
+    has_all_of_it(&daemon, "a");
 }
 
 /// A loop device over a file.
@@ -147,6 +181,11 @@ fn a_paging_device_that_is_none_or_somebody_elses_is_refused_with_the_reason() {
     let tessera = || Command::new(env!("CARGO_BIN_EXE_tessera"));
     let said = host(&mut tessera(), "64M", &[]);
     assert!(said.contains("--memory-paging: without --memory-pool nothing is paged"), "{said}");
+
+    let said = host(&mut tessera(), "none", &["--memory-compression", "1G"]);
+    assert!(said.contains("--memory-compression: without --memory-pool nothing is paged"), "{said}");
+    let said = host(&mut tessera(), "none", &["--memory-pool", "256M", "--memory-compression", "1M"]);
+    assert!(said.contains("--memory-compression: 1M are too little: give at least 64M"), "{said}");
 
     std::fs::write(path("letters"), "dear").unwrap();
     std::fs::File::create(path("disk")).unwrap().set_len(128 * MIB).unwrap();
@@ -192,14 +231,15 @@ fn a_block_device_is_taken_and_given_back() {
     let device = Loop::over(&file);
     let mut daemon = Daemon::with_paging("256M", &device.0);
     assert!(pages_to(Path::new(&device.0)));
-    assert_eq!(daemon.paging().1["path"], *device.0);
+    daemon.eventually("it says so", |daemon| daemon.pool("paging").1["path"] == *device.0);
     daemon.kill();
     // Somebody says another place: what the killed daemon had is taken away.
     daemon.options[3] = format!("{}:64M", folder.path().join("a file").display());
     daemon.start_again();
     assert!(!pages_to(Path::new(&device.0)));
-    let (_, paging) = daemon.paging();
-    assert_eq!(paging["size"].as_u64().unwrap() / MIB, 63, "{paging}");
+    daemon.eventually("it pages to the other one", |daemon| {
+        daemon.pool("paging").1["size"].as_u64().is_some_and(|size| size / MIB == 63)
+    });
     daemon.terminate();
     assert!(!folder.path().join("a file").exists());
     // It is known again by what was written on it.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use api::Size;
 
 /// A swap area in use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Active {
     /// Where it is.
     pub path: PathBuf,

@@ -15,6 +15,7 @@ use rustix::fs::FallocateFlags;
 
 use super::active::{self, Active};
 use super::header::{self, Header};
+use super::zram::Zram;
 use super::{Paging, PagingError};
 use crate::machine;
 
@@ -22,6 +23,8 @@ use crate::machine;
 const LEAST: Size = Size(64 << 20);
 /// Before swap that has been given no priority, and behind what somebody has given a high one.
 const PRIORITY: libc::c_int = 100;
+/// What is compressed in memory comes back sooner.
+const PRIORITY_IN_MEMORY: libc::c_int = 200;
 /// linux/swap.h, SWAP_FLAG_PREFER.
 const PREFER: libc::c_int = 0x8000;
 /// Bytes at both ends of a device in which there is nothing if it is free: there are tables of partitions, file systems, and what binds
@@ -73,7 +76,7 @@ impl Device {
         }
         let size = size.map_or_else(|| device.check_device(), Ok)?;
         if size < LEAST {
-            return Err(PagingError::TooSmall { path, size });
+            return Err(PagingError::TooSmall { what: format!("--memory-paging {}", path.display()), size });
         }
         if device.file {
             device.make_file(size)?;
@@ -87,8 +90,35 @@ impl Device {
             .turn_on()
     }
 
-    /// What a daemon of this host has left in use elsewhere than at `path`.
-    pub fn left(host: Id, path: Option<&Path>) -> Vec<Self> {
+    /// A device in memory for so many bytes, which compresses what is paged there.
+    ///
+    /// # Errors
+    /// If the kernel makes none.
+    pub fn compressed(size: Size, host: Id) -> Result<Self, PagingError> {
+        if size < LEAST {
+            return Err(PagingError::TooSmall { what: "--memory-compression".into(), size });
+        }
+        let left = Self::left(host, &[]).into_iter().filter(|device| device.zram().is_some());
+        for device in left {
+            let there = device.active().map(|active| active.size.0 + header::PAGE);
+            // One that cannot be taken away now is better than two.
+            if there == Some(size.0 / header::PAGE * header::PAGE) || device.close().is_err() {
+                return Ok(device);
+            }
+        }
+        let zram = Zram::add(size).map_err(PagingError::NoZram)?;
+        let device = Self { path: zram.path(), file: false, host };
+        let marked = device.mark(size).map_err(|error| PagingError::Write(zram.path(), error));
+        marked.and_then(|()| device.turn_on()).inspect_err(|_| drop(zram.remove()))
+    }
+
+    /// What it is, if it compresses in memory.
+    pub fn zram(&self) -> Option<Zram> {
+        Zram::at(&self.path)
+    }
+
+    /// What a daemon of this host has left in use elsewhere than at `paths`.
+    pub fn left(host: Id, paths: &[&Path]) -> Vec<Self> {
         let of = |active: Active| {
             let file = fs::metadata(&active.path).is_ok_and(|found| found.is_file());
             Self { path: active.path, file, host }
@@ -96,7 +126,7 @@ impl Device {
         active::all()
             .into_iter()
             .map(of)
-            .filter(|one| Some(one.path.as_path()) != path && one.is_ours())
+            .filter(|one| !paths.contains(&one.path.as_path()) && one.is_ours())
             .collect()
     }
 
@@ -185,8 +215,9 @@ impl Device {
 
     fn turn_on(self) -> Result<Self, PagingError> {
         let path = c_path(&self.path).map_err(|error| PagingError::Open(self.path.clone(), error))?;
+        let priority = if self.zram().is_some() { PRIORITY_IN_MEMORY } else { PRIORITY };
         // SAFETY: the path ends with a zero. The kernel checks what it finds there.
-        if unsafe { libc::swapon(path.as_ptr(), PREFER | PRIORITY) } == 0 {
+        if unsafe { libc::swapon(path.as_ptr(), PREFER | priority) } == 0 {
             return Ok(self);
         }
         let error = io::Error::last_os_error();
@@ -219,6 +250,9 @@ impl Device {
             if unsafe { libc::swapoff(path.as_ptr()) } != 0 {
                 return Err(off());
             }
+        }
+        if let Some(zram) = self.zram() {
+            zram.remove().map_err(|error| PagingError::Off(self.path.clone(), error))?;
         }
         if self.file && self.is_ours() {
             fs::remove_file(&self.path).map_err(|error| PagingError::Off(self.path.clone(), error))?;

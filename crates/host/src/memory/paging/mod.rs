@@ -1,6 +1,6 @@
 //! Paging: what guests use beyond a pool of memory goes to a paging device, since their systems could give it only by ending programs.
 //!
-//! The device is swap of the machine's kernel ([`device`]). What goes there is chosen by the daemon ([`hand`]) and taken from the guests' processes without
+//! The device is swap of the machine's kernel ([`device`]); before it there may be one in memory that compresses ([`zram`]). What goes there is chosen by the daemon ([`hand`]) and taken from the guests' processes without
 //! their help ([`process`]); the kernel brings it back where it is touched. So a guest's process notices nothing but the time it takes.
 
 mod active;
@@ -9,6 +9,7 @@ mod hand;
 mod header;
 mod pager;
 mod process;
+mod zram;
 
 use std::io;
 use std::path::PathBuf;
@@ -34,11 +35,16 @@ pub enum Paging {
 #[derive(Debug, thiserror::Error)]
 pub enum PagingError {
     /// It has no pool.
-    #[error("--memory-paging: without --memory-pool nothing is paged: give guests a pool, too")]
-    NoPool,
+    #[error("{0}: without --memory-pool nothing is paged: give guests a pool, too")]
+    NoPool(&'static str),
+    /// The kernel has no device that compresses.
+    #[error(
+        "--memory-compression: this kernel makes no zram device ({0}): it needs root and the module zram (modprobe zram)"
+    )]
+    NoZram(io::Error),
     /// It cannot be opened or made.
     #[error("--memory-paging {0}: {1}")]
-    Open(PathBuf, #[source] io::Error),
+    Open(PathBuf, io::Error),
     /// It is no file.
     #[error(
         "--memory-paging {0}: this is no file: give FILE:SIZE for a file, or a block device without a size"
@@ -57,10 +63,10 @@ pub enum PagingError {
     #[error("--memory-paging {0}: it is in use: mounted, swap of somebody else, or a part of another device")]
     InUse(PathBuf),
     /// There is too little.
-    #[error("--memory-paging {path}: {size} are too little: give at least 64M")]
+    #[error("{what}: {size} are too little: give at least 64M")]
     TooSmall {
-        /// Where.
-        path: PathBuf,
+        /// The option, and where.
+        what: String,
         /// How much there is.
         size: Size,
     },
@@ -76,7 +82,7 @@ pub enum PagingError {
     },
     /// Its first page cannot be written.
     #[error("--memory-paging {0}: it cannot be written: {1}")]
-    Write(PathBuf, #[source] io::Error),
+    Write(PathBuf, io::Error),
     /// Only root may.
     #[error("--memory-paging {0}: the kernel pages only for who has CAP_SYS_ADMIN: start the daemon as root")]
     Privilege(PathBuf),
@@ -88,7 +94,7 @@ pub enum PagingError {
     FileSystem(PathBuf),
     /// The kernel refuses.
     #[error("--memory-paging {0}: the kernel does not take it: {1}")]
-    On(PathBuf, #[source] io::Error),
+    On(PathBuf, io::Error),
     /// It cannot be taken away now.
     #[error(
         "{path}: it stays in use: {used} are on it, and this machine has only {available} available to bring that back to"
@@ -103,5 +109,5 @@ pub enum PagingError {
     },
     /// It cannot be taken away.
     #[error("{0}: it cannot be taken away: {1}")]
-    Off(PathBuf, #[source] io::Error),
+    Off(PathBuf, io::Error),
 }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use api::{Id, MemoryPaging, Size};
+use api::{Id, MemoryCompression, MemoryFlow, MemoryPaging, Size};
 use tokio::task::spawn_blocking;
 
+use super::active::Active;
 use super::device::Device;
 use super::hand::Hand;
 use super::process::{Process, out_of_memory};
@@ -79,7 +79,9 @@ impl Guest {
 
 /// A paging device and what is known of the guests whose memory goes there.
 pub struct Pager {
-    device: Device,
+    /// A device in memory, and one elsewhere: one of them at least.
+    compression: Option<Device>,
+    paging: Option<Device>,
     begun: Instant,
     guests: HashMap<Id, Guest>,
     flows: HashMap<Id, Flow>,
@@ -90,18 +92,24 @@ pub struct Pager {
 }
 
 impl Pager {
-    /// For a device in use.
-    pub fn new(device: Device) -> Self {
+    /// For devices in use, if there are any.
+    pub fn new(compression: Option<Device>, paging: Option<Device>) -> Option<Self> {
         let (now, none) = (Instant::now(), Totals::default());
-        Self {
-            device,
+        let any = compression.is_some() || paging.is_some();
+        any.then(|| Self {
+            compression,
+            paging,
             begun: now,
             guests: HashMap::new(),
             flows: HashMap::new(),
             totals: none,
             seen: (now, none),
             rates: none,
-        }
+        })
+    }
+
+    fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.compression.iter().chain(&self.paging)
     }
 
     /// Does what is ordered, for all guests at once.
@@ -149,25 +157,47 @@ impl Pager {
     /// What there is for guests' memory out of memory, all together, bytes: what is there now, and what is free.
     pub fn room(&self) -> u64 {
         let out: u64 = self.flows.values().map(|flow| flow.now).sum();
-        let active = self.device.active();
-        let free =
-            active.map_or(0, |active| active.size.0.saturating_sub(active.used.0 + active.size.0 / SPARE));
-        out + free
+        out + self.free()
+    }
+
+    /// What more can go there, bytes.
+    fn free(&self) -> u64 {
+        let free = |active: Active| active.size.0.saturating_sub(active.used.0 + active.size.0 / SPARE);
+        self.devices().filter_map(Device::active).map(free).sum()
+    }
+
+    /// What compression takes of memory, bytes: the pool has so much less for guests.
+    pub fn taken(&self) -> u64 {
+        self.compression.as_ref().and_then(Device::zram).map_or(0, |zram| zram.holds().taken.0)
     }
 
     /// Whether there is room for more.
     pub fn has_room(&self) -> bool {
-        self.device.active().is_some_and(|active| active.used.0 + active.size.0 / SPARE < active.size.0)
+        self.free() > 0
     }
 
-    /// How it is.
-    pub fn told(&self) -> MemoryPaging {
-        let active = self.device.active();
-        let of = |size: fn(&super::active::Active) -> Size| active.as_ref().map(size).unwrap_or_default();
-        MemoryPaging {
-            path: path(self.device.path()),
+    /// How paging is, if there is a device elsewhere than in memory.
+    pub fn paging(&self) -> Option<MemoryPaging> {
+        let device = self.paging.as_ref()?;
+        let active = device.active();
+        let of = |size: fn(&Active) -> Size| active.as_ref().map(size).unwrap_or_default();
+        Some(MemoryPaging {
+            path: device.path().to_string_lossy().into_owned(),
             size: of(|active| active.size),
             used: of(|active| active.used),
+        })
+    }
+
+    /// How compression is, if there is any.
+    pub fn compression(&self) -> Option<MemoryCompression> {
+        let device = self.compression.as_ref()?;
+        let (size, holds) = (device.active().unwrap_or_default().size, device.zram()?.holds());
+        Some(MemoryCompression { size, used: holds.plain, taken: holds.taken })
+    }
+
+    /// What has gone and come.
+    pub fn flow(&self) -> MemoryFlow {
+        MemoryFlow {
             out: Size(self.totals.out),
             back: Size(self.totals.back),
             out_rate: Size(self.rates.out),
@@ -184,10 +214,6 @@ fn work(known: Option<Guest>, seconds: f64, order: &Order) -> io::Result<Guest> 
     let mut guest = known.map_or_else(open, Ok)?;
     guest.take(seconds, order)?;
     Ok(guest)
-}
-
-fn path(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
