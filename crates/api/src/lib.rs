@@ -30,6 +30,7 @@ mod stats;
 mod task;
 mod template;
 mod vm;
+mod vm_state;
 
 pub use access::{
     Account, AccountChange, AuditEntry, Bound, Login, LoginLink, MadeToken, NewAccount, NewToken,
@@ -72,10 +73,8 @@ pub use snapshot::{NewSnapshot, Snapshot, SnapshotLabel};
 pub use stats::{DiskStats, HostStats, NicStats, ProcessorStats, Stats, VmStats, VmSums};
 pub use task::{NewTask, Task, TaskState};
 pub use template::{NewTemplate, Template};
-pub use vm::{
-    Autostart, Boot, CloudInit, DEFAULT_MEMORY, Ending, Engine, OnEnd, User, VERBS, Verb, Vm, VmDefinition,
-    VmState, VmStatus,
-};
+pub use vm::{Autostart, Boot, CloudInit, DEFAULT_MEMORY, Engine, OnEnd, User, Vm, VmDefinition};
+pub use vm_state::{Ending, VERBS, Verb, VmState, VmStatus};
 
 /// A moment: RFC 3339 in JSON.
 pub type Time = jiff::Timestamp;
