@@ -270,6 +270,7 @@ export const en = {
   "event.alarm.raised": "raised the alarm {alarm}",
   "event.backup.damaged": "is damaged",
   "event.backup.deleted": "was deleted",
+  "event.host.memory-pressure": "how little of the pool of memory is free has changed",
   "event.host.restored": "was restored from a backup",
   "event.host.started": "the daemon has started",
   "event.image.created": "was made",

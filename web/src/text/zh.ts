@@ -270,6 +270,7 @@ export const zh: Record<Key, string> = {
   "event.alarm.deleted": "告警已删除",
   "event.alarm.edited": "告警已编辑",
   "event.alarm.raised": "触发告警 {alarm}",
+  "event.host.memory-pressure": "内存池的空闲状况已改变",
   "event.backup.damaged": "已损坏",
   "event.backup.deleted": "已删除",
   "event.host.restored": "已从备份恢复",
