@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-memory bench-snapshot soak soak-hardware setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-balance bench-memory bench-snapshot soak soak-hardware setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -90,7 +90,10 @@ bench-host: setup-build setup-soak build ## Measure the daemon with a thousand g
 bench-share: setup-build build ## Measure what guests get of one processor against what was asked for, alone and in random trees of groups
 	bench/share $(TESSERA)
 
-bench-memory: setup-build setup-test build guests ## Measure what a pool of memory costs its guests, and gives (MEMORY_PARTS='fit over weights idle')
+bench-balance: setup-build setup-test build guests ## Measure how evenly a hundred equal guests are served, and what one that misbehaves does (BALANCE='processors disks networks storms cost')
+	bench/balance $(TESSERA) $(BUILD)/tiny $(BALANCE)
+
+bench-memory: setup-build setup-test build guests ## Measure what a pool of memory costs its guests, and gives (MEMORY_PARTS='fit over weights idle paged')
 	bench/memory $(TESSERA) $(BUILD)/tiny $(MEMORY_PARTS)
 
 bench-snapshot: setup-build setup-bench setup-test build guests ## Measure snapshots, going on from storage, twins, linked clones and deep disks beside QEMU (SNAPSHOT='pause resume twins linked layers')
