@@ -57,6 +57,15 @@ fn sets(text: &mut String, owner: Owner, site: &Site) {
     };
     set(text, "known_ipv4", "type ifname", known(|port| port.address.is_some()));
     set(text, "known_ipv6", "type ifname", known(|port| port.address6.is_some()));
+    // What the host has given to anybody, or has itself.
+    let own = || site.networks.iter().filter(|network| network.is_managed());
+    let given = taps(site).filter_map(|(port, _)| port.address);
+    let given = given.chain(own().filter_map(|network| network.ipv4.as_ref().map(|ip| ip.gateway())));
+    set(text, "given_ipv4", "type ipv4_addr", given);
+    let given = taps(site).filter_map(|(port, _)| port.address6);
+    let given = given.chain(own().filter_map(|network| network.ipv6.as_ref().map(|ip| ip.gateway())));
+    let given = given.map(|address| format!("{:#034x}", u128::from(address)));
+    set(text, "given_targets", "typeof @th,64,128", given);
     // The same, as bytes of a message.
     let targets = |(port, _): (&Port, _)| {
         port.address6.map(|address| format!("{} . {:#034x}", tap(port), u128::from(address)))
@@ -126,20 +135,18 @@ fn ipv6() -> Vec<String> {
 }
 
 /// What is sent to all but concerns one, or none of the guests. A thousand guests that each ask for a neighbour would wake a million times, each to
-/// find that somebody else is meant; where the host knows who has which address, only that one is asked.
+/// find that somebody else is meant; where the host knows who has an address, only that one is asked. An address that the host has not given may be
+/// anybody's, and whoever tells of its own (a gratuitous request) tells all.
 fn spared(by_guests: bool) -> Vec<String> {
-    // Who tells of an address of its own (a gratuitous request) tells all, as long as not many do so at once.
-    let gratuitous =
-        "ether type arp iifname . arp daddr ip @ipv4 limit rate 10/second burst 20 packets accept";
-    let gratuitous = by_guests.then(|| gratuitous.to_owned());
+    let gratuitous = by_guests.then(|| "ether type arp iifname . arp daddr ip @ipv4 accept".to_owned());
     let rules = lines(&[
-        "oifname @known_ipv4 arp operation request oifname . arp daddr ip != @ipv4 drop",
+        "oifname @known_ipv4 arp operation request arp daddr ip @given_ipv4 oifname . arp daddr ip != @ipv4 drop",
         // Guests give no addresses.
         "oifname @known_ipv4 ether type ip udp dport 67 drop",
         "oifname @known_ipv6 ether type ip6 udp dport 547 drop",
-        // They are no routers (RFC 4861, 4.1; RFC 3810, 5.2), and what they call themselves on their link nobody else knows.
+        // They are no routers (RFC 4861, 4.1; RFC 3810, 5.2).
         "oifname @known_ipv6 icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } drop",
-        "oifname @known_ipv6 icmpv6 type nd-neighbor-solicit @th,64,10 != 0x3fa oifname . @th,64,128 != @targets drop",
+        "oifname @known_ipv6 icmpv6 type nd-neighbor-solicit @th,64,128 @given_targets oifname . @th,64,128 != @targets drop",
     ]);
     gratuitous.into_iter().chain(rules).collect()
 }
