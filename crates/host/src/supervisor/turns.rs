@@ -4,8 +4,8 @@
 //! all of them several times as long as one after the other, and the first is ready no sooner than the last. So as many at a time as
 //! the host has processors go on and get their addresses; names and keys, for which nobody waits, are made when no one waits for an address.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Id;
@@ -15,8 +15,9 @@ use vmm::figures::now_ns;
 
 use super::Shared;
 
-/// One's turn: it ends when this goes.
-pub type Turn = OwnedSemaphorePermit;
+/// One's turn: it ends when this goes, or has taken too long.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "it is there to go")] Arc<Mutex<Option<OwnedSemaphorePermit>>>);
 
 /// How long a turn takes at most: what cannot be told anything must not keep others waiting.
 const MOST: Duration = Duration::from_secs(3);
@@ -49,7 +50,7 @@ impl Turns {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         // Whoever asked may have gone meanwhile.
         let _waits = Waits(self);
-        Arc::clone(&self.free).acquire_owned().await.ok()
+        Arc::clone(&self.free).acquire_owned().await.ok().map(Turn::begin)
     }
 
     /// Waits for the turn of one that can be spoken to already.
@@ -60,7 +61,7 @@ impl Turns {
             let _ = timeout_at(until, self.until_nobody_waits()).await;
             let turn = Arc::clone(&self.free).acquire_owned().await.ok()?;
             if self.waiting.load(Ordering::SeqCst) == 0 || Instant::now() >= until {
-                return Some(turn);
+                return Some(Turn::begin(turn));
             }
         }
     }
@@ -76,6 +77,20 @@ impl Turns {
     }
 }
 
+impl Turn {
+    fn begin(permit: OwnedSemaphorePermit) -> Self {
+        let place = Arc::new(Mutex::new(Some(permit)));
+        let held = Arc::downgrade(&place);
+        tokio::spawn(async move {
+            sleep(MOST).await;
+            if let Some(place) = held.upgrade() {
+                place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
+        });
+        Self(place)
+    }
+}
+
 /// Somebody waits as long as this is there.
 struct Waits<'a>(&'a Turns);
 
@@ -87,11 +102,10 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Waits until a guest rests after it has begun to work, or its turn has taken long enough.
+/// Waits until a guest rests after it has begun to work. Where nobody says whether one does, that is never.
 pub async fn rests(shared: &Shared, id: Id) {
-    let until = Instant::now() + MOST;
     let mut has_begun = false;
-    while Instant::now() < until {
+    loop {
         sleep(LOOK).await;
         let Some(page) = shared.figures.of(id) else { continue };
         let rests = page.rests_since().map_or(0, |since| now_ns().saturating_sub(since));
@@ -145,11 +159,21 @@ mod tests {
         tokio::task::yield_now().await;
         let late = Arc::clone(&turns);
         let late = tokio::spawn(async move { late.later().await });
-        sleep(PATIENCE + Duration::from_secs(1)).await;
         drop(held);
         drop(waiting.await.unwrap());
         assert!(late.await.unwrap().is_some());
         assert!(begun.elapsed() <= PATIENCE + Duration::from_secs(2));
         assert_eq!(turns.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_has_a_turn_for_longer_than_it_takes_whatever_becomes_of_it() {
+        let turns = Turns::new(1);
+        let stuck = turns.next().await;
+        let begun = Instant::now();
+        drop(turns.next().await);
+        assert!(begun.elapsed() >= MOST && begun.elapsed() < MOST * 2);
+        drop(stuck);
+        drop(timeout(MOST / 2, turns.next()).await.unwrap());
     }
 }
