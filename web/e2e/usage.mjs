@@ -18,9 +18,9 @@ test("what a guest used is drawn, grows by itself, and is looked at from nearer"
   assert.equal(asked.filter((query) => query.has("points")).length, 1);
   const drawn = () => page.locator(".charts canvas").first().evaluate((canvas) => canvas.toDataURL());
   const before = await drawn();
-  await page.getByRole("button", { name: /^Idle/ }).click();
+  await page.getByRole("button", { name: /^Nothing to do/ }).click();
   assert.notEqual(await drawn(), before, "a line that is switched off is not drawn");
-  await page.getByRole("button", { name: /^Idle/ }).click();
+  await page.getByRole("button", { name: /^Nothing to do/ }).click();
 
   const place = await page.locator(".chart-place .u-over").first().boundingBox();
   const middle = place.y + place.height / 2;
