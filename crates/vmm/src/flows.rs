@@ -162,6 +162,10 @@ impl Flow {
 
     /// Something has asked, and has to wait.
     pub fn waits(&self, now: u64) {
+        // A machine that stood still meanwhile did not wait.
+        if now > self.get(ASKED).saturating_add(PATIENCE) {
+            self.waits_no_more(now);
+        }
         self.put(ASKED, now);
         if self.get(SINCE) == 0 {
             self.put(SINCE, now.max(1));
@@ -216,6 +220,11 @@ mod tests {
         assert_eq!(page.passed(3, u64::MAX).waited_ns, 80 + PATIENCE);
         flow.waits_no_more(u64::MAX);
         assert_eq!(page.passed(3, u64::MAX).waited_ns, 80 + PATIENCE);
+        let (begin, end) = (10 * PATIENCE, 100 * PATIENCE);
+        flow.waits(begin);
+        flow.waits(end);
+        flow.waits_no_more(end + 5);
+        assert_eq!(page.passed(3, end + 5).waited_ns, 80 + 2 * PATIENCE + 5, "nor does one that asks again");
 
         let bytes = Part { per_second: 10, burst: 5, alone: 7 };
         page.allow(3, &Allowed { bytes, operations: Part::default(), until: 1000 });

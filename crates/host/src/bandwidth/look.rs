@@ -19,6 +19,9 @@ const HOLDS: u64 = 3_000_000_000;
 /// What was done in less than that says little of what is wanted, ns: something has changed, and is divided by what was seen before.
 const LEAST_WINDOW: u64 = 100_000_000;
 
+/// Who does so much of what it is allowed is kept waiting by that, and not by the other one of bytes and operations.
+const NEARLY: f64 = 0.8;
+
 /// A guest that runs.
 pub struct Guest {
     /// Its id.
@@ -47,6 +50,8 @@ struct Followed {
     did: [[f64; 2]; 2],
     /// The part of the last window in which something waited.
     waited: f64,
+    /// Bytes and operations each second that it was allowed in it.
+    allowed: [Option<f64>; 2],
 }
 
 /// What was seen so far.
@@ -60,7 +65,8 @@ impl Followed {
     fn new(page: &Arc<Page>, key: u64, now: u64) -> Option<Self> {
         let number = page.flow(key)?;
         let passed = page.passed(number, now);
-        Some(Self { page: Arc::clone(page), number, passed, at: now, did: [[0.0; 2]; 2], waited: 0.0 })
+        let (did, allowed) = ([[0.0; 2]; 2], [None; 2]);
+        Some(Self { page: Arc::clone(page), number, passed, at: now, did, waited: 0.0, allowed })
     }
 
     fn is_of(&self, page: &Arc<Page>, key: u64) -> bool {
@@ -84,10 +90,14 @@ impl Followed {
 
     /// What it is among those that share bytes (0) or operations (1).
     fn member(&self, what: usize, share: Share) -> Member {
-        Member { share, did: self.did[0][what].max(self.did[1][what]), waited: self.waited }
+        let did = |what: usize| self.did[0][what].max(self.did[1][what]);
+        let is_used = |what: usize| self.allowed[what].is_some_and(|allowed| did(what) >= allowed * NEARLY);
+        let for_other = is_used(1 - what) && !is_used(what);
+        Member { share, did: did(what), waited: self.waited, for_other }
     }
 
-    fn allow(&self, bytes: Option<Allowance>, operations: Option<Allowance>, until: u64) {
+    fn allow(&mut self, bytes: Option<Allowance>, operations: Option<Allowance>, until: u64) {
+        self.allowed = [bytes, operations].map(|allowance| allowance.map(|allowance| allowance.rate));
         let part = |allowance: Option<Allowance>| allowance.map_or(Part::default(), part);
         self.page.allow(self.number, &Allowed { bytes: part(bytes), operations: part(operations), until });
     }
@@ -147,7 +157,7 @@ impl Looks {
 
     /// Says what those that share one way of a place may do.
     fn divide(
-        &self,
+        &mut self,
         now: u64,
         (place, way): (&Place, Way),
         carries: Carries,
@@ -166,7 +176,9 @@ impl Looks {
         // Reserves and limits are in bytes.
         let by_weight = |of: &BandwidthShare| Share { weight: of.weight, ..Share::default() };
         let operations = of(1, carries.operations.map(|count| count as f64), by_weight);
-        for (((id, flow, _), bytes), operations) in all.iter().zip(bytes).zip(operations) {
+        let ids: Vec<_> = all.iter().map(|(id, ..)| *id).collect();
+        for ((id, bytes), operations) in ids.iter().zip(bytes).zip(operations) {
+            let Some(flow) = self.followed.get_mut(&(*id, place.clone(), way)) else { continue };
             flow.allow(bytes, operations, now.saturating_add(HOLDS));
             seen.entry(*id).or_default().push((place.clone(), flow.told(way, bytes, operations)));
         }
@@ -204,8 +216,8 @@ mod tests {
 
     /// Something has waited there until `now` for the whole window before.
     fn wait(flow: &Flow, now: u64) {
-        flow.waits(now - WINDOW);
-        flow.waits(now);
+        // What is held back asks again and again.
+        (0..=5).for_each(|ask| flow.waits(now - WINDOW + ask * WINDOW / 5));
     }
 
     fn rates(flow: &Flow, now: u64) -> [u64; 2] {

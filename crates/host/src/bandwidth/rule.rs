@@ -15,6 +15,8 @@ pub const WINDOW: f64 = 0.25;
 const WAITED: f64 = 0.1;
 /// How much more than it did one may do that was not kept waiting.
 const MORE: f64 = 1.25;
+/// For how long one may do at once what it may do each second, at least, seconds: nobody who waits is woken in the same moment.
+const LATE: f64 = 0.03;
 /// One that wants nothing may do this part of what it would have if all were busy.
 const LEAST: f64 = 1.0 / 64.0;
 
@@ -27,6 +29,8 @@ pub struct Member {
     pub did: f64,
     /// The part of the last window in which something of it waited for its allowance.
     pub waited: f64,
+    /// Whether that was for the other one of bytes and operations.
+    pub for_other: bool,
 }
 
 /// What somebody may do, each second and at once.
@@ -51,7 +55,7 @@ pub fn allowances(capacity: Option<f64>, members: &[Member]) -> Vec<Option<Allow
     let targets = divide(capacity, &claims);
     let allowed = busy.iter().zip(targets).map(|(&busy, target)| {
         let rate = target.max(busy * LEAST);
-        Some(Allowance { rate, burst: busy * WINDOW, alone: busy })
+        Some(Allowance { rate, burst: (busy * WINDOW).max(rate * LATE), alone: busy })
     });
     allowed.collect()
 }
@@ -74,7 +78,8 @@ impl Allowance {
 impl Member {
     fn claim(&self, capacity: f64) -> Claim {
         let most = self.share.most(capacity);
-        let wants = if self.waited >= WAITED { most } else { (self.did * MORE).min(most) };
+        let waited = self.waited >= WAITED && !self.for_other;
+        let wants = if waited { most } else { (self.did * MORE).min(most) };
         let besides = most - wants;
         Claim { reserve: self.share.reserve, weight: self.share.weight, wants, besides }
     }
@@ -87,7 +92,7 @@ mod tests {
     const BUSY: f64 = 1.0;
 
     fn member(weight: u32, did: f64, waited: f64) -> Member {
-        Member { share: Share { weight, ..Share::default() }, did, waited }
+        Member { share: Share { weight, ..Share::default() }, did, waited, for_other: false }
     }
 
     fn rates(capacity: f64, members: &[Member]) -> Vec<f64> {
@@ -116,6 +121,12 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_operations_has_no_more_bytes_for_that() {
+        let small = Member { for_other: true, ..member(1000, 40.0, BUSY) };
+        close(&rates(500.0, &[small, member(1000, 250.0, BUSY)]), &[50.0, 450.0]);
+    }
+
+    #[test]
     fn what_nobody_was_kept_from_is_for_whoever_wants_it_next() {
         let members = [member(2000, 40.0, 0.0), member(1000, 0.0, 0.0)];
         let rates = rates(1000.0, &members);
@@ -128,7 +139,7 @@ mod tests {
     fn reserves_come_first_and_limits_are_never_passed() {
         let with = |reserve, limit, did, waited| {
             let limit = if limit > 0.0 { Limit::Hard(limit) } else { Limit::None };
-            Member { share: Share { reserve, weight: 1000, limit }, did, waited }
+            Member { share: Share { reserve, weight: 1000, limit }, did, waited, for_other: false }
         };
         let members = [with(700.0, 0.0, 0.0, BUSY), with(0.0, 0.0, 0.0, BUSY), with(0.0, 0.0, 0.0, BUSY)];
         close(&rates(1000.0, &members), &[800.0, 100.0, 100.0]);

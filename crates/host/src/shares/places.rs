@@ -91,7 +91,8 @@ pub(super) fn reserves(definition: &VmDefinition) -> BTreeMap<Place, Size> {
 /// What all guests but one have reserved of a place.
 fn reserved(state: &State, place: &Place, but: Option<Id>) -> Size {
     let others = state.guests.iter().filter(|(id, _)| Some(**id) != but);
-    Size(others.map(|(_, other)| other.kept_of(place).0).sum())
+    // As much as anybody can say is more than anything carries.
+    Size(others.map(|(_, other)| other.kept_of(place).0).fold(0, u64::saturating_add))
 }
 
 /// Whether a guest can have reserved what its definition says beside what others have; what is wrong otherwise.

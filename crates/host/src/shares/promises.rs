@@ -255,6 +255,15 @@ impl Shares {
         self.change(|state| state.guests.insert(id, Claimant::new(definition, pid)));
     }
 
+    /// A guest's machine uses what this definition says, too, until it is started again: what is to be otherwise then it has still.
+    pub fn uses(&self, id: Id, machine: &VmDefinition) {
+        self.change(|state| {
+            if let Some(claimant) = state.guests.get_mut(&id) {
+                claimant.also_in(machine);
+            }
+        });
+    }
+
     /// A guest's process has ended; it keeps what it is promised.
     pub fn ended(&self, id: Id) {
         self.change(|state| {
@@ -345,6 +354,20 @@ impl Shares {
 }
 
 impl Claimant {
+    /// It is on these pools and networks as well, with the reserve that it has wherever it is.
+    fn also_in(&mut self, machine: &VmDefinition) {
+        for place in places::of(machine) {
+            if self.places.contains(&place) {
+                continue;
+            }
+            let reserve = place.share(&self.disks, &self.networks).reserve;
+            if reserve.0 > 0 {
+                self.kept.places.insert(place.clone(), reserve);
+            }
+            self.places.push(place);
+        }
+    }
+
     fn new(definition: &VmDefinition, pid: Option<u32>) -> Self {
         Self {
             share: definition.cpu_share,

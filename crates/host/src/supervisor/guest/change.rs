@@ -178,6 +178,9 @@ impl Guest {
         if self.is_promised() {
             let pid = self.running.as_ref().map(|running| running.process.pid());
             self.shared.shares.settle(self.record.vm.id, &self.record.vm.definition, pid);
+            if self.running.is_some() {
+                self.shared.shares.uses(self.record.vm.id, self.record.made_of());
+            }
         }
     }
 
@@ -414,6 +417,8 @@ impl Guest {
         for step in changing.done.iter().rev() {
             self.undo_step(step).await;
         }
+        // What has come back is where it was.
+        self.tell_places(self.record.made_of()).await;
         self.unchanged(changing, problem).await;
     }
 
@@ -513,6 +518,7 @@ impl Guest {
                 tracing::info!("{name}: {} was being removed and comes back: {added:?}", device.words());
             }
         }
+        self.tell_places(&made_of).await;
         if self.record.machine.is_some() && hardware.processors.len() as u32 != made_of.cpus {
             self.undo_step(&Step::Processors { from: made_of.cpus, to: 0 }).await;
         }

@@ -68,6 +68,7 @@ impl Guest {
                 self.record.again = false;
                 let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
                 self.shared.shares.settle(id, &self.record.vm.definition, pid);
+                self.shared.shares.uses(id, self.record.made_of());
                 self.running = Some(running);
                 self.show_figures().await;
                 self.set_state(VmState::Running);
@@ -223,6 +224,7 @@ impl Guest {
             State::Running | State::Paused => {
                 let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
                 self.shared.shares.settle(id, &self.record.vm.definition, pid);
+                self.shared.shares.uses(id, self.record.made_of());
                 self.show_figures().await;
                 let paused = report.state == State::Paused && self.stays_paused().await;
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
