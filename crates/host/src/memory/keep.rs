@@ -141,7 +141,9 @@ impl Keeper {
         }
         let order =
             |(id, bytes)| pids.get(&id).map(|(pid, least)| Order { id, pid: *pid, bytes, least: *least });
-        pager.page_out(page.into_iter().filter_map(order).collect()).await;
+        if pager.page_out(page.into_iter().filter_map(order).collect()).await {
+            self.looks.gets_on(Instant::now());
+        }
     }
 
     fn look(&mut self, heard: &[Heard]) -> Turn {

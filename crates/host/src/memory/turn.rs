@@ -12,6 +12,8 @@ use vmm::control::Stats;
 
 /// So long next to nothing may be free before somebody is suspended: balloons need some seconds to fill.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// So long paging may get on at most before that counts as if it did not.
+const PAGED: Duration = Duration::from_secs(120);
 /// So long a guest that says nothing may be starting, and touch all that it has before its balloon is there.
 const START: Duration = Duration::from_secs(120);
 /// A balloon is not told of less than this part of a guest's memory.
@@ -100,18 +102,34 @@ pub struct Looks {
     pressure: Pressure,
     /// Since when next to nothing is free.
     low: Option<Instant>,
+    /// When paging has got on since, and since when it does.
+    paged: Option<(Instant, Instant)>,
     at: Option<Instant>,
 }
 
 impl Looks {
     /// Nothing yet, for a pool of so many bytes.
     pub fn new(pool: u64) -> Self {
-        Self { size: pool, pool, guests: HashMap::new(), pressure: Pressure::High, low: None, at: None }
+        Self {
+            size: pool,
+            pool,
+            guests: HashMap::new(),
+            pressure: Pressure::High,
+            low: None,
+            paged: None,
+            at: None,
+        }
     }
 
     /// Takes it that so many bytes of the pool are needed for something else.
     pub fn go_without(&mut self, bytes: u64) {
         self.pool = self.size.saturating_sub(bytes);
+    }
+
+    /// Takes it that paging gets on: nobody has to go as long as it does, but for some time at most.
+    pub fn gets_on(&mut self, now: Instant) {
+        let first = self.paged.map_or(now, |(_, first)| first);
+        self.paged = Some((now, first));
     }
 
     /// How little is free.
@@ -249,11 +267,13 @@ impl Looks {
     /// one that has the most beyond what it is promised.
     fn least(&mut self, now: Instant, heard: &[Heard]) -> Option<Id> {
         if self.pressure != Pressure::Low {
-            self.low = None;
+            (self.low, self.paged) = (None, None);
             return None;
         }
-        let since = *self.low.get_or_insert(now);
-        if now - since < PATIENCE {
+        let low = *self.low.get_or_insert(now);
+        // Somebody who comes back as fast as it is paged must not keep the others from what they are promised for ever.
+        let paged = self.paged.filter(|(last, first)| *last - *first < PAGED).map_or(low, |(last, _)| last);
+        if now.saturating_duration_since(low.max(paged)) < PATIENCE {
             return None;
         }
         // Whoever goes takes a while to.
@@ -476,6 +496,25 @@ mod tests {
         }
         assert_eq!(looks.pressure(), MemoryPressure::Low);
         assert!(looks.look(begun + Duration::from_secs(99), &heard[..1], 0).0.suspend.is_none());
+    }
+
+    #[test]
+    fn nobody_goes_while_paging_gets_on_but_not_for_ever() {
+        let ids = [Id::new(), Id::new()];
+        let heard: Vec<_> = ids.iter().map(|id| guest(*id, 0, 500, None)).collect();
+        let begun = Instant::now();
+        let gone = |until: u64| {
+            let mut looks = Looks::new(1000 * MIB);
+            let gone = |second: &u64| {
+                let now = begun + Duration::from_secs(*second);
+                if *second < until {
+                    looks.gets_on(now);
+                }
+                looks.look(now, &heard, 0).0.suspend.is_some()
+            };
+            (0..300).find(gone)
+        };
+        assert_eq!([0, 40, 1000].map(gone), [Some(20), Some(59), Some(120)]);
     }
 
     #[test]

@@ -20,6 +20,8 @@ const LOOKS: usize = 512;
 const HALF: f64 = 15.0;
 /// So many seconds after a sample the next one is taken: each costs the guest the time that it takes to bring back what it uses.
 const PAUSE: f64 = 10.0;
+/// So many times what is wanted is tried, where pages do not go.
+const TRIES: usize = 2;
 /// A page that came back was out no longer than this, s, for all that is known.
 const SOON: f64 = 1.0;
 
@@ -93,19 +95,20 @@ impl Block {
     }
 
     /// How many of its pages are to be a sample now.
-    fn sample(&mut self, now: f64) -> usize {
-        let sample = SAMPLE.saturating_sub(self.out).min(self.present);
-        if sample == 0 || self.sampled.is_some_and(|sampled| now - sampled < PAUSE) {
+    fn sample(&self, now: f64) -> usize {
+        if self.sampled.is_some_and(|sampled| now - sampled < PAUSE) {
             return 0;
         }
-        self.sampled = Some(now);
-        sample
+        SAMPLE.saturating_sub(self.out).min(self.present)
     }
 
-    /// Takes it that so many pages more are out.
-    fn went(&mut self, pages: usize) {
-        self.present -= pages.min(self.present);
-        self.out += pages;
+    /// Takes in where the pages are after so many of them were to go; gives how many have gone. The others count as used: they are, or they are
+    /// held, and others are tried before them.
+    fn went(&mut self, look: &Look, ordered: usize) -> usize {
+        let gone = look.out.saturating_sub(self.out).min(ordered);
+        self.back += ((ordered - gone) as f64).min(SAMPLE as f64);
+        (self.present, self.out) = (look.present.len(), look.out);
+        gone
     }
 }
 
@@ -142,51 +145,66 @@ impl Hand {
             .collect();
     }
 
-    /// Has about so many bytes paged out, `now` being the time in seconds. Fewer if there is not so much.
+    /// Has about so many bytes paged out, `now` being the time in seconds. Fewer if there is not so much, or it does not go; gives how many went.
     ///
     /// # Errors
     /// If the process is gone.
-    pub fn take(&mut self, now: f64, bytes: u64, memory: &mut impl Pages) -> io::Result<()> {
-        let mut wanted = (bytes / PAGE) as usize;
-        let mut areas = Vec::new();
+    pub fn take(&mut self, now: f64, bytes: u64, memory: &mut impl Pages) -> io::Result<u64> {
+        let wanted = (bytes / PAGE) as usize;
+        let (mut areas, mut sampled, mut left) = (Vec::new(), Vec::new(), wanted);
         for _ in 0..self.blocks.len().min(LOOKS) {
+            if left == 0 {
+                break;
+            }
             self.next = (self.next + 1) % self.blocks.len();
             let look = memory.look(self.blocks[self.next].area)?;
             self.blocks[self.next].see(&look, now);
-            let sample = self.blocks[self.next].sample(now).min(wanted);
+            let sample = self.blocks[self.next].sample(now).min(left);
+            if sample == 0 {
+                continue;
+            }
             let chosen = self.chosen(look.present, sample);
             let block = &mut self.blocks[self.next];
             areas.extend(runs(block.area.start, &chosen));
-            block.went(chosen.len());
-            wanted -= chosen.len();
+            block.sampled = Some(now);
+            sampled.push((self.next, sample));
+            left -= sample;
         }
         memory.page_out(&areas)?;
-        self.take_coldest(now, wanted, memory)
+        let mut gone = 0;
+        for (at, sample) in sampled {
+            let block = &mut self.blocks[at];
+            gone += block.went(&memory.look(block.area)?, sample);
+        }
+        gone += self.take_coldest(now, wanted - gone, memory)?;
+        Ok(gone as u64 * PAGE)
     }
 
-    fn take_coldest(&mut self, now: f64, mut wanted: usize, memory: &mut impl Pages) -> io::Result<()> {
+    /// Gives how many pages have gone.
+    fn take_coldest(&mut self, now: f64, wanted: usize, memory: &mut impl Pages) -> io::Result<usize> {
+        let (mut gone, mut tries) = (0, wanted * TRIES);
         let mut order: Vec<_> = (0..self.blocks.len()).filter(|at| self.blocks[*at].present > 0).collect();
         order.sort_by(|a, b| self.blocks[*a].rate().total_cmp(&self.blocks[*b].rate()));
         for at in order {
-            if wanted == 0 {
-                return Ok(());
+            if gone == wanted || tries == 0 {
+                break;
             }
             let look = memory.look(self.blocks[at].area)?;
             let block = &mut self.blocks[at];
             block.see(&look, now);
-            let chosen = &look.present[..look.present.len().min(wanted)];
+            let chosen = &look.present[..look.present.len().min(wanted - gone).min(tries)];
             memory.page_out(&runs(block.area.start, chosen))?;
-            block.went(chosen.len());
-            wanted -= chosen.len();
+            gone += block.went(&memory.look(block.area)?, chosen.len());
+            tries -= chosen.len();
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// So many of some pages, by chance, in order.
     fn chosen(&mut self, mut pages: Vec<u16>, count: usize) -> Vec<u16> {
         for at in 0..count {
             // Numbers that look like chance are enough: S. Vigna, "xorshift*".
-            self.chance ^= (self.chance << 13) + 0x9e37_79b9;
+            self.chance ^= (self.chance << 13).wrapping_add(0x9e37_79b9);
             self.chance ^= self.chance >> 7;
             self.chance ^= self.chance << 17;
             let other = at + (self.chance % (pages.len() - at) as u64) as usize;
@@ -218,11 +236,13 @@ mod tests {
         hot: std::ops::Range<u64>,
         touched: u64,
         back: usize,
+        /// Those before this do not go.
+        held: u64,
     }
 
     impl Process {
         fn new(hot: std::ops::Range<u64>, touched: u64) -> Self {
-            Self { out: HashSet::new(), hot, touched, back: 0 }
+            Self { out: HashSet::new(), hot, touched, back: 0, held: 0 }
         }
 
         fn run(&mut self) {
@@ -243,7 +263,8 @@ mod tests {
         fn page_out(&mut self, areas: &[Area]) -> io::Result<()> {
             for area in areas {
                 assert!((area.start + area.len) / PAGE <= self.touched);
-                self.out.extend(area.start / PAGE..(area.start + area.len) / PAGE);
+                let pages = area.start / PAGE..(area.start + area.len) / PAGE;
+                self.out.extend(pages.filter(|page| *page >= self.held));
             }
             Ok(())
         }
@@ -299,10 +320,44 @@ mod tests {
         hand.take(0.0, 1 << 30, &mut process).unwrap();
         // It begins and ends within blocks.
         hand.lay(&[Area { start: 100 * PAGE, len: 1000 * PAGE }]);
-        hand.take(0.0, 50 * PAGE, &mut process).unwrap();
+        assert_eq!(hand.take(0.0, 50 * PAGE, &mut process).unwrap(), 50 * PAGE);
         assert_eq!(process.out.len(), 50);
-        hand.take(1.0, 1 << 30, &mut process).unwrap();
+        assert_eq!(hand.take(1.0, 1 << 30, &mut process).unwrap(), 150 * PAGE);
         assert_eq!(process.out.len(), 200);
+    }
+
+    #[test]
+    fn only_what_has_gone_counts_and_what_does_not_go_is_tried_behind_the_rest() {
+        let mut process = Process::new(0..0, 4 * BLOCK);
+        process.held = 2 * BLOCK;
+        let mut hand = Hand::default();
+        hand.lay(&[Area { start: 0, len: 4 * MIB }]);
+        let mut went = 0;
+        for second in 0..8 {
+            went += hand.take(f64::from(second), MIB, &mut process).unwrap();
+            assert_eq!(went, process.out.len() as u64 * PAGE);
+        }
+        assert_eq!(went, 2 * MIB, "all that can go is found behind what cannot");
+        assert_eq!(hand.blocks.iter().map(|block| block.out).sum::<usize>(), process.out.len());
+        assert!(hand.blocks[0].rate() > hand.blocks[3].rate());
+    }
+
+    #[test]
+    fn a_sample_that_was_not_taken_is_taken_later() {
+        let mut process = Process::new(0..0, 4 * BLOCK);
+        let mut hand = Hand::default();
+        hand.lay(&[Area { start: 0, len: 4 * MIB }]);
+        hand.take(0.0, SAMPLE as u64 * PAGE, &mut process).unwrap();
+        assert_eq!(hand.blocks.iter().filter(|block| block.sampled.is_some()).count(), 1);
+        hand.take(1.0, SAMPLE as u64 * PAGE, &mut process).unwrap();
+        let outs = hand.blocks.iter().map(|block| block.out).collect::<Vec<_>>();
+        assert_eq!(outs, [0, SAMPLE, SAMPLE, 0]);
+    }
+
+    #[test]
+    fn chance_goes_on_whatever_it_was() {
+        let mut hand = Hand { chance: u64::MAX << 5, ..Hand::default() };
+        assert_eq!(hand.chosen((0..256).collect(), 256), (0..256).collect::<Vec<_>>());
     }
 
     #[test]
