@@ -382,7 +382,7 @@ pub(crate) fn forget_boot(id: Id, transaction: Transaction) -> Result<Transactio
 ///
 /// # Errors
 /// If the daemon cannot start.
-pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
+pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
     let mut tcp = Vec::new();
     for address in &config.listen {
         tcp.push(TcpListener::bind(address).await.map_err(|error| DaemonError::Listen(*address, error))?);
@@ -392,11 +392,35 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let path = config.socket.clone().unwrap_or_else(|| host.paths.socket());
     let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
     let pager = open_paging(&config, &host).await?;
-    let (router, room) = (http::router(Arc::clone(&host)), Arc::new(Room::new(files)));
+    let done = go_on(&config, &host, tcp, (&path, socket), files, pager, stop).await;
+    // Whoever pages for this host is found by what it has left, in use or not; it ends with the daemon, however that ends.
+    let (id, may_touch) = (host.id, memory::may_touch(&host.supervisor, &host.memory));
+    let taken = tokio::task::spawn_blocking(move || take_away(id, &[], may_touch)).await;
+    if let Err(error) = taken {
+        tracing::error!("paging is not taken away: {error}");
+    }
+    done?;
+    host.supervisor.close();
+    // Whoever removed it before us had a reason.
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}
+
+/// Has all parts work until `stop` says that they end.
+async fn go_on(
+    config: &Config,
+    host: &Arc<Host>,
+    tcp: Vec<TcpListener>,
+    (path, socket): (&Path, UnixListener),
+    files: u64,
+    pager: Option<Pager>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), DaemonError> {
+    let (router, room) = (http::router(Arc::clone(host)), Arc::new(Room::new(files)));
     let mut servers = tokio::task::JoinSet::new();
     let mut pages = Vec::new();
     for listener in tcp {
-        let address = listener.local_addr().map_err(|error| DaemonError::Socket(path.clone(), error))?;
+        let address = listener.local_addr().map_err(|error| DaemonError::Socket(path.to_owned(), error))?;
         let loopback = address.ip().is_loopback();
         let certificates = || Arc::clone(&host.certificates);
         let door = if loopback { Door::Tcp(listener) } else { Door::Tls(listener, certificates()) };
@@ -412,7 +436,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let _ = host.pages.set(pages);
     tracing::info!("listens at {}", path.display());
     servers.spawn(serve(Door::Unix(socket), router, room, stop.clone()));
-    let keeper = tokio::spawn(keep_house(Arc::clone(&host)));
+    let keeper = tokio::spawn(keep_house(Arc::clone(host)));
     let pools = tokio::spawn(Arc::clone(host.supervisor.pools()).keep());
     let (series, store) = (Arc::clone(&host.series), Arc::clone(&host.store));
     let sampler = Sampler::begin(series, store, Arc::clone(&host.supervisor)).map_err(DaemonError::Series)?;
@@ -421,8 +445,8 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let (shares, figures) = (Arc::clone(host.supervisor.shares()), Arc::clone(&host.figures));
     let bandwidth = bandwidth::Keeper::begin(shares, figures, Arc::clone(&host.bandwidth));
     let bandwidth = bandwidth.map_err(DaemonError::Series)?;
-    let alarms = tokio::spawn(alarms::keep(Arc::clone(&host)));
-    let schedules = tokio::spawn(schedules::keep(Arc::clone(&host)));
+    let alarms = tokio::spawn(alarms::keep(Arc::clone(host)));
+    let schedules = tokio::spawn(schedules::keep(Arc::clone(host)));
     let (supervisor, pool, store) =
         (Arc::clone(&host.supervisor), Arc::clone(&host.memory), Arc::clone(&host.store));
     let memory = tokio::spawn(memory::keep(supervisor, pool, pager, store));
@@ -438,12 +462,8 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     alarms.abort();
     schedules.abort();
     memory.abort();
-    // Whoever pages for this host is found by what it has left, in use or not.
-    let id = host.id;
-    let _ = tokio::task::spawn_blocking(move || take_away(id, &[])).await;
-    host.supervisor.close();
-    // Whoever removed it before us had a reason.
-    let _ = std::fs::remove_file(&path);
+    // It has the devices until it has ended, which an abort is no error of.
+    let _ = memory.await;
     Ok(())
 }
 
@@ -455,21 +475,27 @@ async fn open_paging(config: &Config, host: &Host) -> Result<Option<Pager>, Pagi
         return Err(PagingError::NoPool(option));
     }
     let (own, id) = (host.paths.paging(), host.id);
+    let may_touch = memory::may_touch(&host.supervisor, &host.memory);
     let open = move || {
-        let paging = asked.map(|asked| Device::open(&asked, &own, id)).transpose()?;
+        if asked.is_some() || compression.is_some() {
+            memory::can_page().map_err(PagingError::Process)?;
+        }
         let compression = compression.map(|size| Device::compressed(size, id)).transpose()?;
+        let paging = asked.map(|asked| Device::open(&asked, &own, id)).transpose();
+        let paging = paging.inspect_err(|_| compression.iter().for_each(Device::give_up))?;
         let wanted: Vec<_> = paging.iter().chain(&compression).map(Device::path).collect();
-        take_away(id, &wanted);
+        // Where there is another one, what guests touch can go there.
+        take_away(id, &wanted, if wanted.is_empty() { may_touch } else { Size(0) });
         Ok(Pager::new(compression, paging))
     };
-    // A thread that failed has opened nothing.
-    tokio::task::spawn_blocking(open).await.unwrap_or(Ok(None))
+    tokio::task::spawn_blocking(open).await?
 }
 
-/// Takes paging devices of this host away, but those that are wanted: what is on them comes back, if there is room.
-fn take_away(host: Id, but: &[&Path]) {
+/// Takes paging devices of this host away, but those that are wanted: what is on them comes back, if there is room for that and for what guests may
+/// touch besides.
+fn take_away(host: Id, but: &[&Path], may_touch: Size) {
     for device in Device::left(host, but) {
-        match device.close() {
+        match device.close(may_touch) {
             Ok(()) => tracing::info!("{}: nothing is paged there any more", device.path().display()),
             Err(error) => tracing::warn!("{error}"),
         }

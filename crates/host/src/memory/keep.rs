@@ -16,6 +16,7 @@ use super::paging::{Order, Pager, out_of_memory};
 use super::turn::{Has, Heard, Looks, Turn, told};
 use crate::events::Happening;
 use crate::machine;
+use crate::shares::Claimant;
 use crate::store::{Store, StoreError, Transaction};
 use crate::supervisor::Supervisor;
 use crate::supervisor::usage::own_memory;
@@ -65,6 +66,17 @@ impl Pool {
     fn note(&self, seen: Seen) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
+}
+
+/// What guests that run may touch beyond what they have in memory, bytes, if nobody takes or gives any more: all that they are made with, or what
+/// they were seen to hold.
+pub fn may_touch(supervisor: &Supervisor, pool: &Pool) -> Size {
+    let seen = pool.seen();
+    let beyond = |(id, claimant): (Id, Claimant)| {
+        let held = seen.guests.get(&id).map_or(claimant.most_memory, |now| now.held);
+        held.0.saturating_sub(claimant.pid.and_then(own_memory).unwrap_or(0))
+    };
+    Size(supervisor.shares().running().into_iter().map(beyond).sum())
 }
 
 /// Keeps a host's guests to its pool, with what does not fit on the paging device if there is one. Without a pool they get back what one

@@ -9,5 +9,5 @@ mod keep;
 mod paging;
 mod turn;
 
-pub use keep::{Pool, keep};
-pub use paging::{Device, Pager, Paging, PagingError};
+pub use keep::{Pool, keep, may_touch};
+pub use paging::{Device, Pager, Paging, PagingError, can_page};

@@ -17,6 +17,6 @@ mod seen;
 pub use control::{Controls, Version};
 pub use ledger::Ledger;
 pub use places::{Carries, Place, of as places_of, pool_of};
-pub use promises::{Shares, Woken, capacity};
+pub use promises::{Claimant, Shares, Woken, capacity};
 pub use regulator::Regulator;
 pub use seen::Seen;

@@ -33,14 +33,14 @@ impl Header {
         Self { last_page, uuid: *host.bytes(), label: *NAME }
     }
 
-    /// That of an area, if it is one.
+    /// That of an area, if its first page is one as we write it, to the byte: whoever uses the area for something else changes something of it.
     pub fn read(file: &File) -> Option<Self> {
         let mut page = [0; PAGE as usize];
         file.read_exact_at(&mut page, 0).ok()?;
         let word = |at: usize| page[at..at + 4].try_into().map(u32::from_le_bytes).ok();
         let part = |at: usize| page[at..at + 16].try_into().ok();
-        let sound = page.ends_with(MAGIC) && word(VERSION) == Some(1);
-        sound.then_some(Self { last_page: word(LAST_PAGE)?, uuid: part(UUID)?, label: part(LABEL)? })
+        let header = Self { last_page: word(LAST_PAGE)?, uuid: part(UUID)?, label: part(LABEL)? };
+        (header.bytes() == page).then_some(header)
     }
 
     /// The page.
@@ -74,8 +74,11 @@ mod tests {
         assert_eq!(Header::read(&file), Some(header.clone()));
         assert!(header.is_of(host) && !header.is_of(other));
         assert_eq!(header.last_page, 16383);
-        file.write_all_at(b"SWAPSPACE1", PAGE - 10).unwrap();
-        assert_eq!(Header::read(&file), None);
+        for (at, byte) in [(PAGE - 1, b"1"), (0, b"x"), (2048, b"x")] {
+            file.write_all_at(&header.bytes(), 0).unwrap();
+            file.write_all_at(byte, at).unwrap();
+            assert_eq!(Header::read(&file), None, "{at}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use api::Size;
 
 pub use device::Device;
 pub use pager::{Order, Pager};
-pub use process::out_of_memory;
+pub use process::{can_page, out_of_memory};
 
 /// Where guests' memory is paged to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +60,26 @@ pub enum PagingError {
     )]
     Something(PathBuf),
     /// Somebody else uses it.
-    #[error("--memory-paging {0}: it is in use: mounted, swap of somebody else, or a part of another device")]
+    #[error(
+        "--memory-paging {0}: it is in use: mounted, a guest's disk, swap of somebody else, or a part of another device"
+    )]
     InUse(PathBuf),
+    /// It is a device in memory.
+    #[error(
+        "--memory-paging {0}: what is there is in memory: have it compressed with --memory-compression SIZE"
+    )]
+    InMemory(PathBuf),
+    /// Somebody but root could read the file or put another one in its place.
+    #[error(
+        "--memory-paging {0}: {1}: remove it, and a file is made that only root reads, or give another one"
+    )]
+    Unsafe(PathBuf, &'static str),
+    /// Guests' processes cannot be paged.
+    #[error("--memory-paging, --memory-compression: guests cannot be paged here: {0}")]
+    Process(io::Error),
+    /// It was not tried to the end.
+    #[error("--memory-paging, --memory-compression: {0}")]
+    Thread(#[from] tokio::task::JoinError),
     /// There is too little.
     #[error("{what}: {size} are too little: give at least 64M")]
     TooSmall {
@@ -97,13 +115,16 @@ pub enum PagingError {
     On(PathBuf, io::Error),
     /// It cannot be taken away now.
     #[error(
-        "{path}: it stays in use: {used} are on it, and this machine has only {available} available to bring that back to"
+        "{path}: it stays in use: {used} are on it, guests may touch {may_touch} more than they have in memory, and this machine has only {available} \
+         available for that"
     )]
     Stays {
         /// Where.
         path: PathBuf,
         /// What is on it.
         used: Size,
+        /// What guests may touch beyond what they have in memory.
+        may_touch: Size,
         /// What is available.
         available: Size,
     },

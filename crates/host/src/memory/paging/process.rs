@@ -16,6 +16,8 @@ const LEAST_AREA: u64 = 16 << 20;
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const OF_FILE: u64 = 1 << 61;
+/// Who pages others needs these, by their number in linux/capability.h.
+const NEEDED: [(u32, &str); 2] = [(19, "CAP_SYS_PTRACE"), (23, "CAP_SYS_NICE")];
 /// As many areas as the kernel takes at a time (IOV_MAX).
 const AT_A_TIME: usize = 1024;
 
@@ -91,6 +93,32 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// Tries with a page of our own whether the kernel pages what it is told, and says where it is.
+///
+/// # Errors
+/// If it does not, or we may not have it do so with others.
+pub fn can_page() -> io::Result<()> {
+    let own = std::fs::read_to_string("/proc/self/status")?;
+    if let Some(name) = missing(&own) {
+        return Err(io::Error::other(format!("the daemon has no {name}: start it as root")));
+    }
+    let bytes = vec![1u8; 2 * PAGE as usize];
+    let area = Area { start: (bytes.as_ptr() as u64).next_multiple_of(PAGE), len: PAGE };
+    let mut process = Process::open(std::process::id())?;
+    process.look(area).map_err(|error| io::Error::other(format!("/proc/self/pagemap: {error}")))?;
+    let advised = process.advise(&[area]);
+    advised.map_err(|error| io::Error::other(format!("process_madvise(2), MADV_PAGEOUT: {error}")))?;
+    drop(bytes);
+    Ok(())
+}
+
+/// The first capability that is needed to page other users' processes and is not there, by the text of proc_pid_status(5).
+fn missing(status: &str) -> Option<&'static str> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    NEEDED.iter().find(|(bit, _)| effective & 1 << bit == 0).map(|(_, name)| *name)
 }
 
 /// How many of some areas are in so many bytes.
@@ -221,6 +249,14 @@ nonsense
         assert_eq!([0, PAGE, 2 * PAGE, 3 * PAGE, 6 * PAGE].map(|done| whole(&some, done)), [0, 1, 1, 2, 3]);
         let [a, b] = halves(Area { start: 10 * PAGE, len: 3 * PAGE });
         assert_eq!((a.len, b.start, b.len), (PAGE, 11 * PAGE, 2 * PAGE));
+    }
+
+    #[test]
+    fn what_a_daemon_needs_to_page_others_is_named_if_it_lacks() {
+        assert_eq!(missing("Name:\tx\nCapEff:\t000001ffffffffff\n"), None);
+        assert_eq!(missing("CapEff:\t000001ffff7fffff\n"), Some("CAP_SYS_NICE"));
+        assert_eq!(missing("CapEff:\t0000000000000000\n"), Some("CAP_SYS_PTRACE"));
+        assert_eq!(missing("nothing"), None, "a kernel that does not say so is tried");
     }
 
     #[test]

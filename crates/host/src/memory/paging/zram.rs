@@ -3,11 +3,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use api::Size;
 
 /// Where devices are made and removed.
 const CONTROL: &str = "/sys/class/zram-control";
+/// How often it is tried to remove one that somebody has open, and the time between.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A device, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ impl Zram {
             number.trim().parse().map_err(|_| io::Error::other(format!("'{number}' is no device")))?;
         let device = Self(number);
         let sized = fs::write(device.told("disksize"), size.0.to_string());
-        sized.inspect_err(|_| drop(device.remove()))?;
+        sized.inspect_err(|_| device.give_up())?;
         Ok(device)
     }
 
@@ -57,12 +61,26 @@ impl Zram {
         holds(&fs::read_to_string(self.told("mm_stat")).unwrap_or_default()).unwrap_or_default()
     }
 
-    /// Removes it. Nobody may use it any more.
+    /// Removes it. Nobody may use it any more; who only looks what it is (udev does) is waited for.
     ///
     /// # Errors
     /// If somebody does.
     pub fn remove(self) -> io::Result<()> {
-        fs::write(Path::new(CONTROL).join("hot_remove"), self.0.to_string())
+        let mut tries = 0;
+        loop {
+            match fs::write(Path::new(CONTROL).join("hot_remove"), self.0.to_string()) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < TRIES => tries += 1,
+                result => return result,
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Removes one that is of no use; says so if it stays.
+    pub fn give_up(self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!("{}: it is not in use, and cannot be removed: {error}", self.path().display());
+        }
     }
 }
 
