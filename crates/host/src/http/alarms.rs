@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{
-    Acknowledge, Alarm, AlarmDefinition, AlarmScope, Invalid, List, ListQuery, NewTask, Problem, Task, merge,
+    Acknowledge, Alarm, AlarmDefinition, AlarmScope, Invalid, List, ListQuery, NewTask, Problem, Task,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::caller::{Admin, Operator, Viewer};
-use super::error::{Error, Result};
-use super::input::{Body, Query, if_match, read};
+use super::error::Result;
+use super::input::{Body, Query, if_match, patched};
 use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::alarms::path;
@@ -104,10 +104,7 @@ pub async fn edit(
         let detail = "the alarm has changed since it was read: read it again";
         return Err(Problem::new(412, "It has changed", detail).into());
     }
-    let before = serde_json::to_value(&alarm.definition);
-    let mut after = before.map_err(|error| Error(Problem::internal(error.to_string())))?;
-    merge(&mut after, patch);
-    let mut definition: AlarmDefinition = read(&after)?;
+    let mut definition = patched(&alarm.definition, patch)?;
     if definition.name != alarm.definition.name {
         let detail = "an alarm keeps its name: make another one";
         return Err(Problem::invalid(vec![Invalid::new("/name", definition.name.as_str(), detail)]).into());

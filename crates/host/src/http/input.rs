@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use api::{Invalid, Problem};
+use api::{Invalid, Problem, merge};
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
@@ -77,6 +78,24 @@ pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T> {
         let found = if found.to_string().len() > 200 { Value::Null } else { found };
         Error(Problem::invalid(vec![Invalid::new(pointer, found, error.into_inner().to_string())]))
     })
+}
+
+/// What something is after a JSON merge patch (RFC 7396).
+///
+/// # Errors
+/// If that is nothing of its kind.
+pub fn patched<T: Serialize + DeserializeOwned>(before: &T, patch: Value) -> Result<T> {
+    read(&merged(before, patch)?)
+}
+
+/// The same, for whoever reads it in another way.
+///
+/// # Errors
+/// If what was before is no JSON.
+pub fn merged(before: &impl Serialize, patch: Value) -> Result<Value> {
+    let mut whole = serde_json::to_value(before).map_err(|error| Problem::internal(error.to_string()))?;
+    merge(&mut whole, patch);
+    Ok(whole)
 }
 
 /// The JSON pointer (RFC 6901) of a path.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Id, List, ListQuery, NewTask, Problem, Task, merge};
+use api::{Id, List, ListQuery, NewTask, Problem, Task};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::caller::{Admin, Viewer};
 use super::error::Result;
-use super::input::{Body, Query, if_match};
+use super::input::{Body, Query, if_match, merged};
 use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::access::Identity;
@@ -113,10 +113,7 @@ pub async fn edit(
         let detail = "the network has changed since it was read: read it again";
         return Err(Problem::new(412, "It has changed", detail).into());
     }
-    let before = serde_json::to_value(&network.definition);
-    let mut after = before.map_err(|error| Problem::internal(error.to_string()))?;
-    merge(&mut after, patch);
-    let definition = read(&after)?;
+    let definition = read(&merged(&network.definition, patch)?)?;
     if definition.name != network.definition.name {
         let detail = "a network keeps its name: guests are on it by that";
         return Err(Problem::invalid(vec![api::Invalid::new("/name", definition.name, detail)]).into());

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use api::{Invalid, List, ListQuery, Name, NewTask, Problem, Size, Task, merge};
+use api::{Invalid, List, ListQuery, Name, NewTask, Problem, Size, Task};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::bytes::{apart, incoming, outgoing};
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
-use super::input::{Body, Query, read};
+use super::input::{Body, Query, patched};
 use super::lists;
 use super::tasks::{Wait, accepted, check};
 use crate::access::Identity;
@@ -86,12 +86,7 @@ pub async fn edit(
     Path(pool): Path<String>,
     Body(patch): Body<Value>,
 ) -> Result<axum::Json<PoolInfo>> {
-    let change = |before: PoolDefinition| {
-        let whole = serde_json::to_value(&before);
-        let mut whole = whole.map_err(|error| Problem::internal(error.to_string()))?;
-        merge(&mut whole, patch);
-        read(&whole).map_err(|error| error.0)
-    };
+    let change = |before: PoolDefinition| patched(&before, patch).map_err(|error| error.0);
     Ok(axum::Json(host.supervisor.pools().edit(&pool, change, &identity.actor).await?))
 }
 

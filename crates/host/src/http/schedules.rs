@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use api::{List, Problem, Schedule, ScheduleDefinition, merge};
+use api::{List, Problem, Schedule, ScheduleDefinition};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::Value;
 
 use super::caller::{Operator, Viewer};
 use super::error::Result;
-use super::input::{Body, read};
+use super::input::{Body, patched};
 use crate::daemon::Host;
 
 /// The schedules of a guest, by name.
@@ -74,10 +74,7 @@ pub async fn edit(
 ) -> Result<axum::Json<Schedule>> {
     let (vm, _) = host.supervisor.find(&vm).await?;
     let stored = host.schedules.get(vm.id, &schedule).await?;
-    let whole = serde_json::to_value(&stored.definition);
-    let mut whole = whole.map_err(|error| Problem::internal(error.to_string()))?;
-    merge(&mut whole, body);
-    let definition: ScheduleDefinition = read(&whole)?;
+    let definition = patched(&stored.definition, body)?;
     if definition.name != stored.definition.name {
         let wrong = api::Invalid::new("/name", definition.name.as_str(), "a schedule keeps its name");
         return Err(Problem::invalid(vec![wrong]).into());

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use api::{Invalid, List, ListQuery, Problem, ShareGroup, ShareGroupInfo, merge};
+use api::{Invalid, List, ListQuery, Problem, ShareGroup, ShareGroupInfo};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::Value;
 
 use super::caller::{Admin, Viewer};
 use super::error::Result;
-use super::input::{Body, Query, read};
+use super::input::{Body, Query, patched};
 use super::lists;
 use crate::daemon::Host;
 
@@ -66,10 +66,7 @@ pub async fn edit(
     Body(patch): Body<Value>,
 ) -> Result<axum::Json<ShareGroupInfo>> {
     let change = |before: ShareGroup| {
-        let whole = serde_json::to_value(&before);
-        let mut whole = whole.map_err(|error| Problem::internal(error.to_string()))?;
-        merge(&mut whole, patch);
-        let after: ShareGroup = read(&whole).map_err(|error| error.0)?;
+        let after = patched(&before, patch).map_err(|error| error.0)?;
         if after.name != before.name {
             let detail = "a group keeps its name: make another one";
             return Err(Problem::invalid(vec![Invalid::new("/name", after.name.as_str(), detail)]));

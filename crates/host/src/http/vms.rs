@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::caller::{Admin, Operator, Viewer};
 use super::error::Result;
-use super::input::{Body, Query, if_match, read};
+use super::input::{Body, Query, if_match, patched, read};
 use super::scope::{Seen, Theirs, claim};
 use super::tasks::{Wait, accepted, check};
 use super::{events, lists};
@@ -261,14 +261,7 @@ pub async fn edit(
     headers: HeaderMap,
     Body(patch): Body<Value>,
 ) -> Result<Response> {
-    let patched = |definition: &VmDefinition| {
-        let before =
-            serde_json::to_value(definition).map_err(|error| Problem::internal(error.to_string()))?;
-        let mut after = before;
-        merge(&mut after, patch);
-        read(&after)
-    };
-    reshape(host, identity, &vm, query, &headers, patched).await
+    reshape(host, identity, &vm, query, &headers, |definition| patched(definition, patch)).await
 }
 
 /// Begins a task that makes a guest what `edit` says, who is given what it is.
