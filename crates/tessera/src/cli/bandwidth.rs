@@ -6,7 +6,7 @@ use api::{BandwidthFlow, BandwidthPlace, BandwidthReport, BandwidthShare, Size, 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::cli::options::OrNone;
+use crate::cli::options::{OrNone, share_patch};
 
 /// What a guest is promised of the pools that its disks are on.
 #[derive(Debug, Default, Clone, Args)]
@@ -39,23 +39,15 @@ pub struct NetworkShareOption {
 impl DiskShareOption {
     /// A JSON merge patch of the share of a guest, if anything is said of it.
     pub fn patch(&self) -> Option<Value> {
-        patch(self.disk_reserve, self.disk_weight, self.disk_limit.as_ref())
+        share_patch(self.disk_reserve, self.disk_weight, self.disk_limit.as_ref())
     }
 }
 
 impl NetworkShareOption {
     /// A JSON merge patch of the share of a guest, if anything is said of it.
     pub fn patch(&self) -> Option<Value> {
-        patch(self.network_reserve, self.network_weight, self.network_limit.as_ref())
+        share_patch(self.network_reserve, self.network_weight, self.network_limit.as_ref())
     }
-}
-
-fn patch(reserve: Option<Size>, weight: Option<u32>, limit: Option<&OrNone<Size>>) -> Option<Value> {
-    let mut fields = Map::new();
-    fields.extend(reserve.map(|reserve| ("reserve".to_owned(), json!(reserve))));
-    fields.extend(weight.map(|weight| ("weight".to_owned(), json!(weight))));
-    fields.extend(limit.map(|OrNone(limit)| ("limit".to_owned(), json!(limit))));
-    (!fields.is_empty()).then_some(Value::Object(fields))
 }
 
 /// How much a network carries.

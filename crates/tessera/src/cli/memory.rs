@@ -6,10 +6,10 @@ use std::str::FromStr;
 use api::{MemoryNow, MemoryOfGuest, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, Size};
 use clap::{Args, Subcommand};
 use host::daemon::{self, Paging};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cli::memory_plan;
-use crate::cli::options::OrNone;
+use crate::cli::options::{OrNone, share_patch};
 use crate::cli::output::{Column, OutputOption, print, size};
 use crate::client::HostOption;
 use crate::failure::{Failure, Result};
@@ -180,17 +180,7 @@ pub struct MemoryShareOption {
 impl MemoryShareOption {
     /// A JSON merge patch of the share of a guest, if anything is said of it.
     pub fn patch(&self) -> Option<Value> {
-        let mut fields = serde_json::Map::new();
-        if let Some(reserve) = self.memory_reserve {
-            fields.insert("reserve".into(), json!(reserve));
-        }
-        if let Some(weight) = self.memory_weight {
-            fields.insert("weight".into(), json!(weight));
-        }
-        if let Some(OrNone(limit)) = self.memory_limit {
-            fields.insert("limit".into(), json!(limit));
-        }
-        (!fields.is_empty()).then_some(Value::Object(fields))
+        share_patch(self.memory_reserve, self.memory_weight, self.memory_limit.as_ref())
     }
 }
 

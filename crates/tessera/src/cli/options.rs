@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use api::Size;
 use disk::Format;
+use serde_json::{Map, Value, json};
 
 use crate::cli::limits::{CardWords, DiskWords};
 
@@ -21,6 +23,19 @@ impl<T: FromStr<Err: Display>> FromStr for OrNone<T> {
             other => other.parse().map(|one| Self(Some(one))).map_err(|error| format!("{error}, or none")),
         }
     }
+}
+
+/// A JSON merge patch of a guest's share in bytes, if anything is said of it.
+pub fn share_patch(
+    reserve: Option<Size>,
+    weight: Option<u32>,
+    limit: Option<&OrNone<Size>>,
+) -> Option<Value> {
+    let mut fields = Map::new();
+    fields.extend(reserve.map(|reserve| ("reserve".to_owned(), json!(reserve))));
+    fields.extend(weight.map(|weight| ("weight".to_owned(), json!(weight))));
+    fields.extend(limit.map(|OrNone(limit)| ("limit".to_owned(), json!(limit))));
+    (!fields.is_empty()).then_some(Value::Object(fields))
 }
 
 /// A disk's format as people write it.
