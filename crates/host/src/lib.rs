@@ -30,4 +30,5 @@ mod store;
 pub mod supervisor;
 pub mod tasks;
 pub mod tls;
+mod vcpus;
 pub mod wires;

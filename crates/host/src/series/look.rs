@@ -1,20 +1,18 @@
-//! What the kernel says of a guest's process each second: what its processors did, and the memory it takes (proc(5)). Files are opened once:
-//! reading one that is open costs a microsecond.
+//! What the kernel says of a guest's process each second: what its processors did, and the memory it takes (proc(5)).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use vmm::figures::{Page, now_ns};
 
 use super::stack::Done;
+use crate::vcpus::{self, Vcpu, numbers};
 
 /// A guest's process as it is looked at.
 #[derive(Debug)]
 pub struct Look {
     pid: u32,
-    /// The scheduler's figures of each thread that is a processor of the guest, by its number.
-    processors: Vec<(u32, File)>,
+    processors: Vec<Vcpu>,
     memory: File,
 }
 
@@ -34,12 +32,12 @@ impl Look {
     /// If it is gone, or the kernel does not say what it does.
     pub fn at(pid: u32) -> io::Result<Self> {
         let memory = File::open(format!("/proc/{pid}/statm"))?;
-        Ok(Self { pid, processors: processors(pid)?, memory })
+        Ok(Self { pid, processors: vcpus::of(pid)?, memory })
     }
 
     /// Looks for its processors again: there may be more or fewer.
     pub fn again(&mut self) {
-        if let Ok(found) = processors(self.pid) {
+        if let Ok(found) = vcpus::of(self.pid) {
             self.processors = found;
         }
     }
@@ -50,39 +48,13 @@ impl Look {
     /// If it is gone.
     pub fn now(&self, figures: Option<&Page>) -> io::Result<Seen> {
         let mut processors = Vec::with_capacity(self.processors.len());
-        for (number, file) in &self.processors {
-            let halted = figures.and_then(|page| page.halted_ns(*number, now_ns()));
-            let [run, ready] = numbers(file)?;
-            processors.push((*number, Done { run, ready, halted }));
+        for vcpu in &self.processors {
+            let halted = figures.and_then(|page| page.halted_ns(vcpu.number, now_ns()));
+            let done = vcpu.done()?;
+            processors.push((vcpu.number, Done { run: done.ran, ready: done.waited, halted }));
         }
         let [_, resident] = numbers(&self.memory)?;
         Ok(Seen { processors, resident: resident * rustix::param::page_size() as u64 })
-    }
-}
-
-fn processors(pid: u32) -> io::Result<Vec<(u32, File)>> {
-    let number = |name: &str| name.trim_end().strip_prefix("vcpu")?.parse().ok();
-    let mut found = Vec::new();
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        if let Some(number) = number(&name) {
-            // It may just have ended.
-            found.extend(File::open(thread.path().join("schedstat")).map(|file| (number, file)));
-        }
-    }
-    found.sort_by_key(|(number, _)| *number);
-    Ok(found)
-}
-
-/// The first two numbers in a file.
-fn numbers(file: &File) -> io::Result<[u64; 2]> {
-    let mut text = [0; 128];
-    let length = file.read_at(&mut text, 0)?;
-    let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
-    let mut words = text.split_ascii_whitespace().map(|word| word.parse().unwrap_or(0));
-    match (words.next(), words.next()) {
-        (Some(first), Some(second)) => Ok([first, second]),
-        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

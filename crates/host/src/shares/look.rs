@@ -1,21 +1,14 @@
 //! How much of a processor a guest would take if it were alone: of each of its processors' threads, the part of the time in which it did not
 //! wait for others that it ran (proc(5), schedstat).
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 
-/// What a thread has done by now, ns.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Done {
-    ran: u64,
-    waited: u64,
-}
+use crate::vcpus::{self, Done, Vcpu};
 
 /// The threads that are a guest's processors.
 #[derive(Debug)]
 pub struct Look {
-    threads: Vec<(File, Done)>,
+    threads: Vec<(Vcpu, Done)>,
 }
 
 /// What they did since the last look, ns.
@@ -33,17 +26,8 @@ impl Look {
     /// # Errors
     /// If it is gone.
     pub fn at(pid: u32) -> io::Result<Self> {
-        let mut threads = Vec::new();
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-            let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-            let number = name.trim_end().strip_prefix("vcpu");
-            if number.is_some_and(|number| number.parse::<u32>().is_ok())
-                && let Ok(file) = File::open(thread.path().join("schedstat"))
-            {
-                let done = done(&file)?;
-                threads.push((file, done));
-            }
-        }
+        let with = |vcpu: Vcpu| vcpu.done().map(|done| (vcpu, done));
+        let threads = vcpus::of(pid)?.into_iter().map(with).collect::<io::Result<_>>()?;
         Ok(Self { threads })
     }
 
@@ -53,8 +37,8 @@ impl Look {
     /// If one is gone.
     pub fn again(&mut self, window: u64) -> io::Result<Did> {
         let mut did = Did { ran: 0, asked: 0.0 };
-        for (file, before) in &mut self.threads {
-            let now = done(file)?;
+        for (vcpu, before) in &mut self.threads {
+            let now = vcpu.done()?;
             let (ran, waited) =
                 (now.ran.saturating_sub(before.ran), now.waited.saturating_sub(before.waited));
             did.ran += ran;
@@ -74,17 +58,6 @@ fn asked(window: u64, ran: u64, waited: u64) -> f64 {
     // A wait counts when it ends, and may have begun before.
     let own = window.saturating_sub(waited).max(ran);
     ran as f64 / own as f64
-}
-
-fn done(file: &File) -> io::Result<Done> {
-    let mut text = [0; 96];
-    let length = file.read_at(&mut text, 0)?;
-    let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
-    let mut words = text.split_ascii_whitespace().map(|word| word.parse().unwrap_or(0));
-    match (words.next(), words.next()) {
-        (Some(ran), Some(waited)) => Ok(Done { ran, waited }),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use api::{DiskStats, NicStats, Problem, ProcessorStats, Size, Stats, Time, Vm, V
 use futures_util::StreamExt;
 
 use super::Supervisor;
+use crate::vcpus;
 
 /// So many guests are asked at a time.
 const AT_A_TIME: usize = 64;
@@ -16,14 +17,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long each of a process's vCPU threads has waited for a processor of the host, ns (proc(5), schedstat).
 pub fn ready(pid: u32) -> HashMap<usize, u64> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let waited = threads.filter_map(|thread| {
-        let name = fs::read_to_string(thread.path().join("comm")).ok()?;
-        let number = name.trim_end().strip_prefix("vcpu")?.parse().ok()?;
-        let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        Some((number, times.split_whitespace().nth(1)?.parse().ok()?))
-    });
-    waited.collect()
+    let vcpus = vcpus::of(pid).unwrap_or_default().into_iter();
+    vcpus.filter_map(|vcpu| Some((vcpu.number as usize, vcpu.done().ok()?.waited))).collect()
 }
 
 /// What a process takes of memory for itself, bytes: not pages of files that others may have in memory, too (proc(5), statm).

@@ -1,0 +1,68 @@
+//! The threads that are a guest's processors, and what the kernel says of them (proc(5), schedstat). Files are opened once: reading one that is
+//! open costs a microsecond.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// A thread that is a processor of a guest.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// The processor's number.
+    pub number: u32,
+    schedstat: File,
+}
+
+/// What a thread has done by now, ns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// It ran.
+    pub ran: u64,
+    /// It had work and waited for a processor of the host.
+    pub waited: u64,
+}
+
+/// Those of a process, by their numbers.
+///
+/// # Errors
+/// If it is gone.
+pub fn of(pid: u32) -> io::Result<Vec<Vcpu>> {
+    let number = |name: &str| name.trim_end().strip_prefix("vcpu")?.parse().ok();
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        if let Some(number) = number(&name) {
+            // It may just have ended.
+            let schedstat = File::open(thread.path().join("schedstat"));
+            found.extend(schedstat.map(|schedstat| Vcpu { number, schedstat }));
+        }
+    }
+    found.sort_by_key(|vcpu| vcpu.number);
+    Ok(found)
+}
+
+impl Vcpu {
+    /// What it has done.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn done(&self) -> io::Result<Done> {
+        let [ran, waited] = numbers(&self.schedstat)?;
+        Ok(Done { ran, waited })
+    }
+}
+
+/// The first two numbers in a file.
+///
+/// # Errors
+/// If there are not so many, or what it is about is gone.
+pub fn numbers(file: &File) -> io::Result<[u64; 2]> {
+    let mut text = [0; 128];
+    let length = file.read_at(&mut text, 0)?;
+    let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
+    let mut words = text.split_ascii_whitespace().map(|word| word.parse().unwrap_or(0));
+    match (words.next(), words.next()) {
+        (Some(first), Some(second)) => Ok([first, second]),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
