@@ -117,19 +117,15 @@ async fn tell(
     getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
     let mut words = vec![STANDARD.encode(secret)];
     words.extend(cards(shared, definition, twin).await);
-    let interfaces = {
-        let mut given = std::pin::pin!(script(shared, id, ADDRESSES, words, SOON));
-        tokio::select! {
-            // Its turn ends here, too: it would wait for its second one for ever.
-            given = &mut given => {
-                drop(turn);
-                given?
-            }
-            () = turns::rests(shared, id) => {
-                drop(turn);
-                given.await?
-            }
-        }
+    let mut given = std::pin::pin!(script(shared, id, ADDRESSES, words, SOON));
+    let done = tokio::select! {
+        given = &mut given => Some(given),
+        () = turns::rests(shared, id) => None,
+    };
+    drop(turn);
+    let interfaces = match done {
+        Some(given) => given?,
+        None => given.await?,
     };
     // It can be spoken to now. Nobody waits for names and keys: where many go on at once, the others' addresses come first.
     let _turn = shared.turns.later().await;

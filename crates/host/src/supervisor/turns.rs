@@ -4,20 +4,22 @@
 //! all of them several times as long as one after the other, and the first is ready no sooner than the last. So as many at a time as
 //! the host has processors go on and get their addresses; names and keys, for which nobody waits, are made when no one waits for an address.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Id;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use vmm::figures::now_ns;
 
 use super::Shared;
 
 /// One's turn: it ends when this goes, or has taken too long.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "it is there to go")] Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub struct Turn {
+    _goes: oneshot::Sender<()>,
+}
 
 /// How long a turn takes at most: what cannot be told anything must not keep others waiting.
 const MOST: Duration = Duration::from_secs(3);
@@ -79,15 +81,13 @@ impl Turns {
 
 impl Turn {
     fn begin(permit: OwnedSemaphorePermit) -> Self {
-        let place = Arc::new(Mutex::new(Some(permit)));
-        let held = Arc::downgrade(&place);
+        let (_goes, gone) = oneshot::channel();
         tokio::spawn(async move {
-            sleep(MOST).await;
-            if let Some(place) = held.upgrade() {
-                place.lock().unwrap_or_else(PoisonError::into_inner).take();
-            }
+            // Whichever comes first.
+            let _ = timeout(MOST, gone).await;
+            drop(permit);
         });
-        Self(place)
+        Self { _goes }
     }
 }
 
@@ -118,8 +118,6 @@ pub async fn rests(shared: &Shared, id: Id) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -164,6 +162,11 @@ mod tests {
         assert!(late.await.unwrap().is_some());
         assert!(begun.elapsed() <= PATIENCE + Duration::from_secs(2));
         assert_eq!(turns.waiting.load(Ordering::SeqCst), 0);
+        // Somebody waits all the time.
+        turns.waiting.fetch_add(1, Ordering::SeqCst);
+        let begun = Instant::now();
+        assert!(turns.later().await.is_some());
+        assert!(begun.elapsed() >= PATIENCE);
     }
 
     #[tokio::test(start_paused = true)]
