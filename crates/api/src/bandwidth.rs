@@ -1,9 +1,9 @@
 //! What guests are promised of the bandwidth of storage pools and networks, and what they have of it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::share_in_bytes::{Faults, share, usual_weight};
 use crate::{Invalid, Size};
 
 /// Less than that each second is nothing that a system gets on with, and nothing that a pool or a network carries.
@@ -27,10 +27,6 @@ pub struct BandwidthShare {
     pub limit: Option<Size>,
 }
 
-fn usual_weight() -> u32 {
-    share::USUAL_WEIGHT
-}
-
 impl Default for BandwidthShare {
     fn default() -> Self {
         Self { reserve: Size(0), weight: share::USUAL_WEIGHT, limit: None }
@@ -45,39 +41,25 @@ impl BandwidthShare {
 
     /// The same for whoever divides.
     pub fn share(&self) -> share::Share {
-        let limit = self.limit.map_or(share::Limit::None, |limit| share::Limit::Hard(limit.0 as f64));
-        share::Share { reserve: self.reserve.0 as f64, weight: self.weight, limit }
+        share(self.reserve, self.weight, self.limit)
     }
 
     /// What is wrong with it, if it is at `pointer`.
     pub fn check(&self, pointer: &str) -> Vec<Invalid> {
-        let mut wrong = Vec::new();
-        let mut say = |field: &str, value: Value, detail: String| {
-            wrong.push(Invalid::new(format!("{pointer}/{field}"), value, detail));
-        };
+        let mut faults = Faults::at(pointer);
         let (reserve, least) = (self.reserve, LEAST_BANDWIDTH);
         if (1..least.0).contains(&reserve.0) {
-            say("reserve", reserve.0.into(), format!("bytes each second: 0, or at least {least}"));
+            faults.say("reserve", reserve.0, format!("bytes each second: 0, or at least {least}"));
         }
         match self.limit {
             Some(limit) if limit < least => {
                 let detail = format!("bytes each second: at least {least}; leave it out for no limit");
-                say("limit", limit.0.into(), detail);
+                faults.say("limit", limit.0, detail);
             }
-            Some(limit) if reserve > limit => {
-                let detail = format!(
-                    "the reserve {reserve} is above the limit {limit}: at most {limit} can be reserved"
-                );
-                say("reserve", reserve.0.into(), detail);
-            }
+            Some(limit) if reserve > limit => faults.say_above(reserve, limit),
             _ => {}
         }
-        for weight in self.share().check() {
-            if let share::Wrong::Weight(weight) = weight {
-                say("weight", weight.into(), share::Wrong::Weight(weight).to_string());
-            }
-        }
-        wrong
+        faults.with_weight(&self.share())
     }
 }
 

@@ -23,6 +23,7 @@ mod quantity;
 mod receipt;
 mod schedule;
 mod share_group;
+mod share_in_bytes;
 mod shares;
 mod site;
 mod snapshot;

@@ -1,9 +1,9 @@
 //! What guests are promised of a host's pool of memory, and what they have of it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::share_in_bytes::{Faults, share, usual_weight};
 use crate::{Id, Invalid, Name, Size};
 
 /// What a guest is promised of a host's pool of memory. Everyone has their reserve; what is left goes by weight, where memory that is not
@@ -24,10 +24,6 @@ pub struct MemoryShare {
     pub limit: Option<Size>,
 }
 
-fn usual_weight() -> u32 {
-    share::USUAL_WEIGHT
-}
-
 impl Default for MemoryShare {
     fn default() -> Self {
         Self { reserve: Size(0), weight: share::USUAL_WEIGHT, limit: None }
@@ -42,38 +38,26 @@ impl MemoryShare {
 
     /// The same for whoever divides.
     pub fn share(&self) -> share::Share {
-        let limit = self.limit.map_or(share::Limit::None, |limit| share::Limit::Hard(limit.0 as f64));
-        share::Share { reserve: self.reserve.0 as f64, weight: self.weight, limit }
+        share(self.reserve, self.weight, self.limit)
     }
 
     /// What is wrong with it for a guest that can have so much memory.
     pub fn check(&self, memory: Size) -> Vec<Invalid> {
-        let mut wrong = Vec::new();
-        let mut say = |field: &str, value: Value, detail: String| {
-            wrong.push(Invalid::new(format!("/memory_share/{field}"), value, detail));
-        };
+        let mut faults = Faults::at("/memory_share");
         let reserve = self.reserve;
         if reserve > memory {
             let detail = format!("the guest has {memory} of memory: at most {memory} can be reserved");
-            say("reserve", reserve.0.into(), detail);
+            faults.say("reserve", reserve.0, detail);
         }
         if let Some(limit) = self.limit {
             if limit < crate::vm::LEAST_MEMORY {
                 let detail = format!("a guest cannot live on less than {}", crate::vm::LEAST_MEMORY);
-                say("limit", limit.0.into(), detail);
+                faults.say("limit", limit.0, detail);
             } else if reserve > limit && reserve <= memory {
-                let detail = format!(
-                    "the reserve {reserve} is above the limit {limit}: at most {limit} can be reserved"
-                );
-                say("reserve", reserve.0.into(), detail);
+                faults.say_above(reserve, limit);
             }
         }
-        for weight in self.share().check() {
-            if let share::Wrong::Weight(weight) = weight {
-                say("weight", weight.into(), share::Wrong::Weight(weight).to_string());
-            }
-        }
-        wrong
+        faults.with_weight(&self.share())
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::share_in_bytes::usual_weight;
 use crate::{BandwidthReport, Id, Invalid, MemoryReport, Name, ShareGroupInfo};
 
 /// The most processors that anything here is about: more than any machine has.
@@ -140,10 +141,6 @@ pub struct CpuShare {
     /// Whether they may pass the limit when nobody else wants more.
     #[serde(default)]
     pub soft: bool,
-}
-
-fn usual_weight() -> u32 {
-    share::USUAL_WEIGHT
 }
 
 impl Default for CpuShare {
