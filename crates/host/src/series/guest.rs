@@ -13,7 +13,7 @@ use super::bucket::Bucket;
 use super::look::{Look, Seen};
 use super::processors::Processors;
 use super::ring::Ring;
-use super::stack::{self, Stack};
+use super::stack::{self, PARTS};
 use super::track::Track;
 use super::{FLUSH, FLUSH_ALL, Kind, LONGEST, kind, rate, seconds, tell};
 use crate::shares::Ledger;
@@ -86,6 +86,29 @@ pub struct Said {
     pub ledger: Option<Ledger>,
 }
 
+/// What a guest has done by some time.
+struct Moment {
+    at: Instant,
+    second: u32,
+    seen: Seen,
+    /// Its disks have worked so long, and it has been throttled so long, ns.
+    disks: u64,
+    throttled: u64,
+}
+
+/// The series of its processors and its memory.
+fn values(processors: &[(u32, [f64; PARTS])], resident: u64) -> [Option<f64>; TRACKS[0]] {
+    let mut values = [None; TRACKS[0]];
+    if !processors.is_empty() {
+        let sum = |part: usize| processors.iter().map(|(_, parts)| parts[part]).sum::<f64>();
+        let [run, ready, limited, memory, io, halted] = std::array::from_fn(sum);
+        let wait = limited + memory + io + halted;
+        values = [run, ready, wait, 0.0, limited, memory, io, halted].map(Some);
+    }
+    values[3] = Some(resident as f64);
+    values
+}
+
 /// A guest that runs.
 pub struct Guest {
     state: VmState,
@@ -94,9 +117,8 @@ pub struct Guest {
     ring: Ring,
     tracks: [Track; 3],
     processors: Processors,
-    seen: Option<(Instant, u32, Seen)>,
-    /// How long its disks had worked and it had been throttled by then, ns.
-    worked: (u64, u64),
+    /// What it had done when it was looked at last.
+    last: Option<Moment>,
     noted: Option<(Instant, u32, Devices)>,
     ledger: Option<(u32, Ledger)>,
     /// When it was asked last.
@@ -122,8 +144,7 @@ impl Guest {
             ring,
             tracks: [0, 1, 2].map(Track::new),
             processors: Processors::new(path),
-            seen: None,
-            worked: (0, 0),
+            last: None,
             noted: None,
             ledger: None,
             asked: 0,
@@ -176,41 +197,42 @@ impl Guest {
 
     /// What it did since the last look.
     fn add(&mut self, now: u32, seen: Seen, said: &Said) {
-        let moment = Instant::now();
-        let disks = said.figures.as_ref().map_or(0, |page| page.disks_busy_ns());
-        let throttled = said.ledger.map_or(0, |ledger| ledger.throttled);
-        let worked = std::mem::replace(&mut self.worked, (disks, throttled));
-        let memory = seen.resident as f64;
-        let Some((before, second, then)) = self.seen.replace((moment, now, seen)) else { return };
-        let Some((_, _, seen)) = &self.seen else { return };
-        let window = u64::try_from(moment.duration_since(before).as_nanos()).unwrap_or(u64::MAX);
-        let numbers = |seen: &Seen| seen.processors.iter().map(|(number, _)| *number).collect::<Vec<_>>();
-        let mut values = [None; TRACKS[0]];
-        values[3] = Some(memory);
-        let mut stacks = Vec::new();
-        if numbers(&then) == numbers(seen) && !seen.processors.is_empty() && window > 0 {
-            let pairs: Vec<_> =
-                then.processors.iter().zip(&seen.processors).map(|(a, b)| (a.1, b.1)).collect();
-            let (disks, throttled) = (disks.saturating_sub(worked.0), throttled.saturating_sub(worked.1));
-            stacks = stack::stacks(window, &pairs, throttled, disks);
+        let after = Moment {
+            at: Instant::now(),
+            second: now,
+            seen,
+            disks: said.figures.as_ref().map_or(0, |page| page.disks_busy_ns()),
+            throttled: said.ledger.map_or(0, |ledger| ledger.throttled),
+        };
+        if let Some(before) = self.last.take() {
+            let processors = self.processors(&before, &after);
+            let values = values(&processors, after.seen.resident);
+            for second in seconds(before.second, now, LONGEST) {
+                tell(self.tracks[0].add(&self.ring, second, &values));
+                self.processors.add(second, &processors);
+            }
+        }
+        self.last = Some(after);
+    }
+
+    /// The parts of the time between two looks that each processor spent, by its number; none if they are not the same processors.
+    fn processors(&self, before: &Moment, after: &Moment) -> Vec<(u32, [f64; PARTS])> {
+        let window = u64::try_from(after.at.duration_since(before.at).as_nanos()).unwrap_or(u64::MAX);
+        let (then, now) = (&before.seen.processors, &after.seen.processors);
+        let is_same = then.len() == now.len() && then.iter().zip(now).all(|(then, now)| then.0 == now.0);
+        if !is_same || window == 0 {
+            return Vec::new();
         }
         if self.state == VmState::Paused {
             // It stands still, and waits for nothing.
-            stacks.iter_mut().for_each(|stack| *stack = Stack::default());
+            return now.iter().map(|(number, _)| (*number, [0.0; PARTS])).collect();
         }
-        let parts = |stack: &Stack| stack.parts().map(|ns| ns as f64 / window as f64);
-        if !stacks.is_empty() {
-            let sum = |part: usize| stacks.iter().map(|stack| parts(stack)[part]).sum::<f64>();
-            let [run, ready, limited, memory, io, halted] = std::array::from_fn(sum);
-            let wait = limited + memory + io + halted;
-            let all = [run, ready, wait, values[3].unwrap_or(0.0), limited, memory, io, halted];
-            values = all.map(Some);
-        }
-        let shown: Vec<_> = numbers(seen).into_iter().zip(stacks.iter().map(parts)).collect();
-        for second in seconds(second, now, LONGEST) {
-            tell(self.tracks[0].add(&self.ring, second, &values));
-            self.processors.add(second, &shown);
-        }
+        let pairs: Vec<_> = then.iter().zip(now).map(|(then, now)| (then.1, now.1)).collect();
+        let disks = after.disks.saturating_sub(before.disks);
+        let throttled = after.throttled.saturating_sub(before.throttled);
+        let stacks = stack::stacks(window, &pairs, throttled, disks);
+        let parts = stacks.iter().map(|stack| stack.parts().map(|ns| ns as f64 / window as f64));
+        now.iter().map(|(number, _)| *number).zip(parts).collect()
     }
 
     /// What has become of what it is promised since that was told last.
