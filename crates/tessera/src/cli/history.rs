@@ -45,6 +45,21 @@ pub fn span(text: &str) -> std::result::Result<u32, String> {
     number.checked_mul(unit).filter(|seconds| *seconds > 0).ok_or_else(wrong)
 }
 
+/// What is told of a time in which nothing was measured.
+pub const NOTHING: &str = "nothing was measured in this time: a guest is while it runs";
+
+/// What asks for the last so many seconds of what was measured, in at most so many spans.
+pub fn last(seconds: u32, points: Option<u32>, series: Option<String>) -> Vec<(&'static str, String)> {
+    let now = Time::now();
+    let from = now - std::time::Duration::from_secs(seconds.into());
+    query(&[
+        ("from", Some(from.to_string())),
+        ("to", Some(now.to_string())),
+        ("points", points.map(|points| points.to_string())),
+        ("series", series),
+    ])
+}
+
 /// A series as it is shown.
 struct Shown(Series);
 
@@ -68,15 +83,8 @@ const COLUMNS: [Column<Shown>; 6] = [
 impl HistoryArgs {
     /// Shows the history that the host has at `path`.
     pub async fn execute(self, client: &Client, path: &str) -> Result<()> {
-        let now = Time::now();
-        let from = now - std::time::Duration::from_secs(self.last.into());
         let points = self.points.or(self.output.is_table().then_some(WIDTH));
-        let query = query(&[
-            ("from", Some(from.to_string())),
-            ("to", Some(now.to_string())),
-            ("points", points.map(|points| points.to_string())),
-            ("series", self.series),
-        ]);
+        let query = last(self.last, points, self.series);
         let answer: Value = client.get(path, &query).await?;
         if !self.output.is_table() {
             return self.output.one(&answer);
@@ -86,7 +94,7 @@ impl HistoryArgs {
         let series = answer["series"].as_array().map(Vec::as_slice).unwrap_or_default();
         self.output.list(series, &COLUMNS)?;
         if history.series.iter().all(|series| known(&series.avg).next().is_none()) {
-            crate::cli::output::say("nothing was measured in this time: a guest is while it runs");
+            crate::cli::output::say(NOTHING);
         }
         Ok(())
     }

@@ -1,14 +1,11 @@
 //! `tessera share receipts`: what became of what a guest was promised.
 
-use std::time::Duration;
-
-use api::{Receipt, Receipts, Time};
+use api::{Receipt, Receipts};
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::history::span;
+use crate::cli::history::{NOTHING, last, span};
 use crate::cli::output::{Column, OutputOption, say};
-use crate::cli::vm::query;
 use crate::client::{HostOption, segment};
 use crate::failure::{Failure, Result};
 
@@ -47,14 +44,9 @@ fn number(processors: f64) -> String {
 impl ReceiptsArgs {
     /// Shows them.
     pub async fn execute(self, host: &HostOption) -> Result<()> {
-        let now = Time::now();
         let points =
             self.points.unwrap_or_else(|| if self.output.is_table() { LINES } else { self.last.min(4000) });
-        let query = query(&[
-            ("from", Some((now - Duration::from_secs(self.last.into())).to_string())),
-            ("to", Some(now.to_string())),
-            ("points", Some(points.to_string())),
-        ]);
+        let query = last(self.last, Some(points), None);
         let answer: Value =
             host.client()?.get(&format!("/vms/{}/receipts", segment(&self.vm)?), &query).await?;
         if !self.output.is_table() {
@@ -71,7 +63,7 @@ impl ReceiptsArgs {
 fn summary(told: &Receipts) -> String {
     let all = told.receipts.len();
     if all == 0 {
-        return "nothing was measured in this time: a guest is while it runs".into();
+        return NOTHING.into();
     }
     let step = match told.step {
         1 => "1 s".to_owned(),
@@ -85,6 +77,8 @@ fn summary(told: &Receipts) -> String {
 
 #[cfg(test)]
 mod tests {
+    use api::Time;
+
     use super::*;
 
     #[test]
