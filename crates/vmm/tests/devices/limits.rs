@@ -264,13 +264,7 @@ fn a_card_has_what_it_is_allowed_each_way_by_itself() {
     page.allow(send, &nothing());
     let rig = Rig::new(vec![Box::new(card)]);
     let mut driver = Driver::start(&rig, 1, u64::MAX);
-    cable.write_all(&framed().repeat(12)).unwrap();
-    for number in 0..12 {
-        driver.add(0, &[(DATA + number * 2048, 2048, true)]);
-        driver.add(1, &[(DATA, HEADER + FRAME, false)]);
-    }
-    driver.kick(0);
-    driver.kick(1);
+    both_ways(&mut driver, &mut cable, 12);
     for _ in 0..12 {
         driver.used(0);
     }
@@ -304,6 +298,17 @@ fn card(limits: NetLimits) -> (Net, vmm::virtio::net::Limiter, UnixStream) {
 /// A frame as it is on the cable.
 fn framed() -> Vec<u8> {
     [&FRAME.to_be_bytes()[..], &[7; FRAME as usize]].concat()
+}
+
+/// So many frames come to a card and as many are sent by it, all at once.
+fn both_ways(driver: &mut Driver<'_>, cable: &mut UnixStream, count: u64) {
+    cable.write_all(&framed().repeat(count as usize)).unwrap();
+    for number in 0..count {
+        driver.add(0, &[(DATA + number * 2048, 2048, true)]);
+        driver.add(1, &[(DATA, HEADER + FRAME, false)]);
+    }
+    driver.kick(0);
+    driver.kick(1);
 }
 
 #[test]
@@ -344,13 +349,7 @@ fn a_card_whose_limits_change_goes_on_at_once() {
     let (card, limiter, mut cable) = card(never);
     let rig = Rig::new(vec![Box::new(card)]);
     let mut driver = Driver::start(&rig, 1, u64::MAX);
-    cable.write_all(&framed().repeat(3)).unwrap();
-    for number in 0..3 {
-        driver.add(0, &[(DATA + number * 2048, 2048, true)]);
-        driver.add(1, &[(DATA, HEADER + FRAME, false)]);
-    }
-    driver.kick(0);
-    driver.kick(1);
+    both_ways(&mut driver, &mut cable, 3);
     driver.used(0);
     driver.used(1);
     rig.machine.pause();
