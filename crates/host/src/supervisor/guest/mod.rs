@@ -10,6 +10,7 @@ mod snapshot;
 mod start;
 mod suspend;
 mod twin;
+mod undo;
 
 use std::future::pending;
 use std::process::ExitStatus;

@@ -66,11 +66,10 @@ impl Guest {
                 status.pending_restart = plan::needs_restart(&machine, &self.record.vm.definition);
                 self.record.machine = Some(machine);
                 self.record.again = false;
-                let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
-                self.shared.shares.settle(id, &self.record.vm.definition, pid);
-                self.shared.shares.uses(id, self.record.made_of());
                 self.running = Some(running);
+                self.settle_promise();
                 self.show_figures().await;
+                self.tell_places(self.record.made_of()).await;
                 self.set_state(VmState::Running);
                 let (kind, message) =
                     if suspended { ("vm.resumed", "goes on where it was") } else { ("vm.started", "runs") };
@@ -215,16 +214,13 @@ impl Guest {
     async fn show_figures(&self) {
         if let Some(running) = &self.running {
             self.shared.figures.begin(self.record.vm.id, &running.client).await;
-            self.tell_places(self.record.made_of()).await;
         }
     }
 
     async fn take_over_in(&mut self, report: StateReport) {
         match report.state {
             State::Running | State::Paused => {
-                let (id, pid) = (self.record.vm.id, self.record.vm.status.pid);
-                self.shared.shares.settle(id, &self.record.vm.definition, pid);
-                self.shared.shares.uses(id, self.record.made_of());
+                self.settle_promise();
                 self.show_figures().await;
                 let paused = report.state == State::Paused && self.stays_paused().await;
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
