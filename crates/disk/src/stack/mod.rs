@@ -178,6 +178,14 @@ impl Stack {
         self.resize(len)
     }
 
+    /// Has everything written so far in the files, durable or not: whoever opens them next finds it.
+    ///
+    /// # Errors
+    /// If the host does not take it.
+    pub fn write_back(&self) -> io::Result<()> {
+        if self.read_only { Ok(()) } else { self.shared().write_back() }
+    }
+
     /// Makes everything written so far durable, with `top` being the top.
     fn flush_top(&self, top: &Top) -> io::Result<()> {
         // Whoever comes second waits: its writes may be in these files, too.

@@ -1,8 +1,13 @@
 //! What guests go through.
 
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::agent::start;
 use crate::guest::Code;
+use crate::snapshots::{answers, inside};
 use crate::{Daemon, PANIC, POWER_OFF, kill, processes_of, waits};
 
 #[test]
@@ -135,4 +140,21 @@ fn two_consoles_hear_the_same_and_both_can_type() {
     assert!(consoles[0].wait().unwrap().success());
     daemon.run("vm stop echo");
     assert!(consoles[1].wait().unwrap().success());
+}
+
+#[test]
+fn what_was_written_is_on_the_disk_when_the_plug_is_pulled_however_slow_its_process_is() {
+    let daemon = Daemon::start();
+    start(&daemon, "a", &["--new-disk", "16M"]);
+    inside(&daemon, "a", "echo written >/dev/vda; sync");
+    let pid = Pid::from_raw(daemon.vm("a")["status"]["pid"].as_i64().unwrap() as i32).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| daemon.run("vm stop a"));
+        std::thread::sleep(Duration::from_secs(4));
+        kill_process(pid, Signal::CONT).unwrap();
+    });
+    daemon.run("vm start a");
+    answers(&daemon, "a");
+    assert_eq!(inside(&daemon, "a", "head -n 1 /dev/vda"), "written");
 }

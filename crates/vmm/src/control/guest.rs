@@ -231,6 +231,13 @@ impl Guest {
         Ok(())
     }
 
+    /// The last that is done: nothing runs after it, and what is on the disks is in their files.
+    pub(super) fn end(&mut self) {
+        // One that has ended by itself, or never was, cannot be paused, and need not be.
+        let _ = self.pause();
+        self.disks.write_back();
+    }
+
     pub(super) fn resume(&mut self) -> Result<(), Refusal> {
         match (self.machine()?, self.state) {
             (_, State::Running) => Ok(()),

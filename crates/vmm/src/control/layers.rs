@@ -68,6 +68,15 @@ impl Disks {
         }
     }
 
+    /// Has everything that the guest has written in the files, as far as the host takes it.
+    pub fn write_back(&self) {
+        for (name, stack, _) in &self.stacks {
+            if let Err(error) = stack.write_back() {
+                tracing::error!("Not all that was written to the disk {name} is in its file: {error}");
+            }
+        }
+    }
+
     fn get(&self, field: &str, name: &str) -> Result<Arc<Stack>, Refusal> {
         self.find(field, name).map(|(_, stack, _)| Arc::clone(stack))
     }

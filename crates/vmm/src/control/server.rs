@@ -163,6 +163,7 @@ impl Server {
         };
         let result = if request.method == "stop" {
             self.stopped = true;
+            self.guest.end();
             Ok(json!({}))
         } else {
             self.guest.call(&request.method, request.params, message.files)

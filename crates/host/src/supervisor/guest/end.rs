@@ -15,8 +15,10 @@ use super::{Guest, RAN_WELL};
 use crate::snapshots;
 use crate::supervisor::disks;
 
-/// A process that has been told to stop and does not is killed after this time.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A process that has not carried out what it had begun on its disks this long after it was told to stop is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for one that has, and only has to go.
+const LEAVE: Duration = Duration::from_secs(2);
 /// The longest wait before a guest that keeps ending starts again.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// How many lines of its console and of its process's log are kept of a guest that ended.
@@ -103,7 +105,7 @@ impl Guest {
         let stop = running.client.call::<Value>("stop", Value::Null, &[]);
         if polite && timeout(PATIENCE, stop).await.is_ok() {
             // It goes by itself; if not, it is made to.
-            let _ = timeout(PATIENCE, running.process.ended()).await;
+            let _ = timeout(LEAVE, running.process.ended()).await;
         }
         running.process.kill();
         running.process.ended().await;
