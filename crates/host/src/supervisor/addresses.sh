@@ -48,9 +48,12 @@ while [ $# -ge 4 ]; do
             *default*) try ip route add default via "$4" dev "$interface" ;;
             esac
         fi
-        # Its own link-local address comes of the hardware address when IPv6 begins.
+        # Its own link-local address comes of the hardware address when IPv6 begins. Of a file like this a shell that reads byte by byte
+        # gets no end of the line, and says that it has failed.
         ipv6=/proc/sys/net/ipv6/conf/$interface/disable_ipv6
-        if [ -e "$ipv6" ] && read -r off <"$ipv6" && [ "$off" = 0 ]; then
+        off=1
+        if [ -e "$ipv6" ]; then read -r off <"$ipv6"; fi
+        if [ "$off" = 0 ]; then
             echo 1 >"$ipv6"
             echo 0 >"$ipv6"
         fi

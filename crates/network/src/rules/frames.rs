@@ -141,11 +141,10 @@ fn spared(by_guests: bool) -> Vec<String> {
     let gratuitous = by_guests.then(|| "ether type arp iifname . arp daddr ip @ipv4 accept".to_owned());
     let rules = lines(&[
         "oifname @known_ipv4 arp operation request arp daddr ip @given_ipv4 oifname . arp daddr ip != @ipv4 drop",
-        // Guests give no addresses.
-        "oifname @known_ipv4 ether type ip udp dport 67 drop",
-        "oifname @known_ipv6 ether type ip6 udp dport 547 drop",
-        // They are no routers (RFC 4861, 4.1; RFC 3810, 5.2).
-        "oifname @known_ipv6 icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } drop",
+        // Guests give no addresses, and are no routers (RFC 4861, 4.1; RFC 3810, 5.2): what they would say as such is dropped.
+        "oifname @own_ip ether type ip udp dport 67 drop",
+        "oifname @own_ip ether type ip6 udp dport 547 drop",
+        "oifname @own_ip icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } drop",
         "oifname @known_ipv6 icmpv6 type nd-neighbor-solicit @th,64,128 @given_targets oifname . @th,64,128 != @targets drop",
     ]);
     gratuitous.into_iter().chain(rules).collect()

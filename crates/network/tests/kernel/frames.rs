@@ -193,6 +193,25 @@ fn what_concerns_another_is_kept_from_whoever_it_would_wake() {
 }
 
 #[test]
+fn guests_that_may_not_answer_as_servers_and_routers_are_not_asked_where_the_host_gives_no_address_either() {
+    in_own_namespace(|| {
+        let port = |id: &str, last: u8| {
+            json!({ "id": id, "network": "lan", "mac": format!("52:54:00:00:00:{last:02x}"),
+                    "address": format!("10.77.0.{last}") })
+        };
+        let host = Host::new(
+            json!([{ "name": "lan", "kind": "isolated", "ipv4": { "subnet": "10.77.0.0/24" } }]),
+            json!([port("a", 10), port("b", 11)]),
+        );
+        host.apply();
+        let (mut a, mut b) = (host.raw("a"), host.raw("b"));
+        let router = ipv6("fe80::5054:ff:fe00:a", 58, &[133, 0, 0, 0, 0, 0, 0, 0]);
+        let router = frame(BROADCAST, a.mac, 0x86dd, &router);
+        assert!(!sees(&mut a, &mut b, &router));
+    });
+}
+
+#[test]
 fn whoever_may_take_addresses_that_float_tells_all_that_it_has_one() {
     in_own_namespace(|| {
         let host = host(json!({ "mac": false, "ip": false }));

@@ -2,6 +2,7 @@
 
 use crate::agent::{start, tessera, told};
 use crate::{Daemon, http, waits};
+use std::net::Ipv6Addr;
 
 /// What a program in the guest writes.
 pub fn inside(daemon: &Daemon, name: &str, line: &str) -> String {
@@ -154,6 +155,14 @@ fn a_snapshot_in_the_midst_takes_no_room_any_more_while_its_guest_runs() {
     assert_eq!(layers(&daemon), 0);
 }
 
+/// The address on its link that a card gives itself (RFC 4291, appendix A).
+fn link_local(mac: &str) -> String {
+    let bytes: Vec<_> = mac.split(':').map(|byte| u16::from_str_radix(byte, 16).unwrap()).collect();
+    let groups =
+        [(bytes[0] ^ 2) << 8 | bytes[1], bytes[2] << 8 | 0xff, 0xfe00 | bytes[3], bytes[4] << 8 | bytes[5]];
+    Ipv6Addr::new(0xfe80, 0, 0, 0, groups[0], groups[1], groups[2], groups[3]).to_string()
+}
+
 #[test]
 fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
     let allowed = std::process::Command::new("unshare").args(["--net", "true"]).status();
@@ -165,6 +174,7 @@ fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
     daemon.run("network create lan --subnet 10.82.0.0/24");
     start(&daemon, "a", &["--new-disk", "16M", "--net", "network=lan"]);
     inside(&daemon, "a", "hostname a; ip link set eth0 up; udhcpc -q -n -i eth0 2>/dev/null");
+    inside(&daemon, "a", "until ip -6 -o addr show eth0 | grep -q fe80; do sleep 1; done");
     inside(&daemon, "a", "echo here >/in-memory; sleep 1000 >/dev/null 2>&1 & echo $! >/pid");
     inside(&daemon, "a", "echo base >/dev/vda; sync");
     daemon.run("vm snapshot create a disks");
@@ -193,6 +203,8 @@ fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
         assert_eq!(lines.next(), card["mac"].as_str());
         let address = card["address"].as_str().unwrap().to_owned();
         assert!(lines.next().unwrap().contains(&format!("{address}/24")) && lines.next().is_none(), "{said}");
+        let link = inside(&daemon, name, "ip -6 -o addr show eth0");
+        assert!(link.contains(&link_local(card["mac"].as_str().unwrap())), "{name}: {link}");
         address
     };
     let addresses = ["a", "b", "c"].map(own);
