@@ -11,6 +11,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use iced_x86::Instruction;
+
 use crate::bus::{PAGE_SIZE, PageFlags};
 use crate::cpu::{Cpu, Mode};
 use crate::op::{Op, Stop};
@@ -32,12 +34,14 @@ pub(crate) struct Block {
     second: Option<u64>,
     /// Instructions in the block: one op each, and perhaps one that only goes on to the next block.
     instructions: u32,
+    /// The age in which it was last looked for.
+    used: u32,
     ops: Box<[Op]>,
 }
 
 impl Block {
     pub(crate) fn new(gpa: u64, bytes: u16, second: Option<u64>, instructions: u32, ops: Box<[Op]>) -> Self {
-        Self { links: [ptr::null(); 2], gpa, bytes, second, instructions, ops }
+        Self { links: [ptr::null(); 2], gpa, bytes, second, instructions, used: 0, ops }
     }
 
     /// The first op.
@@ -184,6 +188,11 @@ pub(crate) struct CodeCache {
     /// Translations of instruction fetches.
     fetches: Box<[Fetch; 256]>,
     ops: usize,
+    /// How many times cold blocks were forgotten.
+    age: u32,
+    /// Where blocks are made, one at a time: most have few instructions, and room for those is soon found.
+    pub(crate) decoded: Vec<Instruction>,
+    pub(crate) lowered: Vec<Op>,
 }
 
 /// What one processor has of a page.
@@ -219,6 +228,9 @@ impl CodeCache {
             graveyard: Vec::new(),
             fetches: Box::new([Fetch { page: 0, tag: 0, gpa: 0 }; 256]),
             ops: 0,
+            age: 0,
+            decoded: Vec::new(),
+            lowered: Vec::new(),
         };
         cache.retag();
         cache
@@ -271,12 +283,30 @@ impl CodeCache {
         self.ops
     }
 
-    /// Forgets all blocks and gives their memory back; to be called when no block is executing.
-    pub(crate) fn free(&mut self) {
-        self.clear();
+    /// Forgets the blocks that were not executed since this was called the last time, and frees their memory and what lies between the
+    /// others; to be called when no block is executing.
+    pub(crate) fn forget_cold(&mut self) {
         self.graveyard = Vec::new();
-        self.blocks = AddressMap::default();
         self.pages = AddressMap::default();
+        let blocks = std::mem::take(&mut self.blocks);
+        // In one piece for a moment: what they are copied to then lies close together, and the heap has whole pages to give back.
+        let (mut ops, mut kept) = (Vec::new(), Vec::new());
+        for (key, block) in blocks {
+            if block.used == self.age {
+                ops.extend_from_slice(&block.ops);
+                kept.push((key, block.ops.len(), Block { ops: Box::default(), ..*unlinked(block) }));
+            }
+        }
+        // Without links and jumps each is looked for, and found to be used, before it is executed again.
+        self.forget_translations(true);
+        self.age = self.age.wrapping_add(1);
+        self.ops = 0;
+        let mut rest = &ops[..];
+        for (key, len, block) in kept {
+            let own;
+            (own, rest) = rest.split_at(len);
+            self.insert(key, Block { ops: own.into(), ..block });
+        }
     }
 
     /// Frees what is no longer true; to be called when no block is executing.
@@ -445,7 +475,11 @@ impl Cpu {
         let (gpa, global) = self.fetch_page(la)?;
         let gpa = gpa | (la % PAGE_SIZE);
         let key = gpa << 8 | u64::from(self.mode.bits());
-        let mut found = self.code.blocks.get(&key).map(|b| ptr::from_ref(&**b));
+        let age = self.code.age;
+        let mut found = self.code.blocks.get_mut(&key).map(|block| {
+            block.used = age;
+            ptr::from_ref(&**block)
+        });
         if let Some(at) = found {
             // SAFETY: just looked up.
             if let Some(second) = unsafe { (*at).second } {
@@ -466,7 +500,7 @@ impl Cpu {
                 if self.code.ops > MOST_OPS {
                     self.code.clear();
                 }
-                let block = self.build_block(la, gpa)?;
+                let block = Block { used: age, ..self.build_block(la, gpa)? };
                 self.code.insert(key, block)
             }
         };

@@ -62,18 +62,21 @@ impl Cpu {
         let mut bytes = [0u8; MOST * LONGEST];
         let here = wanted.min(in_page);
         self.fetch_bytes(gpa, &mut bytes[..here]);
-        let mut run = self.decode_run(&bytes[..here], if alone { 1 } else { MOST }, here == in_page);
+        let insns = std::mem::take(&mut self.code.decoded);
+        let mut run = self.decode_run(&bytes[..here], if alone { 1 } else { MOST }, here == in_page, insns);
         let mut second = None;
         if run.insns.is_empty() {
             // The first instruction does not end in this page.
             let next = self.wrap_linear((la | (PAGE_SIZE - 1)).wrapping_add(1));
             let (page, _) = self.fetch_page(next)?;
             self.fetch_bytes(page, &mut bytes[here..LONGEST]);
-            run = self.decode_run(&bytes[..LONGEST], 1, false);
+            run = self.decode_run(&bytes[..LONGEST], 1, false, run.insns);
             second = Some(page);
         }
         self.cut_to_limit(&mut run.insns)?;
-        Ok(self.lower_run(&run, gpa, second, alone))
+        let block = self.lower_run(&run, gpa, second, alone);
+        self.code.decoded = run.insns;
+        Ok(block)
     }
 
     /// Announces and reads `bytes.len()` bytes of code at `gpa`, within one page. Reads from devices give zeroes.
@@ -89,8 +92,8 @@ impl Cpu {
     }
 
     /// Decodes up to `most` instructions. With `page_end`, one that does not fit ends the run; an undecodable one is
-    /// kept (as the last) and executes as a fault.
-    fn decode_run(&self, bytes: &[u8], most: usize, page_end: bool) -> Run {
+    /// kept (as the last) and executes as a fault. They are put in place of what is in `insns`.
+    fn decode_run(&self, bytes: &[u8], most: usize, page_end: bool, mut insns: Vec<Instruction>) -> Run {
         let bitness = if self.long_mode() {
             64
         } else if self.mode.contains(Mode::CODE32) {
@@ -99,7 +102,9 @@ impl Cpu {
             16
         };
         let mut decoder = Decoder::with_ip(bitness, bytes, 0, OPTIONS);
-        let mut run = Run { insns: Vec::with_capacity(8), too_long: false };
+        insns.clear();
+        insns.reserve(most);
+        let mut run = Run { insns, too_long: false };
         while run.insns.len() < most && decoder.can_decode() {
             let insn = decoder.decode();
             if insn.is_invalid() {
@@ -135,15 +140,16 @@ impl Cpu {
         (u64::from(self.segs[usize::from(seg::CS)].limit) + 1).saturating_sub(self.block_rip())
     }
 
-    fn lower_run(&self, run: &Run, gpa: u64, second: Option<u64>, alone: bool) -> Block {
+    fn lower_run(&mut self, run: &Run, gpa: u64, second: Option<u64>, alone: bool) -> Block {
         let insns = &run.insns;
         let dead = liveness::dead_flags(insns);
-        let mut ops = Vec::with_capacity(insns.len() + 1);
+        let mut ops = std::mem::take(&mut self.code.lowered);
+        ops.clear();
         let mut ended = false;
         let mut length = insns.last().map_or(0, |i| i.next_ip() as u16);
-        for (i, (insn, dead)) in insns.iter().zip(dead).enumerate() {
+        for (i, insn) in insns.iter().enumerate() {
             let mut op = operands(insn);
-            if dead {
+            if dead >> i & 1 != 0 {
                 op.form |= form::DEAD_FLAGS;
             }
             let exists = !insn.is_invalid() && !self.features.lacks(insn);
@@ -182,7 +188,9 @@ impl Cpu {
             };
             ops.push(Op { run, next, len: 0, ..EMPTY });
         }
-        Block::new(gpa, length, second, count, ops.into_boxed_slice())
+        let block = Block::new(gpa, length, second, count, ops.as_slice().into());
+        self.code.lowered = ops;
+        block
     }
 }
 

@@ -9,17 +9,18 @@ use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 const ALL: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
-/// For each instruction of a block, whether all arithmetic flags it writes are dead.
-pub(crate) fn dead_flags(insns: &[Instruction]) -> Vec<bool> {
+/// A bit for each instruction of a block, which are at most 32, the first one's the lowest: whether all arithmetic flags it writes are
+/// dead.
+pub(crate) fn dead_flags(insns: &[Instruction]) -> u32 {
     let mut live = ALL;
-    let mut dead = vec![false; insns.len()];
+    let mut dead = 0;
     for (i, insn) in insns.iter().enumerate().rev() {
         let Some(overwritten) = silent(insn) else {
             live = ALL;
             continue;
         };
         let written = insn.rflags_modified() & ALL;
-        dead[i] = written != 0 && written & live == 0;
+        dead |= u32::from(written != 0 && written & live == 0) << i;
         live = live & !overwritten | insn.rflags_read() & ALL;
     }
     dead

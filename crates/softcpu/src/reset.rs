@@ -210,9 +210,10 @@ impl Cpu {
         self.code.len()
     }
 
-    /// Gives the memory of all translated code back. What is needed again is translated again.
-    pub fn forget_code(&mut self) {
-        self.code.free();
+    /// Frees the memory of translated code that was not executed since this was called the last time. What is needed again is translated
+    /// again.
+    pub fn forget_cold_code(&mut self) {
+        self.code.forget_cold();
     }
 
     /// What others reach the processor through.

@@ -8,6 +8,7 @@ mod gates;
 #[path = "../guest/mod.rs"]
 mod guest;
 mod interrupts;
+mod kept;
 mod legacy;
 mod modes;
 mod msrs;

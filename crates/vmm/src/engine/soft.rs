@@ -121,13 +121,15 @@ struct Watch {
 
 impl SoftProcessor {
     /// Sleeps until something arrives or `deadline` (guest nanoseconds) has come. A processor that has been idle for a while
-    /// gives the memory of its translated code back to the host: a machine full of idle guests is mostly that.
+    /// gives the memory of translated code back to the host that it has not executed meanwhile: a machine full of idle guests is mostly
+    /// that. What it does execute now and then, such as taking frames that go to all, would cost many times as much if it was
+    /// translated each time.
     fn rest(&mut self, deadline: Option<u64>) {
         if self.watch.since.elapsed() >= WATCH {
             let executed = self.cpu.instructions().wrapping_sub(self.watch.instructions);
             self.watch = Watch { since: Instant::now(), instructions: self.cpu.instructions() };
             if executed < IDLE_INSTRUCTIONS && self.cpu.translated() > IDLE_CODE {
-                self.cpu.forget_code();
+                self.cpu.forget_cold_code();
                 // SAFETY: always safe; gives free memory of the heap back.
                 unsafe { libc::malloc_trim(0) };
             }
