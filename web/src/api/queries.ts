@@ -127,6 +127,11 @@ export function useShare(id: string) {
   return useQuery({ queryKey: ["share", id], queryFn: () => get<Schemas["ShareReport"]>(at("vms", id, "share")), refetchInterval: 1000, staleTime: 0 });
 }
 
+/** What all guests have of the host's pool of memory; looked at again all the time. */
+export function useMemoryPool() {
+  return useQuery({ queryKey: ["memory"], queryFn: () => get<Schemas["MemoryPool"]>(at("memory")), refetchInterval: 2000, staleTime: 0 });
+}
+
 /** What became of what a guest is promised in the last hour. */
 export function useReceipts(id: string) {
   return useQuery({ queryKey: ["receipts", id], queryFn: () => get<Schemas["Receipts"]>(at("vms", id, "receipts"), { points: 360 }), refetchInterval: 10_000, staleTime: 0 });

@@ -9,6 +9,7 @@ import { Card, Code, Fact, Facts, Loading, Problem, Screen, When } from "../part
 import { Icon } from "../parts/icon";
 import { Table } from "../parts/table";
 import { bytes, number, t, told } from "../text";
+import { MemoryPool } from "./memory-pool";
 import type { Group } from "./usage";
 
 const Usage = lazy(() => import("./usage"));
@@ -41,6 +42,7 @@ export function Host() {
           </Facts>
         </Card>
       </div>
+      <MemoryPool />
       {(host.disks ?? []).length > 0 && (
         <Card title={t("host.disks")}>
           <Table
