@@ -157,7 +157,7 @@ impl Groups {
         self.controls.clone()
     }
 
-    /// Puts a guest's process into groups of the guest's own.
+    /// Puts a guest's process, which is about to get ready, into groups of the guest's own.
     pub fn place(&self, guest: Id, pid: u32) {
         for folder in &self.folders {
             let group = folder.join(guest.to_string());
@@ -169,6 +169,8 @@ impl Groups {
                 tracing::warn!("guest {guest} is not in the control group {}: {error}", group.display());
             }
         }
+        // What is wrong with its group has been said.
+        let _ = self.controls.as_ref().map(|controls| controls.let_begin(guest));
     }
 
     /// Removes the groups of a guest whose process is gone.
