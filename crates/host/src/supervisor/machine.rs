@@ -17,7 +17,7 @@ use vmm::engine;
 
 use super::saved::Saved;
 use super::{cards, limits};
-use crate::paths::{self, Paths};
+use crate::paths::Paths;
 use crate::pools::{Pools, own_volume, volume_of};
 use crate::wires::Plug;
 
@@ -107,9 +107,6 @@ pub fn open(
     plugs: Vec<Option<Plug>>,
 ) -> Result<Machine, MachineError> {
     let mut files = Files::default();
-    let folder = paths.vm(id);
-    let told = |error| MachineError::Open { what: "the guest's folder".into(), path: folder.clone(), error };
-    paths::make(&folder).map_err(told)?;
     let boot = find_boot(images, definition)?;
     let mut disks = open_disks(pools, id, definition, &mut files)?;
     disks.extend(open_seed(paths, id, definition, &mut files)?);

@@ -19,6 +19,7 @@ use crate::paths;
 use crate::supervisor::machine::{self, Machine};
 use crate::supervisor::process::Process;
 use crate::supervisor::rpc::{Client, Notices, RpcError};
+use crate::supervisor::turns::Turn;
 use crate::supervisor::{rpc_problem, saved};
 
 /// A process that does not listen after this time never will.
@@ -116,59 +117,14 @@ impl Guest {
 
     /// Starts its process and lets it run; one that is `suspended` from where it was.
     async fn launch(&self, suspended: bool) -> Result<Running, Problem> {
-        let place = self.shared.paths.suspended(self.record.vm.id);
-        let again = self.record.again;
-        let (shared, mut vm) = (self.shared.clone(), self.record.vm.clone());
-        if suspended {
-            // It goes on with what it had, whatever it is to have when it is started again.
-            vm.definition = self.record.made_of().clone();
-        }
-        let plugs = shared.wires.connect(vm.id, &vm.definition).await?;
-        let from = place.clone();
-        let prepare = move || -> Result<(Machine, File), Problem> {
-            let fresh = |error: io::Error| {
-                Problem::internal(format!("{}: {error}", shared.paths.run(vm.id).display()))
-            };
-            shared.clear_run(vm.id).map_err(fresh)?;
-            paths::make(&shared.paths.run(vm.id)).map_err(fresh)?;
-            let engine = (shared.engine_kind(&vm.definition), shared.tsc_khz);
-            let from = suspended.then(|| saved::open(&from)).transpose();
-            let from = from.map_err(|error| Problem::conflict(error.to_string()))?;
-            let mut machine = machine::open(
-                &shared.paths,
-                &shared.images,
-                &shared.pools,
-                vm.id,
-                &vm.definition,
-                engine,
-                plugs,
-            )
-            .map_err(|error| Problem::conflict(error.to_string()))?;
-            if let Some(from) = from {
-                machine.go_on_from(from, again);
-            }
-            let log = open_log(&shared.paths.process_log(vm.id));
-            Ok((machine, log.map_err(|error| Problem::internal(format!("the guest's log: {error}")))?))
-        };
-        let prepared = tokio::task::spawn_blocking(prepare).await;
-        let (machine, log) = prepared.map_err(|error| Problem::internal(error.to_string()))??;
-        let socket = self.shared.paths.control_socket(self.record.vm.id);
-        let process = Process::start(&self.shared.program, &socket, user(self.record.vm.id), &log)
+        let id = self.record.vm.id;
+        let log = self.fresh_folder().await?;
+        let socket = self.shared.paths.control_socket(id);
+        let process = Process::start(&self.shared.program, &socket, user(id), &log)
             .map_err(|error| Problem::internal(format!("the guest's process does not start: {error}")))?;
-        self.shared.groups.place(self.record.vm.id, process.pid());
-        let Machine { params, files, programs } = machine;
-        let made = make(&process, &socket, params, files).await;
-        let turn = match &self.record.twin {
-            Some(_) if suspended => self.shared.turns.next().await,
-            _ => None,
-        };
-        let running = match made {
-            Ok((client, notices)) => run(client, notices, suspended.then_some(place)).await,
-            Err(error) => Err(rpc_problem(error)),
-        };
-        match running {
-            Ok((client, notices)) => {
-                programs.into_iter().filter_map(Passt::release).for_each(reap);
+        self.shared.groups.place(id, process.pid());
+        match self.let_run(&process, &socket, suspended).await {
+            Ok((client, notices, turn)) => {
                 Ok(Running { client, notices, process, since: Instant::now(), becoming: None, turn })
             }
             Err(problem) => {
@@ -177,6 +133,66 @@ impl Guest {
                 Err(problem)
             }
         }
+    }
+
+    /// An empty folder for what it has while it runs, and the file that its process writes to.
+    async fn fresh_folder(&self) -> Result<File, Problem> {
+        let (shared, id) = (self.shared.clone(), self.record.vm.id);
+        let make = move || -> Result<File, Problem> {
+            let (run, own) = (shared.paths.run(id), shared.paths.vm(id));
+            let at = |folder: &Path, error| Problem::internal(format!("{}: {error}", folder.display()));
+            shared.clear_run(id).map_err(|error| at(&run, error))?;
+            for folder in [&run, &own] {
+                paths::make(folder).map_err(|error| at(folder, error))?;
+            }
+            open_log(&shared.paths.process_log(id))
+                .map_err(|error| Problem::internal(format!("the guest's log: {error}")))
+        };
+        tokio::task::spawn_blocking(make).await.map_err(|error| Problem::internal(error.to_string()))?
+    }
+
+    /// Has a process that has just begun make its machine and let it run. All that the machine is made of is got ready while the process
+    /// does so itself.
+    async fn let_run(
+        &self,
+        process: &Process,
+        socket: &Path,
+        suspended: bool,
+    ) -> Result<(Client, Notices, Option<Turn>), Problem> {
+        let Machine { params, files, programs } = self.parts(suspended).await?;
+        let (client, notices) = make(process, socket, params, files).await.map_err(rpc_problem)?;
+        let turn = match &self.record.twin {
+            Some(_) if suspended => self.shared.turns.next().await,
+            _ => None,
+        };
+        let place = suspended.then(|| self.shared.paths.suspended(self.record.vm.id));
+        let (client, notices) = run(client, notices, place).await?;
+        programs.into_iter().filter_map(Passt::release).for_each(reap);
+        Ok((client, notices, turn))
+    }
+
+    /// What its machine is made of: files, plugs, and programs behind them.
+    async fn parts(&self, suspended: bool) -> Result<Machine, Problem> {
+        let (shared, mut vm) = (self.shared.clone(), self.record.vm.clone());
+        if suspended {
+            // It goes on with what it had, whatever it is to have when it is started again.
+            vm.definition = self.record.made_of().clone();
+        }
+        let again = self.record.again;
+        let plugs = shared.wires.connect(vm.id, &vm.definition).await?;
+        let open = move || -> Result<Machine, Problem> {
+            let engine = (shared.engine_kind(&vm.definition), shared.tsc_khz);
+            let from = suspended.then(|| saved::open(&shared.paths.suspended(vm.id))).transpose();
+            let from = from.map_err(|error| Problem::conflict(error.to_string()))?;
+            let (paths, images, pools) = (&shared.paths, &shared.images, &shared.pools);
+            let machine = machine::open(paths, images, pools, vm.id, &vm.definition, engine, plugs);
+            let mut machine = machine.map_err(|error| Problem::conflict(error.to_string()))?;
+            if let Some(from) = from {
+                machine.go_on_from(from, again);
+            }
+            Ok(machine)
+        };
+        tokio::task::spawn_blocking(open).await.map_err(|error| Problem::internal(error.to_string()))?
     }
 
     /// Looks for the process that a daemon before this one started.
