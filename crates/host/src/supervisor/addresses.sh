@@ -22,20 +22,46 @@ hardware_address() {
     if [ $((flags & 1)) = 1 ]; then try ip link set dev "$1" up; fi
 }
 
-# Nothing that it sends passes before. What the host knows of addresses is set at once, whatever asks for them later; every
-# program that is run here costs, so the shell does what it can.
+# Whether the interface $1 has IPv4 routes, and a default one (proc_net_route). It is read here, because whatever program is run takes
+# longer than all of this.
+routes_of() {
+    has=no default=no
+    while read -r name to gateway flags references uses metric mask rest; do
+        [ "$name" = "$1" ] || continue
+        has=yes
+        if [ "$to$mask" = 0000000000000000 ]; then default=yes; fi
+    done </proc/net/route
+}
+
+# Takes all IPv4 addresses of the interface $1 but $2 away, which stays although it came after them.
+only_address() {
+    promote=/proc/sys/net/ipv4/conf/$1/promote_secondaries
+    read -r before <"$promote"
+    echo 1 >"$promote"
+    addresses=$(ip -4 -o address show dev "$1" scope global)
+    while read -r number name family address rest; do
+        [ -z "$address" ] || [ "$address" = "$2" ] || try ip address del "$address" dev "$1"
+    done <<END
+$addresses
+END
+    echo "$before" >"$promote"
+}
+
+# Nothing that it sends passes before. What the host knows of addresses is set at once, whatever asks for them later, and before what the
+# interface was given as another one is taken away: somebody may wait for an answer.
 while [ $# -ge 4 ]; do
     for place in /sys/class/net/*; do
         # Not what is made over a card and has its address.
         [ -e "$place/device" ] && read -r known <"$place/address" && [ "$known" = "$1" ] || continue
         interface=${place##*/}
         given=no
-        # What it was given belongs to the other one.
-        routes=$(ip -4 route show dev "$interface")
-        try ip address flush dev "$interface" scope global
-        if [ "$3" != - ] && [ "$routes" ]; then
+        routes_of "$interface"
+        if [ "$3" != - ] && [ "$has" = yes ]; then
             try ip address add "$3" dev "$interface"
             given=yes
+        else
+            # What it was given belongs to the other one.
+            try ip address flush dev "$interface" scope global
         fi
         # Its neighbours are told: who has asked in vain asks again only after a second.
         notify=/proc/sys/net/ipv4/conf/$interface/arp_notify
@@ -43,10 +69,9 @@ while [ $# -ge 4 ]; do
         echo 1 >"$notify"
         hardware_address "$interface" "$2"
         echo "$before" >"$notify"
-        if [ "$4" != - ]; then
-            case $routes in
-            *default*) try ip route add default via "$4" dev "$interface" ;;
-            esac
+        if [ "$given" = yes ]; then
+            only_address "$interface" "$3"
+            if [ "$4" != - ] && [ "$default" = yes ]; then try ip route replace default via "$4" dev "$interface"; fi
         fi
         # Its own link-local address comes of the hardware address when IPv6 begins. Of a file like this a shell that reads byte by byte
         # gets no end of the line, and says that it has failed.

@@ -17,18 +17,18 @@ use tokio::sync::oneshot;
 use vmm::state::MachineState;
 
 use super::Shared;
-use super::inside;
+use super::inside::{self, Pace};
 use super::turns::{self, Turn};
 
 /// What the script may take: a system asks for addresses in it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an agent may take to answer after its guest went on.
 const AGENT: Duration = Duration::from_secs(20);
-/// How often the script's end is looked for, at first and at last. Nobody waits for it, and every look costs the guest: many that begin at
-/// once would take each other's time.
-const LOOK: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
-/// The same of what somebody may wait for.
-const SOON: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// For what nobody waits: many that begin at once would take each other's time with every look.
+const UNWATCHED: Pace =
+    Pace { start: AGENT, first: Duration::from_millis(250), last: Duration::from_secs(2) };
+/// For what somebody may wait for.
+const SOON: Pace = Pace { start: AGENT, first: Duration::from_millis(100), last: Duration::from_secs(1) };
 /// Stands for an address that the host does not give.
 const NOTHING: &str = "-";
 const ADDRESSES: &str = include_str!("addresses.sh");
@@ -110,9 +110,6 @@ async fn tell(
     twin: &Twin,
     turn: Option<Turn>,
 ) -> Result<(), Problem> {
-    let socket = shared.paths.agent_socket(id);
-    let ping = shared.agents.call(id, &socket, "guest-ping", Value::Null, AGENT).await;
-    ping.map_err(|error| Problem::conflict(error.to_string()))?;
     let mut secret = [0; 48];
     getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
     let mut words = vec![STANDARD.encode(secret)];
@@ -135,7 +132,7 @@ async fn tell(
     let name = host_name.unwrap_or_else(|| definition.name.to_string());
     let mut words = vec![name, machine];
     words.extend(interfaces.split_whitespace().map(str::to_owned));
-    script(shared, id, NAMES, words, LOOK).await.map(drop)
+    script(shared, id, NAMES, words, UNWATCHED).await.map(drop)
 }
 
 /// Has a script run in a guest with these words. Gives what it says.
@@ -144,11 +141,11 @@ async fn script(
     id: Id,
     text: &str,
     words: Vec<String>,
-    look: [Duration; 2],
+    pace: Pace,
 ) -> Result<String, Problem> {
     let words = ["-c", text, "identity"].into_iter().map(str::to_owned).chain(words).collect::<Vec<_>>();
     let order = json!({ "path": "/bin/sh", "arg": words, "capture-output": true });
-    let done = inside::run(shared, id, order, PATIENCE, look).await?.result(api::Encoding::Text)?;
+    let done = inside::run(shared, id, order, PATIENCE, pace).await?.result(api::Encoding::Text)?;
     match done.exit_status {
         Some(0) => Ok(done.stdout),
         _ => Err(Problem::conflict(done.stderr.trim().chars().take(500).collect::<String>())),

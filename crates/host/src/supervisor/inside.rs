@@ -18,8 +18,19 @@ use crate::events::Happening;
 use crate::records;
 use crate::store::Transaction;
 
-/// How often the end of a program that somebody waits for is looked for, at first and at last.
-const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+/// How a program in a guest is waited for.
+pub(super) struct Pace {
+    /// How long the agent may take to start it.
+    pub start: Duration,
+    /// When its end is looked for first. Every look costs the guest time that the program could have.
+    pub first: Duration,
+    /// How often that is done at last.
+    pub last: Duration,
+}
+
+/// Of a program that somebody waits for.
+const AWAITED: Pace =
+    Pace { start: PATIENCE, first: Duration::from_millis(5), last: Duration::from_millis(500) };
 
 /// An interface as guest-network-get-interfaces tells it.
 #[derive(Debug, Deserialize)]
@@ -79,8 +90,7 @@ async fn ask(shared: &Shared, id: Id, command: &str, arguments: Value) -> Result
     shared.agents.call(id, &socket, command, arguments, PATIENCE).await.map_err(problem)
 }
 
-/// Runs a program in a guest as guest-exec is told by `order`, and waits for its end, which is looked for after the first and at last every
-/// second time of `look`.
+/// Runs a program in a guest as guest-exec is told by `order`, and waits for its end.
 ///
 /// # Errors
 /// If no agent answers, the program cannot be started, or runs on after `timeout`.
@@ -89,13 +99,16 @@ pub(super) async fn run(
     id: Id,
     order: Value,
     timeout: Duration,
-    look: [Duration; 2],
+    pace: Pace,
 ) -> Result<Program, Problem> {
     let until = Instant::now() + timeout;
-    let started = ask(shared, id, "guest-exec", order).await?;
+    let socket = shared.paths.agent_socket(id);
+    let started = shared.agents.call(id, &socket, "guest-exec", order, pace.start).await.map_err(problem)?;
     let pid = started["pid"].as_i64().ok_or(AgentError::Nonsense).map_err(problem)?;
-    let [mut wait, longest] = look;
+    let mut wait = pace.first;
     loop {
+        sleep(wait).await;
+        wait = (wait * 2).min(pace.last);
         let status = ask(shared, id, "guest-exec-status", json!({ "pid": pid })).await?;
         let program: Program = serde_json::from_value(status).map_err(nonsense)?;
         if program.exited {
@@ -106,8 +119,6 @@ pub(super) async fn run(
                 format!("it runs on in the guest as process {pid}: {} s have passed", timeout.as_secs());
             return Err(Problem::new(504, "Not ended in time", detail));
         }
-        sleep(wait).await;
-        wait = (wait * 2).min(longest);
     }
 }
 
@@ -203,7 +214,7 @@ impl Supervisor {
         // What it is given may be a secret; that it ran is not.
         self.note(id, name, "vm.exec", format!("was asked to run {program}"), actor).await?;
         let timeout = Duration::from_secs(exec.timeout.into());
-        run(&self.shared, id, order, timeout, LOOK).await?.result(exec.encoding)
+        run(&self.shared, id, order, timeout, AWAITED).await?.result(exec.encoding)
     }
 
     /// Sets the password of an account in a guest.

@@ -99,9 +99,9 @@ impl Partition for SoftPartition {
 }
 
 /// How long a processor is watched before it counts as idle.
-const WATCH: Duration = Duration::from_secs(2);
+const WATCH: Duration = Duration::from_secs(1);
 /// An idle one executes fewer instructions than this meanwhile: timer ticks, and little else.
-const IDLE_INSTRUCTIONS: u64 = 50_000_000;
+const IDLE_INSTRUCTIONS: u64 = 25_000_000;
 /// Translated instructions an idle one may keep: what timer ticks execute.
 const IDLE_CODE: usize = 16 << 10;
 
