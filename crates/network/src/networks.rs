@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -20,6 +22,9 @@ use crate::rules::{self, taps};
 /// How often it is looked again whether the kernel is as wanted: once for what hangs on what was not there, once to see
 /// that nothing is left, and more for what others change meanwhile.
 const ROUNDS: u32 = 5;
+
+/// For how long it is taken for granted that rules which were there still are.
+const JUST_SEEN: Duration = Duration::from_secs(1);
 
 /// Who a host's networks belong to, and where it keeps what must last.
 #[derive(Clone, Debug)]
@@ -39,6 +44,8 @@ pub struct Networks {
     kernel: Kernel,
     servers: Servers,
     site: Mutex<Site>,
+    /// When the rules were all there the last time.
+    rules_seen: std::sync::Mutex<Option<Instant>>,
 }
 
 /// What `apply` did.
@@ -80,7 +87,14 @@ impl Networks {
         std::fs::create_dir_all(&state).map_err(Error::file("making", &state))?;
         let state = state.canonicalize().map_err(Error::file("finding", &state))?;
         let servers = Servers::new(owner, state.join("dnsmasq"));
-        Ok(Self { owner, state, kernel: Kernel::connect()?, servers, site: Mutex::default() })
+        Ok(Self {
+            owner,
+            state,
+            kernel: Kernel::connect()?,
+            servers,
+            site: Mutex::default(),
+            rules_seen: std::sync::Mutex::default(),
+        })
     }
 
     /// What [`apply`](Self::apply) would change, in words; what hangs on an interface that is still to be made is not told.
@@ -128,6 +142,7 @@ impl Networks {
             }
         }
         nft::run(&rules::remove(self.owner)).await?;
+        *self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
         remove_if_there(&self.rules_file())?;
         Ok(report)
     }
@@ -147,7 +162,7 @@ impl Networks {
             _ => Error::Io { doing: format!("making the tap of port {port}"), source: error },
         })?;
         // Whether each rule is as it was is for `apply` to see: that takes long where there are many guests.
-        let rules = match nft::are_there(self.owner).await? {
+        let rules = match self.have_just_been_seen() || nft::are_there(self.owner).await? {
             true => None,
             false => self.rules_change(&site).await?,
         };
@@ -259,6 +274,17 @@ impl Networks {
         Ok((observed, plan))
     }
 
+    async fn digest(&self) -> Result<Option<u64>> {
+        let told = nft::digest(self.owner).await?;
+        *self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner) = told.map(|_| Instant::now());
+        Ok(told)
+    }
+
+    fn have_just_been_seen(&self) -> bool {
+        let seen = *self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.is_some_and(|seen| seen.elapsed() < JUST_SEEN)
+    }
+
     fn rules_file(&self) -> PathBuf {
         self.state.join("rules.json")
     }
@@ -269,7 +295,7 @@ impl Networks {
         let kept = std::fs::read(self.rules_file()).ok();
         let kept: Option<RulesSet> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let same_script = kept.is_some_and(|kept| kept.script == hash(&[script.as_bytes()]));
-        if same_script && nft::digest(self.owner).await? == kept.map(|kept| kept.told) {
+        if same_script && self.digest().await? == kept.map(|kept| kept.told) {
             return Ok(None);
         }
         Ok(Some(Change::SetRules { script, what: "set the firewall's rules" }))
@@ -277,7 +303,7 @@ impl Networks {
 
     async fn keep_rules(&self, site: &Site) -> Result<()> {
         let script = hash(&[rules::script(self.owner, site).as_bytes()]);
-        let Some(told) = nft::digest(self.owner).await? else { return Ok(()) };
+        let Some(told) = self.digest().await? else { return Ok(()) };
         let path = self.rules_file();
         let bytes = serde_json::to_vec(&RulesSet { script, told }).unwrap_or_default();
         std::fs::write(&path, bytes).map_err(Error::file("writing", &path))

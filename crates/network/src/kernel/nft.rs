@@ -48,15 +48,14 @@ pub(crate) async fn are_there(owner: Owner) -> Result<bool> {
 
 /// A digest of our tables as they are; none if one is missing. Numbers that the kernel gives rules do not count.
 pub(crate) async fn digest(owner: Owner) -> Result<Option<u64>> {
-    let mut all = Vec::new();
-    for family in ["inet", "bridge"] {
-        let Some(mut value) = ask(&["list", "table", family, &owner.table()]).await? else {
-            return Ok(None);
-        };
-        strip(&mut value);
-        all.extend_from_slice(value.to_string().as_bytes());
-    }
-    Ok(Some(hash(&[&all])))
+    let table = owner.table();
+    // Somebody may wait for a guest to start.
+    let tables = tokio::try_join!(async { ask(&["list", "table", "inet", &table]).await }, async {
+        ask(&["list", "table", "bridge", &table]).await
+    },)?;
+    let (Some(mut inet), Some(mut bridge)) = tables else { return Ok(None) };
+    [&mut inet, &mut bridge].into_iter().for_each(strip);
+    Ok(Some(hash(&[(inet.to_string() + &bridge.to_string()).as_bytes()])))
 }
 
 /// What nft says; none if there is no such thing.
