@@ -122,7 +122,6 @@ impl Guest {
         let socket = self.shared.paths.control_socket(id);
         let process = Process::start(&self.shared.program, &socket, user(id), &log)
             .map_err(|error| Problem::internal(format!("the guest's process does not start: {error}")))?;
-        self.shared.groups.place(id, process.pid());
         match self.let_run(&process, &socket, suspended).await {
             Ok((client, notices, turn)) => {
                 Ok(Running { client, notices, process, since: Instant::now(), becoming: None, turn })
@@ -159,7 +158,13 @@ impl Guest {
         socket: &Path,
         suspended: bool,
     ) -> Result<(Client, Notices, Option<Turn>), Problem> {
-        let Machine { params, files, programs } = self.parts(suspended).await?;
+        // Before it has a machine, whose memory is to count as the guest's. The kernel takes its time for it (a grace period).
+        let (shared, id, pid) = (self.shared.clone(), self.record.vm.id, process.pid());
+        let placed = tokio::task::spawn_blocking(move || shared.groups.place(id, pid));
+        let parts = self.parts(suspended).await;
+        // If that failed it has been said.
+        let _ = placed.await;
+        let Machine { params, files, programs } = parts?;
         let (client, notices) = make(process, socket, params, files).await.map_err(rpc_problem)?;
         let turn = match &self.record.twin {
             Some(_) if suspended => self.shared.turns.next().await,
