@@ -73,15 +73,11 @@ impl Agents {
         let talk = async {
             let mut line = line.lock().await;
             // Whoever gives up in the middle leaves no line behind on which half an answer waits.
-            let asked = message(command, &arguments);
             let mut current = match line.take() {
-                Some(mut current) => {
-                    current.get_mut().write_all(&asked).await?;
-                    current
-                }
-                None => connect(path, &asked).await?,
+                Some(current) => current,
+                None => connect(path).await?,
             };
-            let result = answer(&mut current).await;
+            let result = converse(&mut current, command, &arguments).await;
             if matches!(result, Ok(_) | Err(AgentError::Refused(_))) {
                 *line = Some(current);
                 self.heard().insert(id, Time::now());
@@ -145,14 +141,13 @@ fn message(command: &str, arguments: &Value) -> Vec<u8> {
     format!("{message}\n").into_bytes()
 }
 
-/// A connection on which nothing older is under way, and on which this has been asked. It is sent along: a guest that has to wake once more
-/// takes its time.
-async fn connect(path: &Path, asked: &[u8]) -> Result<Line, AgentError> {
+/// A connection on which nothing older is under way.
+async fn connect(path: &Path) -> Result<Line, AgentError> {
     let mut line = BufReader::new(UnixStream::connect(path).await?);
     let number = SYNC.fetch_add(1, Ordering::Relaxed);
-    let sync = message("guest-sync-delimited", &json!({ "id": number }));
     // A broken message has the agent forget what it had read half of.
-    line.get_mut().write_all(&[&[MARK], &sync[..], asked].concat()).await?;
+    line.get_mut().write_all(&[MARK]).await?;
+    line.get_mut().write_all(&message("guest-sync-delimited", &json!({ "id": number }))).await?;
     loop {
         skip_to_mark(&mut line).await?;
         if read(&mut line).await?.get("return") == Some(&number.into()) {
@@ -176,8 +171,8 @@ async fn skip_to_mark(line: &mut Line) -> Result<(), AgentError> {
     }
 }
 
-/// What the agent says to what it was asked.
-async fn answer(line: &mut Line) -> Result<Value, AgentError> {
+async fn converse(line: &mut Line, command: &str, arguments: &Value) -> Result<Value, AgentError> {
+    line.get_mut().write_all(&message(command, arguments)).await?;
     let mut answer = read(line).await?;
     if let Some(error) = answer.get("error") {
         let text: String = error["desc"].as_str().unwrap_or("it refuses").chars().take(500).collect();

@@ -351,7 +351,7 @@ pub(super) fn reap(program: Child) {
 
 async fn connect_soon(socket: &Path) -> Result<(Client, Notices), RpcError> {
     let until = Instant::now() + PATIENCE;
-    let mut wait = Duration::from_millis(1);
+    let mut wait = Duration::from_millis(2);
     loop {
         match Client::connect(socket).await {
             Err(RpcError::Socket(_)) if Instant::now() < until => tokio::time::sleep(wait).await,
