@@ -142,7 +142,6 @@ impl Networks {
             }
         }
         nft::run(&rules::remove(self.owner)).await?;
-        *self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
         remove_if_there(&self.rules_file())?;
         Ok(report)
     }

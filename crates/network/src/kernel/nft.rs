@@ -50,9 +50,8 @@ pub(crate) async fn are_there(owner: Owner) -> Result<bool> {
 pub(crate) async fn digest(owner: Owner) -> Result<Option<u64>> {
     let table = owner.table();
     // Somebody may wait for a guest to start.
-    let tables = tokio::try_join!(async { ask(&["list", "table", "inet", &table]).await }, async {
-        ask(&["list", "table", "bridge", &table]).await
-    },)?;
+    let list = async |family| ask(&["list", "table", family, &table]).await;
+    let tables = tokio::try_join!(list("inet"), list("bridge"))?;
     let (Some(mut inet), Some(mut bridge)) = tables else { return Ok(None) };
     [&mut inet, &mut bridge].into_iter().for_each(strip);
     Ok(Some(hash(&[(inet.to_string() + &bridge.to_string()).as_bytes()])))
