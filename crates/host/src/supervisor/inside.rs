@@ -86,8 +86,18 @@ fn nonsense<E>(_: E) -> Problem {
 }
 
 async fn ask(shared: &Shared, id: Id, command: &str, arguments: Value) -> Result<Value, Problem> {
+    ask_within(PATIENCE, shared, id, command, arguments).await
+}
+
+async fn ask_within(
+    patience: Duration,
+    shared: &Shared,
+    id: Id,
+    command: &str,
+    arguments: Value,
+) -> Result<Value, Problem> {
     let socket = shared.paths.agent_socket(id);
-    shared.agents.call(id, &socket, command, arguments, PATIENCE).await.map_err(problem)
+    shared.agents.call(id, &socket, command, arguments, patience).await.map_err(problem)
 }
 
 /// Runs a program in a guest as guest-exec is told by `order`, and waits for its end.
@@ -102,8 +112,7 @@ pub(super) async fn run(
     pace: Pace,
 ) -> Result<Program, Problem> {
     let until = Instant::now() + timeout;
-    let socket = shared.paths.agent_socket(id);
-    let started = shared.agents.call(id, &socket, "guest-exec", order, pace.start).await.map_err(problem)?;
+    let started = ask_within(pace.start, shared, id, "guest-exec", order).await?;
     let pid = started["pid"].as_i64().ok_or(AgentError::Nonsense).map_err(problem)?;
     let mut wait = pace.first;
     loop {
