@@ -57,7 +57,8 @@ while [ $# -ge 4 ]; do
         given=no
         routes_of "$interface"
         if [ "$3" != - ] && [ "$has" = yes ]; then
-            try ip address add "$3" dev "$interface"
+            # It may have been the other one's before.
+            try ip address replace "$3" dev "$interface"
             given=yes
         else
             # What it was given belongs to the other one.
