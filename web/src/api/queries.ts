@@ -127,9 +127,14 @@ export function useShare(id: string) {
   return useQuery({ queryKey: ["share", id], queryFn: () => get<Schemas["ShareReport"]>(at("vms", id, "share")), refetchInterval: 1000, staleTime: 0 });
 }
 
-/** What all guests have of the host's pool of memory; looked at again all the time. */
+/** What all guests have of the host's pool of memory; looked at again all the time if there is one. */
 export function useMemoryPool() {
-  return useQuery({ queryKey: ["memory"], queryFn: () => get<Schemas["MemoryPool"]>(at("memory")), refetchInterval: 2000, staleTime: 0 });
+  return useQuery({
+    queryKey: ["memory"],
+    queryFn: () => get<Schemas["MemoryPool"]>(at("memory")),
+    refetchInterval: ({ state }) => (state.data && state.data.size == null ? false : 2000),
+    staleTime: 0,
+  });
 }
 
 /** What became of what a guest is promised in the last hour. */

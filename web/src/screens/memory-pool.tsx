@@ -21,7 +21,7 @@ function Outside({ pool: { compression, paging, flow } }: { pool: Pool }) {
       {compression && <Fact name={t("pool-memory.compressed")}>{t("pool-memory.compressed.words", { used: bytes(compression.used), size: bytes(compression.size), taken: bytes(compression.taken) })}</Fact>}
       {paging && (
         <Fact name={t("pool-memory.paged")}>
-          {paging.size == null ? t("pool-memory.paging-gone") : t("free-of", { free: bytes(Number(paging.size) - Number(paging.used)), of: bytes(paging.size) })}
+          {Number(paging.size) === 0 ? t("pool-memory.paging-gone") : t("free-of", { free: bytes(Number(paging.size) - Number(paging.used)), of: bytes(paging.size) })}
           <bdi className="hint block">{paging.path}</bdi>
         </Fact>
       )}
