@@ -169,7 +169,7 @@ impl Groups {
                 tracing::warn!("guest {guest} is not in the control group {}: {error}", group.display());
             }
         }
-        // What is wrong with its group has been said.
+        // Where that cannot be set it gets ready as late as any other.
         let _ = self.controls.as_ref().map(|controls| controls.let_begin(guest));
     }
 

@@ -102,7 +102,7 @@ impl Partition for SoftPartition {
 const WATCH: Duration = Duration::from_secs(1);
 /// An idle one executes fewer instructions than this meanwhile: timer ticks, and little else.
 const IDLE_INSTRUCTIONS: u64 = 25_000_000;
-/// Translated instructions an idle one may keep: what timer ticks execute.
+/// Of an idle one with no more translated instructions than that, which is what timer ticks execute, none are looked for that are cold.
 const IDLE_CODE: usize = 16 << 10;
 
 struct SoftProcessor {
