@@ -28,6 +28,9 @@ pub struct VmStatus {
     /// Whether what it should be has changed in a way that its next start brings about.
     #[serde(default)]
     pub pending_restart: bool,
+    /// The numbers of its disks for which there is no room where they are: what it writes there waits until there is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_room: Vec<u32>,
     /// The snapshot that it has gone on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Id>,

@@ -201,7 +201,12 @@ pub fn write_all(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
 pub fn sync(file: &File) -> io::Result<()> {
     #[cfg(test)]
     journal::note(file, || Change::Sync)?;
-    file.sync_data()
+    file.sync_data().map_err(|error| match error.kind() {
+        // The kernel has taken what was written, and may have thrown it away since (fsync(2), NFS): that room can be made does not help
+        // any more, and whoever tries again must not be told that all is well.
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => io::Error::other(error),
+        _ => error,
+    })
 }
 
 /// Makes a file so long.

@@ -4599,6 +4599,8 @@ export interface components {
         VmStatus: {
             engine?: components["schemas"]["Engine"] | null;
             last_end?: components["schemas"]["Ending"] | null;
+            /** @description The numbers of its disks for which there is no room where they are: what it writes there waits until there is. */
+            no_room?: number[];
             /** @description Whether what it should be has changed in a way that its next start brings about. */
             pending_restart?: boolean;
             /**

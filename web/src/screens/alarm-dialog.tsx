@@ -16,7 +16,7 @@ type SeverityWord = Schemas["Severity"];
 type Action = Schemas["AlarmAction"];
 
 const SEVERITIES: readonly SeverityWord[] = ["info", "warning", "critical"];
-const KINDS = ["vm.crashed", "vm.not-stopped", "vm.not-suspended", "task.failed"];
+const KINDS = ["vm.crashed", "vm.not-stopped", "vm.not-suspended", "vm.no-room", "task.failed"];
 const FIELDS = ["/name", "/description", "/trigger", "/scope/labels", "/scope/pool", "/actions"];
 
 /** An action as it is typed: the arguments of a command each on a line of their own. */

@@ -81,10 +81,11 @@ export function Guest() {
 }
 
 function Notices({ vm }: { vm: Vm }) {
-  const { state, pending_restart: pending, last_end: end } = vm.status;
+  const { state, pending_restart: pending, last_end: end, no_room: short } = vm.status;
   return (
     <>
       {pending && <div className="notice"><Icon name="info" /><p>{t("pending.words")}</p></div>}
+      {short && <div className="notice risk" role="alert"><Icon name="warning" /><p>{t("room.words", { disks: short.join(", ") })}</p></div>}
       {state === "crashed" && end && <div className="notice risk" role="alert"><Icon name="warning" /><p>{t("crashed.words")} <bdi>{end.message}</bdi></p></div>}
     </>
   );

@@ -270,7 +270,7 @@ interface RowProps {
 
 /** Drawn again only if something of it has changed: in a frame there is no time to draw all of them while they scroll. */
 const Row = memo(function Row({ vm, load, columns, template, id, n, start, on, active, toggle, open }: RowProps) {
-  const { state, pending_restart: pending } = vm.status;
+  const { state, pending_restart: pending, no_room: short } = vm.status;
   const place = useRef<HTMLDivElement>(null);
   // Whoever was in one guest's row is in no other's when that has left.
   useLayoutEffect(() => () => {
@@ -284,7 +284,7 @@ const Row = memo(function Row({ vm, load, columns, template, id, n, start, on, a
     >
       <span role="gridcell"><input type="checkbox" tabIndex={-1} aria-label={t("select", { name: vm.name })} checked={on} onChange={(e) => toggle(n, (e.nativeEvent as globalThis.MouseEvent).shiftKey)} /></span>
       <span role="gridcell" className="cell-name"><a href={`/guests/${encodeURIComponent(vm.name)}`} tabIndex={-1} onClick={(e) => open(e, vm.name)}><bdi>{vm.name}</bdi></a></span>
-      <span role="gridcell"><span className={`state ${state}`}>{t(`state.${state}`)}</span>{pending && <span className="pending" title={t("pending")}><Icon name="info" size={12} /></span>}</span>
+      <span role="gridcell"><span className={`state ${state}`}>{t(`state.${state}`)}</span>{short && <span className="pending" title={t("room")}><Icon name="warning" size={12} /></span>}{pending && <span className="pending" title={t("pending")}><Icon name="info" size={12} /></span>}</span>
       {columns.map((name) => <span key={name} role="gridcell" className={`cell-${name}`}>{CELLS[name](vm, load)}</span>)}
     </div>
   );

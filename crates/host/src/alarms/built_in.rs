@@ -29,9 +29,13 @@ fn below(of: Metric, below: f64, clear: f64, hold: u32) -> Trigger {
     Trigger::Metric(MetricTrigger { of, above: None, below: Some(below), clear: Some(clear), hold })
 }
 
-fn crashes(how: &[&str], count: u32, within: u32) -> Trigger {
+fn events(kind: &str, how: &[&str], count: u32, within: u32) -> Trigger {
     let how = how.iter().map(|how| (*how).to_owned()).collect();
-    Trigger::Event(EventTrigger { kind: "vm.crashed".into(), how, count, within })
+    Trigger::Event(EventTrigger { kind: kind.into(), how, count, within })
+}
+
+fn crashes(how: &[&str], count: u32, within: u32) -> Trigger {
+    events("vm.crashed", how, count, within)
 }
 
 /// All of them.
@@ -50,7 +54,7 @@ pub fn all() -> Result<Vec<AlarmDefinition>, NameError> {
         alarm(
             "pool-full",
             Critical,
-            "The file system of a storage pool is nearly full: guests whose disks cannot grow fail.",
+            "The file system of a storage pool is nearly full: what guests write waits when their disks cannot grow.",
             above(Metric::PoolUsed, 95.0, 92.0, 15),
         )?,
         alarm(
@@ -58,6 +62,12 @@ pub fn all() -> Result<Vec<AlarmDefinition>, NameError> {
             Warning,
             "A guest's disk may grow by far more than its pool has room for.",
             below(Metric::DiskRoom, 2.0, 4.0, 120),
+        )?,
+        alarm(
+            "guest-waits-for-room",
+            Critical,
+            "What a guest writes waits, because the pool that its disk is in is full: remove volumes, or give the pool more room.",
+            events("vm.no-room", &[], 1, 3600),
         )?,
         alarm(
             "guest-panicked",

@@ -72,6 +72,7 @@ fn new_record(id: Id, definition: VmDefinition, memory: Option<&Memory>) -> Reco
                 last_end: None,
                 restarts: 0,
                 pending_restart: false,
+                no_room: Vec::new(),
                 snapshot: None,
             },
         },

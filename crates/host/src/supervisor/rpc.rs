@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use vmm::control::{Changed, SaveEnd, StateReport};
+use vmm::control::{Changed, NoRoom, SaveEnd, StateReport};
 
 /// A process that does not answer in this time does not work.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,6 +57,8 @@ pub enum Notice {
     Saved(SaveEnd),
     /// What the guest has made of a change of its hardware.
     Hardware(Changed),
+    /// Which disks have no room on the host.
+    NoRoom(NoRoom),
 }
 
 /// How that comes. The channel closes when the process goes.
@@ -155,6 +157,7 @@ fn notice(mut message: Value) -> Option<Notice> {
     match message["method"].as_str()? {
         "event" => serde_json::from_value(params).ok().map(Notice::Event),
         "hardware" => serde_json::from_value(params).ok().map(Notice::Hardware),
+        "no_room" => serde_json::from_value(params).ok().map(Notice::NoRoom),
         "saved" => serde_json::from_value(params).ok().map(Notice::Saved),
         _ => None,
     }

@@ -279,7 +279,10 @@ impl ApplyOption {
 
 const COLUMNS: [Column<Vm>; 11] = [
     Column::text("NAME", |vm: &Vm| vm.definition.name.to_string()),
-    Column::text("STATE", |vm: &Vm| vm.status.state.word().to_owned()),
+    Column::text("STATE", |vm: &Vm| match vm.status.no_room.is_empty() {
+        true => vm.status.state.word().to_owned(),
+        false => format!("{} (no room)", vm.status.state.word()),
+    }),
     Column::text("SINCE", |vm: &Vm| age(vm.status.since)).passing(),
     Column::number("CPUS", |vm: &Vm| vm.definition.cpus.to_string()),
     Column::number("MEMORY", |vm: &Vm| size(vm.definition.memory)),

@@ -70,10 +70,10 @@ const GOOD: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\
 const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// A small file system of its own.
-struct Small(PathBuf);
+pub struct Small(pub PathBuf);
 
 impl Small {
-    fn mount(place: &Path) -> Self {
+    pub fn mount(place: &Path) -> Self {
         std::fs::create_dir(place).unwrap();
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "none"]).arg(place).status();
@@ -81,7 +81,7 @@ impl Small {
         Self(place.to_owned())
     }
 
-    fn fill(&self, mebibytes: usize) {
+    pub fn fill(&self, mebibytes: usize) {
         std::fs::write(self.0.join("filler"), vec![1; mebibytes << 20]).unwrap();
     }
 }
@@ -105,7 +105,7 @@ fn becomes(daemon: &Daemon, name: &str, wanted: &str) {
     daemon.eventually(&format!("{name} is {wanted}"), |daemon| state(daemon, name) == wanted);
 }
 
-fn events(daemon: &Daemon, kind: &str) -> Vec<Value> {
+pub fn events(daemon: &Daemon, kind: &str) -> Vec<Value> {
     daemon.json(&format!("event ls --filter kind={kind}")).as_array().unwrap().clone()
 }
 

@@ -37,6 +37,7 @@ mod paging;
 mod privileges;
 mod repeats;
 mod report;
+mod room;
 mod sandbox;
 mod schedules;
 #[path = "../../../storage/tests/images/server.rs"]

@@ -138,7 +138,7 @@ impl Guest {
     }
 
     pub fn report(&self) -> StateReport {
-        StateReport { state: self.state, last: self.last.clone() }
+        StateReport { state: self.state, last: self.last.clone(), no_room: self.disks.short() }
     }
 
     pub(super) fn machine(&self) -> Result<&Machine, Refusal> {
@@ -179,7 +179,7 @@ impl Guest {
             let (disk, stack) = open_disk(&format!("disks[{number}]"), spec, queues, &mut files)?;
             meters.disk(&name, &serial, &disk);
             limiters.disk(&name, &disk);
-            disks.add(&name, stack, disk.bell());
+            disks.add(&name, stack, &disk);
             devices.push(Part::new(name, disk));
         }
         for (number, spec) in spec.nets.into_iter().enumerate() {

@@ -29,7 +29,7 @@ impl Guest {
                 let (disk, stack) = open_disk("disk", disk, self.queues, &mut files)?;
                 self.meters.disk(&name, &serial, &disk);
                 self.limiters.disk(&name, &disk);
-                self.disks.add(&name, stack, disk.bell());
+                self.disks.add(&name, stack, &disk);
                 (name.clone(), Part::new(name, disk))
             }
             (None, Some(net)) => {

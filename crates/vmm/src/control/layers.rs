@@ -1,6 +1,7 @@
-//! The files of a machine's disks: `disk_switch`, `disk_pull`, `disk_replace_below`, `disk_grow`, all while the guest runs.
+//! The files of a machine's disks: `disk_switch`, `disk_pull`, `disk_replace_below`, `disk_grow`, all while the guest runs; and `no_room`, which tells
+//! that the host has no room for what the guest writes there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,17 +17,18 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::guest::Guest;
 use super::open::Files;
 use super::protocol::{
-    BelowSpec, DiskName, GrowSpec, Layers, NewTop, PullEnd, PullProgress, PullSpec, Refusal, SwitchSpec,
-    Switched, code, notification,
+    BelowSpec, DiskName, GrowSpec, Layers, NewTop, NoRoom, PullEnd, PullProgress, PullSpec, Refusal,
+    SwitchSpec, Switched, code, notification,
 };
-use crate::virtio::block::Bell;
+use crate::virtio::block::{Bell, Block};
 
 /// How often it is told how far a pull is.
 const OFTEN: Duration = Duration::from_millis(250);
 
-/// What a machine's disks are made of, by their names, and whose layers are being merged.
+/// What a machine's disks are made of, by their names, whose layers are being merged, and which have no room on the host.
 pub(super) struct Disks {
     stacks: Vec<(String, Arc<Stack>, Bell)>,
+    short: BTreeSet<String>,
     pulls: Vec<Pull>,
     news: Arc<News>,
 }
@@ -37,7 +39,7 @@ struct Pull {
     cancelled: Arc<AtomicBool>,
 }
 
-/// What is to be told of pulls.
+/// What is to be told of disks.
 struct News {
     waiting: Mutex<VecDeque<Told>>,
     /// Readable when there is something.
@@ -47,22 +49,32 @@ struct News {
 enum Told {
     Progress(PullProgress),
     End(PullEnd),
+    /// The disk of this name has no room, or has some again.
+    Short(String, bool),
 }
 
 impl Disks {
     pub fn none() -> io::Result<Self> {
         let ready = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         let news = Arc::new(News { waiting: Mutex::default(), ready });
-        Ok(Self { stacks: Vec::new(), pulls: Vec::new(), news })
+        Ok(Self { stacks: Vec::new(), short: BTreeSet::new(), pulls: Vec::new(), news })
     }
 
-    pub fn add(&mut self, name: &str, stack: Arc<Stack>, bell: Bell) {
-        self.stacks.push((name.into(), stack, bell));
+    pub fn add(&mut self, name: &str, stack: Arc<Stack>, disk: &Block) {
+        let (news, called) = (Arc::clone(&self.news), name.to_owned());
+        disk.on_room(move |short| news.tell(Told::Short(called.clone(), short)));
+        self.stacks.push((name.into(), stack, disk.bell()));
+    }
+
+    /// Those for which the host has no room.
+    pub fn short(&self) -> Vec<String> {
+        self.short.iter().cloned().collect()
     }
 
     /// A disk that is not there any more. What is being done with its layers ends soon.
     pub fn forget(&mut self, name: &str) {
         self.stacks.retain(|(disk, ..)| disk != name);
+        self.short.remove(name);
         for pull in self.pulls.iter().filter(|pull| pull.name == name) {
             pull.cancelled.store(true, Ordering::Relaxed);
         }
@@ -77,6 +89,22 @@ impl Disks {
         }
     }
 
+    /// Has everything that the guest has written be durable, for one that goes on later, and whose memory says that it is.
+    ///
+    /// # Errors
+    /// If the host has no room for it, or its disk fails.
+    pub fn make_durable(&self) -> Result<(), Refusal> {
+        for (name, stack, _) in &self.stacks {
+            stack.flush().map_err(|error| {
+                Refusal::new(
+                    code::MACHINE,
+                    format!("what was written to the disk {name} cannot be kept: {error}"),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
     fn get(&self, field: &str, name: &str) -> Result<Arc<Stack>, Refusal> {
         self.find(field, name).map(|(_, stack, _)| Arc::clone(stack))
     }
@@ -86,13 +114,13 @@ impl Disks {
         self.stacks.iter().find(|(disk, ..)| disk == name).ok_or_else(none)
     }
 
-    /// What to wait for while layers are being merged.
-    pub fn pulling(&self) -> Option<BorrowedFd<'_>> {
+    /// What to wait for: readable when there is something to tell.
+    pub fn ready(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as this is there.
-        (!self.pulls.is_empty()).then(|| unsafe { BorrowedFd::borrow_raw(self.news.ready.as_raw_fd()) })
+        unsafe { BorrowedFd::borrow_raw(self.news.ready.as_raw_fd()) }
     }
 
-    /// The lines that tell what there is of pulls.
+    /// The lines that tell what there is.
     pub fn news(&mut self) -> Vec<String> {
         // Takes the count; there may be none.
         let _ = self.news.ready.read();
@@ -102,6 +130,15 @@ impl Disks {
             Told::End(end) => {
                 self.pulls.retain(|pull| pull.name != end.name);
                 notification("disk_pulled", &end)
+            }
+            Told::Short(name, short) => {
+                // One that is gone needs none.
+                if short && self.stacks.iter().any(|(disk, ..)| *disk == name) {
+                    self.short.insert(name);
+                } else {
+                    self.short.remove(&name);
+                }
+                notification("no_room", &NoRoom { disks: self.short.iter().cloned().collect() })
             }
         };
         all.into_iter().map(line).collect()

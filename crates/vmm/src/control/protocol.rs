@@ -535,6 +535,16 @@ pub struct StateReport {
     /// The last event.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub last: Option<GuestEvent>,
+    /// The names of its disks for which the host has no room: what the guest writes there waits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_room: Vec<String>,
+}
+
+/// For which disks the host has no room from now on, as the notification `no_room` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoRoom {
+    /// Their names; what the guest writes there waits until there is some.
+    pub disks: Vec<String>,
 }
 
 /// A request as it comes in.

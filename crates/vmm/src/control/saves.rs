@@ -75,9 +75,13 @@ impl Guest {
         };
         // What is durable before need not be waited for while it stands still.
         tops.flush()?;
+        if spec.stay {
+            self.disks.make_durable()?;
+        }
         let started = Instant::now();
         self.pause()?;
-        let result = self.save_paused(file, tops);
+        let result = if spec.stay { self.disks.make_durable() } else { Ok(()) };
+        let result = result.and_then(|()| self.save_paused(file, tops));
         if ran && !(spec.stay && result.is_ok()) {
             self.resume()?;
         }

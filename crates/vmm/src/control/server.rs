@@ -118,7 +118,7 @@ impl Server {
         let optional = [
             self.guest.events(),
             self.guest.saves.running(),
-            self.guest.disks.pulling(),
+            Some(self.guest.disks.ready()),
             self.guest.console(),
         ];
         list.extend(optional.iter().flatten().copied().map(input));

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddress;
+use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Chain, Interrupt};
+use super::{Chain, Interrupt, MOST_PIECES};
 use crate::memory::{GuestMemory, Held};
+
+/// Bytes of a descriptor (2.7.5).
+const DESCRIPTOR: u64 = 16;
 
 /// Why a queue cannot be used any more.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +99,33 @@ impl ActiveQueue {
         // One has been added meanwhile. If even so there is none, what the driver says is not so.
         self.queue.disable_notification(&**memory)?;
         self.take(memory).map(Some).ok_or(QueueBroken::Available)
+    }
+
+    /// The descriptors of a request that was taken before and begins with `head`, as they are now (2.7.5): an indirect table is followed
+    /// once, and what is not in memory or makes no sense ends them.
+    pub fn descriptors(&self, memory: &GuestMemory, head: u16) -> Vec<Descriptor> {
+        let (mut table, mut entries, mut indirect) = (self.queue.desc_table(), self.queue.size(), false);
+        let (mut next, mut found) = (head, Vec::new());
+        while next < entries && found.len() < MOST_PIECES {
+            let at = GuestAddress(table).checked_add(u64::from(next) * DESCRIPTOR);
+            let Some(Ok(descriptor)) = at.map(|at| memory.read_obj::<Descriptor>(at)) else { break };
+            if descriptor.refers_to_indirect_table() {
+                let length = u64::from(descriptor.len());
+                let fits = length.is_multiple_of(DESCRIPTOR) && u16::try_from(length / DESCRIPTOR).is_ok();
+                if indirect || !fits {
+                    break;
+                }
+                indirect = true;
+                (table, entries, next) = (descriptor.addr().0, (length / DESCRIPTOR) as u16, 0);
+                continue;
+            }
+            found.push(descriptor);
+            if !descriptor.has_next() {
+                break;
+            }
+            next = descriptor.next();
+        }
+        found
     }
 
     /// Where the next request will be taken from: [`put_back`](Self::put_back) takes it.

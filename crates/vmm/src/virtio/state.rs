@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::balloon::BalloonState;
+use super::block::DiskState;
 use super::console::ConsoleState;
 use super::limit::LimitState;
 use super::mem::MemState;
@@ -35,6 +36,14 @@ pub enum RestoreError {
         /// What there is.
         here: usize,
     },
+    /// A request of it is in no queue.
+    #[error("it has a request of queue {queue} that begins with descriptor {head}, which cannot be")]
+    Request {
+        /// The queue.
+        queue: u16,
+        /// The request's first descriptor.
+        head: u16,
+    },
     /// Its ports are others.
     #[error("it has {saved} ports, the device here has {here}")]
     Ports {
@@ -65,6 +74,8 @@ pub enum DeviceState {
     Mem(MemState),
     /// What has been used of a disk's or a card's limits. One without limits is plain, as it is for programs that know of none.
     Limits(LimitState),
+    /// Requests of a disk that wait for room on the host.
+    Disk(DiskState),
 }
 
 /// A queue as its driver has set it up, and how far its device has come.

@@ -12,3 +12,4 @@ mod limits;
 mod memory;
 mod rig;
 mod rng;
+mod room;

@@ -138,7 +138,7 @@ impl Guest {
             console: self.last_words(),
             log: last_lines(&std::fs::read(self.shared.paths.process_log(id)).unwrap_or_default()),
         });
-        (self.record.vm.status.pid, self.record.vm.status.engine) = (None, None);
+        self.has_no_process();
         let again = self.again(kind, crashed && !asked);
         self.record.wanted = again.is_some();
         self.restart = again.map(|wait| Instant::now() + wait);

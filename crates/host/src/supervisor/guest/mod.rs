@@ -6,6 +6,7 @@ mod fork;
 mod grow;
 mod order;
 mod plan;
+mod room;
 mod snapshot;
 mod start;
 mod suspend;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use api::{Problem, Time, VmState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use vmm::control::{Changed, SaveEnd, StateReport};
+use vmm::control::{Changed, NoRoom, SaveEnd, StateReport};
 
 use super::process::Process;
 use super::rpc::{Client, Notice, Notices};
@@ -89,6 +90,7 @@ enum Next {
     Event(StateReport),
     Saved(SaveEnd),
     Hardware(Changed),
+    NoRoom(NoRoom),
     Patience,
     Ended(Option<ExitStatus>),
     Deadline,
@@ -107,6 +109,7 @@ impl Running {
                 Notice::Event(report) => Next::Event(report),
                 Notice::Saved(end) => Next::Saved(end),
                 Notice::Hardware(changed) => Next::Hardware(changed),
+                Notice::NoRoom(told) => Next::NoRoom(told),
             },
             status = self.process.ended() => Next::Ended(status),
             result = became(&mut self.becoming) => Next::Became(result),
@@ -180,6 +183,7 @@ impl Guest {
                 Next::Saved(end) if self.snapping.is_some() => self.on_snapshot_saved(end).await,
                 Next::Saved(end) => self.on_saved(end).await,
                 Next::Hardware(changed) => self.on_hardware(changed).await,
+                Next::NoRoom(told) => self.on_no_room(&told.disks).await,
                 Next::Patience => self.on_patience().await,
                 Next::Look => self.on_look().await,
                 Next::SnapshotLook => self.on_snapshot_look().await,
@@ -208,6 +212,13 @@ impl Guest {
         if status.state != state {
             (status.state, status.since) = (state, Time::now());
         }
+    }
+
+    /// From now on its status says nothing of a process.
+    fn has_no_process(&mut self) {
+        let status = &mut self.record.vm.status;
+        (status.pid, status.engine) = (None, None);
+        status.no_room.clear();
     }
 
     /// Makes what the record says durable, together with what happened.

@@ -219,8 +219,7 @@ impl Guest {
         if !self.state().is_alive() || self.is_left_suspended().await {
             return;
         }
-        self.record.vm.status.pid = None;
-        self.record.vm.status.engine = None;
+        self.has_no_process();
         if booted {
             self.machine_is_gone().await;
             self.record.wanted = self.record.vm.definition.autostart.enabled;
@@ -249,6 +248,7 @@ impl Guest {
                     self.begin_to_be_itself();
                 }
                 self.reconcile().await;
+                self.on_no_room(&report.no_room).await;
                 let happening = self.happening("vm.taken-over", "goes on under a new daemon");
                 self.note(Some(happening)).await;
             }

@@ -142,7 +142,7 @@ impl Guest {
     async fn is_suspended(&mut self, bytes: u64, pause: Duration, actor: &str) -> Result<(), Problem> {
         let before = self.record.clone();
         self.record.wanted = false;
-        (self.record.vm.status.pid, self.record.vm.status.engine) = (None, None);
+        self.has_no_process();
         self.set_state(VmState::Suspended);
         let message = format!("is on storage: {} MiB", bytes >> 20);
         let details = json!({ "bytes": bytes, "pause_ns": pause.as_nanos() as u64 });
@@ -164,7 +164,7 @@ impl Guest {
             return false;
         }
         self.record.wanted = false;
-        (self.record.vm.status.pid, self.record.vm.status.engine) = (None, None);
+        self.has_no_process();
         self.set_state(VmState::Suspended);
         let happening = self.happening("vm.suspended", "is on storage; its process has ended");
         self.note(Some(happening)).await;

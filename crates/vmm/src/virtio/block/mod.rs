@@ -4,6 +4,7 @@
 //! docs/decisions/0007-disk-threads.md says why not io_uring.
 
 mod request;
+mod room;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +15,16 @@ use disk::{Disk, SECTOR};
 use serde::{Deserialize, Serialize};
 
 use self::request::{Request, Target};
+use self::room::Room;
 use super::crew::{Calls, Crew, Work};
-use super::limit::{Allowance, Limit, Throttle};
+use super::limit::{Allowance, LaneState, Limit, LimitState, Throttle};
 use super::{
     Activation, ActiveQueue, Counter, Device, DeviceState, Health, QueueBroken, RestoreError, read_slice,
 };
 use crate::figures::Figures;
 use crate::memory::GuestMemory;
+
+pub use room::Unanswered;
 
 const QUEUE_SIZE: u16 = 256;
 /// The most data descriptors of a request: ring size less header and status.
@@ -160,10 +164,21 @@ impl Limiter {
     }
 }
 
+/// What is saved of a disk some of whose requests wait for room on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskState {
+    /// What has been used of its limits, lane by lane; none if it has none.
+    #[serde(default)]
+    pub lanes: Vec<LaneState>,
+    /// The requests, in the order in which they are tried.
+    pub unanswered: Vec<Unanswered>,
+}
+
 /// A disk for the guest.
 pub struct Block {
     target: Arc<Target>,
     throttle: Arc<Throttle>,
+    room: Arc<Room>,
     queues: u16,
     crew: Option<Crew>,
     bell: Bell,
@@ -178,7 +193,8 @@ impl Block {
         }
         let target = Arc::new(Target { disk, id, meter: Arc::default() });
         let throttle = Throttle::new(&DiskLimits::default().lanes());
-        Self { target, throttle, queues: queues.max(1), crew: None, bell: Bell::default() }
+        let (room, bell) = (Arc::default(), Bell::default());
+        Self { target, throttle, room, queues: queues.max(1), crew: None, bell }
     }
 
     /// What changes its limits: at first it has none.
@@ -189,6 +205,12 @@ impl Block {
     /// What it has done, for who wants to know.
     pub fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.target.meter)
+    }
+
+    /// Tells `listener` when the host has no room for what the guest writes (true), and when it has some again (false). For one of
+    /// each disk; called by its threads, which it must not keep.
+    pub fn on_room(&self, listener: impl Fn(bool) + Send + Sync + 'static) {
+        self.room.listen(listener);
     }
 
     /// What tells its driver that its length is another one.
@@ -248,9 +270,11 @@ impl Device for Block {
         self.bell.hang(Some(activation.health.clone()));
         let kicks: Vec<_> = queues.iter().map(|active| Arc::clone(&active.kick)).collect();
         self.throttle.attach(activation.reactor.clone(), kicks.clone());
+        self.room.attach(activation.reactor.clone(), kicks.clone());
         let server = Server {
             target: Arc::clone(&self.target),
             throttle: Arc::clone(&self.throttle),
+            room: Arc::clone(&self.room),
             memory: activation.memory,
             health: activation.health,
             queues: queues.into_iter().map(Mutex::new).collect(),
@@ -266,14 +290,28 @@ impl Device for Block {
         self.bell.hang(None);
         self.crew = None;
         self.throttle.detach();
+        self.room.detach();
     }
 
     fn save(&self, _: bool) -> DeviceState {
-        self.throttle.save()
+        let (limits, unanswered) = (self.throttle.save(), self.room.save());
+        if unanswered.is_empty() {
+            return limits;
+        }
+        let lanes = if let DeviceState::Limits(limits) = limits { limits.lanes } else { Vec::new() };
+        DeviceState::Disk(DiskState { lanes, unanswered })
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        self.throttle.restore(state)
+        let DeviceState::Disk(DiskState { lanes, unanswered }) = state else {
+            return self.throttle.restore(state);
+        };
+        let strange = |one: &&Unanswered| one.queue >= self.queues || one.head >= QUEUE_SIZE;
+        if let Some(&Unanswered { queue, head }) = unanswered.iter().find(strange) {
+            return Err(RestoreError::Request { queue, head });
+        }
+        self.room.restore(unanswered);
+        self.throttle.restore(&DeviceState::Limits(LimitState { lanes: lanes.clone() }))
     }
 }
 
@@ -281,6 +319,7 @@ impl Device for Block {
 struct Server {
     target: Arc<Target>,
     throttle: Arc<Throttle>,
+    room: Arc<Room>,
     memory: Arc<GuestMemory>,
     health: Health,
     queues: Vec<Mutex<ActiveQueue>>,
@@ -297,6 +336,15 @@ impl Work for Server {
             false
         })
     }
+}
+
+/// A request that a thread has in hand.
+struct InHand<'a> {
+    head: u16,
+    /// None for what is no request: it is given back at once.
+    request: Option<Request<'a>>,
+    /// Whether it has waited for room, and is the first one that does.
+    again: bool,
 }
 
 impl Server {
@@ -316,27 +364,13 @@ impl Server {
                 return Ok(false);
             }
             let resting = crew.resting();
-            let position = active.position();
-            let next = if resting { None } else { active.next(memory)? };
-            let Some(chain) = next else {
+            let next = if resting { None } else { self.next(index, &mut active)? };
+            let Some(in_hand) = next else {
                 active.tell(memory);
-                if !resting {
-                    self.throttle.has_none(index);
-                }
                 return Ok(resting);
             };
-            let head = chain.head_index();
-            let request = Request::parse(chain, memory);
-            // One that is none is given back at once.
-            let admitted = request
-                .as_ref()
-                .is_none_or(|request| self.throttle.admits(index, || request.cost(self.target.disk.len())));
-            if !admitted {
-                active.put_back(position);
-                active.tell(memory);
-                return Ok(false);
-            }
-            let waits = self.waited.load(Ordering::Relaxed) || request.as_ref().is_some_and(Request::is_long);
+            let request = in_hand.request.as_ref();
+            let waits = self.waited.load(Ordering::Relaxed) || request.is_some_and(Request::is_long);
             if untold.is_some_and(|since| waits || since.elapsed() > SOON) {
                 active.tell(memory);
                 untold = None;
@@ -346,12 +380,60 @@ impl Server {
             if help {
                 crew.call(index);
             }
-            let started = Instant::now();
-            let written = request.map_or(0, |request| request.answer(&self.target, self.write_through));
-            let taken = started.elapsed();
-            self.target.meter.took(taken.as_nanos() as u64);
-            self.waited.store(taken > WAITED, Ordering::Relaxed);
-            done = Some((head, written));
+            done = self.do_it(index, in_hand);
         }
+    }
+
+    /// What is to be done next of a queue; none if there is nothing, or nothing that may be done now.
+    fn next<'a>(&'a self, index: usize, active: &mut ActiveQueue) -> Result<Option<InHand<'a>>, QueueBroken> {
+        let memory = &self.memory;
+        if let Some(head) = self.room.next(index) {
+            let request = Request::parse(active.descriptors(memory, head), memory);
+            return Ok(Some(InHand { head, request, again: true }));
+        }
+        loop {
+            let position = active.position();
+            let Some(chain) = active.next(memory)? else {
+                self.throttle.has_none(index);
+                return Ok(None);
+            };
+            let head = chain.head_index();
+            let request = Request::parse(chain, memory);
+            let waits = self.room.is_short() && request.as_ref().is_some_and(Request::can_need_room);
+            // One that is none is given back at once.
+            let admitted = (!waits || self.room.holds(index))
+                && request.as_ref().is_none_or(|request| {
+                    self.throttle.admits(index, || request.cost(self.target.disk.len()))
+                });
+            if !admitted {
+                active.put_back(position);
+                return Ok(None);
+            }
+            if !waits || self.room.add(index, head).is_err() {
+                return Ok(Some(InHand { head, request, again: false }));
+            }
+        }
+    }
+
+    /// Does it; gives the request's head and the bytes written to memory, or nothing if it has not been answered.
+    fn do_it(&self, index: usize, in_hand: InHand) -> Option<(u16, u32)> {
+        let InHand { head, request, again } = in_hand;
+        let started = Instant::now();
+        let answered = request.map_or(Ok(0), |request| {
+            request.answer(&self.target, self.write_through, |error| {
+                let waits = if again { self.room.wait() } else { self.room.add(index, head) };
+                if waits.is_ok() && !again {
+                    tracing::warn!("a disk has no room on the host for what the guest writes: {error}");
+                }
+                waits.is_ok()
+            })
+        });
+        let taken = started.elapsed();
+        self.target.meter.took(taken.as_nanos() as u64);
+        self.waited.store(taken > WAITED, Ordering::Relaxed);
+        if again && answered.is_ok() {
+            self.room.done();
+        }
+        answered.ok().map(|written| (head, written))
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use disk::{Disk, SECTOR};
 use libc::iovec;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::bitmap::{Bitmap, RefSlice};
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
 use super::{ID_BYTES, MOST_DISCARD, Meter, lane};
 use crate::memory::{GuestMemory, TrackedPages};
+use crate::virtio::MOST_PIECES;
 use crate::virtio::limit::Cost;
-use crate::virtio::{Chain, MOST_PIECES};
 
 /// Bytes of the header that every request begins with.
 const HEADER: usize = 16;
@@ -42,6 +43,10 @@ pub struct Target {
     /// What has been done.
     pub meter: Arc<Meter>,
 }
+
+/// The host has no room for what a request writes.
+#[derive(Debug)]
+pub struct NoRoom;
 
 /// A request. How its bytes are spread over descriptors is the driver's choice (2.7.4.1).
 pub struct Request<'a> {
@@ -86,11 +91,11 @@ fn take_last<'a>(slices: &mut Vec<Slice<'a>>) -> Option<Slice<'a>> {
 }
 
 impl<'a> Request<'a> {
-    /// Takes a chain apart. `None` for one that is no request: not all of it is memory, or there is no place for the status, or
+    /// Takes a chain's descriptors apart. `None` for what is no request: not all of it is memory, or there is no place for the status, or
     /// no header.
-    pub fn parse(chain: Chain, memory: &'a GuestMemory) -> Option<Self> {
+    pub fn parse(chain: impl IntoIterator<Item = Descriptor>, memory: &'a GuestMemory) -> Option<Self> {
         let (mut output, mut input) = (Vec::with_capacity(4), Vec::with_capacity(4));
-        for (number, descriptor) in chain.enumerate() {
+        for (number, descriptor) in chain.into_iter().enumerate() {
             let side = if descriptor.is_write_only() { &mut input } else { &mut output };
             if number == MOST_PIECES {
                 return None;
@@ -118,6 +123,11 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Whether the host may have to find room for it. A flush does: what was written may be spread out in the file only then.
+    pub fn can_need_room(&self) -> bool {
+        !matches!(self.kind, kind::IN | kind::GET_ID)
+    }
+
     /// What it costs of the limits of a disk of so many bytes: what is longer than that fails, and carries nothing.
     pub fn cost(&self, disk: u64) -> Cost {
         let carried = |slices: &[Slice<'_>]| Some(bytes(slices)).filter(|bytes| *bytes <= disk).unwrap_or(0);
@@ -132,7 +142,15 @@ impl<'a> Request<'a> {
 
     /// Does it and sets its status; gives how many bytes were written to guest memory. With `write_through` what it wrote is
     /// durable then.
-    pub fn answer(self, target: &Target, write_through: bool) -> u32 {
+    ///
+    /// # Errors
+    /// If the host has no room for it, and `waits` has it wait: it has no status then, and can be done again.
+    pub fn answer(
+        self,
+        target: &Target,
+        write_through: bool,
+        waits: impl FnOnce(&io::Error) -> bool,
+    ) -> Result<u32, NoRoom> {
         let done = self.execute(target).and_then(|written| match self.kind {
             kind::OUT | kind::WRITE_ZEROES if write_through => target.disk.flush().map(|()| written),
             _ => Ok(written),
@@ -143,6 +161,7 @@ impl<'a> Request<'a> {
                 (STATUS_OK, written)
             }
             Err(error) if error.kind() == io::ErrorKind::Unsupported => (STATUS_UNSUPPORTED, 0),
+            Err(error) if self.can_need_room() && is_no_room(&error) && waits(&error) => return Err(NoRoom),
             Err(error) => {
                 target.meter.failed.add(1);
                 tracing::debug!(
@@ -154,7 +173,7 @@ impl<'a> Request<'a> {
             }
         };
         self.status.copy_from(&[status]);
-        written + 1
+        Ok(written + 1)
     }
 
     fn count(&self, meter: &Meter) {
@@ -254,6 +273,11 @@ impl<'a> Request<'a> {
         }
         Ok(0)
     }
+}
+
+/// Whether it fails only because a file system or a quota is full.
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn invalid(why: &str) -> io::Error {
