@@ -13,6 +13,7 @@ pub mod definition;
 #[expect(unsafe_code, reason = "AsyncFd::register in dhcp/process.rs")]
 mod dhcp;
 mod error;
+mod firewall;
 #[expect(unsafe_code, reason = "TUNSETIFF in kernel/tap.rs")]
 mod kernel;
 mod names;

@@ -1,30 +1,25 @@
 //! All networks of one host, kept as wanted.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use crate::definition::{Port, Site};
 use crate::dhcp::{Lease, Servers};
 use crate::error::{Error, Result};
-use crate::kernel::{Change, Kernel, Observed, nft, settings, tap};
-use crate::names::{Owner, hash};
+use crate::firewall::Firewall;
+use crate::kernel::{Change, Kernel, Observed, settings, tap};
+use crate::names::Owner;
 use crate::plan::{Plan, Problem, plan};
-use crate::rules::{self, taps};
+use crate::rules::{Rules, taps};
 
 /// How often it is looked again whether the kernel is as wanted: once for what hangs on what was not there, once to see
 /// that nothing is left, and more for what others change meanwhile.
 const ROUNDS: u32 = 5;
-
-/// For how long it is taken for granted that rules which were there still are.
-const JUST_SEEN: Duration = Duration::from_secs(1);
 
 /// Who a host's networks belong to, and where it keeps what must last.
 #[derive(Clone, Debug)]
@@ -40,12 +35,10 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Networks {
     owner: Owner,
-    state: PathBuf,
     kernel: Kernel,
+    firewall: Firewall,
     servers: Servers,
     site: Mutex<Site>,
-    /// When the rules were all there the last time.
-    rules_seen: std::sync::Mutex<Option<Instant>>,
 }
 
 /// What `apply` did.
@@ -70,13 +63,6 @@ pub struct Traffic {
     pub sent_frames: u64,
 }
 
-/// Which rules were set last, and how the kernel told them: if both are still so, nothing needs to be set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct RulesSet {
-    script: u64,
-    told: u64,
-}
-
 impl Networks {
     /// Connects to the kernel of the calling thread's network namespace, within a tokio runtime. Changes nothing.
     ///
@@ -87,14 +73,8 @@ impl Networks {
         std::fs::create_dir_all(&state).map_err(Error::file("making", &state))?;
         let state = state.canonicalize().map_err(Error::file("finding", &state))?;
         let servers = Servers::new(owner, state.join("dnsmasq"));
-        Ok(Self {
-            owner,
-            state,
-            kernel: Kernel::connect()?,
-            servers,
-            site: Mutex::default(),
-            rules_seen: std::sync::Mutex::default(),
-        })
+        let firewall = Firewall::new(owner, state.join("rules.json"));
+        Ok(Self { owner, kernel: Kernel::connect()?, firewall, servers, site: Mutex::default() })
     }
 
     /// What [`apply`](Self::apply) would change, in words; what hangs on an interface that is still to be made is not told.
@@ -103,7 +83,7 @@ impl Networks {
     /// If a definition is wrong, or the kernel does not tell what is there.
     pub async fn plan(&self, site: &Site) -> Result<Report> {
         check(site)?;
-        let rules = self.rules_change(site).await?;
+        let rules = self.firewall.lacks(site).await?;
         let Plan { changes, problems } = self.look_and_plan(site, rules).await?.1;
         let mut changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
         changes.extend(self.servers.plan(site).await);
@@ -117,7 +97,7 @@ impl Networks {
     pub async fn apply(&self, site: &Site) -> Result<Report> {
         check(site)?;
         let mut kept = self.site.lock().await;
-        let rules = self.rules_change(site).await?;
+        let rules = self.firewall.lacks(site).await?;
         let (mut report, _) = self.settle(site, rules).await?;
         self.servers.apply(site, &mut report).await;
         *kept = site.clone();
@@ -141,8 +121,7 @@ impl Networks {
                 report.changes.push(change.to_string());
             }
         }
-        nft::run(&rules::remove(self.owner)).await?;
-        remove_if_there(&self.rules_file())?;
+        self.firewall.remove().await?;
         Ok(report)
     }
 
@@ -161,9 +140,9 @@ impl Networks {
             _ => Error::Io { doing: format!("making the tap of port {port}"), source: error },
         })?;
         // Whether each rule is as it was is for `apply` to see: that takes long where there are many guests.
-        let rules = match self.have_just_been_seen() || nft::are_there(self.owner).await? {
+        let rules = match self.firewall.is_there().await? {
             true => None,
-            false => self.rules_change(&site).await?,
+            false => self.firewall.lacks(&site).await?,
         };
         let (report, observed) = self.settle(&site, rules).await?;
         match observed.named(&name) {
@@ -218,9 +197,13 @@ impl Networks {
         Ok(taps(&site).filter_map(of).collect())
     }
 
-    /// Watches the DHCP and DNS servers, and starts again, with growing pauses, those that end. Never returns: run it beside
-    /// the rest, and drop it to stop watching.
+    /// Watches the DHCP and DNS servers, and starts again, with growing pauses, those that end; and notes what nobody waits for. Never
+    /// returns: run it beside the rest, and drop it to stop watching.
     pub async fn watch(&self) -> ! {
+        tokio::join!(self.watch_servers(), self.firewall.note()).0
+    }
+
+    async fn watch_servers(&self) -> ! {
         loop {
             self.servers.wait_for_end().await;
             let site = self.site.lock().await;
@@ -236,27 +219,29 @@ impl Networks {
     }
 
     /// Changes interfaces and rules until they are as wanted; what was done, and what is there then.
-    async fn settle(&self, site: &Site, mut rules: Option<Change>) -> Result<(Report, Observed)> {
+    async fn settle(&self, site: &Site, mut rules: Option<Rules>) -> Result<(Report, Observed)> {
         let mut report = Report::default();
         let mut refused = Vec::new();
         for _ in 0..ROUNDS {
             let (observed, plan) = self.look_and_plan(site, rules.take()).await?;
             report.problems = plan.problems;
-            if plan.changes.is_empty() {
-                return Ok((report, observed));
-            }
+            // Nothing hangs on rules.
+            let last = plan.changes.iter().all(|change| matches!(change, Change::SetRules(_)));
             refused.clear();
-            for change in &plan.changes {
-                let is_rules = matches!(change, Change::SetRules { .. });
-                match self.kernel.make(change).await {
-                    Ok(()) => report.changes.push(change.to_string()),
+            for change in plan.changes {
+                let told = change.to_string();
+                let made = match change {
                     // No guest may be connected without its rules.
-                    Err(error) if is_rules => return Err(error),
+                    Change::SetRules(rules) => Ok(self.firewall.set(rules).await?),
+                    change => self.kernel.make(&change).await,
+                };
+                match made {
+                    Ok(()) => report.changes.push(told),
                     Err(error) => refused.push(error.to_string()),
                 }
-                if is_rules {
-                    self.keep_rules(site).await?;
-                }
+            }
+            if last {
+                return Ok((report, observed));
             }
         }
         if refused.is_empty() {
@@ -266,46 +251,11 @@ impl Networks {
         Ok((report, self.kernel.look().await?))
     }
 
-    async fn look_and_plan(&self, site: &Site, rules: Option<Change>) -> Result<(Observed, Plan)> {
+    async fn look_and_plan(&self, site: &Site, rules: Option<Rules>) -> Result<(Observed, Plan)> {
         let mut observed = self.kernel.look().await?;
         settings::look(self.owner, site, &mut observed);
-        let plan = plan(self.owner, site, &observed, rules);
+        let plan = plan(self.owner, site, &observed, rules.map(Change::SetRules));
         Ok((observed, plan))
-    }
-
-    async fn digest(&self) -> Result<Option<u64>> {
-        let told = nft::digest(self.owner).await?;
-        *self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner) = told.map(|_| Instant::now());
-        Ok(told)
-    }
-
-    fn have_just_been_seen(&self) -> bool {
-        let seen = *self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.is_some_and(|seen| seen.elapsed() < JUST_SEEN)
-    }
-
-    fn rules_file(&self) -> PathBuf {
-        self.state.join("rules.json")
-    }
-
-    /// The change that the rules need, if they need one.
-    async fn rules_change(&self, site: &Site) -> Result<Option<Change>> {
-        let script = rules::script(self.owner, site);
-        let kept = std::fs::read(self.rules_file()).ok();
-        let kept: Option<RulesSet> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let same_script = kept.is_some_and(|kept| kept.script == hash(&[script.as_bytes()]));
-        if same_script && self.digest().await? == kept.map(|kept| kept.told) {
-            return Ok(None);
-        }
-        Ok(Some(Change::SetRules { script, what: "set the firewall's rules" }))
-    }
-
-    async fn keep_rules(&self, site: &Site) -> Result<()> {
-        let script = hash(&[rules::script(self.owner, site).as_bytes()]);
-        let Some(told) = self.digest().await? else { return Ok(()) };
-        let path = self.rules_file();
-        let bytes = serde_json::to_vec(&RulesSet { script, told }).unwrap_or_default();
-        std::fs::write(&path, bytes).map_err(Error::file("writing", &path))
     }
 }
 
@@ -321,11 +271,4 @@ fn find<'a>(site: &'a Site, id: &str) -> Result<&'a Port> {
     }
     let known = site.ports.iter().any(|port| port.id == id);
     Err(refused(if known { "is on a user-mode network, which has no taps" } else { "is not defined" }))
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("removing", path)(error)),
-        _ => Ok(()),
-    }
 }

@@ -1,8 +1,9 @@
 # Gives the cards of a system that goes on in another one's memory their addresses: the first part of what makes it one of its own.
 #
-# $1: what nobody else knows, for its random numbers; then for each network card four words: the hardware address that the system knows, the
-# one that the card has now, the IPv4 address with its prefix's length, and the router, each - if the host gives none. Says of each
-# interface whether it has been given an address.
+# $1: what nobody else knows, for its random numbers; then for each network card five words: the hardware address that the system knows, the
+# one that the card has now, the IPv4 address with its prefix's length, and the router, each - if the host gives none, and whether it may send
+# from whatever address (yes or no). Says of each interface whether it has been given an address. What has been done before is done again without
+# harm: a run for which the host waits no more may still come to it.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 printf '%s' "$1" >/dev/urandom
@@ -14,23 +15,53 @@ try() {
 }
 
 # Gives the interface $1 the hardware address $2: while it is up if its driver can, because a card that comes up anew is deaf for a moment.
+# Its neighbours are told: who has asked in vain asks again only after a second.
 hardware_address() {
-    ip link set dev "$1" address "$2" 2>/dev/null && return
-    read -r flags <"/sys/class/net/$1/flags"
-    try ip link set dev "$1" down
-    try ip link set dev "$1" address "$2"
-    if [ $((flags & 1)) = 1 ]; then try ip link set dev "$1" up; fi
+    notify=/proc/sys/net/ipv4/conf/$1/arp_notify
+    read -r before <"$notify"
+    echo 1 >"$notify"
+    if ! ip link set dev "$1" address "$2" 2>/dev/null; then
+        read -r flags <"/sys/class/net/$1/flags"
+        try ip link set dev "$1" down
+        try ip link set dev "$1" address "$2"
+        if [ $((flags & 1)) = 1 ]; then try ip link set dev "$1" up; fi
+    fi
+    echo "$before" >"$notify"
 }
 
-# Whether the interface $1 has IPv4 routes, and a default one (proc_net_route). It is read here, because whatever program is run takes
-# longer than all of this.
+# The number as which the kernel tells of the IPv4 address $1 (proc_net_route), in this processor's order of bytes.
+number_of() {
+    number=
+    [ "$1" != - ] || return
+    IFS=.
+    set -- $1
+    unset IFS
+    number=$(($1 | $2 << 8 | $3 << 16 | $4 << 24))
+}
+
+# Whether the interface $1 has IPv4 routes; the metric of its first default one, - if there is none; whether one leads to the router whose
+# number is $2, and the metrics of the others. It is read here, because whatever program is run takes longer than all of this.
 routes_of() {
-    has=no default=no
-    while read -r name to gateway flags references uses metric mask rest; do
+    has=no metric=- leads=no others=
+    while read -r name to gateway flags references uses own mask rest; do
         [ "$name" = "$1" ] || continue
         has=yes
-        if [ "$to$mask" = 0000000000000000 ]; then default=yes; fi
+        [ "$to$mask" = 0000000000000000 ] || continue
+        [ "$metric" != - ] || metric=$own
+        if [ $((0x$gateway)) = "$2" ]; then leads=yes; else others="$others $own"; fi
     done </proc/net/route
+}
+
+# Has the default route of the interface $1, if it had one with the metric $3, lead to the router $2. That of the other one may have gone with its
+# address, or lead elsewhere. Other interfaces' routes stay, whatever their metrics are.
+route_through() {
+    number_of "$2"
+    routes_of "$1" "$number"
+    if [ "$2" != - ] && [ "$3" != - ] && [ "$leads" = no ]; then
+        try ip route append default via "$2" dev "$1" metric "$3"
+    fi
+    # The kernel takes the oldest that fits.
+    for own in $others; do try ip route del default dev "$1" metric "$own"; done
 }
 
 # Takes all IPv4 addresses of the interface $1 but $2 away, which stays although it came after them.
@@ -47,44 +78,45 @@ END
     echo "$before" >"$promote"
 }
 
+# Its own link-local address comes of the hardware address when IPv6 begins. Of a file like this a shell that reads byte by byte gets no end of
+# the line, and says that it has failed.
+link_local_address() {
+    ipv6=/proc/sys/net/ipv6/conf/$1/disable_ipv6
+    off=1
+    if [ -e "$ipv6" ]; then read -r off <"$ipv6"; fi
+    if [ "$off" = 0 ]; then
+        echo 1 >"$ipv6"
+        echo 0 >"$ipv6"
+    fi
+}
+
 # Nothing that it sends passes before. What the host knows of addresses is set at once, whatever asks for them later, and before what the
-# interface was given as another one is taken away: somebody may wait for an answer.
-while [ $# -ge 4 ]; do
+# interface was given as another one is taken away: somebody may wait for an answer. One whose frames nobody checks loses that first, or its
+# neighbours would be told that the other one's address is here.
+while [ $# -ge 5 ]; do
     for place in /sys/class/net/*; do
         # Not what is made over a card and has its address.
-        [ -e "$place/device" ] && read -r known <"$place/address" && [ "$known" = "$1" ] || continue
+        [ -e "$place/device" ] && read -r known <"$place/address" || continue
+        [ "$known" = "$1" ] || [ "$known" = "$2" ] || continue
         interface=${place##*/}
         given=no
-        routes_of "$interface"
+        routes_of "$interface" -
+        default=$metric
         if [ "$3" != - ] && [ "$has" = yes ]; then
             # It may have been the other one's before.
             try ip address replace "$3" dev "$interface"
             given=yes
-        else
+            if [ "$5" = yes ]; then only_address "$interface" "$3"; fi
+        elif [ "$known" = "$1" ]; then
             # What it was given belongs to the other one.
             try ip address flush dev "$interface" scope global
         fi
-        # Its neighbours are told: who has asked in vain asks again only after a second.
-        notify=/proc/sys/net/ipv4/conf/$interface/arp_notify
-        read -r before <"$notify"
-        echo 1 >"$notify"
-        hardware_address "$interface" "$2"
-        echo "$before" >"$notify"
-        if [ "$given" = yes ]; then
-            only_address "$interface" "$3"
-            if [ "$4" != - ] && [ "$default" = yes ]; then try ip route replace default via "$4" dev "$interface"; fi
-        fi
-        # Its own link-local address comes of the hardware address when IPv6 begins. Of a file like this a shell that reads byte by byte
-        # gets no end of the line, and says that it has failed.
-        ipv6=/proc/sys/net/ipv6/conf/$interface/disable_ipv6
-        off=1
-        if [ -e "$ipv6" ]; then read -r off <"$ipv6"; fi
-        if [ "$off" = 0 ]; then
-            echo 1 >"$ipv6"
-            echo 0 >"$ipv6"
-        fi
+        if [ "$known" = "$1" ]; then hardware_address "$interface" "$2"; fi
+        if [ "$given" = yes ] && [ "$5" = no ]; then only_address "$interface" "$3"; fi
+        if [ "$given" = yes ] || [ "$known" = "$1" ]; then route_through "$interface" "$4" "$default"; fi
+        if [ "$known" = "$1" ]; then link_local_address "$interface"; fi
         echo "$interface $given"
     done
-    shift 4
+    shift 5
 done
 exit $status

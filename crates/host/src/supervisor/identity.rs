@@ -83,8 +83,8 @@ pub fn take(
     answer
 }
 
-/// What the script is told of each card: the hardware address that the system knows and the one that the card has, and, if the host gives
-/// it one, its IPv4 address and its router.
+/// What the script is told of each card: the hardware address that the system knows and the one that the card has, if the host gives it one its
+/// IPv4 address and its router, and whether it may send from whatever address.
 async fn cards(shared: &Shared, definition: &VmDefinition, twin: &Twin) -> Vec<String> {
     let mut words = Vec::new();
     for (nic, (was, is)) in definition.nics.iter().zip(&twin.cards) {
@@ -98,7 +98,8 @@ async fn cards(shared: &Shared, definition: &VmDefinition, twin: &Twin) -> Vec<S
                 router = ip.gateway().to_string();
             }
         }
-        words.extend([was.clone(), is.clone(), address, router]);
+        let any = if nic.allow_spoofing { "yes" } else { "no" };
+        words.extend([was.clone(), is.clone(), address, router, any.to_owned()]);
     }
     words
 }

@@ -18,8 +18,9 @@ use rtnetlink::packet_route::tc::TcHandle;
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkBridgeVlan, LinkUnspec};
 
 use super::settings::{self, Setting};
-use super::{Kernel, Link, Shape, Vlan, nft};
+use super::{Kernel, Link, Shape, Vlan};
 use crate::error::{Error, Result};
+use crate::rules::Rules;
 
 /// An interface that is there: its number, and its name and what it is for, to tell a person.
 #[derive(Clone, Debug)]
@@ -80,10 +81,7 @@ pub(crate) enum Change {
         at: At,
         shape: Option<Shape>,
     },
-    SetRules {
-        script: String,
-        what: &'static str,
-    },
+    SetRules(Rules),
     Set {
         setting: Setting,
         before: String,
@@ -117,7 +115,7 @@ impl fmt::Display for Change {
                 write!(f, "limit what {} gets to {rate} bytes/s, {burst} at once", at.what)
             }
             Self::SetShape { at, shape: None } => write!(f, "limit what {} gets no more", at.what),
-            Self::SetRules { what, .. } => f.write_str(what),
+            Self::SetRules(_) => f.write_str("set the firewall's rules"),
             Self::Set { setting, before } => {
                 write!(f, "set net/{} to {}, from {before}", setting.path, setting.value)
             }
@@ -126,12 +124,10 @@ impl fmt::Display for Change {
 }
 
 impl Kernel {
-    /// Makes a change.
+    /// Makes a change other than that of rules, which is the firewall's.
     pub(crate) async fn make(&self, change: &Change) -> Result<()> {
-        match change {
-            Change::SetRules { script, .. } => return nft::run(script).await,
-            Change::Set { setting, .. } => return settings::write(setting),
-            _ => {}
+        if let Change::Set { setting, .. } = change {
+            return settings::write(setting);
         }
         match self.tell(change).await {
             Err(error) if is_done(change, &error) => Ok(()),
@@ -143,7 +139,8 @@ impl Kernel {
         let link = self.handle.link();
         let set = |at: &At| LinkUnspec::new_with_index(at.index);
         match change {
-            Change::SetRules { .. } | Change::Set { .. } => Ok(()),
+            // Not over rtnetlink.
+            Change::SetRules(_) | Change::Set { .. } => Ok(()),
             Change::RemoveLink(at) => link.del(at.index).execute().await,
             Change::AddBridge { name, mac, mtu } => self.add_bridge(name, *mac, *mtu).await,
             Change::SetAlias { at, alias } => link.set(set(at).alias(alias).build()).execute().await,

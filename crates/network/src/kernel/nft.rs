@@ -3,12 +3,53 @@
 use std::io;
 use std::process::Stdio;
 
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::error::{Error, Result};
 use crate::names::{Owner, hash};
+
+/// NFT_MSG_GETGEN of NFNL_SUBSYS_NFTABLES (linux/netfilter/nf_tables.h, nfnetlink.h).
+const GET_GENERATION: u16 = 10 << 8 | 16;
+/// NFTA_GEN_ID.
+const ID: u16 = 1;
+const NLM_F_REQUEST: u16 = 1;
+
+/// How often rules of whatever table have been changed in this network namespace: where it is as it was, nobody has changed any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation(u32);
+
+impl Generation {
+    /// The one after one change more (nf_tables_commit): there is no 0.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1).max(1))
+    }
+}
+
+/// The generation that rules are of now; none if the kernel does not tell it. It is told within microseconds, where a program of its own
+/// takes milliseconds.
+pub(crate) fn generation() -> Option<Generation> {
+    let protocol = Some(netlink::NETFILTER);
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).ok()?;
+    // A header (struct nlmsghdr) and the one of netfilter (struct nfgenmsg), for any family.
+    let mut request = [0; 20];
+    request[..4].copy_from_slice(&20u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&GET_GENERATION.to_ne_bytes());
+    request[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    send(&socket, &request, SendFlags::empty()).ok()?;
+    let mut answer = [0; 256];
+    // The kernel has answered when what it was sent is gone.
+    let (length, _) = recv(&socket, &mut answer, RecvFlags::DONTWAIT).ok()?;
+    // After the headers comes the first attribute: its length, its kind, and the number in the network's byte order.
+    let attribute = answer.get(..length)?.get(20..28)?;
+    let kind = u16::from_ne_bytes(attribute.get(2..4)?.try_into().ok()?);
+    let id = u32::from_be_bytes(attribute.get(4..)?.try_into().ok()?);
+    (kind == ID).then_some(Generation(id))
+}
 
 /// Runs a script.
 ///

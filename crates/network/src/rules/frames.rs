@@ -1,52 +1,50 @@
 //! Frames that guests send: from their own addresses, in their own VLANs, no faster than they may; and frames that they are spared.
 
-use std::fmt::Write;
-
-use super::{chain, collection, lines, quoted, set, taps};
+use super::{Part, Table, lines, quoted, taps};
 use crate::definition::{Network, Port, Site};
 use crate::names::Owner;
 
-pub(super) fn table(text: &mut String, owner: Owner, site: &Site) {
-    let _ = writeln!(text, "table bridge {} {{", owner.table());
-    sets(text, owner, site);
-    limits(text, owner, site);
-    chain(text, "arp_sent", "", &arp());
-    chain(text, "ipv4_sent", "", &ipv4());
-    chain(text, "ipv6_sent", "", &ipv6());
+pub(super) fn table(owner: Owner, site: &Site) -> Table {
+    let mut table = Table::new("bridge");
+    sets(&mut table, owner, site);
+    limits(&mut table, owner, site);
+    table.chain("arp_sent", "", &arp());
+    table.chain("ipv4_sent", "", &ipv4());
+    table.chain("ipv6_sent", "", &ipv6());
     let first = format!("iifname != \"{}*\" accept", owner.taps());
     let rules: Vec<_> = [first].into_iter().chain(sent()).collect();
     // Before anything else looks at a frame, what iptables' bridge hooks do included.
-    chain(text, "sent", "type filter hook prerouting priority -350; policy accept;", &rules);
+    table.chain("sent", "type filter hook prerouting priority -350; policy accept;", &rules);
     // After VLANs are told apart.
-    chain(text, "spared", "type filter hook forward priority -340; policy accept;", &spared(true));
-    chain(text, "spared_by_host", "type filter hook output priority -340; policy accept;", &spared(false));
+    table.chain("spared", "type filter hook forward priority -340; policy accept;", &spared(true));
+    table.chain("spared_by_host", "type filter hook output priority -340; policy accept;", &spared(false));
     if taps(site).any(|(port, _)| port.has_vlans()) {
-        vlans(text, owner, site);
+        vlans(&mut table, owner, site);
     }
-    text.push_str("}\n");
+    table
 }
 
-fn sets(text: &mut String, owner: Owner, site: &Site) {
+fn sets(table: &mut Table, owner: Owner, site: &Site) {
     let tap = |port: &Port| quoted(&owner.tap(&port.id));
     let ports = |wanted: fn(&Port) -> bool| {
         taps(site).map(|(port, _)| port).filter(move |port| wanted(port)).map(tap)
     };
     // A tap that is in none of these sets is one that no rules were made for yet, and sends nothing.
-    set(text, "ports", "type ifname", ports(|_| true));
-    set(text, "trunks", "type ifname", ports(|port| !port.trunk.is_empty()));
-    set(text, "own_mac", "type ifname", ports(|port| port.anti_spoofing.mac));
+    table.set("ports", "type ifname", ports(|_| true));
+    table.set("trunks", "type ifname", ports(|port| !port.trunk.is_empty()));
+    table.set("own_mac", "type ifname", ports(|port| port.anti_spoofing.mac));
     let macs = taps(site).map(|(port, _)| format!("{} . {}", tap(port), port.mac));
-    set(text, "macs", "type ifname . ether_addr", macs);
-    set(text, "own_ip", "type ifname", ports(|port| port.anti_spoofing.ip && port.trunk.is_empty()));
+    table.set("macs", "type ifname . ether_addr", macs);
+    table.set("own_ip", "type ifname", ports(|port| port.anti_spoofing.ip && port.trunk.is_empty()));
     // Where the host gives no addresses and nobody told the port's, any will do.
     let kept4 = |(port, network): &(&Port, &Network)| port.address.is_some() || network.is_managed();
     let kept6 = |(port, network): &(&Port, &Network)| port.address6.is_some() || network.is_managed();
-    set(text, "own_ipv4", "type ifname", taps(site).filter(kept4).map(|(port, _)| tap(port)));
-    set(text, "own_ipv6", "type ifname", taps(site).filter(kept6).map(|(port, _)| tap(port)));
+    table.set("own_ipv4", "type ifname", taps(site).filter(kept4).map(|(port, _)| tap(port)));
+    table.set("own_ipv6", "type ifname", taps(site).filter(kept6).map(|(port, _)| tap(port)));
     let addresses = |(port, _): (&Port, _)| port.address.map(|address| format!("{} . {address}", tap(port)));
-    set(text, "ipv4", "type ifname . ipv4_addr", taps(site).filter_map(addresses));
+    table.set("ipv4", "type ifname . ipv4_addr", taps(site).filter_map(addresses));
     let addresses = |(port, _): (&Port, _)| port.address6.map(|address| format!("{} . {address}", tap(port)));
-    set(text, "ipv6", "type ifname . ipv6_addr", taps(site).filter_map(addresses));
+    table.set("ipv6", "type ifname . ipv6_addr", taps(site).filter_map(addresses));
     // Whose addresses are known for sure: the host gives them, and they can have no others.
     let sure = |(port, network): &(&Port, &Network)| {
         port.anti_spoofing.ip && port.trunk.is_empty() && network.is_managed()
@@ -55,35 +53,36 @@ fn sets(text: &mut String, owner: Owner, site: &Site) {
         let ports = taps(site).filter(sure).map(|(port, _)| port);
         ports.filter(move |port| family(port)).map(tap)
     };
-    set(text, "known_ipv4", "type ifname", known(|port| port.address.is_some()));
-    set(text, "known_ipv6", "type ifname", known(|port| port.address6.is_some()));
+    table.set("known_ipv4", "type ifname", known(|port| port.address.is_some()));
+    table.set("known_ipv6", "type ifname", known(|port| port.address6.is_some()));
     // What the host has given to anybody, or has itself.
     let own = || site.networks.iter().filter(|network| network.is_managed());
     let given = taps(site).filter_map(|(port, _)| port.address);
     let given = given.chain(own().filter_map(|network| network.ipv4.as_ref().map(|ip| ip.gateway())));
-    set(text, "given_ipv4", "type ipv4_addr", given);
+    table.set("given_ipv4", "type ipv4_addr", given);
     let given = taps(site).filter_map(|(port, _)| port.address6);
     let given = given.chain(own().filter_map(|network| network.ipv6.as_ref().map(|ip| ip.gateway())));
     let given = given.map(|address| format!("{:#034x}", u128::from(address)));
-    set(text, "given_targets", "typeof @th,64,128", given);
+    table.set("given_targets", "typeof @th,64,128", given);
     // The same, as bytes of a message.
     let targets = |(port, _): (&Port, _)| {
         port.address6.map(|address| format!("{} . {:#034x}", tap(port), u128::from(address)))
     };
-    set(text, "targets", "typeof iifname . @th,64,128", taps(site).filter_map(targets));
+    table.set("targets", "typeof iifname . @th,64,128", taps(site).filter_map(targets));
 }
 
 /// A limit for each port that has one. Frames above it are dropped, as by a slow line without a queue.
-fn limits(text: &mut String, owner: Owner, site: &Site) {
+fn limits(table: &mut Table, owner: Owner, site: &Site) {
     let limited = || taps(site).filter_map(|(port, _)| port.send.map(|rate| (owner.tap(&port.id), rate)));
     let mut sorted: Vec<_> = limited().collect();
     sorted.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     for (tap, rate) in sorted {
         let (speed, burst) = (rate.bytes_per_second, rate.burst());
-        let _ = writeln!(text, "\tlimit {tap} {{ rate over {speed} bytes/second burst {burst} bytes }}");
+        let limit = format!("\tlimit {tap} {{ rate over {speed} bytes/second burst {burst} bytes }}\n");
+        table.parts.push(Part::Text(limit));
     }
     let pairs = limited().map(|(tap, _)| format!("\"{tap}\" : \"{tap}\""));
-    collection(text, "map", "send_limits", "type ifname : limit", pairs);
+    table.map("send_limits", "type ifname : limit", pairs);
 }
 
 fn sent() -> Vec<String> {
@@ -152,32 +151,30 @@ fn spared(by_guests: bool) -> Vec<String> {
 
 /// Ports that are not of one VLAN are apart, and ports of VLANs from the host. Where the kernel's bridges know VLANs they see
 /// to the former as well; where they do not, these rules are what keeps ports apart.
-fn vlans(text: &mut String, owner: Owner, site: &Site) {
+fn vlans(table: &mut Table, owner: Owner, site: &Site) {
     let tap = |port: &Port| quoted(&owner.tap(&port.id));
     let access = || taps(site).map(|(port, _)| port).filter(|port| port.trunk.is_empty());
     let vlan = |port: &Port| port.vlan.unwrap_or(0);
-    set(text, "access", "type ifname", access().map(tap));
+    table.set("access", "type ifname", access().map(tap));
     let apart = taps(site).map(|(port, _)| port).filter(|port| port.has_vlans()).map(tap);
-    set(text, "apart", "type ifname", apart);
+    table.set("apart", "type ifname", apart);
     let pairs = access().map(|port| format!("{} : {}", tap(port), vlan(port)));
-    collection(text, "map", "vlan_of", "type ifname : mark", pairs);
+    table.map("vlan_of", "type ifname : mark", pairs);
     let members = access().map(|port| format!("{} . {}", tap(port), vlan(port)));
-    set(text, "members", "type ifname . mark", members);
+    table.set("members", "type ifname . mark", members);
     let rules = lines(&[
         "iifname != @access accept",
         "oifname != @access accept",
         "meta mark set iifname map @vlan_of",
         "oifname . meta mark != @members drop",
     ]);
-    chain(text, "between", "type filter hook forward priority -350; policy accept;", &rules);
-    chain(
-        text,
+    table.chain("between", "type filter hook forward priority -350; policy accept;", &rules);
+    table.chain(
         "to_host",
         "type filter hook input priority -350; policy accept;",
         &lines(&["iifname @apart drop"]),
     );
-    chain(
-        text,
+    table.chain(
         "from_host",
         "type filter hook output priority -350; policy accept;",
         &lines(&["oifname @apart drop"]),

@@ -1,17 +1,15 @@
 //! Packets that the host routes between guests and the world, or receives itself.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::{chain, lines, managed, quoted, set};
+use super::{Table, lines, managed, quoted};
 use crate::definition::{Forward, Network, NetworkKind, Protocol, Site};
 use crate::names::Owner;
 
-pub(super) fn table(text: &mut String, owner: Owner, site: &Site) {
-    let _ = writeln!(text, "table inet {} {{", owner.table());
-    sets(text, owner, site);
-    chain(
-        text,
+pub(super) fn table(owner: Owner, site: &Site) -> Table {
+    let mut table = Table::new("inet");
+    sets(&mut table, owner, site);
+    table.chain(
         "loopback",
         "type filter hook prerouting priority raw; policy accept;",
         // Forwards from the host's own loopback need it to be routed (route_localnet). Guests must not get there.
@@ -24,34 +22,34 @@ pub(super) fn table(text: &mut String, owner: Owner, site: &Site) {
         .flat_map(|network| &network.forwards)
         .filter_map(redirect)
         .collect();
-    chain(text, "to_guests", "type nat hook prerouting priority dstnat; policy accept;", &forwards);
-    chain(text, "own_to_guests", "type nat hook output priority -100; policy accept;", &forwards);
+    table.chain("to_guests", "type nat hook prerouting priority dstnat; policy accept;", &forwards);
+    table.chain("own_to_guests", "type nat hook output priority -100; policy accept;", &forwards);
     let sources: Vec<_> = managed(site).flat_map(|network| masquerade(owner, network)).collect();
-    chain(text, "from_guests", "type nat hook postrouting priority srcnat; policy accept;", &sources);
-    chain(text, "routed", "type filter hook forward priority filter; policy accept;", &routed());
-    chain(text, "received", "type filter hook input priority filter; policy accept;", &received());
-    text.push_str("}\n");
+    table.chain("from_guests", "type nat hook postrouting priority srcnat; policy accept;", &sources);
+    table.chain("routed", "type filter hook forward priority filter; policy accept;", &routed());
+    table.chain("received", "type filter hook input priority filter; policy accept;", &received());
+    table
 }
 
-fn sets(text: &mut String, owner: Owner, site: &Site) {
+fn sets(table: &mut Table, owner: Owner, site: &Site) {
     let bridge = |network: &Network| quoted(&owner.bridge(&network.name));
     let of_kind = |kind| managed(site).filter(move |network| network.kind == kind).map(bridge);
-    set(text, "bridges", "type ifname", managed(site).map(bridge));
-    set(text, "nat", "type ifname", of_kind(NetworkKind::Nat));
-    set(text, "isolated", "type ifname", of_kind(NetworkKind::Isolated));
+    table.set("bridges", "type ifname", managed(site).map(bridge));
+    table.set("nat", "type ifname", of_kind(NetworkKind::Nat));
+    table.set("isolated", "type ifname", of_kind(NetworkKind::Isolated));
     let dhcp = |network: &&Network| {
         network.ipv4.as_ref().is_some_and(|ip| ip.dhcp) || network.ipv6.as_ref().is_some_and(|ip| ip.dhcp)
     };
-    set(text, "dhcp", "type ifname", managed(site).filter(dhcp).map(bridge));
-    set(text, "dns", "type ifname", managed(site).filter(|network| network.dns.enabled).map(bridge));
+    table.set("dhcp", "type ifname", managed(site).filter(dhcp).map(bridge));
+    table.set("dns", "type ifname", managed(site).filter(|network| network.dns.enabled).map(bridge));
     let within = |network| format!("{0} . {0}", bridge(network));
-    set(text, "within", "type ifname . ifname", managed(site).map(within));
+    table.set("within", "type ifname . ifname", managed(site).map(within));
     let sources = managed(site)
         .filter_map(|network| network.ipv4.as_ref().map(|ip| format!("{} . {}", bridge(network), ip.subnet)));
-    set(text, "sources", "type ifname . ipv4_addr; flags interval", sources);
+    table.set("sources", "type ifname . ipv4_addr; flags interval", sources);
     let sources = managed(site)
         .filter_map(|network| network.ipv6.as_ref().map(|ip| format!("{} . {}", bridge(network), ip.subnet)));
-    set(text, "sources6", "type ifname . ipv6_addr; flags interval", sources);
+    table.set("sources6", "type ifname . ipv6_addr; flags interval", sources);
 }
 
 /// The rule of a port forward. It takes packets to the host's own addresses, whoever sent them.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Host, PATIENCE, Raw, in_own_namespace};
+use crate::world::{Host, PATIENCE, Raw, in_own_namespace, line};
 
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 const A: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x0a];
@@ -192,22 +192,39 @@ fn what_concerns_another_is_kept_from_whoever_it_would_wake() {
     });
 }
 
+/// Whether `b`, which may be no server and no router, and `c`, which may be whatever it likes, see what `a` asks such of all.
+fn asks_servers_and_routers(network: Value, address: impl Fn(u8) -> Value) {
+    let what = network["kind"].to_string();
+    let port = |id: &str, last: u8, checked: bool| {
+        json!({ "id": id, "network": "lan", "mac": format!("52:54:00:00:00:{last:02x}"), "address": address(last),
+                "anti_spoofing": { "mac": checked, "ip": checked } })
+    };
+    let ports = json!([port("a", 10, true), port("b", 11, true), port("c", 12, false)]);
+    let host = Host::new(json!([network]), ports);
+    host.apply();
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(|id| host.raw(id));
+    let mac = a.mac;
+    let ip6 =
+        |next, payload: &[u8]| frame(BROADCAST, mac, 0x86dd, &ipv6("fe80::5054:ff:fe00:a", next, payload));
+    for (question, bytes) in [
+        ("a DHCP server", frame(BROADCAST, mac, 0x0800, &ipv4([0; 4], [255; 4], 17, &udp(68, 67)))),
+        ("a DHCPv6 server", ip6(17, &udp(546, 547))),
+        ("a router", ip6(58, &[133, 0, 0, 0, 0, 0, 0, 0])),
+        ("a multicast router", ip6(58, &[143, 0, 0, 0, 0, 0, 0, 0])),
+    ] {
+        assert!(!sees(&mut a, &mut b, &bytes), "{what}: {question}: one that may not be such");
+        assert!(sees(&mut a, &mut c, &bytes), "{what}: {question}: one that may");
+    }
+}
+
 #[test]
-fn guests_that_may_not_answer_as_servers_and_routers_are_not_asked_where_the_host_gives_no_address_either() {
+fn guests_that_may_not_answer_as_servers_and_routers_are_not_asked_whoever_gives_addresses() {
     in_own_namespace(|| {
-        let port = |id: &str, last: u8| {
-            json!({ "id": id, "network": "lan", "mac": format!("52:54:00:00:00:{last:02x}"),
-                    "address": format!("10.77.0.{last}") })
-        };
-        let host = Host::new(
-            json!([{ "name": "lan", "kind": "isolated", "ipv4": { "subnet": "10.77.0.0/24" } }]),
-            json!([port("a", 10), port("b", 11)]),
-        );
-        host.apply();
-        let (mut a, mut b) = (host.raw("a"), host.raw("b"));
-        let router = ipv6("fe80::5054:ff:fe00:a", 58, &[133, 0, 0, 0, 0, 0, 0, 0]);
-        let router = frame(BROADCAST, a.mac, 0x86dd, &router);
-        assert!(!sees(&mut a, &mut b, &router));
+        let managed = json!({ "name": "lan", "kind": "isolated", "ipv4": { "subnet": "10.77.0.0/24" } });
+        asks_servers_and_routers(managed, |last| format!("10.77.0.{last}").into());
+        let _line = line("up0");
+        let others = json!({ "name": "lan", "kind": "bridged", "interface": "up0" });
+        asks_servers_and_routers(others, |_| Value::Null);
     });
 }
 

@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use network::definition::Site;
+use network::definition::{Rate, Site};
 use network::{Config, Networks};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Host, assert_same, in_own_namespace, run, wait_until};
 
@@ -139,6 +139,114 @@ fn without_numbers(state: &[String]) -> Vec<String> {
         value.to_string()
     };
     state.iter().map(keep).collect()
+}
+
+/// The numbers that the kernel gave our tables: others once these have been set anew.
+fn tables() -> Vec<String> {
+    let told: Value = serde_json::from_str(&run("nft", &["-j", "list", "tables"])).unwrap();
+    let tables = told["nftables"].as_array().unwrap().iter().filter_map(|item| item.get("table"));
+    tables.map(|table| format!("{} {}", table["family"], table["handle"])).collect()
+}
+
+/// Adds a guest to the network whose host only knows its hardware address.
+fn add(host: &mut Host, id: &str, last: u8) {
+    let mut port = host.port("b").clone();
+    (port.id, port.mac.0[5]) = (id.into(), last);
+    host.site.ports.push(port);
+}
+
+/// Limits what the first guest sends.
+fn limit(host: &mut Host, bytes_per_second: u64) {
+    host.site.ports[0].send = Some(Rate { bytes_per_second, burst: None });
+}
+
+/// What is set is what a process sets that knows of nothing.
+fn is_as_set_anew(host: &mut Host) {
+    let found = host.state();
+    std::fs::remove_file(host.folder.path().join("state/rules.json")).unwrap();
+    host.restart();
+    assert_eq!(host.apply(), ["set the firewall's rules"]);
+    assert_same(&without_numbers(&host.state()), &without_numbers(&found));
+}
+
+#[test]
+fn a_guest_more_or_less_changes_elements_only() {
+    in_own_namespace(|| {
+        let mut host = host();
+        host.apply();
+        let first = tables();
+        add(&mut host, "d", 0x0d);
+        assert_eq!(host.apply(), ["set the firewall's rules"]);
+        host.site.ports.retain(|port| port.id != "b");
+        host.apply();
+        assert_eq!(tables(), first);
+        assert_eq!(host.apply(), Vec::<String>::new());
+        is_as_set_anew(&mut host);
+        // A limit is no element.
+        let first = tables();
+        limit(&mut host, 2_000_000);
+        host.apply();
+        assert_ne!(tables(), first);
+        is_as_set_anew(&mut host);
+    });
+}
+
+#[test]
+fn what_others_did_to_the_rules_is_repaired_with_the_next_change_of_a_guest() {
+    in_own_namespace(|| {
+        let mut host = host();
+        host.apply();
+        let breaks: [&[&str]; 4] = [
+            &["flush", "set", "bridge", "tessera_tst1", "ports"],
+            &["delete", "chain", "inet", "tessera_tst1", "received"],
+            &["delete", "table", "bridge", "tessera_tst1"],
+            &["add", "table", "inet", "others"],
+        ];
+        for (last, broken) in (0x10..).zip(breaks) {
+            run("nft", broken);
+            add(&mut host, &format!("p{last}"), last);
+            host.apply();
+            is_as_set_anew(&mut host);
+        }
+        // One who is to be connected finds none at all.
+        run("nft", &["flush", "ruleset"]);
+        let _tap = host.raw("p16");
+        is_as_set_anew(&mut host);
+    });
+}
+
+#[test]
+fn the_next_process_knows_of_elements_that_were_changed_once_they_are_noted() {
+    in_own_namespace(|| {
+        let mut host = host();
+        host.apply();
+        let noted = host.folder.path().join("state/rules.json");
+        let before = std::fs::read(&noted).unwrap();
+        add(&mut host, "d", 0x0d);
+        host.apply();
+        assert_eq!(std::fs::read(&noted).unwrap(), before, "nobody waits for it");
+        let first = tables();
+        host.restart();
+        assert_eq!(host.apply(), ["set the firewall's rules"], "it cannot know");
+        assert_ne!(tables(), first);
+
+        add(&mut host, "e", 0x0e);
+        host.apply();
+        let before = std::fs::read(&noted).unwrap();
+        host.runtime.block_on(async {
+            let seen = async {
+                while std::fs::read(&noted).unwrap() == before {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::select! {
+                () = seen => {}
+                _ = tokio::time::timeout(crate::world::PATIENCE, host.networks.watch()) => panic!("not noted"),
+            }
+        });
+        host.restart();
+        assert_eq!(host.apply(), Vec::<String>::new());
+    });
 }
 
 #[test]

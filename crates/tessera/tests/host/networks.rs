@@ -19,12 +19,17 @@ fn daemon() -> Option<Daemon> {
 }
 
 impl Daemon {
-    /// What a program says that sees the daemon's network.
-    fn inside(&self, words: &str) -> String {
+    /// A program that sees the daemon's network.
+    pub fn within(&self, words: &str) -> Command {
         let pid = self.child.as_ref().unwrap().id();
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{pid}/ns/net")).args(words.split_whitespace());
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
+        command
+    }
+
+    /// What it says.
+    pub fn inside(&self, words: &str) -> String {
+        String::from_utf8(self.within(words).output().unwrap().stdout).unwrap()
     }
 
     /// Interfaces of the daemon's network, besides the loopback.

@@ -2,7 +2,10 @@
 
 use crate::agent::{start, tessera, told};
 use crate::{Daemon, http, waits};
+use serde_json::json;
+use std::fs::File;
 use std::net::Ipv6Addr;
+use std::process::Command;
 
 /// What a program in the guest writes.
 pub fn inside(daemon: &Daemon, name: &str, line: &str) -> String {
@@ -165,7 +168,7 @@ fn link_local(mac: &str) -> String {
 
 #[test]
 fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
-    let allowed = std::process::Command::new("unshare").args(["--net", "true"]).status();
+    let allowed = Command::new("unshare").args(["--net", "true"]).status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: this user cannot make network namespaces");
         return;
@@ -227,6 +230,84 @@ fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
     assert_eq!(inside(&daemon, "b", "head -n 1 /dev/vda"), "b");
     daemon.run("vm delete --all --yes --force");
     assert!(daemon.leftovers().is_empty());
+}
+
+/// The script that gives a guest's cards their addresses.
+const ADDRESSES: &str = include_str!("../../../host/src/supervisor/addresses.sh");
+
+#[test]
+fn a_guest_that_goes_on_as_itself_keeps_no_route_of_the_other_one_and_says_nothing_of_its_address() {
+    let allowed = Command::new("unshare").args(["--net", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user cannot make network namespaces");
+        return;
+    }
+    let daemon = Daemon::start_in(true);
+    daemon.run("network create lan --subnet 10.82.0.0/24");
+    daemon.run("network create cell --kind isolated --subnet 10.84.0.0/24");
+    start(&daemon, "a", &["--net", "network=lan", "--net", "network=cell"]);
+    // What a neighbour hears of the address of one whose frames nobody checks.
+    let mut nics = daemon.vm("a")["nics"].clone();
+    nics[0]["allow_spoofing"] = true.into();
+    let patch = daemon.state().join("patch");
+    std::fs::write(&patch, json!({ "nics": nics }).to_string()).unwrap();
+    daemon.run(&format!("vm edit a --patch @{}", patch.display()));
+    let of = |name: &str, card: usize, what: &str| {
+        daemon.vm(name)["nics"][card][what].as_str().unwrap().to_owned()
+    };
+    let address = of("a", 0, "address");
+    for card in ["eth0", "eth1"] {
+        inside(&daemon, "a", &format!("ip link set {card} up; udhcpc -q -n -i {card} 2>/dev/null"));
+    }
+    inside(
+        &daemon,
+        "a",
+        &format!(
+            "ip route del default; ip route add default via 10.82.0.1 dev eth0 metric 100 src {address}
+             ip route add default via 10.82.0.9 dev eth0 metric 300
+             ip route add default via 10.84.0.9 dev eth1 metric 50"
+        ),
+    );
+    assert!(daemon.inside(&format!("busybox ping -c 1 -W 10 {address}")).contains("1 packets received"));
+    let heard = daemon.state().join("heard");
+    let mut listener = daemon.within("ip monitor neigh");
+    let mut listener = listener.stdout(File::create(&heard).unwrap()).spawn().unwrap();
+
+    daemon.run("vm clone a b --instant --start");
+    daemon.eventually("it is one of its own", |daemon| {
+        daemon.run("event ls -f kind=vm.identity,name=b").contains("of its own")
+    });
+    let own = of("b", 0, "address");
+    assert!(daemon.inside(&format!("busybox ping -c 1 -W 10 {own}")).contains("1 packets received"));
+    daemon.eventually("it is heard of", |_| std::fs::read_to_string(&heard).unwrap().contains(&own));
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    let heard = std::fs::read_to_string(&heard).unwrap();
+    let of_a: Vec<_> = heard.lines().filter(|line| line.split(' ').next() == Some(&address)).collect();
+    assert!(of_a.iter().all(|line| !line.contains(&of("b", 0, "mac"))), "{of_a:#?}");
+
+    let is_itself = || {
+        let routes = inside(&daemon, "b", "ip route | grep default");
+        let route: Vec<_> = routes.split_whitespace().collect();
+        assert_eq!(route.join(" "), "default via 10.82.0.1 dev eth0 metric 100");
+        let addresses = inside(&daemon, "b", "ip -4 -o addr | grep eth");
+        assert_eq!(addresses.lines().count(), 2, "{addresses}");
+        assert!(addresses.contains(&format!("{own}/24")), "{addresses}");
+    };
+    is_itself();
+    // The script has run already when the host tries again, which had waited for it in vain.
+    let mut words = vec!["vm", "exec", "b", "--", "sh", "-c", ADDRESSES, "identity", "secret"];
+    let cards: Vec<_> = [(0, "10.82.0.1", "yes"), (1, "-", "no")]
+        .map(|(card, router, any)| {
+            let address = format!("{}/24", of("b", card, "address"));
+            [of("a", card, "mac"), of("b", card, "mac"), address, router.into(), any.into()]
+        })
+        .concat();
+    words.extend(cards.iter().map(String::as_str));
+    assert_eq!(told(&tessera(&daemon, &words, "")), (Some(0), "eth0 yes\neth1 yes\n".into(), String::new()));
+    is_itself();
+    daemon.run("vm delete --all --yes --force");
+    daemon.run("network delete lan cell");
 }
 
 #[test]
