@@ -16,6 +16,7 @@ use vmm::control::{SaveEnd, SaveProgress, Saved, Switched};
 
 use super::Guest;
 use super::fork::ForkReply;
+use super::suspend::set_clock;
 use crate::records;
 use crate::snapshots::{self, Kept};
 use crate::store::{Revision, StoreError, Transaction};
@@ -273,6 +274,10 @@ impl Guest {
         let order = json!({ "memory": number, "stay": false, "switch": tops });
         let told: Saved = self.tell("save", order, &files).await?;
         kept.snapshot.pause_ns = told.pause_ns;
+        if self.state() == VmState::Running {
+            // A clock that loses a moment with each snapshot is wrong after many.
+            set_clock(&self.shared, self.record.vm.id);
+        }
         draft.write_state(&told.state).map_err(host_problem)?;
         Ok(Some(draft))
     }

@@ -288,11 +288,14 @@ impl Guest {
                     return true;
                 }
                 saved::forget(&place);
-                set_clock(&self.shared, self.record.vm.id);
             }
             _ => {}
         }
-        self.call("resume").await.is_err()
+        let goes_on = self.call("resume").await.is_ok();
+        if goes_on {
+            set_clock(&self.shared, self.record.vm.id);
+        }
+        !goes_on
     }
 
     /// Starts one that should run, because its time has come.
