@@ -251,6 +251,29 @@ fn a_guest_becomes_itself_under_the_daemon_after_one_that_was_killed_meanwhile()
 }
 
 #[test]
+fn file_systems_that_a_daemon_made_rest_go_on_under_the_one_after_it() {
+    let mut daemon = Daemon::start();
+    // What is to be written before they rest takes seconds, in which the daemon dies.
+    start(&daemon, "a", &["--new-disk", "32M,bps=1M"]);
+    inside(&daemon, "a", "mke2fs -F /dev/vda >/dev/null; mkdir /mnt; mount -t ext4 /dev/vda /mnt");
+    inside(&daemon, "a", "dd if=/dev/zero of=/mnt/much bs=64k count=48 2>/dev/null");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tessera"));
+    command.env("TESSERA_HOST", daemon.state().join("host.sock"));
+    command.args(["vm", "snapshot", "create", "a", "s", "--quiesce"]);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    daemon.kill();
+    assert!(!child.wait().unwrap().success(), "it was to take longer");
+    daemon.start_again();
+    // While they rest the agent runs no program.
+    daemon.eventually("it writes", |daemon| {
+        let writes = ["vm", "exec", "a", "--", "sh", "-c", "echo after >/mnt/after && sync"];
+        tessera(daemon, &writes, "").status.success()
+    });
+    daemon.run("vm snapshot create a s --quiesce");
+}
+
+#[test]
 fn what_cannot_be_a_snapshot_is_refused_and_nothing_stays() {
     let daemon = Daemon::start();
     std::fs::write(daemon.state().join("file"), [0; 4096]).unwrap();

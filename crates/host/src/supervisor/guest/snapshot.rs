@@ -198,13 +198,16 @@ impl Guest {
     }
 
     /// Has the guest's file systems rest.
-    async fn rest(&self) -> Result<(), Problem> {
+    async fn rest(&mut self) -> Result<(), Problem> {
         let (id, socket) = (self.record.vm.id, self.shared.paths.agent_socket(self.record.vm.id));
-        let refused =
-            |error| Problem::conflict(format!("{}: its file systems do not rest: {error}", self.name()));
-        let agents = &self.shared.agents;
-        agents.call(id, &socket, "guest-ping", Value::Null, PING).await.map_err(refused)?;
-        let rested = agents.call(id, &socket, "guest-fsfreeze-freeze", Value::Null, REST).await;
+        let what = format!("{}: its file systems do not rest", self.name());
+        let refused = |error| Problem::conflict(format!("{what}: {error}"));
+        let ping = self.shared.agents.call(id, &socket, "guest-ping", Value::Null, PING);
+        ping.await.map_err(refused)?;
+        // Should this process die meanwhile the next one wakes them: whoever writes waits until then.
+        self.record.resting = true;
+        self.save(None).await?;
+        let rested = self.shared.agents.call(id, &socket, "guest-fsfreeze-freeze", Value::Null, REST).await;
         if rested.is_err() {
             // Some may rest already.
             self.wake().await;
@@ -212,12 +215,20 @@ impl Guest {
         rested.map(drop).map_err(refused)
     }
 
-    async fn wake(&self) {
+    async fn wake(&mut self) {
         let (id, socket) = (self.record.vm.id, self.shared.paths.agent_socket(self.record.vm.id));
-        if let Err(error) =
-            self.shared.agents.call(id, &socket, "guest-fsfreeze-thaw", Value::Null, REST).await
-        {
+        let woken = self.shared.agents.call(id, &socket, "guest-fsfreeze-thaw", Value::Null, REST).await;
+        if let Err(error) = woken {
             tracing::warn!("{}: its file systems may still rest: {error}", self.name());
+        }
+        self.record.resting = false;
+        self.note(None).await;
+    }
+
+    /// Has file systems go on that a daemon before this one made rest, and did not come to wake.
+    pub(super) async fn wake_left_resting(&mut self) {
+        if self.record.resting {
+            self.wake().await;
         }
     }
 

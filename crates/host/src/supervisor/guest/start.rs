@@ -248,6 +248,7 @@ impl Guest {
                 if !paused {
                     self.begin_to_be_itself();
                 }
+                self.wake_left_resting().await;
                 self.reconcile().await;
                 let happening = self.happening("vm.taken-over", "goes on under a new daemon");
                 self.note(Some(happening)).await;
