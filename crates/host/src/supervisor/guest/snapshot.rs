@@ -404,14 +404,11 @@ impl Guest {
                 format!("disk {number} has been added since {}: remove it first", kept.snapshot.name);
             return Err(Problem::conflict(detail));
         }
+        if self.running.is_some() && !force {
+            self.must_be(&[VmState::Stopped], "what it is doing would be lost: stop it first, or say force")?;
+        }
+        self.write_down_going_back(kept.snapshot.id).await?;
         if self.running.is_some() {
-            if !force {
-                self.must_be(
-                    &[VmState::Stopped],
-                    "what it is doing would be lost: stop it first, or say force",
-                )?;
-            }
-            self.record.wanted = false;
             let message = format!("its plug was pulled to go back to {}", kept.snapshot.name);
             self.end("stopped", &message, Some(actor)).await;
         }
@@ -419,15 +416,23 @@ impl Guest {
         cleared.map_err(|error| Problem::internal(format!("where it was suspended: {error}")))?;
         self.restart = None;
         self.give_back();
-        self.record.wanted = false;
-        self.record.reverting = Some(kept.snapshot.id);
         self.set_state(VmState::Stopped);
-        self.save(None).await?;
         self.go_back(&kept, actor).await?;
         if kept.snapshot.memory.is_some() && kept.snapshot.state == VmState::Running {
             self.start(Some(actor)).await?;
         }
         Ok(())
+    }
+
+    /// From now on it goes back, whoever does it. What it was doing is lost only after that.
+    async fn write_down_going_back(&mut self, snapshot: Id) -> Result<(), Problem> {
+        let before = (self.record.wanted, self.record.reverting);
+        (self.record.wanted, self.record.reverting) = (false, Some(snapshot));
+        let written = self.save(None).await;
+        if written.is_err() {
+            (self.record.wanted, self.record.reverting) = before;
+        }
+        written
     }
 
     /// Does what has been written down: the disks are what they were, then the guest.
@@ -447,7 +452,8 @@ impl Guest {
         self.record.machine = kept.machine.clone();
         (self.record.vm.status.snapshot, self.record.reverting) = (Some(kept.snapshot.id), None);
         self.record.again = kept.snapshot.memory.is_some();
-        self.record.vm.status.pending_restart = false;
+        let status = &mut self.record.vm.status;
+        (status.pid, status.engine, status.pending_restart) = (None, None, false);
         let memory = kept.snapshot.memory.is_some();
         self.set_state(if memory { VmState::Suspended } else { VmState::Stopped });
         let message = format!("went back to the snapshot {}", kept.snapshot.name);

@@ -206,11 +206,11 @@ impl Guest {
         if !booted && let Ok((running, report)) = connect(&socket).await {
             let pid = running.process.pid();
             self.running = Some(running);
-            if self.state() != VmState::Suspended {
+            if self.state() != VmState::Suspended && self.record.reverting.is_none() {
                 self.record.vm.status.pid = Some(pid);
                 return self.take_over_in(report).await;
             }
-            // It was written to storage, and was to end.
+            // It was written to storage, or is to go back to a snapshot, and was to end.
             self.end_process(true).await;
         }
         // Whatever is left in its cgroup and run folder is of no use.
