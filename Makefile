@@ -13,7 +13,7 @@ CPUS     ?= 2
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-balance bench-memory bench-snapshot soak soak-hardware setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-balance bench-memory bench-snapshot soak soak-hardware soak-changes setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -105,6 +105,9 @@ soak: setup-build setup-image setup-soak build ## Work Debian guests hard for an
 soak-hardware: setup-build setup-image setup-host build ## Give Debian guests hardware and take it away a hundred times while they work (SOAK='--release 13 --cycles 10')
 	scripts/soak-hardware $(TESSERA) $(SOAK)
 
+soak-changes: setup-build setup-image setup-host setup-soak build ## Snapshot, revert, branch, suspend and clone a Debian guest a hundred times while it works, and cut that off two hundred times (SOAK='--operations 10 --kills 20 --seed 1')
+	TESSERA_HOME=$(BUILD)/soak scripts/soak-changes $(TESSERA) $(SOAK)
+
 # Each setup installs what is missing of one thing, and does nothing where all is there.
 setup-build:
 	@scripts/need cc:gcc ld:binutils curl:curl
@@ -136,7 +139,7 @@ setup-test:
 	@scripts/need busybox:busybox-static cpio:cpio passt:passt ip:iproute2 qemu-img:qemu-utils qemu-ga:qemu-guest-agent dropbear:dropbear-bin ssh:openssh-client nft:nftables dnsmasq:dnsmasq-base
 
 setup-soak:
-	@scripts/need python3:python3 e2fsck:e2fsprogs
+	@scripts/need python3:python3 e2fsck:e2fsprogs qemu-img:qemu-utils
 
 setup-bench:
 	@scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio

@@ -20,6 +20,9 @@ pub struct Record {
     /// Whether it stood still, because somebody wanted that, when it began to be suspended.
     #[serde(default)]
     pub stood_still: bool,
+    /// Whether its file systems are made to rest: who finds that and does not do it has them go on.
+    #[serde(default)]
+    pub resting: bool,
     /// What its machine is made of, while there is one that runs or is on storage: what it should be may have changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<VmDefinition>,

@@ -56,6 +56,7 @@ fn new_record(id: Id, definition: VmDefinition, memory: Option<&Memory>) -> Reco
     Record {
         wanted: false,
         stood_still: false,
+        resting: false,
         machine: goes_on.then(|| definition.clone()),
         reverting: None,
         again: goes_on,

@@ -332,6 +332,56 @@ fn a_guest_becomes_itself_under_the_daemon_after_one_that_was_killed_meanwhile()
 }
 
 #[test]
+fn a_daemon_that_is_killed_while_a_guest_goes_back_has_not_begun_or_the_next_one_does_it() {
+    let mut daemon = Daemon::start();
+    daemon.guest("a", &waits(), "--new-disk 1M --no-restart");
+    daemon.run("vm snapshot create a one");
+    daemon.run("vm snapshot create a two");
+    for round in 0..16u64 {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command.env("TESSERA_HOST", daemon.state().join("host.sock"));
+        command.args(["vm", "snapshot", "revert", "a", "one", "--force"]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20 + round * 5));
+        daemon.kill();
+        let acknowledged = child.wait().unwrap().success();
+        daemon.start_again();
+        let went = daemon.json("vm snapshot show a one")["current"] == true;
+        // Not one that has crashed: its plug was pulled by whoever wanted it to go back.
+        assert_eq!(daemon.state_of("a"), if went { "stopped" } else { "running" }, "round {round}");
+        assert!(went || !acknowledged, "round {round}");
+        assert_eq!(daemon.vm("a")["status"]["pid"].is_u64(), !went, "round {round}");
+        daemon.run("vm snapshot revert a two --force");
+        daemon.run("vm start a");
+    }
+    daemon.run("vm delete a --force");
+    assert!(daemon.leftovers().is_empty());
+}
+
+#[test]
+fn file_systems_that_a_daemon_made_rest_go_on_under_the_one_after_it() {
+    let mut daemon = Daemon::start();
+    // What is to be written before they rest takes seconds, in which the daemon dies.
+    start(&daemon, "a", &["--new-disk", "32M,bps=1M"]);
+    inside(&daemon, "a", "mke2fs -F /dev/vda >/dev/null; mkdir /mnt; mount -t ext4 /dev/vda /mnt");
+    inside(&daemon, "a", "dd if=/dev/zero of=/mnt/much bs=64k count=48 2>/dev/null");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tessera"));
+    command.env("TESSERA_HOST", daemon.state().join("host.sock"));
+    command.args(["vm", "snapshot", "create", "a", "s", "--quiesce"]);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    daemon.kill();
+    assert!(!child.wait().unwrap().success(), "it was to take longer");
+    daemon.start_again();
+    // While they rest the agent runs no program.
+    daemon.eventually("it writes", |daemon| {
+        let writes = ["vm", "exec", "a", "--", "sh", "-c", "echo after >/mnt/after && sync"];
+        tessera(daemon, &writes, "").status.success()
+    });
+    daemon.run("vm snapshot create a s --quiesce");
+}
+
+#[test]
 fn what_cannot_be_a_snapshot_is_refused_and_nothing_stays() {
     let daemon = Daemon::start();
     std::fs::write(daemon.state().join("file"), [0; 4096]).unwrap();

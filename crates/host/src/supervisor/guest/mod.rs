@@ -214,8 +214,9 @@ impl Guest {
         }
     }
 
-    /// From now on its status says nothing of a process.
+    /// From now on nothing is said of a process.
     fn has_no_process(&mut self) {
+        self.record.resting = false;
         let status = &mut self.record.vm.status;
         (status.pid, status.engine) = (None, None);
         status.no_room.clear();

@@ -16,6 +16,7 @@ use vmm::control::{SaveEnd, SaveProgress, Saved, Switched};
 
 use super::Guest;
 use super::fork::ForkReply;
+use super::suspend::set_clock;
 use crate::records;
 use crate::snapshots::{self, Kept};
 use crate::store::{Revision, StoreError, Transaction};
@@ -197,13 +198,16 @@ impl Guest {
     }
 
     /// Has the guest's file systems rest.
-    async fn rest(&self) -> Result<(), Problem> {
+    async fn rest(&mut self) -> Result<(), Problem> {
         let (id, socket) = (self.record.vm.id, self.shared.paths.agent_socket(self.record.vm.id));
-        let refused =
-            |error| Problem::conflict(format!("{}: its file systems do not rest: {error}", self.name()));
-        let agents = &self.shared.agents;
-        agents.call(id, &socket, "guest-ping", Value::Null, PING).await.map_err(refused)?;
-        let rested = agents.call(id, &socket, "guest-fsfreeze-freeze", Value::Null, REST).await;
+        let what = format!("{}: its file systems do not rest", self.name());
+        let refused = |error| Problem::conflict(format!("{what}: {error}"));
+        let ping = self.shared.agents.call(id, &socket, "guest-ping", Value::Null, PING);
+        ping.await.map_err(refused)?;
+        // Should this process die meanwhile the next one wakes them: whoever writes waits until then.
+        self.record.resting = true;
+        self.save(None).await?;
+        let rested = self.shared.agents.call(id, &socket, "guest-fsfreeze-freeze", Value::Null, REST).await;
         if rested.is_err() {
             // Some may rest already.
             self.wake().await;
@@ -211,12 +215,20 @@ impl Guest {
         rested.map(drop).map_err(refused)
     }
 
-    async fn wake(&self) {
+    async fn wake(&mut self) {
         let (id, socket) = (self.record.vm.id, self.shared.paths.agent_socket(self.record.vm.id));
-        if let Err(error) =
-            self.shared.agents.call(id, &socket, "guest-fsfreeze-thaw", Value::Null, REST).await
-        {
+        let woken = self.shared.agents.call(id, &socket, "guest-fsfreeze-thaw", Value::Null, REST).await;
+        if let Err(error) = woken {
             tracing::warn!("{}: its file systems may still rest: {error}", self.name());
+        }
+        self.record.resting = false;
+        self.note(None).await;
+    }
+
+    /// Has file systems go on that a daemon before this one made rest, and did not come to wake.
+    pub(super) async fn wake_left_resting(&mut self) {
+        if self.record.resting {
+            self.wake().await;
         }
     }
 
@@ -273,6 +285,10 @@ impl Guest {
         let order = json!({ "memory": number, "stay": false, "switch": tops });
         let told: Saved = self.tell("save", order, &files).await?;
         kept.snapshot.pause_ns = told.pause_ns;
+        if self.state() == VmState::Running {
+            // A clock that loses a moment with each snapshot is wrong after many.
+            set_clock(&self.shared, self.record.vm.id);
+        }
         draft.write_state(&told.state).map_err(host_problem)?;
         Ok(Some(draft))
     }
@@ -388,14 +404,11 @@ impl Guest {
                 format!("disk {number} has been added since {}: remove it first", kept.snapshot.name);
             return Err(Problem::conflict(detail));
         }
+        if self.running.is_some() && !force {
+            self.must_be(&[VmState::Stopped], "what it is doing would be lost: stop it first, or say force")?;
+        }
+        self.write_down_going_back(kept.snapshot.id).await?;
         if self.running.is_some() {
-            if !force {
-                self.must_be(
-                    &[VmState::Stopped],
-                    "what it is doing would be lost: stop it first, or say force",
-                )?;
-            }
-            self.record.wanted = false;
             let message = format!("its plug was pulled to go back to {}", kept.snapshot.name);
             self.end("stopped", &message, Some(actor)).await;
         }
@@ -403,15 +416,23 @@ impl Guest {
         cleared.map_err(|error| Problem::internal(format!("where it was suspended: {error}")))?;
         self.restart = None;
         self.give_back();
-        self.record.wanted = false;
-        self.record.reverting = Some(kept.snapshot.id);
         self.set_state(VmState::Stopped);
-        self.save(None).await?;
         self.go_back(&kept, actor).await?;
         if kept.snapshot.memory.is_some() && kept.snapshot.state == VmState::Running {
             self.start(Some(actor)).await?;
         }
         Ok(())
+    }
+
+    /// From now on it goes back, whoever does it. What it was doing is lost only after that.
+    async fn write_down_going_back(&mut self, snapshot: Id) -> Result<(), Problem> {
+        let before = (self.record.wanted, self.record.reverting);
+        (self.record.wanted, self.record.reverting) = (false, Some(snapshot));
+        let written = self.save(None).await;
+        if written.is_err() {
+            (self.record.wanted, self.record.reverting) = before;
+        }
+        written
     }
 
     /// Does what has been written down: the disks are what they were, then the guest.
@@ -431,6 +452,7 @@ impl Guest {
         self.record.machine = kept.machine.clone();
         (self.record.vm.status.snapshot, self.record.reverting) = (Some(kept.snapshot.id), None);
         self.record.again = kept.snapshot.memory.is_some();
+        self.has_no_process();
         self.record.vm.status.pending_restart = false;
         let memory = kept.snapshot.memory.is_some();
         self.set_state(if memory { VmState::Suspended } else { VmState::Stopped });

@@ -206,11 +206,11 @@ impl Guest {
         if !booted && let Ok((running, report)) = connect(&socket).await {
             let pid = running.process.pid();
             self.running = Some(running);
-            if self.state() != VmState::Suspended {
+            if self.state() != VmState::Suspended && self.record.reverting.is_none() {
                 self.record.vm.status.pid = Some(pid);
                 return self.take_over_in(report).await;
             }
-            // It was written to storage, and was to end.
+            // It was written to storage, or is to go back to a snapshot, and was to end.
             self.end_process(true).await;
         }
         // Whatever is left in its cgroup and run folder is of no use.
@@ -247,6 +247,7 @@ impl Guest {
                 if !paused {
                     self.begin_to_be_itself();
                 }
+                self.wake_left_resting().await;
                 self.reconcile().await;
                 self.on_no_room(&report.no_room).await;
                 let happening = self.happening("vm.taken-over", "goes on under a new daemon");
@@ -288,11 +289,14 @@ impl Guest {
                     return true;
                 }
                 saved::forget(&place);
-                set_clock(&self.shared, self.record.vm.id);
             }
             _ => {}
         }
-        self.call("resume").await.is_err()
+        let goes_on = self.call("resume").await.is_ok();
+        if goes_on {
+            set_clock(&self.shared, self.record.vm.id);
+        }
+        !goes_on
     }
 
     /// Starts one that should run, because its time has come.

@@ -92,10 +92,11 @@ impl Guest {
 
     /// What was begun is undone: the process goes on as it was.
     async fn go_on(&mut self, before: VmState, message: &str) {
-        if before == VmState::Running
-            && let Err(problem) = self.call("resume").await
-        {
-            tracing::error!("{} does not go on: {problem}", self.name());
+        if before == VmState::Running {
+            match self.call("resume").await {
+                Ok(_) => set_clock(&self.shared, self.record.vm.id),
+                Err(problem) => tracing::error!("{} does not go on: {problem}", self.name()),
+            }
         }
         self.set_state(before);
         let happening = self.happening("vm.not-suspended", message);

@@ -13,6 +13,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
 const MAGIC: &[u8; 8] = b"TSRCONS1";
@@ -24,7 +26,7 @@ const MOST: u64 = 1 << 26;
 /// Makes a log with room for the latest `room` bytes; one that is there already goes on if it is as large, and begins anew if not.
 ///
 /// # Errors
-/// If the file cannot be made.
+/// If the file cannot be made, or there is no room for it.
 pub fn create(path: &Path, room: u64) -> io::Result<File> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
     if file.metadata()?.len() != room + HEADER as u64 || header(&file).is_err() {
@@ -32,7 +34,12 @@ pub fn create(path: &Path, room: u64) -> io::Result<File> {
         file.set_len(room + HEADER as u64)?;
         file.write_all_at(MAGIC, 0)?;
     }
-    Ok(file)
+    // Whoever touches a page for which there is no room dies of it (mmap(2), SIGBUS): it is taken before.
+    match fallocate(&file, FallocateFlags::empty(), 0, room + HEADER as u64) {
+        // There are file systems that cannot.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(file),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// How many bytes were said ever, and the room for the latest of them.
@@ -110,6 +117,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -126,6 +135,22 @@ mod tests {
             assert_eq!(log.said(), latest);
             assert_eq!(read(&File::open(&path).unwrap()).unwrap(), latest);
         }
+    }
+
+    #[test]
+    fn a_log_has_all_its_room_before_anything_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let taken = || std::fs::metadata(&path).unwrap().blocks() * 512;
+        create(&path, 1 << 18).unwrap();
+        assert!(taken() >= 1 << 18);
+        // Also one that was made without.
+        let file = File::create(&path).unwrap();
+        file.write_all_at(MAGIC, 0).unwrap();
+        file.set_len((1 << 18) + HEADER as u64).unwrap();
+        assert!(taken() < 1 << 18);
+        create(&path, 1 << 18).unwrap();
+        assert!(taken() >= 1 << 18);
     }
 
     #[test]
