@@ -118,6 +118,9 @@ pub struct BandwidthFlow {
     /// The operations each second that it may do now; nothing if it may do all that it wants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_operations: Option<u64>,
+    /// Whether it waited because a group that it is in does all that its limit lets it do.
+    #[serde(default)]
+    pub waited_for_group: bool,
 }
 
 #[cfg(test)]

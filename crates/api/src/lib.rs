@@ -65,7 +65,7 @@ pub use problem::{Invalid, Problem};
 pub use quantity::{Size, SizeError};
 pub use receipt::{Receipt, Receipts, ReceiptsQuery};
 pub use schedule::{Retention, Schedule, ScheduleAction, ScheduleDefinition};
-pub use share_group::{ShareGroup, ShareGroupInfo};
+pub use share_group::{GroupMemory, GroupPlace, ShareGroup, ShareGroupInfo};
 pub use shares::{
     CpuBound, CpuHost, CpuNow, CpuOther, CpuReport, CpuShare, NotProcessors, Processors, ShareReport,
 };

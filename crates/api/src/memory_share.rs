@@ -41,11 +41,12 @@ impl MemoryShare {
         share(self.reserve, self.weight, self.limit)
     }
 
-    /// What is wrong with it for a guest that can have so much memory.
-    pub fn check(&self, memory: Size) -> Vec<Invalid> {
+    /// What is wrong with it for a guest that can have so much memory; a group can have all there is.
+    pub fn check(&self, memory: Option<Size>) -> Vec<Invalid> {
         let mut faults = Faults::at("/memory_share");
         let reserve = self.reserve;
-        if reserve > memory {
+        let is_above = |memory: &Size| reserve > *memory;
+        if let Some(memory) = memory.filter(is_above) {
             let detail = format!("the guest has {memory} of memory: at most {memory} can be reserved");
             faults.say("reserve", reserve.0, detail);
         }
@@ -53,7 +54,7 @@ impl MemoryShare {
             if limit < crate::vm::LEAST_MEMORY {
                 let detail = format!("a guest cannot live on less than {}", crate::vm::LEAST_MEMORY);
                 faults.say("limit", limit.0, detail);
-            } else if reserve > limit && reserve <= memory {
+            } else if reserve > limit && !memory.is_some_and(|memory| is_above(&memory)) {
                 faults.say_above(reserve, limit);
             }
         }
@@ -224,7 +225,7 @@ mod tests {
             ),
         ] {
             let share: MemoryShare = serde_json::from_str(text).unwrap();
-            let wrong = share.check(Size(1 << 30));
+            let wrong = share.check(Some(Size(1 << 30)));
             let said: Vec<_> =
                 wrong.iter().map(|wrong| format!("{}: {}", wrong.pointer, wrong.detail)).collect();
             assert_eq!(said, [wanted]);
@@ -235,6 +236,6 @@ mod tests {
             assert!(serde_json::from_str::<MemoryShare>(text).is_err(), "{text}");
         }
         let all: MemoryShare = serde_json::from_str(r#"{"reserve": "1G", "limit": "1G"}"#).unwrap();
-        assert!(all.check(Size(1 << 30)).is_empty() && MemoryShare::default().is_usual());
+        assert!(all.check(Some(Size(1 << 30))).is_empty() && MemoryShare::default().is_usual());
     }
 }

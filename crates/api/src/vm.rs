@@ -257,7 +257,7 @@ impl VmDefinition {
     pub fn check(&self) -> Vec<Invalid> {
         let mut wrong = crate::access::check_labels("/labels", &self.labels);
         wrong.extend(self.cpu_share.check());
-        wrong.extend(self.memory_share.check(self.memory));
+        wrong.extend(self.memory_share.check(Some(self.memory)));
         wrong.extend(self.disk_share.check("/disk_share"));
         wrong.extend(self.network_share.check("/network_share"));
         let mut say = |pointer: String, value: Value, detail: &str| {

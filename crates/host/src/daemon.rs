@@ -271,6 +271,8 @@ impl Host {
         };
         let series =
             Arc::new(Series::open(&paths.series(), paths.state(), Arc::clone(&figures), Arc::clone(&shares)));
+        let (memory, bandwidth) = (Arc::<memory::Pool>::default(), Arc::<Bandwidth>::default());
+        let (seen, flows) = (Arc::clone(&memory), Arc::clone(&bandwidth));
         let alarms = Alarms::open(Arc::clone(&store), id, machine::host_name()).await.map_err(told)?;
         let host = Host {
             id,
@@ -285,10 +287,10 @@ impl Host {
             schedules: Schedules::new(Arc::clone(&store)),
             series,
             alarms,
-            share_groups: ShareGroups::new(Arc::clone(&store), shares),
-            memory: Arc::default(),
+            share_groups: ShareGroups::new(Arc::clone(&store), shares, flows, seen),
+            memory,
             figures,
-            bandwidth: Arc::default(),
+            bandwidth,
             certificates: Arc::new(certificates),
             store,
         };

@@ -2,13 +2,16 @@
 //!
 //! What a group is promised is taken first ([`Shares`]) and made durable then: if that fails, it is given back.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::{Name, Problem, ShareGroup, ShareGroupInfo, Vm};
+use api::{GroupMemory, GroupPlace, Id, Name, Problem, ShareGroup, ShareGroupInfo, Size, Vm};
 
+use crate::bandwidth::Bandwidth;
 use crate::events::Happening;
+use crate::memory::Pool;
 use crate::records;
-use crate::shares::Shares;
+use crate::shares::{Claimant, Nested, Place, Promised, Shares};
 use crate::store::{self, Store, StoreError, Transaction};
 use crate::supervisor::store_problem;
 
@@ -27,6 +30,8 @@ fn path(name: &Name) -> String {
 pub struct ShareGroups {
     store: Arc<dyn Store>,
     shares: Arc<Shares>,
+    bandwidth: Arc<Bandwidth>,
+    memory: Arc<Pool>,
     /// One is changed at a time, so that the store has them as they are promised.
     turn: tokio::sync::Mutex<()>,
 }
@@ -39,15 +44,25 @@ pub async fn load(store: &dyn Store) -> Result<Vec<ShareGroup>, StoreError> {
     store::values(store, PREFIX).await
 }
 
+/// Those of these guests that are in a group, or in a group in it.
+fn inside<'a>(groups: &Nested, name: &Name, guests: &'a [(Id, Claimant)]) -> Vec<&'a (Id, Claimant)> {
+    guests.iter().filter(|(_, of)| groups.above(of.group.as_ref()).any(|group| group == name)).collect()
+}
+
 fn none(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::not_found(format!("there is no group {shown}"))
 }
 
 impl ShareGroups {
-    /// The groups that `shares` has been told of, which `store` has.
-    pub fn new(store: Arc<dyn Store>, shares: Arc<Shares>) -> Self {
-        Self { store, shares, turn: tokio::sync::Mutex::default() }
+    /// The groups that `shares` has been told of, which `store` has; what guests in them have is seen in `bandwidth` and `memory`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        shares: Arc<Shares>,
+        bandwidth: Arc<Bandwidth>,
+        memory: Arc<Pool>,
+    ) -> Self {
+        Self { store, shares, bandwidth, memory, turn: tokio::sync::Mutex::default() }
     }
 
     async fn vms(&self) -> Result<Vec<Vm>, Problem> {
@@ -62,14 +77,41 @@ impl ShareGroups {
     pub async fn list(&self) -> Result<Vec<ShareGroupInfo>, Problem> {
         let vms = self.vms().await?;
         let groups = self.shares.groups();
-        let told = |(definition, promised): (ShareGroup, api::Processors)| {
+        let running = self.shares.running();
+        let nested = self.shares.nested();
+        let seen = self.memory.seen().guests;
+        let told = |(definition, promised): (ShareGroup, Promised)| {
             let got_10s =
                 self.shares.seen(|seen| seen.groups.get(&definition.name).map_or(0.0, |group| group.got_10s));
             let is_in = |vm: &&Vm| vm.definition.share_group.as_ref() == Some(&definition.name);
             let guests = vms.iter().filter(is_in).count() as u32;
-            ShareGroupInfo { definition, promised, got_10s, guests }
+            let inside = inside(&nested, &definition.name, &running);
+            let held = inside.iter().filter_map(|(id, _)| seen.get(id)).map(|now| now.held.0).sum();
+            let memory = GroupMemory { promised: promised.memory, held: Size(held) };
+            let (pools, networks) = self.places(&promised, &inside);
+            ShareGroupInfo { definition, promised: promised.cpu, got_10s, guests, memory, pools, networks }
         };
         Ok(groups.into_iter().map(told).collect())
+    }
+
+    /// What is promised in a group of the pools and networks that these guests in it use, and what they do there.
+    fn places(&self, promised: &Promised, guests: &[&(Id, Claimant)]) -> (Vec<GroupPlace>, Vec<GroupPlace>) {
+        let (mut pools, mut networks) = (Vec::new(), Vec::new());
+        for (place, promised) in &promised.places {
+            let here: Vec<_> = guests.iter().filter(|(_, of)| of.places.contains(place)).collect();
+            if here.is_empty() {
+                continue;
+            }
+            let mut ways = HashMap::<_, u64>::new();
+            for flow in here.iter().flat_map(|(id, _)| self.bandwidth.of(*id, place)) {
+                let bytes = ways.entry(flow.way).or_default();
+                *bytes = bytes.saturating_add(flow.bytes);
+            }
+            let (name, bytes) = (place.name().to_string(), ways.into_values().max().unwrap_or_default());
+            let list = if matches!(place, Place::Pool(_)) { &mut pools } else { &mut networks };
+            list.push(GroupPlace { name, promised: *promised, bytes });
+        }
+        (pools, networks)
     }
 
     /// The group of this name.

@@ -3,6 +3,8 @@
 //! What the members of a group are promised never exceeds what the group is promised. A group that is expandable takes what it lacks from
 //! the group above it, and so on, as far as each limit allows (vSphere's "expandable reservation"). The host is promised what it has.
 
+use std::fmt;
+
 use crate::{Amount, Limit, Share};
 
 /// A group, or a guest, by its name and that of the group that it is in.
@@ -22,12 +24,8 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// There is not so much left to promise.
-    #[error(
-        "{place} has {free} left to promise, and {asked} is asked for: {short} too much; {free} would fit",
-        free = told(*free), asked = told(*asked), short = told(asked - free)
-    )]
     Short {
-        /// Where it ends: a group, or `the host`.
+        /// Where it ends: a group, or the host.
         place: String,
         /// What would have to be promised there.
         asked: Amount,
@@ -35,10 +33,6 @@ pub enum Refusal {
         free: Amount,
     },
     /// A group may not have so much.
-    #[error(
-        "{place} is limited to {limit}, of which {free} is left to promise, and {asked} is asked for: {free} would fit",
-        free = told(*free), asked = told(*asked)
-    )]
     Limit {
         /// The group.
         place: String,
@@ -50,11 +44,6 @@ pub enum Refusal {
         free: Amount,
     },
     /// What the members of a group are promised already is more than it would have for them.
-    #[error(
-        "what is in {place} is promised {promised}, and it would have {has} for that: {short} too little; reserve {promised}{or}",
-        promised = told(*promised), has = told(*has), short = told(promised - has),
-        or = if *is_limit { " and limit it to no less" } else { ", or let it expand" }
-    )]
     Members {
         /// The group.
         place: String,
@@ -66,14 +55,45 @@ pub enum Refusal {
         is_limit: bool,
     },
     /// There is no such group.
-    #[error("there is no group {0}")]
     NoGroup(String),
     /// A group would be in itself.
-    #[error("the group {0} would be in itself: put it elsewhere")]
     Loop(String),
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.in_words(|amount| told(amount).to_string()))
+    }
+}
+
 impl Refusal {
+    /// What is wrong and the way out, with amounts as `shown` writes them: each resource has its units.
+    pub fn in_words(&self, shown: impl Fn(Amount) -> String) -> String {
+        match self {
+            Self::Short { place, asked, free } => {
+                let (short, asked, free) = (shown(asked - free), shown(*asked), shown(*free));
+                format!(
+                    "{place} has {free} left to promise, and {asked} is asked for: {short} too much; {free} would fit"
+                )
+            }
+            Self::Limit { place, limit, asked, free } => {
+                let (limit, asked, free) = (shown(*limit), shown(*asked), shown(*free));
+                format!(
+                    "{place} is limited to {limit}, of which {free} is left to promise, and {asked} is asked for: {free} would fit"
+                )
+            }
+            Self::Members { place, promised, has, is_limit } => {
+                let or = if *is_limit { " and limit it to no less" } else { ", or let it expand" };
+                let (short, promised, has) = (shown(promised - has), shown(*promised), shown(*has));
+                format!(
+                    "what is in {place} is promised {promised}, and it would have {has} for that: {short} too little; reserve {promised}{or}"
+                )
+            }
+            Self::NoGroup(name) => format!("there is no group {name}"),
+            Self::Loop(name) => format!("the group {name} would be in itself: put it elsewhere"),
+        }
+    }
+
     /// The largest reserve that would fit in place of the one that was asked for.
     pub fn fits(&self) -> Option<Amount> {
         match self {
@@ -87,17 +107,18 @@ impl Refusal {
 /// What is promised on a host with so much of a resource.
 #[derive(Debug, Clone)]
 pub struct Promises<'a> {
+    host: &'a str,
     capacity: Amount,
     members: &'a [Member],
 }
 
 impl<'a> Promises<'a> {
-    /// What these are promised of `capacity`.
+    /// What these are promised of `capacity`, of which `host` is what has it, as a person reads it: the host, or one of its pools.
     ///
     /// # Errors
     /// If one of them is in a group that is not there, or in itself.
-    pub fn new(capacity: Amount, members: &'a [Member]) -> Result<Self, Refusal> {
-        let promises = Self { capacity, members };
+    pub fn new(host: &'a str, capacity: Amount, members: &'a [Member]) -> Result<Self, Refusal> {
+        let promises = Self { host, capacity, members };
         for member in members {
             promises.above(member.group.as_deref())?;
         }
@@ -200,7 +221,7 @@ impl<'a> Promises<'a> {
         if asked <= free + SMALL {
             return Ok(());
         }
-        Err(Refusal::Short { place: "the host".into(), asked: asked + found, free: free + found })
+        Err(Refusal::Short { place: self.host.to_owned(), asked: asked + found, free: free + found })
     }
 }
 
@@ -226,7 +247,7 @@ mod tests {
     }
 
     fn admit(members: &[Member], new: &Member) -> Result<(), Refusal> {
-        Promises::new(4.0, members).unwrap().admit(new)
+        Promises::new("the host", 4.0, members).unwrap().admit(new)
     }
 
     fn short(place: &str, asked: Amount, free: Amount) -> Result<(), Refusal> {
@@ -252,7 +273,8 @@ mod tests {
             said,
             "test has 0.25 left to promise, and 0.5 is asked for: 0.25 too much; 0.25 would fit"
         );
-        let refused = Promises::new(1.0, &[guest("a", None, 0.7)]).unwrap().admit(&guest("b", None, 0.4));
+        let refused =
+            Promises::new("the host", 1.0, &[guest("a", None, 0.7)]).unwrap().admit(&guest("b", None, 0.4));
         let said = refused.unwrap_err().to_string();
         assert_eq!(
             said,
@@ -338,8 +360,8 @@ mod tests {
             admit(&members, &group("test", Some("eng"), 0.5, false)).unwrap_err().to_string(),
             "what is in test is promised 0.75, and it would have 0.5 for that: 0.25 too little; reserve 0.75, or let it expand"
         );
-        assert_eq!(Promises::new(4.0, &members).unwrap().taken(), 2.0);
-        assert_eq!(Promises::new(4.0, &members).unwrap().taken_in("test"), 0.75);
+        assert_eq!(Promises::new("the host", 4.0, &members).unwrap().taken(), 2.0);
+        assert_eq!(Promises::new("the host", 4.0, &members).unwrap().taken_in("test"), 0.75);
     }
 
     #[test]
@@ -349,6 +371,6 @@ mod tests {
         let inside = group("eng", Some("test"), 2.0, false);
         assert_eq!(admit(&members, &inside), Err(Refusal::Loop("eng".into())));
         let turning = [group("a", Some("b"), 0.0, true), group("b", Some("a"), 0.0, true)];
-        assert!(matches!(Promises::new(1.0, &turning), Err(Refusal::Loop(_))));
+        assert!(matches!(Promises::new("the host", 1.0, &turning), Err(Refusal::Loop(_))));
     }
 }

@@ -21,7 +21,7 @@ pub mod words;
 use serde::{Deserialize, Serialize};
 
 pub use divide::{Claim, divide};
-pub use tree::Tree;
+pub use tree::{Group, Tree, above};
 
 /// An amount of a resource: processors, bytes, bytes a second or operations a second. Never negative, never infinite.
 pub type Amount = f64;

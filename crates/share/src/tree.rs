@@ -7,6 +7,25 @@ use crate::{Amount, Claim, Share, divide};
 /// Where everything is: the host, of which groups and guests are members.
 const HOST: usize = 0;
 
+/// A group of guests and of other groups, among all groups of a host: those that others are in come before these.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Group {
+    /// What it is promised.
+    pub share: Share,
+    /// Whether what its members are promised may come from above it.
+    pub expandable: bool,
+    /// The number of the group that it is in; none is the host.
+    pub within: Option<usize>,
+}
+
+/// The groups from this one up, by number.
+///
+/// # Panics
+/// If there is no such group.
+pub fn above(groups: &[Group], from: Option<usize>) -> impl Iterator<Item = usize> {
+    std::iter::successors(from, |&group| groups[group].within)
+}
+
 #[derive(Debug, Clone)]
 struct Node {
     share: Share,
@@ -15,6 +34,14 @@ struct Node {
     members: Vec<usize>,
     /// What a guest would take; of a group, nothing.
     demand: Amount,
+    /// What a guest would take besides of what nobody else wants.
+    besides: Amount,
+}
+
+impl Node {
+    fn new(share: Share, expandable: bool) -> Self {
+        Self { share, expandable, members: Vec::new(), demand: 0.0, besides: 0.0 }
+    }
 }
 
 /// A host's groups and guests, and what the guests want of a resource. Each has a number; the host has 0.
@@ -26,9 +53,24 @@ pub struct Tree {
 impl Tree {
     /// A host that has so much of the resource, and no guests.
     pub fn new(capacity: Amount) -> Self {
-        let host =
-            Node { share: Share::capped(capacity), expandable: false, members: Vec::new(), demand: 0.0 };
-        Self { nodes: vec![host] }
+        Self { nodes: vec![Node::new(Share::capped(capacity), false)] }
+    }
+
+    /// The same with these groups. A group's number here is one more than among `groups`.
+    ///
+    /// # Panics
+    /// If one is in another one that does not come before it.
+    pub fn with(capacity: Amount, groups: &[Group]) -> Self {
+        let mut tree = Self::new(capacity);
+        for group in groups {
+            tree.group(Self::number(group.within), group.share, group.expandable);
+        }
+        tree
+    }
+
+    /// The number of a group of those that a tree was made with; of none, the host's.
+    pub fn number(group: Option<usize>) -> usize {
+        group.map_or(HOST, |group| group + 1)
     }
 
     fn add(&mut self, parent: usize, node: Node) -> usize {
@@ -43,7 +85,7 @@ impl Tree {
     /// # Panics
     /// If there is no such parent.
     pub fn group(&mut self, parent: usize, share: Share, expandable: bool) -> usize {
-        self.add(parent, Node { share, expandable, members: Vec::new(), demand: 0.0 })
+        self.add(parent, Node::new(share, expandable))
     }
 
     /// Adds a guest that would take so much; gives its number.
@@ -51,7 +93,15 @@ impl Tree {
     /// # Panics
     /// If there is no such parent.
     pub fn guest(&mut self, parent: usize, share: Share, demand: Amount) -> usize {
-        self.add(parent, Node { share, expandable: false, members: Vec::new(), demand })
+        self.claimant(parent, share, demand, 0.0)
+    }
+
+    /// The same for one that would take so much besides, of what nobody else wants.
+    ///
+    /// # Panics
+    /// If there is no such parent.
+    pub fn claimant(&mut self, parent: usize, share: Share, demand: Amount, besides: Amount) -> usize {
+        self.add(parent, Node { demand, besides, ..Node::new(share, false) })
     }
 
     /// Changes what a guest would take.
@@ -83,7 +133,8 @@ impl Tree {
         for (number, node) in self.nodes.iter().enumerate().rev() {
             let theirs = || node.members.iter().map(|&member| &claims[member]);
             let wants = node.demand + theirs().map(|claim| claim.wants).sum::<Amount>();
-            let mut claim = Claim::of(&node.share, wants, theirs().map(|claim| claim.besides).sum());
+            let besides = node.besides + theirs().map(|claim| claim.besides).sum::<Amount>();
+            let mut claim = Claim::of(&node.share, wants, besides);
             if number == HOST {
                 // There is nobody else: what is wanted besides is wanted.
                 claim.wants = (claim.wants + claim.besides).min(node.share.reserve);
@@ -148,6 +199,26 @@ mod tests {
         let other = tree.guest(0, Share { weight: 1_000_000, ..Share::default() }, 1.0);
         let got = tree.divide();
         assert!(got[promised] >= 0.6 && got[other] <= 0.4, "{got:?}");
+    }
+
+    #[test]
+    fn what_is_wanted_besides_comes_after_what_anybody_wants_and_not_beyond_a_groups_limit() {
+        let limited = Share { limit: Limit::Hard(4.0), ..Share::default() };
+        let groups = [Group { share: limited, expandable: true, within: None }];
+        let mut tree = Tree::with(10.0, &groups);
+        let group = Tree::number(Some(0));
+        let a = tree.claimant(group, Share::default(), 1.0, 9.0);
+        let b = tree.claimant(group, Share::default(), 2.0, 8.0);
+        let c = tree.claimant(0, Share::default(), 5.0, 5.0);
+        let got = tree.divide();
+        for (who, amount) in [(a, 1.5), (b, 2.5), (c, 6.0), (group, 4.0)] {
+            close(got[who], amount);
+        }
+        let others = tree.guest(0, Share::default(), 10.0);
+        let got = tree.divide();
+        for (who, amount) in [(group, 3.0), (c, 3.5), (others, 3.5)] {
+            close(got[who], amount);
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn admitted(capacity: Amount, nodes: &[Node]) -> (Tree, Vec<(usize, Member, Amou
             within.map_or((0, None), |(number, member, _)| (*number, Some(member.name.clone())));
         let member = Member { name: n.to_string(), group, share: *share, expandable: *expandable };
         let members: Vec<_> = all.iter().map(|(_, member, _)| member.clone()).collect();
-        if Promises::new(capacity, &members).unwrap().admit(&member).is_err() {
+        if Promises::new("the host", capacity, &members).unwrap().admit(&member).is_err() {
             continue;
         }
         let number = match expandable {
@@ -93,6 +93,35 @@ proptest! {
             prop_assert!((theirs[*number] - got[*number]).abs() < SMALL, "{member:?}");
         }
         prop_assert!((theirs[0] - got[0]).abs() < SMALL);
+    }
+
+    #[test]
+    fn more_weight_is_never_less_however_deep(
+        capacity in 0.1..8.0f64, nodes in nodes(), pick in 0usize..40, more in 2u32..50,
+    ) {
+        let (tree, all) = admitted(capacity, &nodes);
+        let pick = pick % nodes.len();
+        let mut heavier = nodes.clone();
+        heavier[pick].2.weight = heavier[pick].2.weight.saturating_mul(more);
+        let after = admitted(capacity, &heavier).0.divide();
+        for (number, ..) in all.iter().filter(|(_, member, _)| member.name == pick.to_string()) {
+            prop_assert!(after[*number] >= tree.divide()[*number] - SMALL);
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_that_somebody_could_have_however_deep(capacity in 0.1..8.0f64, nodes in nodes()) {
+        let (tree, all) = admitted(capacity, &nodes);
+        let got = tree.divide();
+        // What each could have of all that there is.
+        let mut could = vec![0.0; got.len()];
+        for (number, member, demand) in all.iter().rev() {
+            could[*number] = member.share.most(could[*number] + demand * f64::from(member.expandable.is_none()));
+            let group = all.iter().find(|(_, other, _)| Some(&other.name) == member.group.as_ref());
+            could[group.map_or(0, |(number, ..)| *number)] += could[*number];
+        }
+        let most = could[0].min(capacity);
+        prop_assert!((got[0] - most).abs() < SMALL, "{} of {most}", got[0]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What holds for whatever guests there are in a pool of memory.
 
 use proptest::prelude::*;
-use share::memory::{IDLE_TAX, Place, Wants, steps, targets};
-use share::{Amount, Limit, Share};
+use share::admission::{Member, Promises};
+use share::memory::{Divided, IDLE_TAX, Place, Wants, divide, steps, targets};
+use share::{Amount, Group, Limit, Share};
 
 /// Bytes that nobody misses.
 const SMALL: Amount = 1.0;
@@ -29,6 +30,147 @@ fn some() -> impl Strategy<Value = (Amount, Vec<Wants>)> {
 
 fn most(guest: &Wants) -> Amount {
     guest.share.most(guest.size)
+}
+
+/// A pool, its groups and the guests in them, of which each can be promised what it is to be.
+type Nested = (Amount, Vec<Group>, Vec<(Wants, Option<usize>)>);
+
+fn groups() -> impl Strategy<Value = (Share, bool, usize)> {
+    let reserve = prop_oneof![Just(0.0), 1e6..4e9];
+    let weight = prop_oneof![1u32..20, 500u32..2000, 1u32..1_000_000];
+    let limit = prop::option::of(1e6..8e9);
+    (reserve, weight, limit, any::<bool>(), 0usize..8).prop_map(
+        |(reserve, weight, limit, expandable, within)| {
+            let limit = limit.map_or(Limit::None, |more| Limit::Hard(reserve + more));
+            (Share { reserve, weight, limit }, expandable, within)
+        },
+    )
+}
+
+fn nested() -> impl Strategy<Value = Nested> {
+    let groups = prop::collection::vec(groups(), 0..8);
+    let guests = prop::collection::vec((guests(), 0usize..9), 1..24);
+    (1e8..4e10f64, groups, guests).prop_map(|(pool, groups, guests)| admitted(pool, &groups, &guests))
+}
+
+/// Those of them that can be promised what they are to be, one after the other.
+fn admitted(pool: Amount, groups: &[(Share, bool, usize)], guests: &[(Wants, usize)]) -> Nested {
+    let (mut members, mut nested) = (Vec::<Member>::new(), (pool, Vec::<Group>::new(), Vec::new()));
+    let within = |pick: usize, count: usize| (pick % (count + 1)).checked_sub(1);
+    let admit = |members: &mut Vec<Member>, group: Option<usize>, share: Share, expandable: Option<bool>| {
+        let group = group.map(|group| format!("group {group}"));
+        let kind = if expandable.is_some() { "group" } else { "guest" };
+        let of_kind = members.iter().filter(|member| member.expandable.is_some() == expandable.is_some());
+        let name = format!("{kind} {}", of_kind.count());
+        let member = Member { name, group, share, expandable };
+        let fits = Promises::new("the pool", pool, members).unwrap().admit(&member).is_ok();
+        if fits {
+            members.push(member);
+        }
+        fits
+    };
+    for (share, expandable, pick) in groups {
+        let within = within(*pick, nested.1.len());
+        if admit(&mut members, within, *share, Some(*expandable)) {
+            nested.1.push(Group { share: *share, expandable: *expandable, within });
+        }
+    }
+    for (wants, pick) in guests {
+        let group = within(*pick, nested.1.len());
+        if admit(&mut members, group, wants.share, None) {
+            nested.2.push((*wants, group));
+        }
+    }
+    nested
+}
+
+/// What is in a group, or at the host, has together; and what it could have.
+fn inside(group: Option<usize>, (_, groups, guests): &Nested, got: &Divided) -> (Amount, Amount) {
+    let of_groups = (0..groups.len()).filter(|n| groups[*n].within == group).map(|n| {
+        let could = inside(Some(n), &(0.0, groups.clone(), guests.clone()), got).1;
+        (got.groups[n], groups[n].share.most(could))
+    });
+    let of_guests = guests.iter().zip(&got.guests).filter(|((_, of), _)| *of == group);
+    let of_guests = of_guests.map(|((wants, _), got)| (*got, most(wants)));
+    of_groups.chain(of_guests).fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn in_groups_everyone_is_within_bounds_and_nothing_is_left_that_somebody_could_have(nested in nested()) {
+        let (pool, groups, guests) = &nested;
+        let got = divide(*pool, groups, guests);
+        for ((guest, _), got) in guests.iter().zip(&got.guests) {
+            let least = guest.share.reserve.min(guest.size);
+            prop_assert!(*got >= least - SMALL && *got <= most(guest) + SMALL, "{guest:?} {got}");
+        }
+        for (n, group) in groups.iter().enumerate() {
+            let (theirs, could) = inside(Some(n), &nested, &got);
+            let has = got.groups[n];
+            prop_assert!(has <= group.share.most(could) + SMALL, "{group:?} {has}");
+            prop_assert!(has >= group.share.reserve.min(could) - SMALL, "{group:?} {has}");
+            prop_assert!((theirs - has).abs() < SMALL * 24.0, "{group:?} has {has}, what is in it {theirs}");
+        }
+        let (all, could) = inside(None, &nested, &got);
+        prop_assert!((all - could.min(*pool)).abs() < SMALL * 24.0, "{all} of {}", could.min(*pool));
+    }
+
+    #[test]
+    fn in_groups_more_weight_or_use_is_never_less(nested in nested(), pick in 0usize..32, more in 2u32..50) {
+        let (pool, groups, guests) = nested;
+        let before = divide(pool, &groups, &guests);
+        let heavier = |share: &mut Share| share.weight = share.weight.saturating_mul(more);
+        if !groups.is_empty() {
+            let pick = pick % groups.len();
+            let mut changed = groups.clone();
+            heavier(&mut changed[pick].share);
+            let after = divide(pool, &changed, &guests);
+            prop_assert!(after.groups[pick] >= before.groups[pick] - SMALL);
+            for (n, (_, group)) in guests.iter().enumerate().filter(|(_, (_, group))| *group == Some(pick)) {
+                prop_assert!(after.guests[n] >= before.guests[n] - SMALL, "{group:?}");
+            }
+        }
+        if !guests.is_empty() {
+            let pick = pick % guests.len();
+            let mut changed = guests.clone();
+            heavier(&mut changed[pick].0.share);
+            prop_assert!(divide(pool, &groups, &changed).guests[pick] >= before.guests[pick] - SMALL);
+            let mut changed = guests.clone();
+            changed[pick].0.active = changed[pick].0.size;
+            prop_assert!(divide(pool, &groups, &changed).guests[pick] >= before.guests[pick] - SMALL);
+        }
+    }
+
+    #[test]
+    fn in_groups_the_order_does_not_matter(nested in nested(), turn in 0usize..24) {
+        let (pool, groups, guests) = nested;
+        let got = divide(pool, &groups, &guests);
+        let depth = |n: usize| share::above(&groups, Some(n)).count();
+        let mut order: Vec<_> = (0..groups.len()).collect();
+        order.sort_by_key(|n| (depth(*n), std::cmp::Reverse(*n)));
+        let place = |group: Option<usize>| group.map(|group| order.iter().position(|n| *n == group).unwrap());
+        let turned = |n: &usize| Group { within: place(groups[*n].within), ..groups[*n] };
+        let moved: Vec<_> = order.iter().map(turned).collect();
+        let turn = turn % guests.len().max(1);
+        let mut others: Vec<_> = guests.iter().map(|(wants, group)| (*wants, place(*group))).collect();
+        others.rotate_left(turn);
+        let mut again = divide(pool, &moved, &others);
+        again.guests.rotate_right(turn);
+        for (got, again) in got.guests.iter().zip(&again.guests) {
+            prop_assert!((got - again).abs() < SMALL * 8.0, "{got} {again}");
+        }
+        for (n, got) in got.groups.iter().enumerate() {
+            prop_assert!((got - again.groups[place(Some(n)).unwrap()]).abs() < SMALL * 8.0);
+        }
+    }
+
+    #[test]
+    fn without_groups_all_is_as_among_guests((pool, some) in some()) {
+        let guests: Vec<_> = some.iter().map(|guest| (*guest, None)).collect();
+        prop_assert_eq!(divide(pool, &[], &guests).guests, targets(pool, &some));
+    }
 }
 
 proptest! {

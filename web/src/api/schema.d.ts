@@ -1879,6 +1879,8 @@ export interface components {
              * @description The part of the window in which something of it waited for others, or for the guest's own limit: 0 to 1.
              */
             waited: number;
+            /** @description Whether it waited because a group that it is in does all that its limit lets it do. */
+            waited_for_group?: boolean;
             /** @description Which way. */
             way: components["schemas"]["Way"];
         };
@@ -2304,6 +2306,26 @@ export interface components {
          * @enum {string}
          */
         ForwardProtocol: "tcp" | "udp";
+        /** @description What of a host's pool of memory is in a group. */
+        GroupMemory: {
+            /** @description What its members could touch now, those of groups in it, too. */
+            held: components["schemas"]["Size"];
+            /** @description What is promised to its members that run, and to groups in it. */
+            promised: components["schemas"]["Size"];
+        };
+        /** @description What of a storage pool or a network is in a group. */
+        GroupPlace: {
+            /**
+             * Format: int64
+             * @description What its members did there in the last window of a quarter of a second, those of groups in it, too: bytes each second, of a network
+             *     the way that was more.
+             */
+            bytes: number;
+            /** @description Its name. */
+            name: string;
+            /** @description What is promised to its members that run, and to groups in it, bytes each second. */
+            promised: components["schemas"]["Size"];
+        };
         /** @description How long a disk is to be. */
         Grow: {
             /** @description At least as long as it is, in whole sectors of 512 bytes. */
@@ -3058,6 +3080,11 @@ export interface components {
                 cpu_share?: components["schemas"]["CpuShare"];
                 /** @description What it is for. */
                 description?: string;
+                /**
+                 * @description What it is promised of each storage pool, for all of its members together. What it has reserved is kept for it where a guest that
+                 *     runs in it, or in a group in it, has disks.
+                 */
+                disk_share?: components["schemas"]["BandwidthShare"];
                 /** @description Whether its members may be promised more than it has reserved: the rest comes from the group above it, or the host. */
                 expandable?: boolean;
                 /**
@@ -3070,9 +3097,25 @@ export interface components {
                  * @description How many guests are in it, not in groups in it.
                  */
                 guests: number;
+                /** @description The host's pool of memory, in it. */
+                memory?: components["schemas"]["GroupMemory"];
+                /**
+                 * @description What it is promised of the host's pool of memory, for all of its members together, kept in the same way. To what is beside it it
+                 *     counts as a guest that is as large as its members can be together, and uses what they use.
+                 */
+                memory_share?: components["schemas"]["MemoryShare"];
                 /** @description Its name. */
                 name: components["schemas"]["Name"];
-                /** @description What is promised to its members that run, and to groups in it. */
+                /**
+                 * @description What it is promised of each network each way, for all of its members together. What it has reserved is kept for it where a guest
+                 *     that runs in it, or in a group in it, has cards.
+                 */
+                network_share?: components["schemas"]["BandwidthShare"];
+                /** @description The networks that they use. */
+                networks?: components["schemas"]["GroupPlace"][];
+                /** @description The storage pools that its members use which run, those of groups in it, too. */
+                pools?: components["schemas"]["GroupPlace"][];
+                /** @description What is promised of processors to its members that run, and to groups in it. */
                 promised: components["schemas"]["Processors"];
                 within?: components["schemas"]["Name"] | null;
             }[];
@@ -4195,10 +4238,25 @@ export interface components {
             cpu_share?: components["schemas"]["CpuShare"];
             /** @description What it is for. */
             description?: string;
+            /**
+             * @description What it is promised of each storage pool, for all of its members together. What it has reserved is kept for it where a guest that
+             *     runs in it, or in a group in it, has disks.
+             */
+            disk_share?: components["schemas"]["BandwidthShare"];
             /** @description Whether its members may be promised more than it has reserved: the rest comes from the group above it, or the host. */
             expandable?: boolean;
+            /**
+             * @description What it is promised of the host's pool of memory, for all of its members together, kept in the same way. To what is beside it it
+             *     counts as a guest that is as large as its members can be together, and uses what they use.
+             */
+            memory_share?: components["schemas"]["MemoryShare"];
             /** @description Its name. */
             name: components["schemas"]["Name"];
+            /**
+             * @description What it is promised of each network each way, for all of its members together. What it has reserved is kept for it where a guest
+             *     that runs in it, or in a group in it, has cards.
+             */
+            network_share?: components["schemas"]["BandwidthShare"];
             within?: components["schemas"]["Name"] | null;
         };
         /** @description A group as a host has it. */
@@ -4210,6 +4268,11 @@ export interface components {
             cpu_share?: components["schemas"]["CpuShare"];
             /** @description What it is for. */
             description?: string;
+            /**
+             * @description What it is promised of each storage pool, for all of its members together. What it has reserved is kept for it where a guest that
+             *     runs in it, or in a group in it, has disks.
+             */
+            disk_share?: components["schemas"]["BandwidthShare"];
             /** @description Whether its members may be promised more than it has reserved: the rest comes from the group above it, or the host. */
             expandable?: boolean;
             /**
@@ -4222,9 +4285,25 @@ export interface components {
              * @description How many guests are in it, not in groups in it.
              */
             guests: number;
+            /** @description The host's pool of memory, in it. */
+            memory?: components["schemas"]["GroupMemory"];
+            /**
+             * @description What it is promised of the host's pool of memory, for all of its members together, kept in the same way. To what is beside it it
+             *     counts as a guest that is as large as its members can be together, and uses what they use.
+             */
+            memory_share?: components["schemas"]["MemoryShare"];
             /** @description Its name. */
             name: components["schemas"]["Name"];
-            /** @description What is promised to its members that run, and to groups in it. */
+            /**
+             * @description What it is promised of each network each way, for all of its members together. What it has reserved is kept for it where a guest
+             *     that runs in it, or in a group in it, has cards.
+             */
+            network_share?: components["schemas"]["BandwidthShare"];
+            /** @description The networks that they use. */
+            networks?: components["schemas"]["GroupPlace"][];
+            /** @description The storage pools that its members use which run, those of groups in it, too. */
+            pools?: components["schemas"]["GroupPlace"][];
+            /** @description What is promised of processors to its members that run, and to groups in it. */
             promised: components["schemas"]["Processors"];
             within?: components["schemas"]["Name"] | null;
         };

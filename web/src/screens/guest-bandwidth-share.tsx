@@ -8,6 +8,7 @@ import { Card, Fact, Facts } from "../parts/basics";
 import { Icon } from "../parts/icon";
 import { Table } from "../parts/table";
 import { number, percent, rate, t } from "../text";
+import { type Group, GroupFacts, isShared } from "./group-shares";
 import { isUsual, ShareInBytesDialog, USUAL } from "./share-dialog";
 
 type BandwidthReport = Schemas["BandwidthReport"];
@@ -15,12 +16,15 @@ type BandwidthReport = Schemas["BandwidthReport"];
 /** Of what the share is. */
 type Kind = "disk" | "network";
 
-export function BandwidthShare({ vm, kind, report }: { vm: Vm; kind: Kind; report: BandwidthReport | undefined }) {
+export function BandwidthShare({ vm, kind, report, groups }: { vm: Vm; kind: Kind; report: BandwidthReport | undefined; groups: Group[] }) {
   const { manage } = usePowers();
   const [editing, setEditing] = useState(false);
   const { promised, places } = report ?? { promised: USUAL, places: [] };
   // Nobody has to hear of what is not divided, and of which nothing is promised.
-  if (isUsual(promised) && !places.some((place) => place.bandwidth != null || place.operations != null)) return null;
+  const field = `${kind}_share` as const;
+  if (isUsual(promised) && !isShared(groups, field) && !places.some((place) => place.bandwidth != null || place.operations != null)) return null;
+  // What a group does on all of the places that this guest uses.
+  const does = (group: Group) => (kind === "disk" ? group.pools : group.networks)?.filter((one) => places.some((place) => place.name === one.name)).reduce((sum, one) => sum + one.bytes, 0) ?? 0;
   const flows = places.flatMap((place) => place.flows.map((flow) => ({ place, flow })));
   const unsaid = places.filter((place) => place.bandwidth == null).map((place) => place.name);
   const edit = manage && <button type="button" onClick={() => setEditing(true)}><Icon name="edit" />{t(`bandwidth.change.${kind}`)}</button>;
@@ -30,6 +34,7 @@ export function BandwidthShare({ vm, kind, report }: { vm: Vm; kind: Kind; repor
         <Fact name={t("share.reserve")}>{rate(Number(promised.reserve ?? 0))}</Fact>
         <Fact name={t("share.weight")}>{number(promised.weight ?? 1000)}</Fact>
         <Fact name={t("share.limit")}>{promised.limit == null ? t("share.no-limit") : rate(Number(promised.limit))}</Fact>
+        <GroupFacts groups={groups} field={field} shown={rate} has={does} />
         {places.map((place) => place.bandwidth != null && (
           <Fact key={place.name} name={t(`bandwidth.place.${kind}`)}><bdi>{place.name}</bdi>: {t("bandwidth.carries", { all: rate(Number(place.bandwidth)), reserved: rate(Number(place.reserved)) })}</Fact>
         ))}
@@ -46,7 +51,7 @@ export function BandwidthShare({ vm, kind, report }: { vm: Vm; kind: Kind; repor
         />
       )}
       {unsaid.length > 0 && <p className="hint">{t("bandwidth.unsaid", { names: unsaid.join(", ") })}</p>}
-      {editing && <ShareInBytesDialog vm={vm} field={`${kind}_share`} title={t(`bandwidth.edit.${kind}`, { name: vm.name })} hints={{ reserve: t(`bandwidth.reserve.hint.${kind}`), limit: t("bandwidth.limit.hint") }} onClose={() => setEditing(false)} />}
+      {editing && <ShareInBytesDialog vm={vm} field={field} title={t(`bandwidth.edit.${kind}`, { name: vm.name })} hints={{ reserve: t(`bandwidth.reserve.hint.${kind}`), limit: t("bandwidth.limit.hint") }} onClose={() => setEditing(false)} />}
     </Card>
   );
 }

@@ -8,6 +8,7 @@ import { Card, Fact, Facts } from "../parts/basics";
 import { Icon } from "../parts/icon";
 import { Meter } from "../parts/meter";
 import { bytes, number, t } from "../text";
+import { type Group, GroupFacts } from "./group-shares";
 import { isUsual, ShareInBytesDialog } from "./share-dialog";
 
 type MemoryReport = Schemas["MemoryReport"];
@@ -18,7 +19,7 @@ function why(now: Schemas["MemoryNow"]): string {
   return Number(now.target) >= Number(now.active) ? t("memory.why.enough") : t("memory.why.others");
 }
 
-export function MemoryShare({ vm, report }: { vm: Vm; report: MemoryReport }) {
+export function MemoryShare({ vm, report, groups }: { vm: Vm; report: MemoryReport; groups: Group[] }) {
   const { manage } = usePowers();
   const [editing, setEditing] = useState(false);
   const { promised, now, pool, pressure } = report;
@@ -38,6 +39,7 @@ export function MemoryShare({ vm, report }: { vm: Vm; report: MemoryReport }) {
           <Fact name={t("share.reserve")}>{bytes(promised.reserve)}</Fact>
           <Fact name={t("share.weight")}>{number(promised.weight ?? 1000)}</Fact>
           <Fact name={t("share.limit")}>{promised.limit == null ? t("share.no-limit") : bytes(promised.limit)}</Fact>
+          {pool != null && <GroupFacts groups={groups} field="memory_share" shown={bytes} has={(group) => Number(group.memory?.held ?? 0)} />}
           {pool != null && <Fact name={t("memory.pool")}>{t("memory.pool.words", { size: bytes(pool), pressure: t(`memory.pressure.${pressure}`) })}</Fact>}
         </Facts>
         <p className="hint">{pool == null ? t("memory.no-pool") : now ? why(now) : t("share.still")}</p>

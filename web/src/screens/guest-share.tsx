@@ -78,9 +78,9 @@ export function Share({ vm }: { vm: Vm }) {
         </Card>
       </div>
       <Delivered vm={vm} />
-      <MemoryShare vm={vm} report={data.memory} />
-      <BandwidthShare vm={vm} kind="disk" report={data.disks} />
-      <BandwidthShare vm={vm} kind="network" report={data.networks} />
+      <MemoryShare vm={vm} report={data.memory} groups={groups} />
+      <BandwidthShare vm={vm} kind="disk" report={data.disks} groups={groups} />
+      <BandwidthShare vm={vm} kind="network" report={data.networks} groups={groups} />
       {editing && <ShareDialog vm={vm} onClose={() => setEditing(false)} />}
     </>
   );

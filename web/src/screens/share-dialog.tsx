@@ -9,12 +9,14 @@ import { toast } from "../parts/toasts";
 import { t } from "../text";
 import { sizeText } from "./guest-dialogs";
 
-type ShareInBytes = Schemas["MemoryShare"] | Schemas["BandwidthShare"];
+export type ShareInBytes = Schemas["MemoryShare"] | Schemas["BandwidthShare"];
+
+/** A share among what is said of a guest, or of a group. */
+export type ShareField = "memory_share" | "disk_share" | "network_share";
 
 interface Props {
   vm: Vm;
-  /** The share among what is said of the guest. */
-  field: "memory_share" | "disk_share" | "network_share";
+  field: ShareField;
   title: string;
   hints: { reserve: string; limit: string };
   onClose: () => void;

@@ -682,6 +682,7 @@ export const en = {
   "share.got.words": "Processors in 10 s; asks for {asked}, is to have {target}",
   "share.group": "Group",
   "share.group.got": "got {n} in 10 s",
+  "share.group.has": "{n} in all",
   "share.group.hint": "Its members share first what the group has",
   "share.group.none": "None: the host",
   "share.host": "In use",

@@ -684,6 +684,7 @@ export const zh: Record<Key, string> = {
   "share.got.words": "10 秒内的处理器数；需要 {asked}，应得 {target}",
   "share.group": "组",
   "share.group.got": "10 秒内所得 {n}",
+  "share.group.has": "共 {n}",
   "share.group.hint": "组内成员优先分享组所拥有的资源",
   "share.group.none": "无：主机",
   "share.host": "使用中",

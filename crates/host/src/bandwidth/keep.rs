@@ -70,14 +70,21 @@ fn keep(shares: &Shares, figures: &Figures, bandwidth: &Bandwidth) {
             Woken::News => std::thread::sleep(TOGETHER),
             Woken::Time => {}
         }
-        let (places, running) = (shares.places(), shares.running());
-        let is_limited =
-            running.iter().any(|(_, of)| of.disks.limit.is_some() || of.networks.limit.is_some());
+        let (places, groups, running) = (shares.places(), shares.nested(), shares.running());
+        let is_limited = groups.limits_bandwidth()
+            || running.iter().any(|(_, of)| of.disks.limit.is_some() || of.networks.limit.is_some());
         let guests = running.into_iter().filter_map(|(id, of)| {
             let page = figures.of(id)?;
-            Some(Guest { id, page, disks: of.disks, networks: of.networks, places: of.places })
+            Some(Guest {
+                id,
+                page,
+                disks: of.disks,
+                networks: of.networks,
+                places: of.places,
+                group: of.group,
+            })
         });
-        bandwidth.note(looks.look(now_ns(), &places, &guests.collect::<Vec<_>>()));
+        bandwidth.note(looks.look(now_ns(), &places, &groups, &guests.collect::<Vec<_>>()));
         let idle = places.is_empty() && !is_limited;
         next = Instant::now() + if idle { IDLE_WINDOW } else { Duration::from_secs_f64(WINDOW) };
     }

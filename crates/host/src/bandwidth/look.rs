@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use api::{BandwidthFlow, BandwidthShare, Id, Size, Way};
-use share::Share;
+use api::{BandwidthFlow, BandwidthShare, Id, Name, Size, Way};
+use share::{Group, Share};
 use vmm::figures::Page;
 use vmm::flows::{Allowed, Part, Passed, key};
 
-use super::rule::{Allowance, Member, allowances};
+use super::rule::{Allowance, Member, WAITED, allowances};
 use super::ways;
-use crate::shares::{Carries, Place};
+use crate::shares::{Carries, Nested, Place};
 
 /// For how long what is said holds, ns. A daemon that says nothing for longer is not there, and each guest has what it would have if all
 /// were busy.
@@ -34,6 +34,16 @@ pub struct Guest {
     pub networks: BandwidthShare,
     /// The pools and networks that it uses.
     pub places: Vec<Place>,
+    /// The group that it is in.
+    pub group: Option<Name>,
+}
+
+/// A guest among those that share one way of a place.
+struct Sharing {
+    id: Id,
+    share: BandwidthShare,
+    /// The number of its group.
+    group: Option<usize>,
 }
 
 /// What each guest does where.
@@ -89,11 +99,11 @@ impl Followed {
     }
 
     /// What it is among those that share bytes (0) or operations (1).
-    fn member(&self, what: usize, share: Share) -> Member {
+    fn member(&self, what: usize, share: Share, group: Option<usize>) -> Member {
         let did = |what: usize| self.did[0][what].max(self.did[1][what]);
         let is_used = |what: usize| self.allowed[what].is_some_and(|allowed| did(what) >= allowed * NEARLY);
         let for_other = is_used(1 - what) && !is_used(what);
-        Member { share, did: did(what), waited: self.waited, for_other }
+        Member { share, group, did: did(what), waited: self.waited, for_other }
     }
 
     fn allow(&mut self, bytes: Option<Allowance>, operations: Option<Allowance>, until: u64) {
@@ -111,6 +121,7 @@ impl Followed {
             waited: self.waited,
             allowed: bytes.map(|bytes| Size(part(bytes).per_second)),
             allowed_operations: operations.map(|operations| part(operations).per_second),
+            waited_for_group: self.waited >= WAITED && bytes.is_some_and(|bytes| bytes.group_is_full),
         }
     }
 }
@@ -122,12 +133,19 @@ fn part(allowance: Allowance) -> Part {
 }
 
 impl Looks {
-    /// Looks what all of `guests` did on pools and networks that carry so much, and says what they may do; `now` is the host's monotonic
-    /// clock, ns.
-    pub fn look(&mut self, now: u64, places: &BTreeMap<Place, Carries>, guests: &[Guest]) -> Flows {
-        let mut sharing: BTreeMap<(Place, Way), Vec<(Id, BandwidthShare)>> = BTreeMap::new();
+    /// Looks what all of `guests`, in these groups, did on pools and networks that carry so much, and says what they may do; `now` is the
+    /// host's monotonic clock, ns.
+    pub fn look(
+        &mut self,
+        now: u64,
+        places: &BTreeMap<Place, Carries>,
+        groups: &Nested,
+        guests: &[Guest],
+    ) -> Flows {
+        let mut sharing: BTreeMap<(Place, Way), Vec<Sharing>> = BTreeMap::new();
         let mut before = std::mem::take(&mut self.followed);
         for guest in guests {
+            let group = groups.number(guest.group.as_ref());
             for place in &guest.places {
                 for (way, name) in ways(place) {
                     let (at, key) = ((guest.id, place.clone(), way), key(&name));
@@ -138,19 +156,18 @@ impl Looks {
                     flow.measure(now);
                     self.followed.insert(at, flow);
                     let share = *place.share(&guest.disks, &guest.networks);
-                    sharing.entry((place.clone(), way)).or_default().push((guest.id, share));
+                    sharing.entry((place.clone(), way)).or_default().push(Sharing {
+                        id: guest.id,
+                        share,
+                        group,
+                    });
                 }
             }
         }
         let mut seen = Flows::new();
         for ((place, way), members) in sharing {
-            self.divide(
-                now,
-                (&place, way),
-                places.get(&place).copied().unwrap_or_default(),
-                &members,
-                &mut seen,
-            );
+            let carries = places.get(&place).copied().unwrap_or_default();
+            self.divide(now, (&place, way), carries, groups, &members, &mut seen);
         }
         seen
     }
@@ -161,22 +178,25 @@ impl Looks {
         now: u64,
         (place, way): (&Place, Way),
         carries: Carries,
-        members: &[(Id, BandwidthShare)],
+        groups: &Nested,
+        members: &[Sharing],
         seen: &mut Flows,
     ) {
-        let all = members.iter().filter_map(|(id, share)| {
-            self.followed.get(&(*id, place.clone(), way)).map(|flow| (*id, flow, share))
-        });
+        let all = members
+            .iter()
+            .filter_map(|of| self.followed.get(&(of.id, place.clone(), way)).map(|flow| (flow, of)));
         let all: Vec<_> = all.collect();
         let of = |what: usize, capacity: Option<f64>, share: fn(&BandwidthShare) -> Share| {
-            let members = all.iter().map(|(_, flow, promised)| flow.member(what, share(promised)));
-            allowances(capacity, &members.collect::<Vec<_>>())
+            let members = all.iter().map(|(flow, of)| flow.member(what, share(&of.share), of.group));
+            let groups: Vec<Group> =
+                groups.promised(|group| share(place.share(&group.disk_share, &group.network_share)));
+            allowances(capacity, &groups, &members.collect::<Vec<_>>())
         };
         let bytes = of(0, carries.bandwidth.map(|bandwidth| bandwidth.0 as f64), BandwidthShare::share);
         // Reserves and limits are in bytes.
         let by_weight = |of: &BandwidthShare| Share { weight: of.weight, ..Share::default() };
         let operations = of(1, carries.operations.map(|count| count as f64), by_weight);
-        let ids: Vec<_> = all.iter().map(|(id, ..)| *id).collect();
+        let ids: Vec<_> = all.iter().map(|(_, of)| of.id).collect();
         for ((id, bytes), operations) in ids.iter().zip(bytes).zip(operations) {
             let Some(flow) = self.followed.get_mut(&(*id, place.clone(), way)) else { continue };
             flow.allow(bytes, operations, now.saturating_add(HOLDS));
@@ -203,7 +223,10 @@ mod tests {
         let flows = names.enumerate().map(|(number, name)| Flow::new(figures.clone(), number, key(&name)));
         let flows = flows.collect();
         let places = places.to_vec();
-        (Guest { id: Id::new(), page: Arc::new(page), disks: share, networks: share, places }, flows)
+        (
+            Guest { id: Id::new(), page: Arc::new(page), disks: share, networks: share, places, group: None },
+            flows,
+        )
     }
 
     fn weight(weight: u32) -> BandwidthShare {
@@ -232,12 +255,12 @@ mod tests {
         let (a_id, guests) = (a.id, [a, b]);
         let mut places = BTreeMap::from([(pool.clone(), carries(9, Some(300)))]);
         let (mut looks, mut now) = (Looks::default(), WINDOW);
-        looks.look(now, &places, &guests);
+        looks.look(now, &places, &Nested::default(), &guests);
         // Both are kept waiting all the time.
         now += WINDOW;
         wait(&of_a[0], now);
         wait(&of_b[0], now);
-        let seen = looks.look(now, &places, &guests);
+        let seen = looks.look(now, &places, &Nested::default(), &guests);
         assert_eq!((rates(&of_a[0], now), rates(&of_b[0], now)), ([6 * MIB, 200], [3 * MIB, 100]));
         let (place, flow) = &seen[&a_id][0];
         assert_eq!((place, flow.way, flow.waited, flow.allowed), (&pool, Way::All, 1.0, Some(Size(6 * MIB))));
@@ -246,12 +269,12 @@ mod tests {
         of_a[0].waits_no_more(now);
         now += WINDOW;
         wait(&of_b[0], now);
-        let seen = looks.look(now, &places, &guests);
+        let seen = looks.look(now, &places, &Nested::default(), &guests);
         assert_eq!((seen[&a_id][0].1.bytes, seen[&a_id][0].1.operations), (6 * MIB, 200));
         for _ in 0..2 {
             now += WINDOW;
             wait(&of_b[0], now);
-            looks.look(now, &places, &guests);
+            looks.look(now, &places, &Nested::default(), &guests);
         }
         assert_eq!(rates(&of_b[0], now), [9 * MIB, 300]);
         assert!(rates(&of_a[0], now)[0] >= 9 * MIB / 100, "it keeps a little");
@@ -259,7 +282,7 @@ mod tests {
         assert_eq!(rates(&of_a[0], now + HOLDS + 1), [6 * MIB, 200]);
         // Nobody says any more what the pool carries.
         places.clear();
-        looks.look(now + WINDOW, &places, &guests);
+        looks.look(now + WINDOW, &places, &Nested::default(), &guests);
         assert_eq!(rates(&of_b[0], now + WINDOW), [0, 0]);
         assert_eq!(rates(&of_b[0], u64::MAX), [0, 0]);
     }
@@ -272,13 +295,13 @@ mod tests {
         let (b, of_b) = guest(weight(1000), std::slice::from_ref(&network));
         let guests = [a, b];
         let mut looks = Looks::default();
-        looks.look(WINDOW, &BTreeMap::new(), &guests);
+        looks.look(WINDOW, &BTreeMap::new(), &Nested::default(), &guests);
         assert_eq!([&of_a[0], &of_a[1], &of_b[0]].map(|flow| rates(flow, WINDOW)[0]), [MIB, MIB, 0]);
         let places = BTreeMap::from([(network, carries(10, None))]);
         // One sends and the other one receives: each has all of that way.
         wait(&of_a[1], 2 * WINDOW);
         wait(&of_b[0], 2 * WINDOW);
-        looks.look(2 * WINDOW, &places, &guests);
+        looks.look(2 * WINDOW, &places, &Nested::default(), &guests);
         let all = [&of_a[1], &of_b[0], &of_b[1]].map(|flow| rates(flow, 2 * WINDOW)[0]);
         assert_eq!(all, [MIB, 10 * MIB, 9 * MIB]);
     }
@@ -293,14 +316,14 @@ mod tests {
         let guests = [a, b, silent];
         let places = BTreeMap::from([(pool, carries(8, None))]);
         let mut looks = Looks::default();
-        looks.look(WINDOW, &places, &guests);
+        looks.look(WINDOW, &places, &Nested::default(), &guests);
         // It goes back, and has waited since the beginning of time, and for ever.
         for (turn, (bytes, since)) in (2..).zip([(u64::MAX, 1), (1, u64::MAX), (u64::MAX / 2, 2)]) {
             of_a[0].pass(bytes, bytes);
             of_a[0].waits(since);
             of_a[0].waits_no_more(u64::MAX);
             wait(&of_b[0], turn * WINDOW);
-            let seen = looks.look(turn * WINDOW, &places, &guests);
+            let seen = looks.look(turn * WINDOW, &places, &Nested::default(), &guests);
             assert_eq!(seen.len(), 2);
             assert!(rates(&of_b[0], turn * WINDOW)[0] >= 4 * MIB);
         }

@@ -166,7 +166,8 @@ impl Keeper {
             pager.look(|id| heard.iter().any(|guest| guest.id == id));
             pager.room()
         });
-        let (turn, guests) = self.looks.look(Instant::now(), heard, room);
+        let groups = self.supervisor.shares().nested();
+        let (turn, guests) = self.looks.look(Instant::now(), &groups, heard, room);
         let pager = self.pager.as_ref();
         let taken = pager.map_or(0, Pager::taken);
         let used = Size(guests.values().map(|guest| guest.resident.0).sum::<u64>() + taken);
@@ -211,7 +212,7 @@ async fn hear(supervisor: &Supervisor, known: &mut HashMap<Id, Heard>) -> Vec<He
         let stats = said.or_else(|| known.get(&id).map(|before| before.stats.clone()));
         if let Some(stats) = stats {
             let (share, pid) = (claimant.memory, claimant.pid.unwrap_or(0));
-            let guest = Heard { id, pid, share, own, out, stats };
+            let guest = Heard { id, pid, share, group: claimant.group, own, out, stats };
             known.insert(id, guest.clone());
             heard.push(guest);
         }

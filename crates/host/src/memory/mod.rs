@@ -5,6 +5,7 @@
 //! steps. What guests use even so beyond their part goes to a paging device, if the host has one ([`paging`]). If next to nothing is free for
 //! long, the least important guest is suspended, before the machine's kernel would end one.
 
+mod grouped;
 mod keep;
 mod paging;
 mod turn;

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use api::{Id, MemoryNow, MemoryPressure, MemoryShare, Size};
+use api::{Id, MemoryNow, MemoryPressure, MemoryShare, Name, Size};
 use share::Amount;
-use share::memory::{
-    Place, Pressure, Reading, Resident, Wants, Working, evictions, on_device, steps, targets,
-};
+use share::memory::{Place, Pressure, Reading, Resident, Wants, Working, evictions, on_device, steps};
 use vmm::control::Stats;
+
+use super::grouped::Grouped;
+use crate::shares::Nested;
 
 /// So long next to nothing may be free before somebody is suspended: balloons need some seconds to fill.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,6 +31,8 @@ pub struct Heard {
     pub pid: u32,
     /// What it is promised.
     pub share: MemoryShare,
+    /// The group that it is in.
+    pub group: Option<Name>,
     /// What its process takes of the host for itself, bytes.
     pub own: u64,
     /// What of its memory is on a paging device, bytes.
@@ -165,23 +168,31 @@ impl Looks {
     }
 
     /// What is to be in memory of each guest's, if it has to be paged: the pool is divided among all, whether they can give by a balloon or not.
-    fn reside(&mut self, talking: &[&Heard], wants: &[Wants], silent: &[&Heard]) {
-        let of_silent = |guest: &&Heard| {
+    fn reside(&mut self, grouped: &Grouped, talking: &[&Heard], wants: &[Wants], silent: &[&Heard]) {
+        let of_silent = |guest: &Heard| {
             let size = guest.size() as Amount;
             Wants { share: guest.share.share(), size, active: (guest.own as Amount).min(size) }
         };
-        let all: Vec<_> = wants.iter().copied().chain(silent.iter().map(of_silent)).collect();
-        let residents = targets(self.pool as Amount * (1.0 - Pressure::MARGIN), &all);
-        for (guest, resident) in talking.iter().chain(silent).zip(residents) {
+        let all = talking.iter().copied().zip(wants.iter().copied());
+        let all = all.chain(silent.iter().map(|guest| (*guest, of_silent(guest))));
+        let residents = grouped.divide(self.pool as Amount * (1.0 - Pressure::MARGIN), all);
+        for (guest, resident) in talking.iter().chain(silent).zip(residents.guests) {
             if let Some(of) = self.guests.get_mut(&guest.id) {
                 of.resident = Some(resident);
             }
         }
     }
 
-    /// Looks at all guests that run; gives what is to be done, and what each has. What guests' programs need beyond their part of the pool they may
+    /// Looks at all guests that run, in these groups; gives what is to be done, and what each has. What guests' programs need beyond their part of the pool they may
     /// touch all the same as far as a paging device has room for that, in bytes.
-    pub fn look(&mut self, now: Instant, heard: &[Heard], room: u64) -> (Turn, HashMap<Id, MemoryNow>) {
+    pub fn look(
+        &mut self,
+        now: Instant,
+        groups: &Nested,
+        heard: &[Heard],
+        room: u64,
+    ) -> (Turn, HashMap<Id, MemoryNow>) {
+        let grouped = Grouped::new(groups, heard);
         let seconds = self.at.map_or(1.0, |at| (now - at).as_secs_f64());
         self.at = Some(now);
         self.guests.retain(|id, _| heard.iter().any(|guest| guest.id == *id));
@@ -191,24 +202,27 @@ impl Looks {
         let used: Amount = heard.iter().map(|guest| own(&guest)).sum();
         self.pressure = self.pressure.next(self.pool as Amount - used, self.pool as Amount);
         // Whose system says nothing gives nothing.
-        let silent_have: Amount = silent.iter().map(|guest| self.keeps(now, guest)).sum();
-        let rest = (self.pool as Amount - silent_have).max(0.0);
+        let kept: Vec<_> = silent.iter().map(|guest| (*guest, self.keeps(now, guest))).collect();
+        let rest = (self.pool as Amount - kept.iter().map(|(_, bytes)| bytes).sum::<Amount>()).max(0.0);
         let readings: Vec<_> = talking.iter().map(|guest| self.read(now, guest)).collect();
         let both = talking.iter().zip(&readings);
         let wants: Vec<_> = both.map(|(guest, reading)| self.want(guest, reading, seconds)).collect();
-        self.reside(&talking, &wants, &silent);
-        let targets = targets(rest * (1.0 - Pressure::MARGIN), &wants);
+        self.reside(&grouped, &talking, &wants, &silent);
+        let beside = grouped.beside(&kept);
+        let all = talking.iter().copied().zip(wants.iter().copied());
+        let divided = beside.divide(rest * (1.0 - Pressure::MARGIN), all);
+        let targets = &divided.guests;
         let lacks = |((reading, want), target): ((&Reading, &Wants), &Amount)| {
             reading.needs().min(want.share.most(reading.size)) - target
         };
-        let lacks: Vec<_> = readings.iter().zip(&wants).zip(&targets).map(lacks).collect();
-        let beyond = on_device(room as Amount, &lacks);
+        let lacks: Vec<_> = readings.iter().zip(&wants).zip(targets).map(lacks).collect();
+        let beyond = on_device(room as Amount, &beside.within_limits(&talking, &divided, lacks));
         let touches = targets.iter().zip(&beyond).map(|(target, beyond)| target + beyond);
         let places: Vec<_> =
             readings.iter().zip(touches).map(|(reading, target)| place(reading, target)).collect();
         let next =
             steps(rest + beyond.iter().sum::<Amount>(), self.pressure.pace(), seconds.min(5.0), &places);
-        let mut turn = Turn { balloons: Vec::new(), suspend: self.least(now, heard) };
+        let mut turn = Turn { balloons: Vec::new(), suspend: self.least(now, &grouped, heard) };
         for (guest, next) in talking.iter().zip(&next) {
             let without = (guest.size() as Amount - next).max(0.0) as u64;
             if is_worth_it(guest, without) {
@@ -216,7 +230,7 @@ impl Looks {
             }
         }
         turn.balloons.extend(silent.iter().filter(|guest| guest.stats.pooled > 0).map(|guest| (guest.id, 0)));
-        for ((guest, want), target) in talking.iter().zip(&wants).zip(&targets) {
+        for ((guest, want), target) in talking.iter().zip(&wants).zip(targets) {
             if let Some(of) = seen.get_mut(&guest.id) {
                 (of.active, of.target) = (Some(Size(want.active as u64)), Some(Size(*target as u64)));
             }
@@ -263,9 +277,8 @@ impl Looks {
         Wants { share: guest.share.share(), size: reading.size, active }
     }
 
-    /// Whom the others are better off without, if next to nothing has been free for long: the one with the least weight, and of those the
-    /// one that has the most beyond what it is promised.
-    fn least(&mut self, now: Instant, heard: &[Heard]) -> Option<Id> {
+    /// Whom the others are better off without, if next to nothing has been free for long.
+    fn least(&mut self, now: Instant, grouped: &Grouped, heard: &[Heard]) -> Option<Id> {
         if self.pressure != Pressure::Low {
             (self.low, self.paged) = (None, None);
             return None;
@@ -278,9 +291,7 @@ impl Looks {
         }
         // Whoever goes takes a while to.
         self.low = Some(now);
-        let beyond = |guest: &&Heard| guest.own.saturating_sub(guest.share.reserve.0);
-        let some = heard.iter().filter(|guest| beyond(guest) > 0);
-        some.min_by_key(|guest| (guest.share.weight, std::cmp::Reverse(beyond(guest)))).map(|guest| guest.id)
+        grouped.least(heard)
     }
 }
 
@@ -307,20 +318,21 @@ fn is_worth_it(guest: &Heard, without: u64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::grouped::tests::groups;
     use super::*;
     use vmm::virtio::balloon::GuestMemoryStats;
 
     const MIB: u64 = 1 << 20;
 
     /// A guest of 512 MiB whose balloon has done what it was told.
-    fn guest(id: Id, balloon: u64, own: u64, available: Option<u64>) -> Heard {
+    pub fn guest(id: Id, balloon: u64, own: u64, available: Option<u64>) -> Heard {
         let said = serde_json::json!({ "guest_time_ns": 0, "processors": [], "memory": 512 * MIB, "resident": own * MIB });
         let mut stats: Stats = serde_json::from_value(said).unwrap();
         (stats.balloon, stats.balloon_target, stats.pooled) = (balloon * MIB, balloon * MIB, balloon * MIB);
         stats.guest_memory =
             GuestMemoryStats { available: available.map(|mib| mib * MIB), ..Default::default() };
-        Heard { id, pid: 0, share: MemoryShare::default(), own: own * MIB, out: 0, stats }
+        Heard { id, pid: 0, share: MemoryShare::default(), group: None, own: own * MIB, out: 0, stats }
     }
 
     /// Guests as they would be if their balloons did what they are told at once: each has so much in use, MiB.
@@ -329,6 +341,7 @@ mod tests {
         now: Instant,
         /// What a paging device has room for, MiB.
         room: u64,
+        groups: Nested,
         guests: Vec<(Heard, u64)>,
     }
 
@@ -336,7 +349,13 @@ mod tests {
         fn new(pool: u64, used: &[u64]) -> Self {
             let guests =
                 used.iter().map(|used| (guest(Id::new(), 0, *used, Some(512 - used)), *used)).collect();
-            Self { looks: Looks::new(pool * MIB), now: Instant::now(), room: 0, guests }
+            Self {
+                looks: Looks::new(pool * MIB),
+                now: Instant::now(),
+                room: 0,
+                groups: Nested::default(),
+                guests,
+            }
         }
 
         fn second(&mut self) -> Turn {
@@ -348,7 +367,7 @@ mod tests {
             }
             self.page();
             let heard: Vec<_> = self.guests.iter().map(|(guest, _)| guest.clone()).collect();
-            let (turn, _) = self.looks.look(self.now, &heard, self.room * MIB);
+            let (turn, _) = self.looks.look(self.now, &self.groups, &heard, self.room * MIB);
             for (id, without) in &turn.balloons {
                 let guest = &mut self.guests.iter_mut().find(|(guest, _)| guest.id == *id).unwrap().0;
                 let stats = &mut guest.stats;
@@ -439,6 +458,37 @@ mod tests {
     }
 
     #[test]
+    fn groups_have_what_they_have_reserved_and_never_more_than_their_limit() {
+        let eng = |mib: u64, limit: Option<u64>| MemoryShare {
+            reserve: Size(mib * MIB),
+            limit: limit.map(|mib| Size(mib * MIB)),
+            ..MemoryShare::default()
+        };
+        for (share, room, used, most) in [
+            (eng(0, Some(300)), 0, 60, 300),
+            (eng(700, None), 0, 60, 964),
+            // What programs need beyond it does not go to a paging device that has room for it.
+            (eng(0, Some(400)), 2000, 300, 400),
+        ] {
+            let mut world = World::new(1024, &[60; 4]);
+            (world.groups, world.room) = (groups(&[("eng", share)]), room);
+            for n in [0, 1] {
+                world.guests[n].0.group = Some("eng".parse().unwrap());
+            }
+            for second in 0..120 {
+                if second == 60 {
+                    (world.guests[0].1, world.guests[1].1) = (used, used);
+                }
+                world.second();
+            }
+            let held = world.held();
+            let inside = held[0] + held[1];
+            assert!(inside <= most + 4 && inside >= share.reserve.0 / MIB, "{share:?}: {held:?}");
+            assert!(held.iter().sum::<u64>() <= 1024 && held[2].abs_diff(held[3]) <= 2, "{held:?}");
+        }
+    }
+
+    #[test]
     fn nothing_is_paged_before_balloons_have_shown_to_be_too_slow_and_then_to_where_they_go_on() {
         let ids = [Id::new(), Id::new()];
         let mut looks = Looks::new(1000 * MIB);
@@ -447,7 +497,7 @@ mod tests {
             [(ids[0], a), (ids[1], b)].map(|(id, own)| Has { id, own: own * MIB, reserve: 0 })
         };
         assert!(looks.page(&has(500, 500)).is_empty(), "nobody knows yet what they are to have");
-        looks.look(Instant::now(), &heard, 1000 * MIB);
+        looks.look(Instant::now(), &Nested::default(), &heard, 1000 * MIB);
         assert!(looks.page(&has(485, 485)).is_empty());
         let page = looks.page(&has(500, 485));
         let sum: u64 = page.iter().map(|(_, bytes)| bytes / MIB).sum();
@@ -469,14 +519,14 @@ mod tests {
         let (a, b) = (Id::new(), Id::new());
         let (mut looks, now) = (Looks::new(600 * MIB), Instant::now());
         let heard = [guest(a, 0, 200, None), guest(b, 0, 60, Some(450))];
-        let (turn, seen) = looks.look(now, &heard, 0);
+        let (turn, seen) = looks.look(now, &Nested::default(), &heard, 0);
         assert!(matches!(turn.balloons[..], [(id, _)] if id == b), "{turn:?}");
         assert!(seen[&b].target.unwrap() < Size(88 * MIB) && seen[&a].target.is_none());
         // It has no balloon, and does not touch more.
-        let (_, seen) = looks.look(now + START, &heard, 0);
+        let (_, seen) = looks.look(now + START, &Nested::default(), &heard, 0);
         assert!(seen[&b].target.unwrap() > Size(350 * MIB), "{seen:?}");
         // Its system has begun anew, and has no balloon yet.
-        let (turn, _) = looks.look(Instant::now(), &[guest(a, 100, 80, None)], 0);
+        let (turn, _) = looks.look(Instant::now(), &Nested::default(), &[guest(a, 100, 80, None)], 0);
         assert_eq!(turn.balloons, [(a, 0)]);
     }
 
@@ -490,12 +540,18 @@ mod tests {
         heard[0].share.reserve = Size(450 * MIB);
         let begun = Instant::now();
         for second in 0..60 {
-            let (turn, _) = looks.look(begun + Duration::from_secs(second), &heard, 0);
+            let (turn, _) = looks.look(begun + Duration::from_secs(second), &Nested::default(), &heard, 0);
             let wanted = (second > 0 && second % 20 == 0).then_some(ids[1]);
             assert_eq!(turn.suspend, wanted, "after {second} s");
         }
         assert_eq!(looks.pressure(), MemoryPressure::Low);
-        assert!(looks.look(begun + Duration::from_secs(99), &heard[..1], 0).0.suspend.is_none());
+        assert!(
+            looks
+                .look(begun + Duration::from_secs(99), &Nested::default(), &heard[..1], 0)
+                .0
+                .suspend
+                .is_none()
+        );
     }
 
     #[test]
@@ -510,7 +566,7 @@ mod tests {
                 if *second < until {
                     looks.gets_on(now);
                 }
-                looks.look(now, &heard, 0).0.suspend.is_some()
+                looks.look(now, &Nested::default(), &heard, 0).0.suspend.is_some()
             };
             (0..300).find(gone)
         };

@@ -4,6 +4,7 @@
 //! ([`Regulator`]) measures what each guest gets and wants, works out what each is to have ([`share::divide`]), and gives its control group
 //! a weight in proportion to that: while all are busy the kernel's own scheduler delivers exactly the rule.
 
+mod admission;
 mod control;
 mod groups;
 mod ledger;
@@ -15,6 +16,7 @@ mod rule;
 mod seen;
 
 pub use control::{Controls, Version};
+pub use groups::{Nested, Promised};
 pub use ledger::Ledger;
 pub use places::{Carries, Place, of as places_of, pool_of};
 pub use promises::{Claimant, Shares, Woken, capacity};

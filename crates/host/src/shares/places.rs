@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use api::{BandwidthShare, Disk, DiskSource, Id, Invalid, Name, Network, Problem, Size, VmDefinition};
+use api::{BandwidthShare, Disk, DiskSource, Invalid, Name, Network, Problem, Size, VmDefinition};
 
+use super::admission::{self, Resource};
 use super::promises::{Shares, State};
 
 /// Something whose bandwidth guests share.
@@ -41,10 +42,11 @@ impl Place {
         }
     }
 
-    fn field(&self) -> &'static str {
+    /// The field of whatever says what is promised of it.
+    pub(super) fn field(&self) -> &'static str {
         match self {
-            Self::Pool(_) => "/disk_share/reserve",
-            Self::Network(_) => "/network_share/reserve",
+            Self::Pool(_) => "/disk_share",
+            Self::Network(_) => "/network_share",
         }
     }
 }
@@ -81,36 +83,19 @@ pub fn of(definition: &VmDefinition) -> Vec<Place> {
     places
 }
 
-/// What a guest has reserved where.
+/// What a guest has reserved of each pool and network that it uses.
 pub(super) fn reserves(definition: &VmDefinition) -> BTreeMap<Place, Size> {
-    let reserve = |place: &Place| place.share(&definition.disk_share, &definition.network_share).reserve;
-    let reserved = of(definition).into_iter().map(|place| (reserve(&place), place));
-    reserved.filter(|(reserve, _)| reserve.0 > 0).map(|(reserve, place)| (place, reserve)).collect()
+    let reserved = |place: Place| {
+        let reserve = place.share(&definition.disk_share, &definition.network_share).reserve;
+        (place, reserve)
+    };
+    of(definition).into_iter().map(reserved).collect()
 }
 
-/// What all guests but one have reserved of a place.
-fn reserved(state: &State, place: &Place, but: Option<Id>) -> Size {
-    let others = state.guests.iter().filter(|(id, _)| Some(**id) != but);
+/// What all guests and groups have reserved of a place.
+fn reserved(state: &State, place: &Place) -> Size {
     // As much as anybody can say is more than anything carries.
-    Size(others.map(|(_, other)| other.kept_of(place).0).fold(0, u64::saturating_add))
-}
-
-/// Whether a guest can have reserved what its definition says beside what others have; what is wrong otherwise.
-pub(super) fn admit(state: &State, id: Id, definition: &VmDefinition) -> Result<(), Invalid> {
-    for (place, reserve) in reserves(definition) {
-        let Some(bandwidth) = state.places.get(&place).and_then(|carries| carries.bandwidth) else {
-            continue;
-        };
-        let free = Size(bandwidth.0.saturating_sub(reserved(state, &place, Some(id)).0));
-        if reserve > free {
-            let short = Size(reserve.0 - free.0);
-            let detail = format!(
-                "{place} has {free}/s left to promise, and {reserve}/s is asked for: {short}/s too much; {free}/s would fit"
-            );
-            return Err(Invalid::new(place.field(), reserve.0, detail));
-        }
-    }
-    Ok(())
+    Size(admission::reserved(state, &Resource::Place(place.clone())) as u64)
 }
 
 /// What is wrong with a guest's reserves whatever others have.
@@ -118,7 +103,7 @@ pub(super) fn check(state: &State, definition: &VmDefinition) -> Vec<Invalid> {
     let wrong = reserves(definition).into_iter().filter_map(|(place, reserve)| {
         let bandwidth = state.places.get(&place)?.bandwidth.filter(|bandwidth| reserve > *bandwidth)?;
         let detail = format!("{place} carries {bandwidth}/s: at most {bandwidth} can be reserved");
-        Some(Invalid::new(place.field(), reserve.0, detail))
+        Some(Invalid::new(format!("{}/reserve", place.field()), reserve.0, detail))
     });
     wrong.collect()
 }
@@ -130,7 +115,7 @@ impl Shares {
     /// If guests that run have reserved more of it: then nothing has changed.
     pub fn set_place(&self, place: Place, carries: Carries) -> Result<Carries, Problem> {
         self.change(|state| {
-            let reserved = reserved(state, &place, None);
+            let reserved = reserved(state, &place);
             if let Some(bandwidth) = carries.bandwidth.filter(|bandwidth| *bandwidth < reserved) {
                 let detail = format!(
                     "guests that run have reserved {reserved}/s of {place}, and {bandwidth}/s is less: give at least {reserved}"
@@ -158,16 +143,17 @@ impl Shares {
         said.map(|(place, carries)| (place.clone(), *carries)).collect()
     }
 
-    /// What a place carries, and what all guests have reserved of it.
+    /// What a place carries, and what all guests that run and their groups have reserved of it.
     pub fn of_place(&self, place: &Place) -> (Carries, Size) {
         let state = self.state();
-        (state.places.get(place).copied().unwrap_or_default(), reserved(&state, place, None))
+        (state.places.get(place).copied().unwrap_or_default(), reserved(&state, place))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::Id;
 
     const MIB: u64 = 1 << 20;
 

@@ -8,9 +8,9 @@ use api::{
     BandwidthShare, CpuShare, Id, Invalid, MemoryShare, Name, Problem, Processors, ShareGroup, Size,
     VmDefinition,
 };
-use share::admission::Promises;
+use share::Amount;
 
-use super::groups::{guest, members};
+use super::admission::{self, Resource};
 use super::places::{self, Carries, Place};
 use super::seen::Seen;
 
@@ -42,62 +42,90 @@ pub struct Claimant {
 /// What is kept for somebody, whoever else wants it.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Kept {
+    now: Reserves,
+    /// What is kept for it in the group that it is about to leave, if it is.
+    before: Option<Reserves>,
+}
+
+/// What is reserved for somebody in a group.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Reserves {
+    /// None is the host.
+    group: Option<Name>,
     cpu: Processors,
     memory: Size,
-    /// Bytes each second of pools and networks.
+    /// Bytes each second of the pools and networks that it uses.
     places: BTreeMap<Place, Size>,
-    /// Where processors are kept for it.
-    group: Option<Name>,
-    /// The group that it is about to leave, if it is, and what is kept for it there.
-    before: Option<(Option<Name>, Processors)>,
 }
 
 impl Claimant {
-    /// Where so many processors are kept for it.
-    pub(super) fn kept(&self) -> impl Iterator<Item = (Option<&Name>, Processors)> {
-        let before = self.kept.before.as_ref().map(|(group, cpu)| (group.as_ref(), *cpu));
-        std::iter::once((self.kept.group.as_ref(), self.kept.cpu)).chain(before)
+    /// What is kept for it of a resource, in which groups.
+    pub(super) fn kept<'a>(
+        &'a self,
+        resource: &'a Resource,
+    ) -> impl Iterator<Item = (Option<&'a Name>, Amount)> {
+        self.reserves().map(move |kept| (kept.group.as_ref(), kept.of(resource)))
     }
 
-    /// So much of a pool or a network is kept for it.
-    pub(super) fn kept_of(&self, place: &Place) -> Size {
-        self.kept.places.get(place).copied().unwrap_or_default()
+    /// The groups in which something is kept for it.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &Name> {
+        self.reserves().filter_map(|kept| kept.group.as_ref())
+    }
+
+    /// The pools and networks that it uses or is about to, each with the group in which it does.
+    pub(super) fn used_in_groups(&self) -> impl Iterator<Item = (&Place, &Name)> {
+        let both = self.reserves().filter_map(|kept| Some((kept.group.as_ref()?, &kept.places)));
+        both.flat_map(|(group, places)| places.keys().map(move |place| (place, group)))
+    }
+
+    fn reserves(&self) -> impl Iterator<Item = &Reserves> {
+        std::iter::once(&self.kept.now).chain(&self.kept.before)
+    }
+}
+
+impl Reserves {
+    fn of(&self, resource: &Resource) -> Amount {
+        match resource {
+            Resource::Cpu => self.cpu.get(),
+            Resource::Memory => self.memory.0 as Amount,
+            Resource::Place(place) => self.places.get(place).copied().unwrap_or_default().0 as Amount,
+        }
     }
 }
 
 impl Kept {
     fn of(definition: &VmDefinition) -> Self {
-        Self {
+        let now = Reserves {
+            group: definition.share_group.clone(),
             cpu: definition.cpu_share.reserve,
             memory: definition.memory_share.reserve,
             places: places::reserves(definition),
-            group: definition.share_group.clone(),
-            before: None,
-        }
+        };
+        Self { now, before: None }
     }
 
     /// This, and `other` besides: one of the two will be.
     fn and(self, other: Self) -> Self {
-        let memory = self.memory.max(other.memory);
-        let mut places = self.places;
-        for (place, reserve) in &other.places {
-            let kept = places.entry(place.clone()).or_default();
-            *kept = (*kept).max(*reserve);
+        let (before, mut now) = (self.now, other.now);
+        if before.group != now.group {
+            return Self { now, before: Some(before) };
         }
-        match self.group == other.group {
-            true => Self { cpu: self.cpu.max(other.cpu), memory, places, ..other },
-            false => Self { before: Some((self.group, self.cpu)), memory, places, ..other },
+        (now.cpu, now.memory) = (now.cpu.max(before.cpu), now.memory.max(before.memory));
+        for (place, reserve) in before.places {
+            let kept = now.places.entry(place).or_default();
+            *kept = (*kept).max(reserve);
         }
+        Self { now, before: None }
     }
 }
 
-/// What there is to promise.
+/// What there is to promise, besides what pools and networks carry.
 #[derive(Debug, Clone, Copy)]
-struct Capacity {
+pub(super) struct Capacity {
     /// Processors.
-    cpu: f64,
+    pub(super) cpu: f64,
     /// The pool of memory, if there is one.
-    memory: Option<Size>,
+    pub(super) memory: Option<Size>,
 }
 
 /// What guests are promised, and what they get.
@@ -162,7 +190,7 @@ impl Shares {
         self.pool
     }
 
-    fn capacity(&self) -> Capacity {
+    pub(super) fn capacity(&self) -> Capacity {
         Capacity { cpu: capacity(), memory: self.pool }
     }
 
@@ -233,7 +261,7 @@ impl Shares {
         keep: impl FnOnce(Kept) -> Kept,
     ) -> Result<(), Problem> {
         self.change(|state| {
-            admit(state, id, definition, capacity)?;
+            admission::guest(state, id, definition, capacity)?;
             let before = state.guests.get(&id);
             // What it gets changes when all is done.
             let claimant = match before {
@@ -280,15 +308,13 @@ impl Shares {
 
     /// What all guests and groups together have reserved.
     pub fn reserved(&self) -> Processors {
-        let members = members(&self.state(), None);
-        // Whoever is in a group that is not there has been refused.
-        Promises::new(capacity(), &members)
-            .map_or(Processors::default(), |all| Processors::nearest(all.taken()))
+        Processors::nearest(admission::reserved(&self.state(), &Resource::Cpu))
     }
 
-    /// What all guests together have reserved of the pool of memory.
+    /// What all guests and groups together have reserved of the pool of memory.
     pub fn memory_reserved(&self) -> Size {
-        Size(self.state().guests.values().map(|claimant| claimant.kept.memory.0).sum())
+        // As much as anybody can say is more than any pool is.
+        Size(admission::reserved(&self.state(), &Resource::Memory) as u64)
     }
 
     /// Waits until something changes, or for so long.
@@ -361,9 +387,7 @@ impl Claimant {
                 continue;
             }
             let reserve = place.share(&self.disks, &self.networks).reserve;
-            if reserve.0 > 0 {
-                self.kept.places.insert(place.clone(), reserve);
-            }
+            self.kept.now.places.insert(place.clone(), reserve);
             self.places.push(place);
         }
     }
@@ -382,44 +406,6 @@ impl Claimant {
             kept: Kept::of(definition),
         }
     }
-}
-
-/// Whether a guest can be promised what its definition says beside what others are.
-fn admit(state: &State, id: Id, definition: &VmDefinition, capacity: Capacity) -> Result<(), Problem> {
-    let refused = |pointer: &str, value: serde_json::Value, detail: String| {
-        let mut problem = Problem::conflict(format!("{}: {detail}", definition.name));
-        problem.errors.push(Invalid::new(pointer, value, detail));
-        problem
-    };
-    if let Some(group) = definition.share_group.as_ref().filter(|group| !state.groups.contains_key(*group)) {
-        let detail = format!("there is no group {group}: make it, or take the guest out of it");
-        return Err(refused("/share_group", group.as_str().into(), detail));
-    }
-    let reserve = definition.cpu_share.reserve;
-    let members = members(state, Some(id));
-    let wanted = guest(id, definition.share_group.as_ref(), definition.cpu_share.share());
-    let admitted = Promises::new(capacity.cpu, &members).and_then(|promises| promises.admit(&wanted));
-    // Nothing can always be promised.
-    if let Err(refusal) = admitted
-        && !reserve.is_none()
-    {
-        return Err(refused("/cpu_share/reserve", reserve.get().into(), refusal.to_string()));
-    }
-    if let Err(wrong) = places::admit(state, id, definition) {
-        return Err(refused(&wrong.pointer, wrong.value, wrong.detail));
-    }
-    let Some(pool) = capacity.memory else { return Ok(()) };
-    let reserve = definition.memory_share.reserve;
-    let others = state.guests.iter().filter(|(other, _)| **other != id);
-    let free = pool.0.saturating_sub(others.map(|(_, other)| other.kept.memory.0).sum());
-    if reserve.0 > free {
-        let (free, short) = (Size(free), Size(reserve.0 - free));
-        let detail = format!(
-            "the pool of memory has {free} left to promise, and {reserve} is asked for: {short} too much; {free} would fit"
-        );
-        return Err(refused("/memory_share/reserve", reserve.0.into(), detail));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

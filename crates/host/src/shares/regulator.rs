@@ -6,8 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use api::{CpuNow, Id, Name};
+use share::{Group, above};
 
 use super::control::{Control, Controls, Part, Throttled, Usage};
+use super::groups::Nested;
 use super::ledger::Ledger;
 use super::look::Look;
 use super::promises::{Claimant, Shares, Woken, capacity};
@@ -110,10 +112,9 @@ impl Followed {
         }
     }
 
-    fn want(&self, groups: &[Name]) -> Want {
+    fn want(&self, groups: &Nested) -> Want {
         let asks = self.asked[0].max(self.asked[1]);
-        let group = self.claimant.group.as_ref();
-        let group = group.and_then(|group| groups.iter().position(|name| name == group));
+        let group = groups.number(self.claimant.group.as_ref());
         let most = f64::from(self.claimant.cpus).max(self.got);
         Want { share: self.claimant.share.share(), most, asks, group }
     }
@@ -198,8 +199,7 @@ struct Loop {
     shares: Arc<Shares>,
     controls: Result<Controls, String>,
     guests: HashMap<Id, Followed>,
-    /// The names of the groups, and the groups as the rule has them.
-    groups: (Vec<Name>, Vec<rule::Group>),
+    groups: Nested,
     /// The part of the machine that the guests have, if it has been set.
     part: Option<Part>,
     /// What the whole machine had done when.
@@ -208,7 +208,7 @@ struct Loop {
 
 impl Loop {
     fn new(shares: Arc<Shares>, controls: Result<Controls, String>) -> Self {
-        let groups = shares.tree();
+        let groups = shares.nested();
         Self { shares, controls, guests: HashMap::new(), groups, part: None, machine: VecDeque::new() }
     }
 
@@ -239,7 +239,7 @@ impl Loop {
 
     /// Takes up guests that have come, and leaves those that have gone; the groups may have changed, too.
     fn follow(&mut self) {
-        self.groups = self.shares.tree();
+        self.groups = self.shares.nested();
         let running: HashMap<_, _> = self.shares.running().into_iter().collect();
         let same = |id: &Id, guest: &Followed| {
             running.get(id).is_some_and(|claimant| claimant.pid == guest.claimant.pid)
@@ -262,9 +262,9 @@ impl Loop {
 
     /// Works out what each is to have, and sees to it.
     fn divide(&mut self) {
-        let (names, groups) = &self.groups;
-        let wants: Vec<_> = self.guests.values().map(|guest| guest.want(names)).collect();
-        let due = rule::due(capacity(), groups, &wants);
+        let groups = self.groups.promised(|group| group.cpu_share.share());
+        let wants: Vec<_> = self.guests.values().map(|guest| guest.want(&self.groups)).collect();
+        let due = rule::due(capacity(), &groups, &wants);
         for (guest, due) in self.guests.values_mut().zip(&due) {
             guest.due = due.target;
         }
@@ -293,22 +293,19 @@ impl Loop {
                 self.part = Some(part);
             }
         }
-        let seen = self.groups_seen(&wants, &due);
+        let seen = self.groups_seen(&groups, &wants, &due);
         self.tell(&due, seen);
     }
 
     /// What the members of each group asked for, are to have and got, those of groups in it, too.
-    fn groups_seen(&self, wants: &[Want], due: &[Due]) -> HashMap<Name, GroupSeen> {
-        let (names, groups) = &self.groups;
-        let mut seen: HashMap<_, _> = names.iter().map(|name| (name.clone(), GroupSeen::default())).collect();
+    fn groups_seen(&self, groups: &[Group], wants: &[Want], due: &[Due]) -> HashMap<Name, GroupSeen> {
+        let mut seen = vec![GroupSeen::default(); groups.len()];
         for ((guest, want), due) in self.guests.values().zip(wants).zip(due) {
-            for group in rule::above(groups, want.group) {
-                if let Some(group) = seen.get_mut(&names[group]) {
-                    group.add(guest.asked[0], due.target, guest.got_10s());
-                }
+            for group in above(groups, want.group) {
+                seen[group].add(guest.asked[0], due.target, guest.got_10s());
             }
         }
-        seen
+        self.groups.names().cloned().zip(seen).collect()
     }
 
     fn tell(&self, due: &[Due], groups: HashMap<Name, GroupSeen>) {

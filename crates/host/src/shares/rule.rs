@@ -7,7 +7,7 @@
 //! Guests in groups have weights like all others, in proportion to what the whole tree gives them. What a group never passes becomes a limit
 //! of each of its members: what it is to have, what it would have if all were busy if that is more, and what the group leaves.
 
-use share::{Limit, Share, Tree};
+use share::{Group, Limit, Share, Tree, above};
 
 /// What a guest may have and wants.
 #[derive(Debug, Clone, Copy)]
@@ -20,17 +20,6 @@ pub struct Want {
     pub asks: f64,
     /// The number of the group that it is in.
     pub group: Option<usize>,
-}
-
-/// A group of guests.
-#[derive(Debug, Clone, Copy)]
-pub struct Group {
-    /// What it is promised.
-    pub share: Share,
-    /// Whether what its members are promised may come from above it.
-    pub expandable: bool,
-    /// The number of the group that it is in, which comes before it.
-    pub within: Option<usize>,
 }
 
 /// What a guest is to have, and the weight for that; only proportions of weights mean anything.
@@ -60,23 +49,12 @@ struct Division {
 }
 
 fn divide(capacity: f64, groups: &[Group], wants: &[Want], amount: impl Fn(&Want) -> f64) -> Division {
-    let mut tree = Tree::new(capacity);
-    let mut numbers = Vec::with_capacity(groups.len());
-    // The host has the number 0.
-    let of = |numbers: &[usize], group: Option<usize>| group.map_or(0, |group| numbers[group]);
-    for group in groups {
-        numbers.push(tree.group(of(&numbers, group.within), group.share, group.expandable));
-    }
-    let guests: Vec<_> =
-        wants.iter().map(|want| tree.guest(of(&numbers, want.group), want.share, amount(want))).collect();
+    let mut tree = Tree::with(capacity, groups);
+    let guest = |want: &Want| tree.guest(Tree::number(want.group), want.share, amount(want));
+    let guests: Vec<_> = wants.iter().map(guest).collect();
     let got = tree.divide();
-    let pick = |numbers: Vec<usize>| numbers.into_iter().map(|number| got[number]).collect();
-    Division { groups: pick(numbers), guests: pick(guests) }
-}
-
-/// The groups from this one up.
-pub fn above(groups: &[Group], from: Option<usize>) -> impl Iterator<Item = usize> {
-    std::iter::successors(from, |&group| groups[group].within)
+    let groups = (0..groups.len()).map(|group| got[Tree::number(Some(group))]).collect();
+    Division { groups, guests: guests.into_iter().map(|number| got[number]).collect() }
 }
 
 /// What each is to have of so many processors.

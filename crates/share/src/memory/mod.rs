@@ -3,18 +3,20 @@
 //! Memory is not taken anew in each window as processors are: whoever has it keeps it until it is taken away, whether they touch it or
 //! not. So what is not touched costs more than what is, and is taken away first ([`targets`]); what follows from that is done in steps
 //! that no guest's system suffers from ([`steps`]), the faster the less is free ([`Pressure`]). How much of its memory a guest
-//! uses it is not asked page by page: [`Working`] estimates it from what its system says.
+//! uses it is not asked page by page: [`Working`] estimates it from what its system says. Through groups it goes as among guests ([`divide`]).
 //!
 //! After C. Waldspurger, "Memory Resource Management in VMware ESX Server" (OSDI 2002), sections 5 and 6.
 
 mod paging;
 mod pressure;
 mod steps;
+mod tree;
 mod working;
 
 pub use paging::{Resident, evictions, on_device};
 pub use pressure::{Pressure, Told};
 pub use steps::{Place, steps};
+pub use tree::{Divided, divide, without};
 pub use working::{Reading, Working, floor};
 
 use crate::{Amount, Limit, Share};

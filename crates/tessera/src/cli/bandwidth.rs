@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use api::{BandwidthFlow, BandwidthPlace, BandwidthReport, BandwidthShare, Size, Way};
+use api::{
+    BandwidthFlow, BandwidthPlace, BandwidthReport, BandwidthShare, GroupPlace, ShareGroupInfo, Size, Way,
+};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -85,15 +87,23 @@ impl PoolBandwidthOption {
 }
 
 /// A share as a person reads it.
-fn told(share: &BandwidthShare) -> String {
+pub fn told(share: &BandwidthShare) -> String {
     let limit = share.limit.map_or_else(|| "no limit".to_owned(), |limit| format!("limit {limit}/s"));
     format!("reserve {}/s, weight {}, {limit}", share.reserve, share.weight)
 }
 
-/// What a guest is promised and has of pools and networks, in lines below those of its memory. Nothing is told of what it does not use.
-pub fn explained(disks: &BandwidthReport, networks: &BandwidthReport) -> String {
+/// What a group is promised of pools or networks, and has of them.
+type OfGroup = fn(&ShareGroupInfo) -> (&BandwidthShare, &[GroupPlace]);
+
+/// What a guest in these groups is promised and has of pools and networks, in lines below those of its memory. Nothing is told of what it does
+/// not use.
+pub fn explained(disks: &BandwidthReport, networks: &BandwidthReport, groups: &[ShareGroupInfo]) -> String {
     let mut text = String::new();
-    for (what, kind, report) in [("disks", "pool", disks), ("networks", "network", networks)] {
+    let of_pools: OfGroup = |group| (&group.definition.disk_share, &group.pools);
+    let of_networks: OfGroup = |group| (&group.definition.network_share, &group.networks);
+    for (what, kind, report, of) in
+        [("disks", "pool", disks, of_pools), ("networks", "network", networks, of_networks)]
+    {
         if report.places.is_empty() && report.promised.is_usual() {
             continue;
         }
@@ -103,6 +113,13 @@ pub fn explained(disks: &BandwidthReport, networks: &BandwidthReport) -> String 
             let _ = writeln!(text, "  {kind:<12}{}: {}", place.name, carries(place));
             for flow in &place.flows {
                 let _ = writeln!(text, "  {:<12}{}", way(flow.way), flows(flow, &report.promised));
+            }
+            for group in groups {
+                let (share, places) = of(group);
+                let here = places.iter().find(|here| here.name == place.name);
+                let bytes = Size(here.map_or(0, |here| here.bytes));
+                let (name, share) = (&group.definition.name, told(share));
+                let _ = writeln!(text, "  {:<12}{name} ({share}): {bytes}/s in all", "in group");
             }
             if place.bandwidth.is_none() && (report.promised.reserve.0 > 0 || has_weight(&report.promised)) {
                 let why =
@@ -148,7 +165,11 @@ fn flows(flow: &BandwidthFlow, promised: &BandwidthShare) -> String {
     if flow.waited >= 0.005 {
         let at_limit =
             promised.limit.is_some_and(|limit| flow.allowed.is_some_and(|allowed| allowed >= limit));
-        let whom = if at_limit { "its own limit" } else { "others" };
+        let whom = match flow.waited_for_group {
+            _ if at_limit => "its own limit",
+            true => "others in its group, which has all that it may have,",
+            false => "others",
+        };
         let _ = write!(words, "; waited for {whom} {:.0} % of the time", flow.waited * 100.0);
     }
     words
@@ -168,6 +189,7 @@ mod tests {
             waited: 0.9,
             allowed: Some(Size(4 << 20)),
             allowed_operations: None,
+            waited_for_group: false,
         };
         let place = |bandwidth| BandwidthPlace {
             name: "fast".into(),
@@ -177,16 +199,51 @@ mod tests {
             flows: vec![flow],
         };
         let report = |bandwidth| BandwidthReport { promised, places: vec![place(bandwidth)] };
-        let said = explained(&report(Some(Size(8 << 20))), &BandwidthReport::default());
+        let said = explained(&report(Some(Size(8 << 20))), &BandwidthReport::default(), &[]);
         assert_eq!(
             said,
             "  disks\n  promised    reserve 0B/s, weight 2000, no limit\n  pool        fast: 8M/s, of which 0B/s are reserved\n  \
              does        4M/s, 80 ops/s; may do 4M/s; waited for others 90 % of the time\n"
         );
-        let said = explained(&BandwidthReport::default(), &report(None));
+        let said = explained(&BandwidthReport::default(), &report(None), &[]);
         assert!(
             said.contains("NOT HELD TO nobody has said what fast carries (tessera network edit --bandwidth)")
         );
-        assert_eq!(explained(&BandwidthReport::default(), &BandwidthReport::default()), "");
+        assert_eq!(explained(&BandwidthReport::default(), &BandwidthReport::default(), &[]), "");
+    }
+
+    #[test]
+    fn through_which_groups_a_guest_shares_is_told() {
+        let flow = BandwidthFlow {
+            way: Way::All,
+            bytes: 4 << 20,
+            operations: 80,
+            waited: 0.9,
+            allowed: Some(Size(4 << 20)),
+            allowed_operations: None,
+            waited_for_group: true,
+        };
+        let name = "fast".to_owned();
+        let place = BandwidthPlace {
+            name: name.clone(),
+            bandwidth: Some(Size(32 << 20)),
+            operations: None,
+            reserved: Size(0),
+            flows: vec![flow],
+        };
+        let group = serde_json::json!({
+            "name": "eng", "disk_share": { "limit": "8M" }, "promised": 0, "got_10s": 0.0, "guests": 2,
+            "pools": [{ "name": name, "promised": 0, "bytes": 8 << 20 }],
+        });
+        let group: ShareGroupInfo = serde_json::from_value(group).unwrap();
+        let report = BandwidthReport { promised: BandwidthShare::default(), places: vec![place] };
+        let said = explained(&report, &BandwidthReport::default(), &[group]);
+        assert!(
+            said.ends_with(
+                "waited for others in its group, which has all that it may have, 90 % of the time\n  \
+                 in group    eng (reserve 0B/s, weight 1000, limit 8M/s): 8M/s in all\n"
+            ),
+            "{said}"
+        );
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::str::FromStr;
 
-use api::{MemoryNow, MemoryOfGuest, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, Size};
+use api::{
+    MemoryNow, MemoryOfGuest, MemoryPool, MemoryPressure, MemoryReport, MemoryShare, ShareGroupInfo, Size,
+};
 use clap::{Args, Subcommand};
 use host::daemon::{self, Paging};
 use serde_json::Value;
@@ -120,13 +122,13 @@ const GUESTS: [Column<MemoryOfGuest>; 9] = [
 ];
 
 /// A share of memory as a person reads it.
-fn told(share: &MemoryShare) -> String {
+pub fn told(share: &MemoryShare) -> String {
     let limit = share.limit.map_or_else(|| "no limit".to_owned(), |limit| format!("limit {limit}"));
     format!("reserve {}, weight {}, {limit}", share.reserve, share.weight)
 }
 
-/// What a guest is promised and has, in lines below those of its processors.
-pub fn explained(memory: &MemoryReport) -> String {
+/// What a guest in these groups is promised and has, in lines below those of its processors.
+pub fn explained(memory: &MemoryReport, groups: &[ShareGroupInfo]) -> String {
     let mut text = "  memory\n".to_owned();
     let mut say = |what: &str, words: String| {
         // Writing to a string never fails.
@@ -139,6 +141,11 @@ pub fn explained(memory: &MemoryReport) -> String {
         }
         return text;
     };
+    for group in groups {
+        let of = &group.definition;
+        let (share, held) = (told(&of.memory_share), size(group.memory.held));
+        say("in group", format!("{} ({share}): {held} in all", of.name));
+    }
     if let Some(now) = &memory.now {
         say("uses", now.active.map_or_else(|| "its system does not say".into(), size));
         say("is to have", some(now.target));

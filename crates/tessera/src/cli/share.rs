@@ -21,7 +21,7 @@ use crate::failure::{Failure, Result};
 pub enum ShareCommand {
     /// Make, change and remove groups in which guests share: resource pools, shared processor pools
     #[command(subcommand)]
-    Group(GroupCommand),
+    Group(Box<GroupCommand>),
     /// Show what a guest is promised, wants and gets of processors, memory, pools and networks, and who gets the rest
     Explain {
         /// Its name or id
@@ -47,8 +47,10 @@ impl ShareCommand {
         }
         let report: ShareReport = serde_json::from_value(told)
             .map_err(|error| Failure::internal(format!("the host's answer: {error}")))?;
-        let bandwidth = bandwidth::explained(&report.disks, &report.networks);
-        print(&(explained(&vm, &report.cpu) + &memory::explained(&report.memory) + &bandwidth));
+        let groups = &report.cpu.groups;
+        let memory = memory::explained(&report.memory, groups);
+        let bandwidth = bandwidth::explained(&report.disks, &report.networks, groups);
+        print(&(explained(&vm, &report.cpu) + &memory + &bandwidth));
         Ok(())
     }
 }

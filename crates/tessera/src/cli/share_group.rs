@@ -5,7 +5,9 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use crate::cli::bandwidth::{self, DiskShareOption, NetworkShareOption};
 use crate::cli::listing::{WatchOption, show};
+use crate::cli::memory::{self, MemoryShareOption};
 use crate::cli::options::OrNone;
 use crate::cli::output::{Column, OutputOption, say};
 use crate::cli::share::{self, ShareOption};
@@ -73,6 +75,12 @@ pub struct What {
     description: Option<String>,
     #[command(flatten)]
     share: ShareOption,
+    #[command(flatten)]
+    memory_share: MemoryShareOption,
+    #[command(flatten)]
+    disk_share: DiskShareOption,
+    #[command(flatten)]
+    network_share: NetworkShareOption,
 }
 
 impl What {
@@ -90,11 +98,18 @@ impl What {
         if let Some(share) = self.share.patch(client, async || Ok(LEVEL_CPUS)).await? {
             fields.insert("cpu_share".into(), share);
         }
+        for (field, share) in [
+            ("memory_share", self.memory_share.patch()),
+            ("disk_share", self.disk_share.patch()),
+            ("network_share", self.network_share.patch()),
+        ] {
+            fields.extend(share.map(|share| (field.to_owned(), share)));
+        }
         Ok(fields)
     }
 }
 
-const COLUMNS: [Column<ShareGroupInfo>; 6] = [
+const COLUMNS: [Column<ShareGroupInfo>; 9] = [
     Column::text("NAME", |group: &ShareGroupInfo| group.definition.name.to_string()),
     Column::text("WITHIN", |group: &ShareGroupInfo| {
         group.definition.within.as_ref().map_or_else(|| "-".into(), ToString::to_string)
@@ -106,6 +121,10 @@ const COLUMNS: [Column<ShareGroupInfo>; 6] = [
     }),
     Column::number("GOT, 10 S", |group: &ShareGroupInfo| format!("{:.2}", group.got_10s)),
     Column::number("GUESTS", |group: &ShareGroupInfo| group.guests.to_string()),
+    Column::text("MEMORY", |group: &ShareGroupInfo| memory::told(&group.definition.memory_share)).wide(),
+    Column::text("DISKS", |group: &ShareGroupInfo| bandwidth::told(&group.definition.disk_share)).wide(),
+    Column::text("NETWORKS", |group: &ShareGroupInfo| bandwidth::told(&group.definition.network_share))
+        .wide(),
 ];
 
 impl GroupCommand {

@@ -149,6 +149,124 @@ fn guests_share_a_pool_by_weight_and_what_one_leaves_the_other_one_has() {
 }
 
 #[test]
+fn groups_share_a_pool_by_their_own_weights_and_never_pass_their_limits() {
+    let mut daemon = Daemon::start();
+    let per_second = 4 * MIB;
+    daemon.run("pool edit default --bandwidth 4MiB");
+    daemon.run("share group create eng --disk-weight 3000");
+    daemon.run("share group create inner --within eng --disk-limit 3M");
+    start(&daemon, "a", &["--new-disk", "32M", "--share-group", "inner", "--disk-weight", "1"]);
+    start(&daemon, "b", &["--new-disk", "32M"]);
+    write(&daemon, "a");
+    write(&daemon, "b");
+    comes_to(&daemon, WRITTEN, per_second, (2.4, 3.75));
+    let said = daemon.run("share explain a");
+    for line in [
+        "in group    inner (reserve 0B/s, weight 1000, limit 3M/s): ",
+        "in group    eng (reserve 0B/s, weight 3000, no limit): ",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    daemon.eventually("what is done in it is told", |daemon| {
+        let pools = &daemon.json("share group show eng")["pools"];
+        pools[0]["name"] == "default" && pools[0]["bytes"].as_u64() > Some(MIB)
+    });
+
+    // Changed live: its limit keeps it from more, and the others have the rest.
+    daemon.run("share group edit inner --disk-limit 1M");
+    comes_to(&daemon, WRITTEN, per_second, (0.26, 0.42));
+    let flow = share(&daemon, "a", "disks")["places"][0]["flows"][0].clone();
+    assert_eq!((&flow["allowed"], &flow["waited_for_group"]), (&json!(MIB), &json!(true)), "{flow}");
+    assert!(daemon.run("share explain a").contains("waited for others in its group"));
+    // What it has reserved it has, whatever its members are promised.
+    daemon.run("share group edit inner --disk-limit none");
+    daemon.run("share group edit eng --disk-weight 1000 --disk-reserve 2M");
+    comes_to(&daemon, WRITTEN, per_second, (2.4, 3.75));
+    // A daemon that is killed finds all of it again.
+    daemon.kill();
+    daemon.start_again();
+    comes_to(&daemon, WRITTEN, per_second, (2.4, 3.75));
+    daemon.run("vm edit a --share-group none --disk-weight 1000");
+    comes_to(&daemon, WRITTEN, per_second, (0.7, 1.4));
+
+    // A limit holds without anybody having said what the pool carries.
+    daemon.run("share group edit inner --disk-limit 1M");
+    daemon.run("vm edit a --share-group inner");
+    daemon.run("pool edit default --bandwidth none");
+    daemon.eventually("only the limit is left", |daemon| {
+        let allowed = |name: &str| share(daemon, name, "disks")["places"][0]["flows"][0]["allowed"].as_u64();
+        allowed("a") == Some(MIB) && allowed("b").is_none()
+    });
+}
+
+#[test]
+fn what_a_group_has_reserved_of_a_pool_is_kept_where_its_guests_are_and_refused_where_it_cannot_be() {
+    let daemon = Daemon::start();
+    daemon.run("pool edit default --bandwidth 8M");
+    daemon.run("share group create fixed --disk-reserve 6M --fixed");
+    daemon.run("share group create inside --within fixed");
+    // Nobody is there yet.
+    daemon.run("share group create other --disk-reserve 4M");
+    let kernel = daemon.kernel("kernel", &waits());
+    for (name, more) in [
+        ("a", "--share-group inside --disk-reserve 4M --start"),
+        ("b", "--share-group inside --disk-reserve 3M"),
+        ("c", "--disk-reserve 3M"),
+        ("d", "--share-group other"),
+    ] {
+        daemon.run(&format!(
+            "vm create {name} --kernel {kernel} --memory 32M --engine soft --new-disk 1M {more}"
+        ));
+    }
+    for (words, wanted) in [
+        (
+            "vm start b",
+            "b: of the pool default the group fixed has 2M/s left to promise, and 3M/s is asked for: 1M/s too much; 2M/s would fit",
+        ),
+        ("vm start c", "c: the pool default has 2M/s left to promise, and 3M/s is asked for"),
+        (
+            "vm start d",
+            "d: the group other, which has 4M/s reserved wherever it is used: the pool default has 2M/s left to promise, and 4M/s is asked for: 2M/s too much; 2M/s would fit",
+        ),
+        (
+            "share group edit fixed --disk-reserve 3M",
+            "of the pool default what is in the group fixed is promised 4M/s, and it would have 3M/s for that: 1M/s too little; reserve 4M/s, or let it expand",
+        ),
+        (
+            "share group edit fixed --disk-reserve 3M --disk-limit 3M",
+            "of the pool default what is in the group fixed is promised 4M/s, and it would have 3M/s",
+        ),
+        (
+            "share group edit fixed --disk-reserve 9M",
+            "the pool default has 8M/s left to promise, and 9M/s is asked for: 1M/s too much; 8M/s would fit",
+        ),
+        ("pool edit default --bandwidth 5M", "guests that run have reserved 6M/s of the pool default"),
+        (
+            "share group create none --disk-reserve 4M --disk-limit 2M",
+            "/disk_share/reserve: the reserve 4M is above the limit 2M: at most 2M can be reserved",
+        ),
+        ("share group create none --disk-limit 1K", "/disk_share/limit: bytes each second: at least 4K"),
+        ("share group create none --network-weight 0", "/network_share/weight: the weight 0 is none"),
+    ] {
+        let said = daemon.fails(words).1;
+        assert!(said.contains(wanted), "{words}: {said}");
+    }
+    daemon.run("share group edit fixed --expandable");
+    daemon.run("vm start b");
+    assert!(daemon.fails("share group edit fixed --fixed").1.contains("is promised 7M/s"));
+    let group = daemon.json("share group show fixed");
+    assert_eq!(group["disk_share"], json!({ "reserve": 6 * MIB, "weight": 1000 }));
+    assert_eq!(group["pools"], json!([{ "name": "default", "promised": 7 * MIB, "bytes": 0 }]));
+    assert_eq!(share(&daemon, "a", "disks")["places"][0]["reserved"], 7 * MIB);
+    assert!(daemon.run("share group ls -o wide").contains("reserve 6M/s, weight 1000, no limit"));
+    // What its last guest there leaves others can be promised.
+    daemon.run("vm stop a b");
+    daemon.run("vm start c");
+    daemon.run("vm start d");
+    assert!(daemon.fails("vm start a").1.contains("1M/s would fit"));
+}
+
+#[test]
 fn a_disk_that_comes_and_requests_that_are_counted_are_divided_too() {
     let daemon = Daemon::start();
     let folder = daemon.state().with_file_name("fast").display().to_string();
@@ -281,5 +399,10 @@ fn guests_share_a_network_by_weight_each_way() {
     daemon.eventually("nothing is divided any more", |daemon| {
         share(daemon, "a", "networks")["places"][0]["flows"][1]["allowed"].is_null()
     });
+    // Those in a group share its limit, each way.
+    daemon.run("share group create eng --network-limit 64K");
+    daemon.run("vm edit a --share-group eng --network-weight 1000");
+    daemon.run("vm edit b --share-group eng --network-reserve 0");
+    comes_to(&daemon, "/nics/0/sent_bytes", 64 << 10, (0.7, 1.4));
     daemon.run("vm stop a b");
 }

@@ -90,6 +90,81 @@ fn guests_give_what_they_do_not_use_to_the_one_that_works_and_all_stay_within_th
 }
 
 #[test]
+fn groups_share_a_pool_of_memory_by_their_own_reserves_weights_and_limits() {
+    let mut daemon = Daemon::with_pool("320M");
+    daemon.run("share group create eng --memory-weight 10");
+    start(&daemon, "a", &["--share-group", "eng"]);
+    start(&daemon, "b", &["--share-group", "eng"]);
+    start(&daemon, "c", &[]);
+    let of_group = |daemon: &Daemon| daemon.held("a") + daemon.held("b");
+    daemon.eventually("c, which weighs more, has all of its memory and the group the rest", |daemon| {
+        daemon.held("c") >= 124 && of_group(daemon) <= 180
+    });
+    // Changed live: what the group has reserved its members have together.
+    daemon.run("share group edit eng --memory-reserve 216M");
+    daemon.eventually("the group has its reserve", |daemon| {
+        of_group(daemon) >= 212 && of_group(daemon) + daemon.held("c") <= 320
+    });
+    let said = daemon.run("share explain a");
+    assert!(said.contains("in group    eng (reserve 216M, weight 10, no limit): 2"), "{said}");
+    let group = daemon.json("share group show eng");
+    assert!(group["memory"]["held"].as_u64() >= Some(212 * MIB), "{group}");
+    // A daemon that is killed goes on with it.
+    daemon.kill();
+    daemon.start_again();
+    daemon.run("share group edit eng --memory-reserve 0 --memory-limit 140M --memory-weight 1000");
+    daemon.eventually("they are within the limit of their group", |daemon| {
+        let held = of_group(daemon);
+        held > 0 && held <= 142 && daemon.held("c") >= 124
+    });
+    daemon.run("vm edit a --share-group none");
+    daemon.eventually("what one leaves the other one has", |daemon| daemon.held("b") >= 100);
+}
+
+#[test]
+fn what_groups_have_reserved_of_a_pool_of_memory_is_kept_and_refused_where_it_cannot_be() {
+    let daemon = Daemon::with_pool("128M");
+    daemon.run("share group create fixed --memory-reserve 96M --fixed");
+    let kernel = daemon.kernel("kernel", &waits());
+    for (name, more) in [("a", "--memory-reserve 64M --start"), ("b", "--memory-reserve 48M")] {
+        daemon.run(&format!(
+            "vm create {name} --kernel {kernel} --memory 96M --engine soft --share-group fixed {more}"
+        ));
+    }
+    assert_eq!(daemon.json("memory show")["reserved"], 96 * MIB, "it is kept whoever runs");
+    for (words, wanted) in [
+        (
+            "vm start b",
+            "b: of the pool of memory the group fixed has 32M left to promise, and 48M is asked for: 16M too much; 32M would fit",
+        ),
+        (
+            "share group create other --memory-reserve 48M",
+            "the pool of memory has 32M left to promise, and 48M is asked for: 16M too much; 32M would fit",
+        ),
+        (
+            "share group create other --memory-reserve 1G",
+            "/memory_share/reserve: this host's pool of memory is 128M: at most 128M can be reserved",
+        ),
+        (
+            "share group edit fixed --memory-reserve 48M",
+            "of the pool of memory what is in the group fixed is promised 64M, and it would have 48M for that: 16M too little; reserve 64M, or let it expand",
+        ),
+        (
+            "share group create other --memory-limit 1M",
+            "/memory_share/limit: a guest cannot live on less than 32M",
+        ),
+        ("share group create other --memory-weight 0", "/memory_share/weight: the weight 0 is none"),
+    ] {
+        let said = daemon.fails(words).1;
+        assert!(said.contains(wanted), "{words}: {said}");
+    }
+    daemon.run("share group edit fixed --expandable");
+    daemon.run("vm start b");
+    assert_eq!(daemon.json("memory show")["reserved"], 112 * MIB);
+    assert_eq!(daemon.json("share group show fixed")["memory"]["promised"], 112 * MIB);
+}
+
+#[test]
 fn what_a_pool_cannot_promise_is_refused_with_what_would_fit() {
     let daemon = Daemon::with_pool("128M");
     let kernel = daemon.kernel("kernel", &waits());

@@ -45,7 +45,7 @@ volumes:
 - {{name: data, pool: fast, size: 8M}}
 share_groups:
 - {{name: inner, within: outer, cpu_share: {{weight: 2000}}}}
-- {{name: outer, expandable: false, cpu_share: {{reserve: 0.5}}}}
+- {{name: outer, expandable: false, cpu_share: {{reserve: 0.5}}, memory_share: {{limit: 1G}}, disk_share: {{weight: 2000}}}}
 templates:
 - name: small
   definition: {{memory: 32M, engine: soft, boot: {{kernel: {kernel}}}}}
@@ -102,6 +102,11 @@ fn a_file_makes_a_host_and_applied_again_does_nothing() {
         (&json!({"team": "a", "tessera.site": "home"}), &json!("small"))
     );
     assert_eq!(daemon.json("share group show inner")["guests"], 1);
+    let outer = daemon.json("share group show outer");
+    assert_eq!(
+        (&outer["memory_share"]["limit"], &outer["disk_share"]["weight"]),
+        (&json!(1 << 30), &json!(2000))
+    );
     assert_eq!((&web["memory"], &daemon.vm("db")["cpus"]), (&json!(32 << 20), &json!(2)));
     let ann = &daemon.json("user ls")[0];
     assert_eq!(
