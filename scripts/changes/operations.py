@@ -68,7 +68,10 @@ class Operations:
             seen.append(abs(self.host.clock(guest)))
             return seen[-1] <= CLOCK
 
-        until(f"{guest}: its clock is right", 10, is_right)
+        try:
+            until(f"{guest}: its clock is right", 30, is_right)
+        except Trouble as trouble:
+            raise Trouble(f"{trouble}: it was off by {', '.join(f'{off:.3f}' for off in seen[:3])} … {seen[-1]:.3f} s") from trouble
         self.clocks.append((time.monotonic() - begun, seen[-1]))
 
     def beside(self, mark):

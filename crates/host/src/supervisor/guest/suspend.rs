@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use api::{Id, Problem, VmState};
 use serde_json::json;
 use storage::Progress;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use vmm::control::{SaveEnd, SaveProgress, Saved};
 
 use super::{Guest, Reply};
@@ -26,6 +26,16 @@ use crate::supervisor::{Shared, rpc_problem, saved};
 const LOOK: Duration = Duration::from_millis(250);
 /// How long an agent may take to answer after its guest went on.
 const AGENT_PATIENCE: Duration = Duration::from_secs(20);
+/// How much a guest's clock may be behind when it was set.
+const BEHIND: Duration = Duration::from_millis(50);
+/// After how long one that is more behind is set again.
+const AGAIN: [Duration; 5] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+];
 
 /// A guest that is being written to storage.
 pub struct Suspending {
@@ -181,26 +191,37 @@ impl Guest {
     }
 }
 
-/// Tells the agent in a guest that stood still what time it is: its own clock has stood still, too.
+/// Tells the agent in a guest that stood still what time it is: its own clock has stood still, too. An agent that is slow to hear it, as where a
+/// guest has much to do when it goes on, is told again.
 pub(super) fn set_clock(shared: &Arc<Shared>, id: Id) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        let socket = shared.paths.agent_socket(id);
-        // The agent's line must be there before the time is read.
-        let ping = shared.agents.call(id, &socket, "guest-ping", json!(null), AGENT_PATIENCE);
-        if ping.await.is_err() {
-            return;
-        }
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = json!({ "time": now().as_nanos() as u64 });
-        let set = shared.agents.call(id, &socket, "guest-set-time", time, AGENT_PATIENCE).await;
-        let Err(AgentError::Refused(_)) = set else { return };
-        // The agent does it only where there is hwclock, which a small system has not.
-        let now = now();
-        let line = format!("date -s @{:.6} || date -s @{}", now.as_secs_f64(), now.as_secs());
-        let date = json!({ "path": "/bin/sh", "arg": ["-c", line] });
-        if let Err(error) = shared.agents.call(id, &socket, "guest-exec", date, AGENT_PATIENCE).await {
-            tracing::info!("the clock of guest {id} stays as it was: {error}");
+        for wait in AGAIN {
+            match tell_time(&shared, id).await {
+                Ok(behind) if behind > BEHIND => sleep(wait).await,
+                Ok(_) => return,
+                Err(error) => return tracing::info!("the clock of guest {id} stays as it was: {error}"),
+            }
         }
     });
+}
+
+/// Sets a guest's clock; gives by how much it is behind at most then.
+async fn tell_time(shared: &Shared, id: Id) -> Result<Duration, AgentError> {
+    let socket = shared.paths.agent_socket(id);
+    let ask = |command, arguments| shared.agents.call(id, &socket, command, arguments, AGENT_PATIENCE);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // The agent's line must be there before the time is read.
+    ask("guest-ping", json!(null)).await?;
+    match ask("guest-set-time", json!({ "time": now().as_nanos() as u64 })).await {
+        // The agent does it only where there is hwclock, which a small system has not.
+        Err(AgentError::Refused(_)) => {
+            let now = now();
+            let line = format!("date -s @{:.6} || date -s @{}", now.as_secs_f64(), now.as_secs());
+            ask("guest-exec", json!({ "path": "/bin/sh", "arg": ["-c", line] })).await?;
+        }
+        set => drop(set?),
+    }
+    let told = ask("guest-get-time", json!(null)).await?.as_u64().ok_or(AgentError::Nonsense)?;
+    Ok(now().saturating_sub(Duration::from_nanos(told)))
 }
