@@ -382,6 +382,30 @@ fn file_systems_that_a_daemon_made_rest_go_on_under_the_one_after_it() {
 }
 
 #[test]
+fn nothing_is_made_of_a_guest_that_is_half_way_back_to_a_snapshot() {
+    let daemon = Daemon::start();
+    start(&daemon, "a", &["--new-disk", "1M"]);
+    let id = daemon.vm("a")["id"].as_str().unwrap().to_owned();
+    daemon.run("vm snapshot create a one --memory");
+    let snapshot = daemon.json("vm snapshot show a one")["id"].as_str().unwrap().to_owned();
+    // What its memory was cannot be had for a while, which is seen when its disks are what they were.
+    let place = daemon.state().join("vms").join(id).join("snapshots").join(snapshot);
+    let hidden = place.with_extension("hidden");
+    std::fs::rename(&place, &hidden).unwrap();
+    assert_ne!(daemon.fails("vm snapshot revert a one --force").0, Some(0));
+    assert_eq!(daemon.state_of("a"), "stopped");
+    for words in ["vm snapshot create a two", "vm clone a b --instant", "vm start a"] {
+        let (code, said) = daemon.fails(words);
+        assert!(code == Some(5) && said.contains("half"), "{words}: {code:?} {said}");
+    }
+    std::fs::rename(&hidden, &place).unwrap();
+    daemon.run("vm snapshot revert a one");
+    answers(&daemon, "a");
+    daemon.run("vm delete a --force");
+    assert!(daemon.leftovers().is_empty());
+}
+
+#[test]
 fn what_cannot_be_a_snapshot_is_refused_and_nothing_stays() {
     let daemon = Daemon::start();
     std::fs::write(daemon.state().join("file"), [0; 4096]).unwrap();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use vmm::control::{Key, Typing, code};
 
 use super::change::stale;
-use super::suspend::set_clock;
+use super::suspend::{LOOK_AGAIN, set_clock};
 use super::{Closing, Edit, Follower, ForkReply, Guest, Reply, SnapshotReply};
 use crate::pools::Pools;
 use crate::snapshots::{self, Kept};
@@ -227,7 +227,7 @@ impl Guest {
         }
         self.must_be(&[VmState::Paused], "only one that is paused or suspended can be resumed")?;
         self.call("resume").await?;
-        set_clock(&self.shared, self.record.vm.id);
+        set_clock(&self.shared, self.record.vm.id, &LOOK_AGAIN);
         self.set_state(VmState::Running);
         self.begin_to_be_itself();
         let happening = self.happening("vm.resumed", "goes on").by(actor);

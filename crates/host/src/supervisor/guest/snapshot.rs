@@ -16,7 +16,7 @@ use vmm::control::{SaveEnd, SaveProgress, Saved, Switched};
 
 use super::Guest;
 use super::fork::ForkReply;
-use super::suspend::set_clock;
+use super::suspend::{LOOK_AGAIN, set_clock};
 use crate::records;
 use crate::snapshots::{self, Kept};
 use crate::store::{Revision, StoreError, Transaction};
@@ -178,6 +178,12 @@ impl Guest {
         let states = [VmState::Running, VmState::Paused, VmState::Stopped, VmState::Crashed];
         self.must_be(&states, &format!("{what} is made of a guest that runs, stands still or is stopped"))?;
         self.must_not_change()?;
+        if self.record.reverting.is_some() {
+            // Its disks may be what they were at the snapshot, and what is said of it is not yet.
+            let detail =
+                format!("{} is half-way back to a snapshot: start it, or have it go back again", self.name());
+            return Err(Problem::conflict(detail));
+        }
         if self.running.is_none() && alive {
             self.must_be(&[VmState::Running, VmState::Paused], "only one that runs has memory and an agent")?;
         }
@@ -287,7 +293,7 @@ impl Guest {
         kept.snapshot.pause_ns = told.pause_ns;
         if self.state() == VmState::Running {
             // A clock that loses a moment with each snapshot is wrong after many.
-            set_clock(&self.shared, self.record.vm.id);
+            set_clock(&self.shared, self.record.vm.id, &LOOK_AGAIN);
         }
         draft.write_state(&told.state).map_err(host_problem)?;
         Ok(Some(draft))

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use vmm::control::{State, StateReport};
 
-use super::suspend::set_clock;
+use super::suspend::{LOOK_AGAIN, LOOK_LATER, set_clock};
 use super::{Guest, Running, plan};
 use crate::paths;
 use crate::supervisor::machine::{self, Machine};
@@ -77,7 +77,8 @@ impl Guest {
                 let happening = self.happening(kind, message).by(actor.unwrap_or_default());
                 if suspended {
                     saved::forget(&self.shared.paths.suspended(self.record.vm.id));
-                    set_clock(&self.shared, self.record.vm.id);
+                    let look: &[_] = if self.record.twin.is_some() { &LOOK_LATER } else { &LOOK_AGAIN };
+                    set_clock(&self.shared, self.record.vm.id, look);
                     self.begin_to_be_itself();
                 } else {
                     // It has looked at its hardware itself.
@@ -294,7 +295,7 @@ impl Guest {
         }
         let goes_on = self.call("resume").await.is_ok();
         if goes_on {
-            set_clock(&self.shared, self.record.vm.id);
+            set_clock(&self.shared, self.record.vm.id, &LOOK_AGAIN);
         }
         !goes_on
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::{Id, Problem, VmState};
-use serde_json::json;
+use serde_json::{Value, json};
 use storage::Progress;
 use tokio::time::{Instant, sleep};
 use vmm::control::{SaveEnd, SaveProgress, Saved};
@@ -28,14 +28,11 @@ const LOOK: Duration = Duration::from_millis(250);
 const AGENT_PATIENCE: Duration = Duration::from_secs(20);
 /// How much a guest's clock may be behind when it was set.
 const BEHIND: Duration = Duration::from_millis(50);
-/// After how long one that is more behind is set again.
-const AGAIN: [Duration; 5] = [
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(10),
-    Duration::from_secs(30),
-];
+/// After how long it is looked whether a clock that was set is right, the first time and the next ones.
+pub(super) const LOOK_AGAIN: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(30)];
+/// The same for one that becomes itself, as many others may at the same time: what is looked at takes from that.
+pub(super) const LOOK_LATER: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(60)];
 
 /// A guest that is being written to storage.
 pub struct Suspending {
@@ -104,7 +101,7 @@ impl Guest {
     async fn go_on(&mut self, before: VmState, message: &str) {
         if before == VmState::Running {
             match self.call("resume").await {
-                Ok(_) => set_clock(&self.shared, self.record.vm.id),
+                Ok(_) => set_clock(&self.shared, self.record.vm.id, &LOOK_AGAIN),
                 Err(problem) => tracing::error!("{} does not go on: {problem}", self.name()),
             }
         }
@@ -191,37 +188,54 @@ impl Guest {
     }
 }
 
-/// Tells the agent in a guest that stood still what time it is: its own clock has stood still, too. An agent that is slow to hear it, as where a
-/// guest has much to do when it goes on, is told again.
-pub(super) fn set_clock(shared: &Arc<Shared>, id: Id) {
+/// Tells the agent in a guest that stood still what time it is: its own clock has stood still, too. Looks whether it is right
+/// after each of the times in `look`, until it is.
+pub(super) fn set_clock(shared: &Arc<Shared>, id: Id, look: &'static [Duration]) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        for wait in AGAIN {
-            match tell_time(&shared, id).await {
-                Ok(behind) if behind > BEHIND => sleep(wait).await,
-                Ok(_) => return,
-                Err(error) => return tracing::info!("the clock of guest {id} stays as it was: {error}"),
-            }
+        let told = async {
+            tell_time(&shared, id).await?;
+            keep_right(&shared, id, look).await
+        };
+        if let Err(error) = told.await {
+            tracing::info!("the clock of guest {id} stays as it was: {error}");
         }
     });
 }
 
-/// Sets a guest's clock; gives by how much it is behind at most then.
-async fn tell_time(shared: &Shared, id: Id) -> Result<Duration, AgentError> {
-    let socket = shared.paths.agent_socket(id);
-    let ask = |command, arguments| shared.agents.call(id, &socket, command, arguments, AGENT_PATIENCE);
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+/// An agent that is slow to hear the time, as where a guest has much to do when it goes on, is told again.
+async fn keep_right(shared: &Shared, id: Id, look: &[Duration]) -> Result<(), AgentError> {
+    for wait in look {
+        sleep(*wait).await;
+        let told = ask(shared, id, "guest-get-time", Value::Null).await?;
+        let told = Duration::from_nanos(told.as_u64().ok_or(AgentError::Nonsense)?);
+        if now().saturating_sub(told) <= BEHIND {
+            return Ok(());
+        }
+        tell_time(shared, id).await?;
+    }
+    Ok(())
+}
+
+async fn tell_time(shared: &Shared, id: Id) -> Result<(), AgentError> {
     // The agent's line must be there before the time is read.
-    ask("guest-ping", json!(null)).await?;
-    match ask("guest-set-time", json!({ "time": now().as_nanos() as u64 })).await {
+    ask(shared, id, "guest-ping", Value::Null).await?;
+    match ask(shared, id, "guest-set-time", json!({ "time": now().as_nanos() as u64 })).await {
         // The agent does it only where there is hwclock, which a small system has not.
         Err(AgentError::Refused(_)) => {
             let now = now();
             let line = format!("date -s @{:.6} || date -s @{}", now.as_secs_f64(), now.as_secs());
-            ask("guest-exec", json!({ "path": "/bin/sh", "arg": ["-c", line] })).await?;
+            ask(shared, id, "guest-exec", json!({ "path": "/bin/sh", "arg": ["-c", line] })).await?;
         }
         set => drop(set?),
     }
-    let told = ask("guest-get-time", json!(null)).await?.as_u64().ok_or(AgentError::Nonsense)?;
-    Ok(now().saturating_sub(Duration::from_nanos(told)))
+    Ok(())
+}
+
+async fn ask(shared: &Shared, id: Id, command: &str, arguments: Value) -> Result<Value, AgentError> {
+    shared.agents.call(id, &shared.paths.agent_socket(id), command, arguments, AGENT_PATIENCE).await
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
