@@ -253,7 +253,7 @@ fn guests_whose_processes_die_again_and_again_or_panic_raise_alarms_that_their_o
 fn what_every_host_watches_can_be_changed_and_switched_off_and_stays_so() {
     let mut daemon = Daemon::start();
     let names = daemon.run("alarm ls -o name");
-    let wanted = "agent-silent disk-room expiring guest-crashing guest-panicked host-cpu host-memory pool-filling pool-full";
+    let wanted = "agent-silent disk-room expiring guest-crashing guest-panicked guest-waits-for-room host-cpu host-memory pool-filling pool-full";
     assert_eq!(names.split_whitespace().collect::<Vec<_>>(), wanted.split(' ').collect::<Vec<_>>());
     daemon.run("token create short --role viewer --days 3");
     daemon.run("alarm edit expiring --below 20 --clear 21 --severity info");
