@@ -112,10 +112,10 @@ fn groups_share_a_pool_of_memory_by_their_own_reserves_weights_and_limits() {
     // A daemon that is killed goes on with it.
     daemon.kill();
     daemon.start_again();
-    daemon.run("share group edit eng --memory-reserve 0 --memory-limit 140M --memory-weight 1000");
+    daemon.run("share group edit eng --memory-reserve 0 --memory-limit 192M --memory-weight 1000");
     daemon.eventually("they are within the limit of their group", |daemon| {
         let held = of_group(daemon);
-        held > 0 && held <= 142 && daemon.held("c") >= 124
+        held > 0 && held <= 194 && daemon.held("c") >= 116
     });
     daemon.run("vm edit a --share-group none");
     daemon.eventually("what one leaves the other one has", |daemon| daemon.held("b") >= 100);
