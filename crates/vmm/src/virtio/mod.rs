@@ -15,6 +15,7 @@ mod queue;
 pub mod rng;
 mod state;
 mod transport;
+mod waker;
 
 use std::io;
 use std::sync::Arc;

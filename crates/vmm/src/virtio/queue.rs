@@ -102,7 +102,7 @@ impl ActiveQueue {
     }
 
     /// The descriptors of a request that was taken before and begins with `head`, as they are now (2.7.5): an indirect table is followed
-    /// once, and what is not in memory or makes no sense ends them.
+    /// once, and what is not in memory or makes no sense ends them. The library gives a chain only to who takes it from the ring.
     pub fn descriptors(&self, memory: &GuestMemory, head: u16) -> Vec<Descriptor> {
         let (mut table, mut entries, mut indirect) = (self.queue.desc_table(), self.queue.size(), false);
         let (mut next, mut found) = (head, Vec::new());
@@ -111,12 +111,10 @@ impl ActiveQueue {
             let Some(Ok(descriptor)) = at.map(|at| memory.read_obj::<Descriptor>(at)) else { break };
             if descriptor.refers_to_indirect_table() {
                 let length = u64::from(descriptor.len());
-                let fits = length.is_multiple_of(DESCRIPTOR) && u16::try_from(length / DESCRIPTOR).is_ok();
-                if indirect || !fits {
-                    break;
-                }
+                let whole = (length.is_multiple_of(DESCRIPTOR) && !indirect).then_some(length / DESCRIPTOR);
+                let Some(count) = whole.and_then(|count| u16::try_from(count).ok()) else { break };
                 indirect = true;
-                (table, entries, next) = (descriptor.addr().0, (length / DESCRIPTOR) as u16, 0);
+                (table, entries, next) = (descriptor.addr().0, count, 0);
                 continue;
             }
             found.push(descriptor);

@@ -13,7 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::reactor::{Handle, Timer};
+use crate::reactor::Handle;
+use crate::virtio::waker::Waker;
 
 /// How long until it is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -47,15 +48,8 @@ struct Inner {
     /// Whether it is time to try the first one, and whether somebody does.
     due: bool,
     trying: bool,
-    active: Option<Active>,
-}
-
-/// What wakes the queues of a disk that is being served.
-struct Active {
-    reactor: Handle,
-    kicks: Vec<Arc<EventFd>>,
-    /// Made when something has to wait for the first time.
-    timer: Option<Timer>,
+    /// There while the disk is being served.
+    waker: Option<Waker>,
 }
 
 impl Room {
@@ -73,7 +67,7 @@ impl Room {
     /// The disk is being served from now on: queue n is woken by `kicks[n]`.
     pub fn attach(&self, reactor: Handle, kicks: Vec<Arc<EventFd>>) {
         let mut inner = self.lock();
-        inner.active = Some(Active { reactor, kicks, timer: None });
+        inner.waker = Some(Waker::new(reactor, kicks));
         // What was saved is tried at once.
         inner.due = true;
         inner.kick_first();
@@ -81,15 +75,15 @@ impl Room {
 
     /// The disk is not served any more, and its driver has forgotten what it asked for.
     pub fn detach(&self) {
-        let active = {
+        let waker = {
             let mut inner = self.lock();
             inner.waiting.clear();
             inner.trying = false;
             self.settle(&inner);
-            inner.active.take()
+            inner.waker.take()
         };
         // Dropped without the lock, which the timer's callback takes.
-        drop(active);
+        drop(waker);
     }
 
     /// The request of this queue that is to be tried now; [`done`](Self::done) or [`wait`](Self::wait) says what came of it.
@@ -170,31 +164,22 @@ impl Room {
 
     fn wake_later(self: &Arc<Self>, inner: &mut Inner) -> io::Result<()> {
         // One that is not served asks for nothing.
-        let Some(active) = &mut inner.active else { return Ok(()) };
-        let timer = match &active.timer {
-            Some(timer) => timer,
-            None => {
-                let mine = Arc::downgrade(self);
-                let timer = active.reactor.timer(move || {
-                    if let Some(room) = mine.upgrade() {
-                        let mut inner = room.lock();
-                        inner.due = true;
-                        inner.kick_first();
-                    }
-                })?;
-                active.timer.insert(timer)
+        let Some(waker) = &mut inner.waker else { return Ok(()) };
+        let mine = Arc::downgrade(self);
+        waker.call_after(AGAIN, move || {
+            if let Some(room) = mine.upgrade() {
+                let mut inner = room.lock();
+                inner.due = true;
+                inner.kick_first();
             }
-        };
-        timer.arm(AGAIN)
+        })
     }
 }
 
 impl Inner {
     fn kick_first(&self) {
-        let (Some(active), Some(first)) = (&self.active, self.waiting.front()) else { return };
-        if let Some(kick) = active.kicks.get(usize::from(first.queue)) {
-            // A counter that is full wakes as well.
-            let _ = kick.write(1);
+        if let (Some(waker), Some(first)) = (&self.waker, self.waiting.front()) {
+            waker.kick(usize::from(first.queue));
         }
     }
 }

@@ -9,7 +9,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::allowance::Allowance;
 use super::gate::Gate;
 use super::{Cost, Limit, LimitState};
-use crate::reactor::{Handle, Timer};
+use crate::reactor::Handle;
+use crate::virtio::waker::Waker;
 use crate::virtio::{DeviceState, RestoreError};
 
 /// The longest that the timer is set for: then it is looked again.
@@ -39,13 +40,10 @@ struct Inner {
     active: Option<Active>,
 }
 
-/// What wakes the queues of a device that is being served.
+/// A device that is being served.
 struct Active {
-    reactor: Handle,
-    kicks: Vec<Arc<EventFd>>,
-    /// Made when somebody has to wait for the first time.
-    timer: Option<Timer>,
-    /// When it expires.
+    waker: Waker,
+    /// When its timer expires.
     due: Option<u64>,
 }
 
@@ -77,7 +75,7 @@ impl Throttle {
     pub(in crate::virtio) fn attach(&self, reactor: Handle, kicks: Vec<Arc<EventFd>>) {
         let mut inner = self.lock();
         inner.allowances().for_each(|allowance| allowance.attach(self.device, kicks.clone()));
-        inner.active = Some(Active { reactor, kicks, timer: None, due: None });
+        inner.active = Some(Active { waker: Waker::new(reactor, kicks), due: None });
     }
 
     /// The device is not served any more: nobody waits, and nobody is kicked when this has returned. What has been paid stays paid.
@@ -150,19 +148,12 @@ impl Throttle {
         if active.due.is_some_and(|earlier| earlier <= due) {
             return Ok(());
         }
-        let timer = match &active.timer {
-            Some(timer) => timer,
-            None => {
-                let mine = Arc::downgrade(self);
-                let timer = active.reactor.timer(move || {
-                    if let Some(throttle) = mine.upgrade() {
-                        throttle.is_due();
-                    }
-                })?;
-                active.timer.insert(timer)
+        let mine = Arc::downgrade(self);
+        active.waker.call_after(Duration::from_nanos(wait), move || {
+            if let Some(throttle) = mine.upgrade() {
+                throttle.is_due();
             }
-        };
-        timer.arm(Duration::from_nanos(wait))?;
+        })?;
         active.due = Some(due);
         Ok(())
     }
@@ -186,7 +177,7 @@ impl Throttle {
     /// one has. Those that wait ask again at once.
     pub(in crate::virtio) fn share(&self, shared: Vec<Option<Arc<Allowance>>>) {
         let mut inner = self.lock();
-        let kicks = inner.active.as_ref().map(|active| active.kicks.clone());
+        let kicks = inner.active.as_ref().map(|active| active.waker.kicks().to_vec());
         let same = |(one, other): (&Option<Arc<Allowance>>, &Option<Arc<Allowance>>)| match (one, other) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
@@ -246,9 +237,6 @@ impl Inner {
 
     fn kick_waiting(&self) {
         let Some(active) = &self.active else { return };
-        for kick in self.gate.waiting().filter_map(|queue| active.kicks.get(queue)) {
-            // A counter that is full wakes as well.
-            let _ = kick.write(1);
-        }
+        self.gate.waiting().for_each(|queue| active.waker.kick(queue));
     }
 }
