@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::{Amount, Limit, Share};
+use crate::{Amount, Share};
 
 /// A group, or a guest, by its name and that of the group that it is in.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,7 +177,7 @@ impl<'a> Promises<'a> {
             true => Err(Refusal::Members { place: group.name.clone(), promised, has, is_limit }),
             false => Ok(()),
         };
-        if let Limit::Hard(limit) | Limit::Soft(limit) = group.share.limit {
+        if let Some(limit) = group.share.limit.amount() {
             lacks(limit, true)?;
         }
         if expandable { Ok(()) } else { lacks(group.share.reserve, false) }
@@ -200,7 +200,7 @@ impl<'a> Promises<'a> {
         for group in groups {
             let promised = self.promised(Some(&group.name), &member.name);
             // What is always somebody's is nothing that others might want.
-            if let Limit::Hard(limit) | Limit::Soft(limit) = group.share.limit
+            if let Some(limit) = group.share.limit.amount()
                 && promised + asked > limit + SMALL
             {
                 let free = (limit - promised).max(0.0) + found;
@@ -236,6 +236,7 @@ fn told(amount: Amount) -> Amount {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Limit;
 
     fn group(name: &str, within: Option<&str>, reserve: Amount, expandable: bool) -> Member {
         let share = Share { reserve, ..Share::default() };

@@ -85,6 +85,16 @@ pub enum Wrong {
     Weight(u32),
 }
 
+impl Limit {
+    /// How much it is, hard or soft; nothing if there is none.
+    pub fn amount(self) -> Option<Amount> {
+        match self {
+            Self::None => None,
+            Self::Hard(limit) | Self::Soft(limit) => Some(limit),
+        }
+    }
+}
+
 impl Share {
     /// Something promised, and nothing beyond it.
     pub fn capped(reserve: Amount) -> Self {

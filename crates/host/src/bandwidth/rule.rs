@@ -9,7 +9,7 @@
 //!
 //! All of that goes through groups of groups ([`share::Tree`]): what the members of a group may do is what the group may.
 
-use share::{Group, Limit, Share, Tree, above};
+use share::{Group, Share, Tree, above};
 
 /// How long a window is, seconds.
 pub const WINDOW: f64 = 0.25;
@@ -58,14 +58,14 @@ pub fn allowances(capacity: Option<f64>, groups: &[Group], members: &[Member]) -
         return divided(capacity, groups, members).into_iter().map(Some).collect();
     }
     let in_limits =
-        |member: &Member| above(groups, member.group).any(|of| limit(&groups[of].share).is_some());
+        |member: &Member| above(groups, member.group).any(|of| groups[of].share.limit.amount().is_some());
     let inside: Vec<_> = members.iter().copied().filter(in_limits).collect();
     // As much as they could do together.
-    let enough = groups.iter().filter_map(|group| limit(&group.share)).sum();
+    let enough = groups.iter().filter_map(|group| group.share.limit.amount()).sum();
     let mut divided = divided(enough, groups, &inside).into_iter();
     let allowed = |member: &Member| match in_limits(member) {
         true => divided.next(),
-        false => limit(&member.share).map(Allowance::steady),
+        false => member.share.limit.amount().map(Allowance::steady),
     };
     members.iter().map(allowed).collect()
 }
@@ -82,7 +82,7 @@ fn divided(capacity: f64, groups: &[Group], members: &[Member]) -> Vec<Allowance
     let (busy, targets) = (busy.divide(), wanted.divide());
     let is_full = |group: usize| {
         let has = targets[Tree::number(Some(group))];
-        limit(&groups[group].share).is_some_and(|limit| has >= limit * FULL)
+        groups[group].share.limit.amount().is_some_and(|limit| has >= limit * FULL)
     };
     let allowed = members.iter().zip(numbers).map(|(member, number)| {
         let (busy, rate) = (busy[number], targets[number].max(busy[number] * LEAST));
@@ -90,14 +90,6 @@ fn divided(capacity: f64, groups: &[Group], members: &[Member]) -> Vec<Allowance
         Allowance { rate, burst: (busy * WINDOW).max(rate * LATE), alone: busy, group_is_full }
     });
     allowed.collect()
-}
-
-/// What one never passes.
-fn limit(share: &Share) -> Option<f64> {
-    match share.limit {
-        Limit::None => None,
-        Limit::Hard(limit) | Limit::Soft(limit) => Some(limit),
-    }
 }
 
 impl Allowance {
@@ -120,6 +112,7 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use share::Limit;
 
     const BUSY: f64 = 1.0;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use api::Id;
 use share::memory::{Divided, Wants, divide, on_device, without};
-use share::{Amount, Group, Limit, above};
+use share::{Amount, Group, above};
 
 use super::turn::Heard;
 use crate::shares::Nested;
@@ -45,7 +45,7 @@ impl Grouped {
         let mut lacks = lacks;
         // What is in a group comes after it.
         for (number, group) in self.groups.iter().enumerate().rev() {
-            let (Limit::Hard(limit) | Limit::Soft(limit)) = group.share.limit else { continue };
+            let Some(limit) = group.share.limit.amount() else { continue };
             let is_in = |guest: &Heard| above(&self.groups, self.of(guest)).any(|group| group == number);
             let inside: Vec<_> = (0..guests.len()).filter(|n| is_in(guests[*n])).collect();
             let theirs: Vec<_> = inside.iter().map(|n| lacks[*n]).collect();

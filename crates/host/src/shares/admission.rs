@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::{BandwidthShare, Id, Invalid, Name, Problem, Processors, ShareGroup, Size, VmDefinition};
 use serde_json::Value;
 use share::admission::{Member, Promises, Refusal};
-use share::{Amount, Limit, Share};
+use share::{Amount, Share};
 
 use super::places::{self, Place};
 use super::promises::{Capacity, Claimant, State};
@@ -292,13 +292,11 @@ fn group_of(state: &State, new: &ShareGroup, resource: &Resource, capacity: Amou
 /// What a refusal of a group is to whoever asked.
 fn wrong(of: &ShareGroup, resource: &Resource, refusal: &Refusal) -> Invalid {
     let share = resource.share(of);
-    let limit = match share.limit {
-        Limit::None => 0.0,
-        Limit::Hard(limit) | Limit::Soft(limit) => limit,
-    };
     let at = |field: &str| format!("{}/{field}", resource.field());
     let (pointer, value) = match refusal {
-        Refusal::Members { is_limit: true, .. } => (at("limit"), resource.value(limit)),
+        Refusal::Members { is_limit: true, .. } => {
+            (at("limit"), resource.value(share.limit.amount().unwrap_or_default()))
+        }
         Refusal::Loop(_) | Refusal::NoGroup(_) => {
             ("/within".into(), of.within.as_ref().map_or("", Name::as_str).into())
         }
