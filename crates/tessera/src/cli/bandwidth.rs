@@ -179,18 +179,23 @@ fn flows(flow: &BandwidthFlow, promised: &BandwidthShare) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_held_to_and_what_is_not_is_told() {
-        let promised = BandwidthShare { weight: 2000, ..BandwidthShare::default() };
-        let flow = BandwidthFlow {
+    /// One that waits nearly all the time, perhaps for its group.
+    fn waiting(waited_for_group: bool) -> BandwidthFlow {
+        BandwidthFlow {
             way: Way::All,
             bytes: 4 << 20,
             operations: 80,
             waited: 0.9,
             allowed: Some(Size(4 << 20)),
             allowed_operations: None,
-            waited_for_group: false,
-        };
+            waited_for_group,
+        }
+    }
+
+    #[test]
+    fn what_is_held_to_and_what_is_not_is_told() {
+        let promised = BandwidthShare { weight: 2000, ..BandwidthShare::default() };
+        let flow = waiting(false);
         let place = |bandwidth| BandwidthPlace {
             name: "fast".into(),
             bandwidth,
@@ -214,15 +219,7 @@ mod tests {
 
     #[test]
     fn through_which_groups_a_guest_shares_is_told() {
-        let flow = BandwidthFlow {
-            way: Way::All,
-            bytes: 4 << 20,
-            operations: 80,
-            waited: 0.9,
-            allowed: Some(Size(4 << 20)),
-            allowed_operations: None,
-            waited_for_group: true,
-        };
+        let flow = waiting(true);
         let name = "fast".to_owned();
         let place = BandwidthPlace {
             name: name.clone(),

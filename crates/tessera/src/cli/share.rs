@@ -7,14 +7,37 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use share::words::{self, Level, ZvmLimit};
 
-use crate::cli::bandwidth;
-use crate::cli::memory;
+use crate::cli::bandwidth::{self, DiskShareOption, NetworkShareOption};
+use crate::cli::memory::{self, MemoryShareOption};
 use crate::cli::options::OrNone;
 use crate::cli::output::{OutputOption, print};
 use crate::cli::receipts::ReceiptsArgs;
 use crate::cli::share_group::GroupCommand;
 use crate::client::{Client, HostOption, segment};
 use crate::failure::{Failure, Result};
+
+/// What somebody is promised of memory, of pools and of networks.
+#[derive(Debug, Args)]
+pub struct InBytesOption {
+    #[command(flatten)]
+    pub memory: MemoryShareOption,
+    #[command(flatten)]
+    pub disk: DiskShareOption,
+    #[command(flatten)]
+    pub network: NetworkShareOption,
+}
+
+impl InBytesOption {
+    /// What is said, as merge patches of the fields of whoever it is said of.
+    pub fn patches(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let all = [
+            ("memory_share", self.memory.patch()),
+            ("disk_share", self.disk.patch()),
+            ("network_share", self.network.patch()),
+        ];
+        all.into_iter().filter_map(|(field, patch)| Some((field, patch?)))
+    }
+}
 
 /// What can be asked of shares.
 #[derive(Debug, Subcommand)]

@@ -5,12 +5,12 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::bandwidth::{self, DiskShareOption, NetworkShareOption};
+use crate::cli::bandwidth;
 use crate::cli::listing::{WatchOption, show};
-use crate::cli::memory::{self, MemoryShareOption};
+use crate::cli::memory;
 use crate::cli::options::OrNone;
 use crate::cli::output::{Column, OutputOption, say};
-use crate::cli::share::{self, ShareOption};
+use crate::cli::share::{self, InBytesOption, ShareOption};
 use crate::client::{Client, HostOption, segment};
 use crate::failure::{self, Result};
 
@@ -76,11 +76,7 @@ pub struct What {
     #[command(flatten)]
     share: ShareOption,
     #[command(flatten)]
-    memory_share: MemoryShareOption,
-    #[command(flatten)]
-    disk_share: DiskShareOption,
-    #[command(flatten)]
-    network_share: NetworkShareOption,
+    in_bytes: InBytesOption,
 }
 
 impl What {
@@ -98,13 +94,7 @@ impl What {
         if let Some(share) = self.share.patch(client, async || Ok(LEVEL_CPUS)).await? {
             fields.insert("cpu_share".into(), share);
         }
-        for (field, share) in [
-            ("memory_share", self.memory_share.patch()),
-            ("disk_share", self.disk_share.patch()),
-            ("network_share", self.network_share.patch()),
-        ] {
-            fields.extend(share.map(|share| (field.to_owned(), share)));
-        }
+        fields.extend(self.in_bytes.patches().map(|(field, share)| (field.to_owned(), share)));
         Ok(fields)
     }
 }

@@ -8,14 +8,12 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cli::bandwidth::{DiskShareOption, NetworkShareOption};
 use crate::cli::history::HistoryArgs;
 use crate::cli::inside;
 use crate::cli::listing::{WatchOption, show};
-use crate::cli::memory::MemoryShareOption;
 use crate::cli::options::OrNone;
 use crate::cli::output::{Column, OutputOption, age, agreed, print, size};
-use crate::cli::share::{self, ShareOption};
+use crate::cli::share::{self, InBytesOption, ShareOption};
 use crate::cli::targets::Targets;
 use crate::cli::vm_create::CreateArgs;
 use crate::cli::vm_devices::{DiskCommand, NicCommand};
@@ -237,11 +235,7 @@ pub struct EditArgs {
     #[command(flatten)]
     share: ShareOption,
     #[command(flatten)]
-    memory_share: MemoryShareOption,
-    #[command(flatten)]
-    disk_share: DiskShareOption,
-    #[command(flatten)]
-    network_share: NetworkShareOption,
+    in_bytes: InBytesOption,
     /// The group that it shares in
     #[arg(long, value_name = "GROUP|none")]
     share_group: Option<OrNone<api::Name>>,
@@ -478,9 +472,9 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     set("cpus", args.cpus.map(|cpus| json!(cpus)));
     set("cpus_max", args.cpus_max.map(|cpus| json!(cpus)));
     set("cpu_share", share);
-    set("memory_share", args.memory_share.patch());
-    set("disk_share", args.disk_share.patch());
-    set("network_share", args.network_share.patch());
+    for (field, share) in args.in_bytes.patches() {
+        set(field, Some(share));
+    }
     set("share_group", args.share_group.as_ref().map(|OrNone(group)| json!(group)));
     set("memory", args.memory.map(|memory| json!(memory)));
     set("memory_max", args.memory_max.map(|memory| json!(memory)));

@@ -10,12 +10,10 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cli::bandwidth::{DiskShareOption, NetworkShareOption};
 use crate::cli::limits::DiskWords;
-use crate::cli::memory::MemoryShareOption;
 use crate::cli::options::{DiskOption, NetOption, NewDiskOption, VolumeOption};
 use crate::cli::run::EngineOption;
-use crate::cli::share::ShareOption;
+use crate::cli::share::{InBytesOption, ShareOption};
 use crate::cli::vm::{WaitOption, body, change, clone, done};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
@@ -157,11 +155,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     share: ShareOption,
     #[command(flatten)]
-    memory_share: MemoryShareOption,
-    #[command(flatten)]
-    disk_share: DiskShareOption,
-    #[command(flatten)]
-    network_share: NetworkShareOption,
+    in_bytes: InBytesOption,
     /// The group that it shares in
     #[arg(long, value_name = "GROUP")]
     share_group: Option<Name>,
@@ -190,13 +184,13 @@ impl CreateArgs {
         if let Some(patch) = self.share.patch(client, async || Ok(cpus)).await? {
             definition.cpu_share = share(patch)?;
         }
-        if let Some(patch) = self.memory_share.patch() {
+        if let Some(patch) = self.in_bytes.memory.patch() {
             definition.memory_share = share(patch)?;
         }
-        if let Some(patch) = self.disk_share.patch() {
+        if let Some(patch) = self.in_bytes.disk.patch() {
             definition.disk_share = share(patch)?;
         }
-        if let Some(patch) = self.network_share.patch() {
+        if let Some(patch) = self.in_bytes.network.patch() {
             definition.network_share = share(patch)?;
         }
         let mut query = vec![("start", self.start.to_string())];
