@@ -95,6 +95,16 @@ impl Daemon {
         Self::start_in(false)
     }
 
+    /// One in a network namespace of its own, which may do with networks what it likes; none, with a word why, if nobody here may.
+    fn start_apart() -> Option<Self> {
+        let allowed = Command::new("unshare").args(["--net", "true"]).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: this user cannot make network namespaces");
+            return None;
+        }
+        Some(Self::start_in(true))
+    }
+
     /// The same in a network namespace of its own, if that is wanted.
     fn start_in(apart: bool) -> Self {
         Self::start_at(apart, "none")

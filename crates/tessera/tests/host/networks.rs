@@ -7,17 +7,6 @@ use serde_json::{Value, json};
 use crate::agent::{self, tessera, told};
 use crate::{Daemon, waits};
 
-/// A daemon that may do with networks what it likes; none, with a word why, if nobody here may.
-fn daemon() -> Option<Daemon> {
-    let allowed =
-        Command::new("unshare").args(["--net", "true"]).status().is_ok_and(|status| status.success());
-    if !allowed {
-        eprintln!("skipped: this user cannot make network namespaces");
-        return None;
-    }
-    Some(Daemon::start_in(true))
-}
-
 impl Daemon {
     /// A program that sees the daemon's network.
     pub fn within(&self, words: &str) -> Command {
@@ -55,7 +44,7 @@ const TAKE: &str = "ip link set eth0 up; udhcpc -q -n -i eth0 >/dev/null 2>&1; i
 
 #[test]
 fn guests_on_a_network_get_addresses_and_names_and_reach_each_other() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = Daemon::start_apart() else { return };
     daemon.run("network create lan --subnet 10.77.0.0/24");
     // First the one that has an address of its choice: another one is given any that is free.
     agent::start(&daemon, "b", &["--net", "network=lan,ip=10.77.0.50"]);
@@ -82,7 +71,7 @@ fn guests_on_a_network_get_addresses_and_names_and_reach_each_other() {
 
 #[test]
 fn a_guest_has_several_cards_on_one_network_and_is_called_by_the_first() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = Daemon::start_apart() else { return };
     daemon.run("network create lan --subnet 10.77.0.0/24");
     agent::start(&daemon, "a", &["--net", "network=lan,ip=10.77.0.50", "--net", "network=lan"]);
     let second = daemon.vm("a")["nics"][1]["address"].as_str().unwrap().to_owned();
@@ -97,7 +86,7 @@ fn a_guest_has_several_cards_on_one_network_and_is_called_by_the_first() {
 
 #[test]
 fn networks_come_and_go_and_leave_nothing() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = Daemon::start_apart() else { return };
     daemon.run("network create lan");
     daemon.run("network create closed --kind isolated");
     let lan = daemon.json("network show lan");
@@ -128,7 +117,7 @@ fn networks_come_and_go_and_leave_nothing() {
 
 #[test]
 fn a_daemon_that_is_killed_finds_its_networks_again() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = Daemon::start_apart() else { return };
     daemon.run("network create lan --subnet 10.78.0.0/24");
     daemon.guest("a", &waits(), "--net network=lan");
     let before = daemon.interfaces();
@@ -153,7 +142,7 @@ fn a_daemon_that_is_killed_finds_its_networks_again() {
 
 #[test]
 fn wrong_networks_are_refused_with_the_field() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = Daemon::start_apart() else { return };
     let refused = |words: &str, part: &str| {
         let (status, line) = daemon.fails(words);
         assert!(status == Some(2) && line.contains(part), "{words}: {line}");

@@ -5,7 +5,6 @@ use crate::{Daemon, http, waits};
 use serde_json::json;
 use std::fs::File;
 use std::net::Ipv6Addr;
-use std::process::Command;
 
 /// What a program in the guest writes.
 pub fn inside(daemon: &Daemon, name: &str, line: &str) -> String {
@@ -168,12 +167,7 @@ fn link_local(mac: &str) -> String {
 
 #[test]
 fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
-    let allowed = Command::new("unshare").args(["--net", "true"]).status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this user cannot make network namespaces");
-        return;
-    }
-    let daemon = Daemon::start_in(true);
+    let Some(daemon) = Daemon::start_apart() else { return };
     daemon.run("network create lan --subnet 10.82.0.0/24");
     start(&daemon, "a", &["--new-disk", "16M", "--net", "network=lan"]);
     inside(&daemon, "a", "hostname a; ip link set eth0 up; udhcpc -q -n -i eth0 2>/dev/null");
@@ -237,12 +231,7 @@ const ADDRESSES: &str = include_str!("../../../host/src/supervisor/addresses.sh"
 
 #[test]
 fn a_guest_that_goes_on_as_itself_keeps_no_route_of_the_other_one_and_says_nothing_of_its_address() {
-    let allowed = Command::new("unshare").args(["--net", "true"]).status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this user cannot make network namespaces");
-        return;
-    }
-    let daemon = Daemon::start_in(true);
+    let Some(daemon) = Daemon::start_apart() else { return };
     daemon.run("network create lan --subnet 10.82.0.0/24");
     daemon.run("network create cell --kind isolated --subnet 10.84.0.0/24");
     start(&daemon, "a", &["--net", "network=lan", "--net", "network=cell"]);
