@@ -161,16 +161,14 @@ class Operations:
         self.goes_on("beside", before)
 
     def suspend(self, name):
-        acknowledged, seen, _ = self.beside(name)
-        self.timed("vm", "suspend", "a")
-        time.sleep(self.chance.uniform(0, 3))
-        self.timed("vm", "resume", "a")
-        self.clock_is_right("a")
-        self.holds("a", acknowledged, name, seen["echoed"])
+        self.stand_still("suspend", name)
 
     def pause(self, name):
+        self.stand_still("pause", name)
+
+    def stand_still(self, how, name):
         acknowledged, seen, _ = self.beside(name)
-        self.timed("vm", "pause", "a")
+        self.timed("vm", how, "a")
         time.sleep(self.chance.uniform(0, 3))
         self.timed("vm", "resume", "a")
         self.clock_is_right("a")
