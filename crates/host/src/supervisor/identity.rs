@@ -4,13 +4,14 @@
 //! gives its cards their addresses, and until then nothing that it sends passes networks that check addresses; another one sets its name, machine id
 //! and SSH host keys, and has it ask for those IP addresses that the host does not give.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Id, Name, Problem, VmDefinition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use network::definition::NetworkKind;
+use network::definition::{Ipv4, NetworkKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -41,13 +42,24 @@ pub struct Twin {
     pub of: Name,
     /// For each network card the hardware address that the system knows, and the one that the card has.
     pub cards: Vec<(String, String)>,
+    /// For each network card the network in which the system knows an address, and that address.
+    #[serde(default)]
+    pub addresses: Vec<Option<(Name, Ipv4Addr)>>,
 }
 
 impl Twin {
     /// Of a guest `of` with a machine, for one with another machine whose cards are in the same order.
     pub fn new(of: Name, was: &VmDefinition, is: &VmDefinition) -> Self {
         let mac = |nic: &api::Nic| nic.mac.clone().unwrap_or_default();
-        Self { of, cards: was.nics.iter().map(mac).zip(is.nics.iter().map(mac)).collect() }
+        let address = |nic: &api::Nic| match (&nic.network, nic.address) {
+            (api::Network::Named(network), Some(address)) => Some((network.clone(), address)),
+            _ => None,
+        };
+        Self {
+            of,
+            cards: was.nics.iter().map(mac).zip(is.nics.iter().map(mac)).collect(),
+            addresses: was.nics.iter().map(address).collect(),
+        }
     }
 
     /// A saved machine's state with the devices under the names that they have now: cards are called after their addresses.
@@ -84,24 +96,42 @@ pub fn take(
 }
 
 /// What the script is told of each card: the hardware address that the system knows and the one that the card has, if the host gives it one its
-/// IPv4 address and its router, and whether it may send from whatever address.
+/// IPv4 address and its router, whether it may send from whatever address, and the IPv4 address that the system knows.
 async fn cards(shared: &Shared, definition: &VmDefinition, twin: &Twin) -> Vec<String> {
     let mut words = Vec::new();
-    for (nic, (was, is)) in definition.nics.iter().zip(&twin.cards) {
-        let [mut address, mut router] = [NOTHING, NOTHING].map(str::to_owned);
+    for (card, (nic, (was, is))) in definition.nics.iter().zip(&twin.cards).enumerate() {
+        let [mut address, mut router, mut other] = [NOTHING, NOTHING, NOTHING].map(str::to_owned);
         if let (api::Network::Named(network), Some(own)) = (&nic.network, nic.address)
-            && let Some(network) = shared.wires.definition(network.as_str()).await
-            && let Some(ip) = network.ipv4.filter(|ip| ip.dhcp)
+            && let Some((network, ip)) = addressed(shared, network).await
         {
             address = format!("{own}/{}", ip.subnet.prefix_len());
-            if network.kind != NetworkKind::Isolated {
+            if network != NetworkKind::Isolated {
                 router = ip.gateway().to_string();
             }
         }
+        if let Some(Some((network, known))) = twin.addresses.get(card)
+            && let Some((_, ip)) = addressed(shared, network).await
+        {
+            other = format!("{known}/{}", ip.subnet.prefix_len());
+        }
         let any = if nic.allow_spoofing { "yes" } else { "no" };
-        words.extend([was.clone(), is.clone(), address, router, any.to_owned()]);
+        words.extend([was.clone(), is.clone(), address, router, any.to_owned(), other]);
     }
     words
+}
+
+/// What kind of network one is that gives addresses, and which.
+async fn addressed(shared: &Shared, network: &Name) -> Option<(NetworkKind, Ipv4)> {
+    let network = shared.wires.definition(network.as_str()).await?;
+    let ip = network.ipv4.filter(|ip| ip.dhcp)?;
+    Some((network.kind, ip))
+}
+
+/// A script without what only people need: an agent reads it letter by letter, a guest on the software processor for milliseconds. Nothing in
+/// our scripts has lines that have to keep the blanks before them.
+fn terse(script: &str) -> String {
+    let lines = script.lines().map(str::trim_start);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
 }
 
 async fn tell(
@@ -144,11 +174,35 @@ async fn script(
     words: Vec<String>,
     pace: Pace,
 ) -> Result<String, Problem> {
-    let words = ["-c", text, "identity"].into_iter().map(str::to_owned).chain(words).collect::<Vec<_>>();
+    let before = ["-c".to_owned(), terse(text), "identity".to_owned()];
+    let words = before.into_iter().chain(words).collect::<Vec<_>>();
     let order = json!({ "path": "/bin/sh", "arg": words, "capture-output": true });
     let done = inside::run(shared, id, order, PATIENCE, pace).await?.result(api::Encoding::Text)?;
     match done.exit_status {
         Some(0) => Ok(done.stdout),
         _ => Err(Problem::conflict(done.stderr.trim().chars().take(500).collect::<String>())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_told_without_what_only_people_need_and_are_scripts_still() {
+        for script in [ADDRESSES, NAMES] {
+            let told = terse(script);
+            assert!(told.len() * 3 < script.len() * 2, "{} of {}", told.len(), script.len());
+            assert!(!told.contains("\n#") && !told.contains("\n "));
+            let checked = std::process::Command::new("sh").args(["-n", "-c", &told]).status().unwrap();
+            assert!(checked.success());
+        }
+    }
+
+    #[test]
+    fn a_twin_that_an_older_daemon_wrote_down_knows_no_addresses() {
+        let told = json!({ "of": "a", "cards": [["52:54:00:00:00:01", "52:54:00:00:00:02"]] });
+        let twin: Twin = serde_json::from_value(told).unwrap();
+        assert!(twin.addresses.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 # Gives a system that goes on in another one's memory a name and keys of its own: the second part of what makes it one of its own, after its cards
 # have their addresses.
 #
-# $1: its name; $2: its machine id; then two words for each interface: what it is called, and yes if it has been given an address.
+# $1: its name; $2: its machine id; then two words for each interface: what it is called, and the address that it has been given, - if none.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 name=$1
@@ -30,6 +30,23 @@ if ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1 && have ssh-keygen; then
     if have systemctl; then systemctl --no-block try-restart ssh sshd 2>/dev/null; fi
 fi
 
+# Somebody may have given the other one more IPv4 addresses than the host knows of: all go but the one that this one has been given, which may
+# have come after them.
+only_addresses() {
+    while [ $# -ge 2 ]; do
+        promote=/proc/sys/net/ipv4/conf/$1/promote_secondaries
+        if [ "$2" != - ] && read -r before <"$promote"; then
+            echo 1 >"$promote"
+            ip -4 -o address show dev "$1" scope global | while read -r number name family address rest; do
+                [ "$address" = "$2" ] || ip address del "$address" dev "$1"
+            done
+            echo "$before" >"$promote"
+        fi
+        shift 2
+    done
+}
+only_addresses "$@"
+
 # Whoever keeps leases has to ask for one of its own; without such a program, cards are asked for whose address the host does not know.
 if have systemctl && systemctl -q is-active systemd-networkd; then
     try systemctl --no-block restart systemd-networkd
@@ -42,7 +59,7 @@ else
         if have ifup && ifquery "$interface" >/dev/null 2>&1; then
             ifdown --force "$interface" 2>/dev/null
             try ifup "$interface"
-        elif [ "$given" = yes ]; then
+        elif [ "$given" != - ]; then
             continue
         elif have dhclient; then
             try dhclient -1 "$interface"

@@ -289,11 +289,13 @@ fn a_guest_that_goes_on_as_itself_keeps_no_route_of_the_other_one_and_says_nothi
     let cards: Vec<_> = [(0, "10.82.0.1", "yes"), (1, "-", "no")]
         .map(|(card, router, any)| {
             let address = format!("{}/24", of("b", card, "address"));
-            [of("a", card, "mac"), of("b", card, "mac"), address, router.into(), any.into()]
+            let other = format!("{}/24", of("a", card, "address"));
+            [of("a", card, "mac"), of("b", card, "mac"), address, router.into(), any.into(), other]
         })
         .concat();
     words.extend(cards.iter().map(String::as_str));
-    assert_eq!(told(&tessera(&daemon, &words, "")), (Some(0), "eth0 yes\neth1 yes\n".into(), String::new()));
+    let given = format!("eth0 {own}/24\neth1 {}/24\n", of("b", 1, "address"));
+    assert_eq!(told(&tessera(&daemon, &words, "")), (Some(0), given, String::new()));
     is_itself();
     daemon.run("vm delete --all --yes --force");
     daemon.run("network delete lan cell");

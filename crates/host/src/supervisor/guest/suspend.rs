@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const AGENT_PATIENCE: Duration = Duration::from_secs(20);
 /// How much a guest's clock may be behind when it was set.
 const BEHIND: Duration = Duration::from_millis(50);
+/// How often an agent that hears late is asked before it is left alone for a while.
+const TRIES: u32 = 10;
 /// After how long it is looked whether a clock that was set is right, the first time and the next ones.
 pub(super) const LOOK_AGAIN: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(30)];
@@ -194,8 +196,15 @@ pub(super) fn set_clock(shared: &Arc<Shared>, id: Id, look: &'static [Duration])
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let told = async {
-            tell_time(&shared, id).await?;
-            keep_right(&shared, id, look).await
+            set_right(&shared, id).await?;
+            // An agent that is slow to hear the time, as where a guest has much to do when it goes on, is told again.
+            for wait in look {
+                sleep(*wait).await;
+                if set_right(&shared, id).await? {
+                    break;
+                }
+            }
+            Ok::<_, AgentError>(())
         };
         if let Err(error) = told.await {
             tracing::info!("the clock of guest {id} stays as it was: {error}");
@@ -203,23 +212,28 @@ pub(super) fn set_clock(shared: &Arc<Shared>, id: Id, look: &'static [Duration])
     });
 }
 
-/// An agent that is slow to hear the time, as where a guest has much to do when it goes on, is told again.
-async fn keep_right(shared: &Shared, id: Id, look: &[Duration]) -> Result<(), AgentError> {
-    for wait in look {
-        sleep(*wait).await;
+/// Whether a guest's clock is right. If it is not it is told the time, but where it hears that so late that what it sets may be
+/// wrong by more: its clock would go back.
+async fn set_right(shared: &Shared, id: Id) -> Result<bool, AgentError> {
+    for _ in 0..TRIES {
+        let asked = Instant::now();
         let told = ask(shared, id, "guest-get-time", Value::Null).await?;
         let told = Duration::from_nanos(told.as_u64().ok_or(AgentError::Nonsense)?);
-        if now().saturating_sub(told) <= BEHIND {
-            return Ok(());
+        let off = now().abs_diff(told);
+        if off <= BEHIND {
+            return Ok(true);
         }
-        tell_time(shared, id).await?;
+        if asked.elapsed() * 2 <= off {
+            tell_time(shared, id).await?;
+            break;
+        }
+        sleep(BEHIND).await;
     }
-    Ok(())
+    Ok(false)
 }
 
+/// Tells an agent what time it is.
 async fn tell_time(shared: &Shared, id: Id) -> Result<(), AgentError> {
-    // The agent's line must be there before the time is read.
-    ask(shared, id, "guest-ping", Value::Null).await?;
     match ask(shared, id, "guest-set-time", json!({ "time": now().as_nanos() as u64 })).await {
         // The agent does it only where there is hwclock, which a small system has not.
         Err(AgentError::Refused(_)) => {
