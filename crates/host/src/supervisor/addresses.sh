@@ -3,17 +3,10 @@
 # $1: what nobody else knows, for its random numbers; then for each network card six words: the hardware address that the system knows, the
 # one that the card has now, the IPv4 address with its prefix's length, and the router, each - if the host gives none, whether it may send
 # from whatever address (yes or no), and the other one's IPv4 address with its prefix's length, - if the host knows of none. Says of each interface
-# which address it has been given, if any. What has been done before is done again without harm: a run for which the host waits no more may still
+# which address it has been given, - if none. What has been done before is done again without harm: a run for which the host waits no more may still
 # come to it.
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-export PATH
 printf '%s' "$1" >/dev/urandom
 shift
-status=0
-
-try() {
-    "$@" || { echo "cannot: $*" >&2; status=1; }
-}
 
 # Has ip do each of these: all by one program, where it is the one that can (iproute2).
 ips() {
@@ -96,23 +89,6 @@ route_through() {
     fi
     # The kernel takes the oldest that fits.
     for own in $others; do try ip route del default dev "$1" metric "$own"; done
-}
-
-# Takes the IPv4 address $3 of the other one from the interface $1; if it is not known, or not what it has, all of them but $2. That one stays although
-# it came after them.
-only_address() {
-    promote=/proc/sys/net/ipv4/conf/$1/promote_secondaries
-    read -r before <"$promote"
-    echo 1 >"$promote"
-    if [ "$3" = - ] || [ "$3" = "$2" ] || ! ip address del "$3" dev "$1" 2>/dev/null; then
-        addresses=$(ip -4 -o address show dev "$1" scope global)
-        while read -r number name family address rest; do
-            [ -z "$address" ] || [ "$address" = "$2" ] || try ip address del "$address" dev "$1"
-        done <<END
-$addresses
-END
-    fi
-    echo "$before" >"$promote"
 }
 
 # Its own link-local address comes of the hardware address when IPv6 begins. Of a file like this a shell that reads byte by byte gets no end of

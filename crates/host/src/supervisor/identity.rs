@@ -32,8 +32,8 @@ const UNWATCHED: Pace =
 const SOON: Pace = Pace { start: AGENT, first: Duration::from_millis(100), last: Duration::from_secs(1) };
 /// Stands for an address that the host does not give.
 const NOTHING: &str = "-";
-const ADDRESSES: &str = include_str!("addresses.sh");
-const NAMES: &str = include_str!("identity.sh");
+const ADDRESSES: &str = concat!(include_str!("inside.sh"), include_str!("addresses.sh"));
+const NAMES: &str = concat!(include_str!("inside.sh"), include_str!("identity.sh"));
 
 /// What a guest's system still is of another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,19 +2,12 @@
 # have their addresses.
 #
 # $1: its name; $2: its machine id; then two words for each interface: what it is called, and the address that it has been given, - if none.
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-export PATH
 name=$1
 machine=$2
 shift 2
-status=0
 
 have() {
     command -v "$1" >/dev/null 2>&1
-}
-
-try() {
-    "$@" || { echo "cannot: $*" >&2; status=1; }
 }
 
 try hostname "$name"
@@ -30,18 +23,10 @@ if ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1 && have ssh-keygen; then
     if have systemctl; then systemctl --no-block try-restart ssh sshd 2>/dev/null; fi
 fi
 
-# Somebody may have given the other one more IPv4 addresses than the host knows of: all go but the one that this one has been given, which may
-# have come after them.
+# Somebody may have given the other one more IPv4 addresses than the host knows of.
 only_addresses() {
     while [ $# -ge 2 ]; do
-        promote=/proc/sys/net/ipv4/conf/$1/promote_secondaries
-        if [ "$2" != - ] && read -r before <"$promote"; then
-            echo 1 >"$promote"
-            ip -4 -o address show dev "$1" scope global | while read -r number name family address rest; do
-                [ "$address" = "$2" ] || ip address del "$address" dev "$1"
-            done
-            echo "$before" >"$promote"
-        fi
+        [ "$2" = - ] || only_address "$1" "$2" -
         shift 2
     done
 }

@@ -227,7 +227,10 @@ fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
 }
 
 /// The script that gives a guest's cards their addresses.
-const ADDRESSES: &str = include_str!("../../../host/src/supervisor/addresses.sh");
+const ADDRESSES: &str = concat!(
+    include_str!("../../../host/src/supervisor/inside.sh"),
+    include_str!("../../../host/src/supervisor/addresses.sh")
+);
 
 #[test]
 fn a_guest_that_goes_on_as_itself_keeps_no_route_of_the_other_one_and_says_nothing_of_its_address() {
@@ -254,7 +257,8 @@ fn a_guest_that_goes_on_as_itself_keeps_no_route_of_the_other_one_and_says_nothi
         &format!(
             "ip route del default; ip route add default via 10.82.0.1 dev eth0 metric 100 src {address}
              ip route add default via 10.82.0.9 dev eth0 metric 300
-             ip route add default via 10.84.0.9 dev eth1 metric 50"
+             ip route add default via 10.84.0.9 dev eth1 metric 50
+             ip addr add 10.84.0.77/24 dev eth1"
         ),
     );
     assert!(daemon.inside(&format!("busybox ping -c 1 -W 10 {address}")).contains("1 packets received"));

@@ -26,8 +26,8 @@ use crate::supervisor::{Shared, rpc_problem, saved};
 const LOOK: Duration = Duration::from_millis(250);
 /// How long an agent may take to answer after its guest went on.
 const AGENT_PATIENCE: Duration = Duration::from_secs(20);
-/// How much a guest's clock may be behind when it was set.
-const BEHIND: Duration = Duration::from_millis(50);
+/// How much a guest's clock may be wrong when it was set.
+const WRONG: Duration = Duration::from_millis(50);
 /// How often an agent that hears late is asked before it is left alone for a while.
 const TRIES: u32 = 10;
 /// After how long it is looked whether a clock that was set is right, the first time and the next ones.
@@ -216,18 +216,19 @@ pub(super) fn set_clock(shared: &Arc<Shared>, id: Id, look: &'static [Duration])
 /// wrong by more: its clock would go back.
 async fn set_right(shared: &Shared, id: Id) -> Result<bool, AgentError> {
     for _ in 0..TRIES {
+        // The agent's line is there, too, before the time is read.
         let asked = Instant::now();
         let told = ask(shared, id, "guest-get-time", Value::Null).await?;
         let told = Duration::from_nanos(told.as_u64().ok_or(AgentError::Nonsense)?);
         let off = now().abs_diff(told);
-        if off <= BEHIND {
+        if off <= WRONG {
             return Ok(true);
         }
         if asked.elapsed() * 2 <= off {
             tell_time(shared, id).await?;
             break;
         }
-        sleep(BEHIND).await;
+        sleep(WRONG).await;
     }
     Ok(false)
 }
