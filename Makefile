@@ -143,6 +143,8 @@ setup-soak:
 
 setup-bench:
 	@scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio
+	@# Where qemu-utils came from elsewhere (backports), apt removes them to install the former.
+	@scripts/need qemu-img:qemu-utils
 
 setup-deb:
 	@scripts/need dpkg-deb:dpkg strip:binutils
