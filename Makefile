@@ -10,6 +10,9 @@ GUEST    ?= debian:13
 MEMORY   ?= 1G
 CPUS     ?= 2
 
+# Tests and pages are tried with what this builds. A program alone would be built with fewer features of its crates, and so all of them twice.
+BUILD_TESTED := cargo test --workspace --no-run
+
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
@@ -25,19 +28,19 @@ test: setup-build setup-test test-api test-page ## Run all tests
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
 
 test-page: setup-build setup-page web guests ## Test the page in a browser, against a real host with real guests
-	cargo build --package tessera
+	$(BUILD_TESTED)
 	cd web && node e2e/run.mjs
 
-test-api: setup-build setup-api guests ## Ask a real host all that its API says it can be asked, and much that it cannot (API='--include-path /api/v1/vms')
-	cargo build --package tessera
+test-api: setup-build setup-api web guests ## Ask a real host all that its API says it can be asked, and much that it cannot (API='--include-path /api/v1/vms')
+	$(BUILD_TESTED)
 	@scripts/api/test $(or $(CARGO_TARGET_DIR),target)/debug/tessera $(BUILD)/tiny $(BUILD)/api-test --no-color $(API)
 
 screens: setup-build setup-page web guests ## Take pictures of every screen of the page, in docs/screens
-	cargo build --package tessera
+	$(BUILD_TESTED)
 	cd web && node e2e/screens.mjs
 
 bench-page: setup-build setup-page web guests ## Measure the page in a browser: first load, scrolling, changes, the mosaic
-	cargo build --package tessera
+	$(BUILD_TESTED)
 	cd web && node e2e/measure.mjs
 
 build: web ## Build the release binary with its page
