@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use api::Id;
-use share::memory::{Divided, Wants, divide, on_device, without};
+use share::memory::{Divided, Wants, divide, on_device, promised, without};
 use share::{Amount, Group, above};
 
 use super::turn::Heard;
@@ -36,8 +36,16 @@ impl Grouped {
 
     /// What each of some guests, which want this, is to have of so many bytes, and their groups.
     pub fn divide<'a>(&self, pool: Amount, all: impl IntoIterator<Item = (&'a Heard, Wants)>) -> Divided {
-        let guests: Vec<_> = all.into_iter().map(|(guest, wants)| (wants, self.of(guest))).collect();
-        divide(pool, &self.groups, &guests)
+        divide(pool, &self.groups, &self.placed(all))
+    }
+
+    /// What some guests, which want this, are promised together, bytes.
+    pub fn promised<'a>(&self, all: impl IntoIterator<Item = (&'a Heard, Wants)>) -> Amount {
+        promised(&self.groups, &self.placed(all))
+    }
+
+    fn placed<'a>(&self, all: impl IntoIterator<Item = (&'a Heard, Wants)>) -> Vec<(Wants, Option<usize>)> {
+        all.into_iter().map(|(guest, wants)| (wants, self.of(guest))).collect()
     }
 
     /// What of what each guest lacks it may have without its groups passing their limits, if `divided` is what they are to have already.

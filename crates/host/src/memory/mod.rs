@@ -8,6 +8,7 @@
 mod grouped;
 mod keep;
 mod paging;
+mod parts;
 mod turn;
 
 pub use keep::{Pool, keep, may_touch};

@@ -16,7 +16,7 @@ mod working;
 pub use paging::{Resident, evictions, on_device};
 pub use pressure::{Pressure, Told};
 pub use steps::{Place, steps};
-pub use tree::{Divided, divide, without};
+pub use tree::{Divided, divide, promised, without};
 pub use working::{Reading, Working, floor};
 
 use crate::{Amount, Limit, Share};

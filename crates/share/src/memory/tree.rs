@@ -28,29 +28,11 @@ enum Member {
 /// # Panics
 /// If somebody is in a group that is not there, or a group in one that does not come before it.
 pub fn divide(pool: Amount, groups: &[Group], guests: &[(Wants, Option<usize>)]) -> Divided {
-    let mut members = vec![Vec::new(); groups.len() + 1];
-    let place = |group: Option<usize>| group.map_or(0, |group| group + 1);
-    for (number, (_, group)) in guests.iter().enumerate() {
-        members[place(*group)].push(Member::Guest(number));
-    }
-    for (number, group) in groups.iter().enumerate() {
-        members[place(group.within)].push(Member::Group(number));
-    }
-    let mut wants: Vec<Option<Wants>> = vec![None; groups.len()];
-    let of = |wants: &[Option<Wants>], member: &Member| match *member {
-        Member::Group(group) => wants[group],
-        Member::Guest(guest) => Some(guests[guest].0),
-    };
-    // Whatever is in a group comes after it.
-    for number in (0..groups.len()).rev() {
-        let theirs: Vec<_> = members[number + 1].iter().filter_map(|member| of(&wants, member)).collect();
-        wants[number] = Some(together(&groups[number], &theirs));
-    }
+    let tree = Tree::new(groups, guests);
     let mut divided = Divided { groups: vec![0.0; groups.len()], guests: vec![0.0; guests.len()] };
-    for (number, members) in members.iter().enumerate() {
+    for (number, members) in tree.members.iter().enumerate() {
         let amount = number.checked_sub(1).map_or(pool, |group| divided.groups[group]);
-        let theirs: Vec<_> = members.iter().filter_map(|member| of(&wants, member)).collect();
-        for (member, target) in members.iter().zip(targets(amount, &theirs)) {
+        for (member, target) in members.iter().zip(targets(amount, &tree.wants(members))) {
             match *member {
                 Member::Group(group) => divided.groups[group] = target,
                 Member::Guest(guest) => divided.guests[guest] = target,
@@ -58,6 +40,51 @@ pub fn divide(pool: Amount, groups: &[Group], guests: &[(Wants, Option<usize>)])
         }
     }
     divided
+}
+
+/// The bytes of a pool that all of these are promised together, as far as they are so large.
+///
+/// # Panics
+/// As [`divide`].
+pub fn promised(groups: &[Group], guests: &[(Wants, Option<usize>)]) -> Amount {
+    let tree = Tree::new(groups, guests);
+    tree.wants(&tree.members[0]).iter().map(|wants| wants.bounds().0).sum()
+}
+
+/// Who is in which group, and what each group wants.
+struct Tree<'a> {
+    /// Of the host, and then of each group.
+    members: Vec<Vec<Member>>,
+    groups: Vec<Wants>,
+    guests: &'a [(Wants, Option<usize>)],
+}
+
+impl<'a> Tree<'a> {
+    fn new(groups: &[Group], guests: &'a [(Wants, Option<usize>)]) -> Self {
+        let mut members = vec![Vec::new(); groups.len() + 1];
+        let place = |group: Option<usize>| group.map_or(0, |group| group + 1);
+        for (number, (_, group)) in guests.iter().enumerate() {
+            members[place(*group)].push(Member::Guest(number));
+        }
+        for (number, group) in groups.iter().enumerate() {
+            members[place(group.within)].push(Member::Group(number));
+        }
+        let nothing = Wants { share: Share::default(), size: 0.0, active: 0.0 };
+        let mut tree = Self { members, groups: vec![nothing; groups.len()], guests };
+        // Whatever is in a group comes after it.
+        for (number, group) in groups.iter().enumerate().rev() {
+            tree.groups[number] = together(group, &tree.wants(&tree.members[number + 1]));
+        }
+        tree
+    }
+
+    fn wants(&self, members: &[Member]) -> Vec<Wants> {
+        let of = |member: &Member| match *member {
+            Member::Group(group) => self.groups[group],
+            Member::Guest(guest) => self.guests[guest].0,
+        };
+        members.iter().map(of).collect()
+    }
 }
 
 /// What a group wants whose members want this.
@@ -151,6 +178,21 @@ mod tests {
         kept.0.share.reserve = 40.0;
         let got = divide(100.0, &groups, &[kept, guest(100.0, Some(0)), guest(100.0, Some(1))]);
         close(&got.guests, &[40.0 + 6.0, 24.0, 30.0]);
+    }
+
+    #[test]
+    fn what_all_are_promised_is_what_groups_are_or_more_if_their_members_are_and_they_can_get_it() {
+        let reserved = |reserve: Amount| Share { reserve, ..Share::default() };
+        let mut groups =
+            [group(reserved(50.0), None), group(reserved(20.0), Some(0)), group(reserved(70.0), None)];
+        let mut guests = [guest(0.0, Some(1)), guest(0.0, Some(2)), guest(0.0, None)];
+        assert_eq!(promised(&groups, &guests), 120.0);
+        guests[0].0.share.reserve = 80.0;
+        guests[2].0.share.reserve = 5.0;
+        assert_eq!(promised(&groups, &guests), 80.0 + 70.0 + 5.0);
+        groups[0].expandable = false;
+        assert_eq!(promised(&groups, &guests), 50.0 + 70.0 + 5.0);
+        assert_eq!(promised(&groups, &guests[1..]), 70.0 + 5.0, "one without members is not so large");
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Reading {
         (self.available - 2.0 * floor(self.size)).max(0.0)
     }
 
+    /// What it cannot be without at once.
+    pub fn stays(&self) -> Amount {
+        self.held() - self.spare().min(self.held())
+    }
+
     /// Whether it lacks memory now.
     pub fn is_short(&self) -> bool {
         self.lacks() || self.faults > FAULTS
@@ -95,6 +100,9 @@ mod tests {
         assert_eq!(look(reading(60.0, 40.0, 0.0)), 28.0 + 8.0);
         assert_eq!(reading(60.0, 40.0, 0.0).spare(), 32.0 * MIB);
         assert_eq!(reading(60.0, 6.0, 0.0).spare(), 0.0);
+        assert_eq!(reading(60.0, 40.0, 0.0).stays(), 36.0 * MIB);
+        assert_eq!(reading(60.0, 6.0, 0.0).stays(), 68.0 * MIB);
+        assert_eq!(reading(100.0, 120.0, 0.0).stays(), 0.0, "it does not say the truth");
     }
 
     #[test]
