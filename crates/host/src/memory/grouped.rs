@@ -7,7 +7,7 @@ use api::Id;
 use share::memory::{Divided, Wants, divide, on_device, promised, without};
 use share::{Amount, Group, above};
 
-use super::turn::Heard;
+use super::heard::Heard;
 use crate::shares::Nested;
 
 /// The groups, and in which each guest is.

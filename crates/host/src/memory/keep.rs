@@ -12,8 +12,9 @@ use storage::Silent;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use vmm::control::Stats;
 
+use super::heard::Heard;
 use super::paging::{Order, Pager, out_of_memory};
-use super::turn::{Has, Heard, Looks, Turn, told};
+use super::turn::{Has, Looks, Turn, told};
 use crate::events::Happening;
 use crate::machine;
 use crate::shares::Claimant;

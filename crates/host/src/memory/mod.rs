@@ -6,6 +6,7 @@
 //! long, the least important guest is suspended, before the machine's kernel would end one.
 
 mod grouped;
+mod heard;
 mod keep;
 mod paging;
 mod parts;

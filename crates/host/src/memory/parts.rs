@@ -4,7 +4,7 @@ use share::Amount;
 use share::memory::{Reading, Wants, on_device};
 
 use super::grouped::Grouped;
-use super::turn::Heard;
+use super::heard::Heard;
 
 /// What is divided among guests.
 pub struct Parts {

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use api::{Id, MemoryNow, MemoryPressure, MemoryShare, Name, Size};
+use api::{Id, MemoryNow, MemoryPressure, Size};
 use share::Amount;
 use share::memory::{Place, Pressure, Reading, Resident, Wants, Working, evictions, steps};
-use vmm::control::Stats;
 
 use super::grouped::Grouped;
+use super::heard::Heard;
 use super::parts::{Parts, Talking};
 use crate::shares::Nested;
 
@@ -22,50 +22,6 @@ const START: Duration = Duration::from_secs(120);
 const GRAIN: u64 = 256;
 /// Nor of less than this, bytes.
 const LEAST_GRAIN: u64 = 1 << 20;
-
-/// What a guest's process has said of its memory.
-#[derive(Debug, Clone)]
-pub struct Heard {
-    /// The guest.
-    pub id: Id,
-    /// Its process.
-    pub pid: u32,
-    /// What it is promised.
-    pub share: MemoryShare,
-    /// The group that it is in.
-    pub group: Option<Name>,
-    /// What its process takes of the host for itself, bytes.
-    pub own: u64,
-    /// What of its memory is on a paging device, bytes.
-    pub out: u64,
-    /// What was said.
-    pub stats: Stats,
-}
-
-impl Heard {
-    /// What its system believes to have.
-    fn size(&self) -> u64 {
-        self.stats.memory.saturating_sub(self.without_for_good())
-    }
-
-    /// What the balloon is to have whatever others need.
-    fn without_for_good(&self) -> u64 {
-        self.stats.balloon_target.saturating_sub(self.stats.pooled)
-    }
-
-    fn held(&self) -> u64 {
-        self.size().saturating_sub(self.stats.balloon.saturating_sub(self.without_for_good()))
-    }
-
-    fn available(&self) -> Option<u64> {
-        self.stats.guest_memory.available.or(self.stats.guest_memory.free)
-    }
-
-    fn now(&self) -> MemoryNow {
-        let (size, held) = (Size(self.size()), Size(self.held()));
-        MemoryNow { size, held, resident: Size(self.own), out: Size(self.out), active: None, target: None }
-    }
-}
 
 /// What follows from a look.
 #[derive(Debug, Default)]
@@ -310,13 +266,17 @@ fn place(reading: &Reading, target: Amount) -> Place {
 fn is_worth_it(guest: &Heard, without: u64) -> bool {
     let grain = (guest.size() / GRAIN).max(LEAST_GRAIN);
     let change = guest.stats.pooled.abs_diff(without);
-    change >= grain || without == 0 && change > 0
+    // It has taken some of it back meanwhile.
+    let lacks = without.saturating_sub(guest.size() - guest.held());
+    change >= grain || without == 0 && change > 0 || lacks >= grain
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::grouped::tests::groups;
     use super::*;
+    use api::MemoryShare;
+    use vmm::control::Stats;
     use vmm::virtio::balloon::GuestMemoryStats;
 
     const MIB: u64 = 1 << 20;
@@ -538,6 +498,23 @@ pub(super) mod tests {
             let turn = world.second();
             assert!(turn.balloons.is_empty() && turn.suspend.is_none());
         }
+    }
+
+    #[test]
+    fn a_balloon_that_has_become_smaller_by_itself_is_told_again() {
+        let mut looks = Looks::new(300 * MIB);
+        let mut heard = guest(Id::new(), 240, 60, Some(200));
+        let mut now = Instant::now();
+        let mut told = |heard: &Heard| {
+            now += Duration::from_secs(1);
+            looks.look(now, &Nested::default(), std::slice::from_ref(heard), 0).0.balloons
+        };
+        let [(_, without)] = told(&heard)[..] else { panic!("it is to give") };
+        (heard.stats.balloon, heard.stats.balloon_target, heard.stats.pooled) = (without, without, without);
+        assert!(told(&heard).is_empty());
+        heard.stats.balloon -= 2 * MIB;
+        let again = told(&heard);
+        assert!(matches!(again[..], [(_, bytes)] if bytes.abs_diff(without) < MIB), "{again:?}");
     }
 
     #[test]

@@ -146,7 +146,9 @@ impl Handle {
         let mut shared = self.lock();
         let before = shared.state.target;
         change(&mut shared.state);
-        if let Some(health) = shared.health.as_ref().filter(|_| shared.state.target != before) {
+        let BalloonState { target, actual, .. } = shared.state;
+        // A guest that took some back when it had none left looks for its target only when it is told of one.
+        if let Some(health) = shared.health.as_ref().filter(|_| target != before || target != actual) {
             health.config_changed();
         }
     }

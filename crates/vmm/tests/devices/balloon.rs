@@ -4,7 +4,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm::machine::Machine;
 use vmm::memory::GuestMemory;
 
-use crate::driver::Driver;
+use crate::driver::{Driver, GENERATION};
 use crate::rig::Rig;
 
 const INFLATE: usize = 0;
@@ -67,6 +67,24 @@ fn what_a_pool_wants_comes_besides_what_the_guest_is_to_be_without_for_good() {
     let other = Rig::restored(vec![], rig.saved());
     let size = other.machine.memory_size();
     assert_eq!((size.target >> 20, size.pooled >> 20), (8, 2), "it goes along with a saved machine");
+}
+
+#[test]
+fn a_driver_is_told_the_same_target_again_as_long_as_it_has_not_reached_it() {
+    let rig = Rig::new(vec![]);
+    let driver = Driver::start(&rig, 1, u64::MAX);
+    let told = || {
+        let before = driver.read(GENERATION, 1);
+        rig.machine.set_pooled(1 << 20).unwrap();
+        driver.read(GENERATION, 1) - before
+    };
+    let holds = |pages: u64| rig.write(driver.bar + 0x2000 + 4, pages, 4);
+    assert_eq!((told(), told()), (1, 1));
+    holds(256);
+    assert_eq!(told(), 0, "it has what it is to have");
+    // As Linux takes some back when it has no memory left (feature DEFLATE_ON_OOM).
+    holds(200);
+    assert_eq!(told(), 1);
 }
 
 #[test]

@@ -20,6 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Registers of the common configuration.
 pub const STATUS: u64 = 0x14;
+pub const GENERATION: u64 = 0x15;
 pub const NEEDS_RESET: u64 = 64;
 
 /// A driver of one device.

@@ -1,0 +1,51 @@
+//! What is known of a guest's memory.
+
+use api::{Id, MemoryNow, MemoryShare, Name, Size};
+use vmm::control::Stats;
+
+/// What a guest's process has said of its memory.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// The guest.
+    pub id: Id,
+    /// Its process.
+    pub pid: u32,
+    /// What it is promised.
+    pub share: MemoryShare,
+    /// The group that it is in.
+    pub group: Option<Name>,
+    /// What its process takes of the host for itself, bytes.
+    pub own: u64,
+    /// What of its memory is on a paging device, bytes.
+    pub out: u64,
+    /// What was said.
+    pub stats: Stats,
+}
+
+impl Heard {
+    /// What its system believes to have.
+    pub fn size(&self) -> u64 {
+        self.stats.memory.saturating_sub(self.without_for_good())
+    }
+
+    /// What the balloon is to have whatever others need.
+    fn without_for_good(&self) -> u64 {
+        self.stats.balloon_target.saturating_sub(self.stats.pooled)
+    }
+
+    /// What of that it has, as far as the balloon leaves it.
+    pub fn held(&self) -> u64 {
+        self.size().saturating_sub(self.stats.balloon.saturating_sub(self.without_for_good()))
+    }
+
+    /// What its programs could still have, if its system says that.
+    pub fn available(&self) -> Option<u64> {
+        self.stats.guest_memory.available.or(self.stats.guest_memory.free)
+    }
+
+    /// How it is, for whoever wants to know.
+    pub fn now(&self) -> MemoryNow {
+        let (size, held) = (Size(self.size()), Size(self.held()));
+        MemoryNow { size, held, resident: Size(self.own), out: Size(self.out), active: None, target: None }
+    }
+}
