@@ -129,11 +129,8 @@ while [ $# -ge 6 ]; do
             only_address "$interface" "$3" -
             replace=
         fi
-        if [ "$known" = "$1" ]; then
-            hardware_address "$interface" "$2" ${replace:+"$replace"}
-        elif [ "$replace" ]; then
-            try ips "$replace"
-        fi
+        # Its neighbours are told in any case: the host takes what it sends then as a word that it knows who it is.
+        if [ "$known" = "$1" ] || [ "$given" != - ]; then hardware_address "$interface" "$2" ${replace:+"$replace"}; fi
         if [ "$given" != - ] && [ "$5" = no ]; then only_address "$interface" "$3" "$6"; fi
         if [ "$given" != - ] || [ "$known" = "$1" ]; then route_through "$interface" "$4" "$default"; fi
         if [ "$known" = "$1" ]; then link_local_address "$interface"; fi

@@ -67,7 +67,7 @@ pub fn plug_in_one(
             None => return Err(failed(format!("there is no network {name}"))),
         },
     };
-    Ok((NetSpec { mac, cable, limits: limits::of_card(nic) }, program))
+    Ok((NetSpec { mac, cable, limits: limits::of_card(nic), alias: None }, program))
 }
 
 /// What a card is called by a guest's process.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use vmm::state::MachineState;
+use vmm::virtio::net::Alias;
 
 use super::Shared;
 use super::inside::{self, Pace};
@@ -25,6 +26,8 @@ use super::turns::{self, Turn};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an agent may take to answer after its guest went on.
 const AGENT: Duration = Duration::from_secs(20);
+/// So long the others wait at most for one that goes on and is asked nothing.
+const AWAKE: Duration = Duration::from_millis(50);
 /// For what nobody waits: many that begin at once would take each other's time with every look.
 const UNWATCHED: Pace =
     Pace { start: AGENT, first: Duration::from_millis(250), last: Duration::from_secs(2) };
@@ -60,6 +63,30 @@ impl Twin {
             cards: was.nics.iter().map(mac).zip(is.nics.iter().map(mac)).collect(),
             addresses: was.nics.iter().map(address).collect(),
         }
+    }
+
+    /// For each card of a guest with this machine the addresses that its system knows, as far as the card can stand for it under its own until the system
+    /// has been told.
+    pub fn aliases(&self, definition: &VmDefinition) -> Vec<Option<Alias>> {
+        let known = self.cards.iter().zip(&self.addresses);
+        let alias =
+            |(nic, ((mac, _), address)): (&api::Nic, (&(String, String), &Option<(Name, Ipv4Addr)>))| {
+                let (network, ipv4) = address.as_ref()?;
+                // In another network it would ask for another one's router.
+                let same = matches!(&nic.network, api::Network::Named(name) if name == network);
+                let mac = api::Nic { mac: Some(mac.clone()), ..nic.clone() }.mac_bytes()?;
+                same.then_some(Alias { mac, ipv4: *ipv4, own_ipv4: nic.address? })
+            };
+        definition.nics.iter().zip(known).map(alias).collect()
+    }
+
+    /// Whether somebody may wait until the system of a guest with this machine knows an address that the host gives it.
+    fn is_waited_for(&self, definition: &VmDefinition) -> bool {
+        let aliases = self.aliases(definition);
+        let waits = |(number, nic): (usize, &api::Nic)| {
+            nic.address.is_some() && aliases.get(number).is_none_or(Option::is_none)
+        };
+        definition.nics.iter().enumerate().any(waits)
     }
 
     /// A saved machine's state with the devices under the names that they have now: cards are called after their addresses.
@@ -145,18 +172,26 @@ async fn tell(
     getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
     let mut words = vec![STANDARD.encode(secret)];
     words.extend(cards(shared, definition, twin).await);
-    let mut given = std::pin::pin!(script(shared, id, ADDRESSES, words, SOON));
-    let done = tokio::select! {
-        given = &mut given => Some(given),
-        () = turns::rests(shared, id) => None,
+    let (interfaces, _turn) = if twin.is_waited_for(definition) {
+        let mut given = std::pin::pin!(script(shared, id, ADDRESSES, words, SOON));
+        let done = tokio::select! {
+            given = &mut given => Some(given),
+            () = turns::rests(shared, id) => None,
+        };
+        drop(turn);
+        let interfaces = match done {
+            Some(given) => given?,
+            None => given.await?,
+        };
+        // It can be spoken to now. Nobody waits for names and keys: where many go on at once, the others' addresses come first.
+        (interfaces, shared.turns.later().await)
+    } else {
+        // Its cards stand for it: it can be spoken to from the start.
+        let _ = tokio::time::timeout(AWAKE, turns::rests(shared, id)).await;
+        drop(turn);
+        let turn = shared.turns.later().await;
+        (script(shared, id, ADDRESSES, words, UNWATCHED).await?, turn)
     };
-    drop(turn);
-    let interfaces = match done {
-        Some(given) => given?,
-        None => given.await?,
-    };
-    // It can be spoken to now. Nobody waits for names and keys: where many go on at once, the others' addresses come first.
-    let _turn = shared.turns.later().await;
     // Unique, as a machine id has to be (machine-id(5)), and the guest's own.
     let machine = id.to_string().replace('-', "");
     let host_name = definition.cloud_init.as_ref().and_then(|config| config.hostname.clone());

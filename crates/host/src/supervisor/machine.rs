@@ -14,6 +14,7 @@ use storage::images::Store as Images;
 use storage::seed::Seed;
 use vmm::control::{DiskLimits, DiskSpec, MachineSpec, OnPanic, OnReset, PortSpec, console};
 use vmm::engine;
+use vmm::virtio::net::Alias;
 
 use super::saved::Saved;
 use super::{cards, limits};
@@ -65,6 +66,13 @@ impl Machine {
         let memory = self.files.len();
         self.files.push(saved.memory.into());
         self.params["saved"] = serde_json::json!({ "state": saved.state, "memory": memory, "again": again });
+    }
+
+    /// Has each of its cards stand for a guest that knows these addresses instead of the card's.
+    pub fn knows(&mut self, aliases: &[Option<Alias>]) {
+        for (number, alias) in aliases.iter().enumerate().filter(|(_, alias)| alias.is_some()) {
+            self.params["nets"][number]["alias"] = serde_json::json!(alias);
+        }
     }
 }
 

@@ -226,6 +226,46 @@ fn guests_go_on_in_the_memory_of_another_one_as_themselves() {
     assert!(daemon.leftovers().is_empty());
 }
 
+#[test]
+fn a_guest_that_goes_on_as_another_one_is_spoken_to_at_its_own_address_before_it_knows_it() {
+    let Some(daemon) = Daemon::start_apart() else { return };
+    daemon.run("network create lan --subnet 10.82.0.0/24");
+    start(&daemon, "a", &["--net", "network=lan"]);
+    inside(&daemon, "a", "ip link set eth0 up; udhcpc -q -n -i eth0 2>/dev/null");
+    // Whoever connects is told the address that the guest believes to have, and what they said.
+    inside(
+        &daemon,
+        "a",
+        r#"printf '#!/bin/sh\nip -4 -o addr show eth0\nread -r said; echo "$said"\n' >/said; chmod 755 /said
+           nc -ll -p 7000 -e /said >/dev/null 2>&1 </dev/null &"#,
+    );
+    // Nobody can tell it who it is.
+    inside(&daemon, "a", "(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 </dev/null &");
+    daemon.eventually("its agent says nothing", |daemon| !daemon.tessera("vm agent a").status.success());
+    daemon.run("vm snapshot create a base --memory");
+    daemon.run("vm create b --from-saved a/base");
+    let address = |name: &str| daemon.vm(name)["nics"][0]["address"].as_str().unwrap().to_owned();
+    let (known, own) = (address("a"), address("b"));
+    assert_ne!(known, own);
+    let words = daemon.state().join("words");
+    for at in [&own, &known, &own] {
+        assert!(daemon.inside(&format!("busybox ping -c 1 -W 10 {at}")).contains("1 packets received"));
+        std::fs::write(&words, format!("to {at}\n")).unwrap();
+        let mut connects = daemon.within(&format!("busybox nc -w 10 {at} 7000"));
+        let said = connects.stdin(File::open(&words).unwrap()).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(said.contains(&format!("{known}/24")) && said.contains(&format!("to {at}")), "{said}");
+    }
+    let neighbours = daemon.inside("ip neigh");
+    for name in ["a", "b"] {
+        let mac = daemon.vm(name)["nics"][0]["mac"].as_str().unwrap().to_owned();
+        let of = neighbours.lines().find(|line| line.starts_with(&format!("{} ", address(name))));
+        assert!(of.is_some_and(|line| line.contains(&mac)), "{name}: {neighbours}");
+    }
+    daemon.run("vm delete --all --yes --force");
+    daemon.run("network delete lan");
+}
+
 /// The script that gives a guest's cards their addresses.
 const ADDRESSES: &str = concat!(
     include_str!("../../../host/src/supervisor/inside.sh"),

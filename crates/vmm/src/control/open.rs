@@ -73,6 +73,10 @@ pub(super) fn open_card(field: &str, spec: NetSpec, files: &mut Files) -> Result
         }
     };
     let card = Net::new(spec.mac, cable);
+    let card = match spec.alias {
+        Some(alias) => card.known_as(alias),
+        None => card,
+    };
     limit_card(&format!("{field}.limits"), &card, &spec.limits)?;
     Ok(card)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::engine;
 use crate::machine::MemorySize;
 use crate::virtio::block::DiskLimits;
-use crate::virtio::net::NetLimits;
+use crate::virtio::net::{Alias, NetLimits};
 
 /// Error codes: those of JSON-RPC 2.0 (section 5.1), and ours.
 pub mod code {
@@ -423,6 +423,9 @@ pub struct NetSpec {
     /// How much it may carry; `limit` changes it.
     #[serde(default, skip_serializing_if = "NetLimits::is_none")]
     pub limits: NetLimits,
+    /// Whose addresses its guest knows, where it goes on in another one's memory: until it has been told its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<Alias>,
 }
 
 /// What a network card is plugged into.

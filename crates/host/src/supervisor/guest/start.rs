@@ -185,6 +185,7 @@ impl Guest {
             vm.definition = self.record.made_of().clone();
         }
         let again = self.record.again;
+        let twin = self.record.twin.clone().filter(|_| suspended);
         let plugs = shared.wires.connect(vm.id, &vm.definition).await?;
         let open = move || -> Result<Machine, Problem> {
             let engine = (shared.engine_kind(&vm.definition), shared.tsc_khz);
@@ -195,6 +196,9 @@ impl Guest {
             let mut machine = machine.map_err(|error| Problem::conflict(error.to_string()))?;
             if let Some(from) = from {
                 machine.go_on_from(from, again);
+            }
+            if let Some(twin) = twin {
+                machine.knows(&twin.aliases(&vm.definition));
             }
             Ok(machine)
         };

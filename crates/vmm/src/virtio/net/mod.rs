@@ -1,5 +1,6 @@
 //! The network device (section 5.1): one pair of queues between the guest and a [`Backend`].
 
+mod alias;
 mod port;
 mod stream;
 mod tap;
@@ -14,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::limit::{Allowance, Limit, Throttle};
 use super::{Activation, Counter, Device, DeviceState, RestoreError, read_slice};
 use crate::reactor::{Ready, Source};
+use alias::Translator;
 use port::Port;
 
+pub use alias::Alias;
 pub use stream::Stream;
 pub use tap::Tap;
 
@@ -164,6 +167,8 @@ pub struct Net {
     backend: Arc<Mutex<Box<dyn Backend>>>,
     meter: Arc<Meter>,
     throttle: Arc<Throttle>,
+    /// What changes frames as long as the guest knows another one's addresses.
+    alias: Option<Arc<Mutex<Translator>>>,
     sources: Vec<Source>,
     /// The backend's source, shared with its own callback, which changes what it waits for.
     cable: Option<Arc<Mutex<Option<Source>>>>,
@@ -180,9 +185,17 @@ impl Net {
             backend: Arc::new(Mutex::new(backend)),
             meter: Arc::default(),
             throttle: Throttle::new(&NetLimits::default().lanes()),
+            alias: None,
             sources: Vec::new(),
             cable: None,
         }
+    }
+
+    /// The same, for a guest that knows another one's addresses until it sends from this card's own, or its driver begins anew.
+    #[must_use]
+    pub fn known_as(mut self, alias: Alias) -> Self {
+        self.alias = Some(Arc::new(Mutex::new(Translator::new(alias, self.mac))));
+        self
     }
 
     /// What it has carried, for who wants to know.
@@ -243,6 +256,7 @@ impl Device for Net {
             meter: Arc::clone(&self.meter),
             throttle: Arc::clone(&self.throttle),
             link: Arc::clone(&self.link),
+            alias: self.alias.clone(),
         })));
         let cable = Arc::new(Mutex::new(None));
         let on_cable = worker(&port, &cable, |port, ready| port.cable_ready(ready));
@@ -264,6 +278,8 @@ impl Device for Net {
         drop(cable);
         self.sources.clear();
         self.throttle.detach();
+        // Whoever begins anew reads the card's own address.
+        self.alias = None;
     }
 
     fn save(&self, _: bool) -> DeviceState {

@@ -8,7 +8,8 @@ use vm_memory::Bytes;
 
 use super::super::limit::{Cost, Throttle};
 use super::super::{ActiveQueue, Chain, Health, QueueBroken, pieces};
-use super::{Backend, HEADER, LARGEST_FRAME, Meter};
+use super::alias::{Fate, Translator};
+use super::{Backend, HEADER, LARGEST_FRAME, Meter, lock};
 use crate::memory::GuestMemory;
 use crate::reactor::Ready;
 
@@ -32,6 +33,8 @@ pub(super) struct Parts {
     pub meter: Arc<Meter>,
     pub throttle: Arc<Throttle>,
     pub link: Arc<AtomicBool>,
+    /// What changes frames as long as the guest knows another one's addresses.
+    pub alias: Option<Arc<Mutex<Translator>>>,
 }
 
 /// One card's queues and its cable.
@@ -51,6 +54,10 @@ pub(super) struct Port {
 
 enum Delivery {
     Done,
+    /// The frame is nothing for the guest.
+    Lost,
+    /// Limits do not let it pass yet.
+    TooSoon,
     /// The guest has not put enough buffers into its queue.
     NoRoom,
 }
@@ -124,23 +131,17 @@ impl Port {
         let mut budget = BUDGET;
         let mut too_soon = false;
         while self.waiting || self.read_frame() {
-            if !self.paid && !self.admits(RECEIVE, self.incoming.len()) {
-                (self.waiting, too_soon) = (true, true);
-                break;
-            }
-            self.paid = true;
-            match self.deliver() {
-                Ok(Delivery::Done) => {
-                    used = true;
-                    (self.waiting, self.paid) = (false, false);
-                    budget -= 1;
-                }
-                Ok(Delivery::NoRoom) => {
-                    self.waiting = true;
+            match self.receive_one() {
+                Ok(Delivery::Done) => used = true,
+                Ok(Delivery::Lost) => {}
+                Ok(Delivery::NoRoom) => break,
+                Ok(Delivery::TooSoon) => {
+                    too_soon = true;
                     break;
                 }
                 Err(error) => return self.parts.health.give_up(&error),
             }
+            budget -= 1;
             if budget == 0 {
                 // The cable may hold frames that its descriptor does not tell of any more: come back by a kick.
                 let _ = self.parts.receive.kick.write(1);
@@ -153,6 +154,21 @@ impl Port {
         if used {
             self.parts.receive.tell(&self.parts.memory);
         }
+    }
+
+    /// Gives the guest the frame that has come or waits.
+    fn receive_one(&mut self) -> Result<Delivery, QueueBroken> {
+        if !self.waiting && !self.is_of_guest() {
+            return Ok(Delivery::Lost);
+        }
+        if !self.paid && !self.admits(RECEIVE, self.incoming.len()) {
+            self.waiting = true;
+            return Ok(Delivery::TooSoon);
+        }
+        let delivery = self.deliver()?;
+        self.waiting = matches!(delivery, Delivery::NoRoom);
+        self.paid = self.waiting;
+        Ok(delivery)
     }
 
     /// Whether a frame of `len` bytes with its header may pass now, as far as limits say; queue `queue` is kicked later otherwise.
@@ -168,6 +184,12 @@ impl Port {
             self.cut(&e);
             false
         })
+    }
+
+    /// Makes what came a frame of the guest's; false if it cannot be one.
+    fn is_of_guest(&mut self) -> bool {
+        let fate = self.parts.alias.as_ref().map(|alias| lock(alias).incoming(&mut self.incoming));
+        fate != Some(Fate::Goes)
     }
 
     /// Reads the next frame from the cable; false if there is none.
@@ -256,6 +278,7 @@ impl Port {
                 return Ok(());
             }
             self.parts.transmit.give_back(&memory, head, 0)?;
+            let whole = whole && self.is_of_card();
             if whole {
                 self.parts.meter.sent.add(1);
                 self.parts.meter.sent_bytes.add((self.outgoing.len() - HEADER) as u64);
@@ -268,6 +291,15 @@ impl Port {
         // A guest that sends as fast as we take must not keep the device thread from others: it is called again.
         let _ = self.parts.transmit.kick.write(1);
         Ok(())
+    }
+
+    /// Makes what the guest sends a frame of this card; false if it cannot be one.
+    fn is_of_card(&mut self) -> bool {
+        let fate = self.parts.alias.as_ref().map(|alias| lock(alias).outgoing(&mut self.outgoing));
+        if fate == Some(Fate::Goes) {
+            self.outgoing.clear();
+        }
+        fate != Some(Fate::Goes)
     }
 
     /// Sends what was left; true when there is room for more.
