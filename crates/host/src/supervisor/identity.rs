@@ -1,8 +1,8 @@
 //! How a guest that goes on in another one's memory becomes one of its own.
 //!
 //! Its machine is another one from the start: hardware addresses, disks, generation id. Its system learns that through its agent: one script
-//! gives its cards their addresses, and until then nothing that it sends passes networks that check addresses; another one sets its name, machine id
-//! and SSH host keys, and has it ask for those IP addresses that the host does not give.
+//! gives its cards their addresses, and until then they stand for it where the host knows both addresses (`vmm::virtio::net`); another one sets its
+//! name, machine id and SSH host keys, and has it ask for those IP addresses that the host does not give.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

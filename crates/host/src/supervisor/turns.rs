@@ -2,15 +2,16 @@
 //!
 //! What each has to do at first is the same work, with nothing translated and nothing in caches. Done for many at a time on few processors it takes
 //! all of them several times as long as one after the other, and the first is ready no sooner than the last. So as many at a time as
-//! the host has processors go on and get their addresses; names and keys, for which nobody waits, are made when no one waits for an address.
+//! the host has processors go on, and get their addresses if their cards cannot stand for them; what nobody waits for, as names and keys, is
+//! done when no one waits for an address.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use api::Id;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
 use vmm::figures::now_ns;
 
 use super::Shared;
@@ -34,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Turns {
     free: Arc<Semaphore>,
+    /// Of those that others were preferred to for long.
+    late: Arc<Semaphore>,
     /// How many wait for an address.
     waiting: AtomicUsize,
     /// Nobody does any more.
@@ -44,7 +47,8 @@ impl Turns {
     /// On a host with so many processors.
     pub fn new(processors: u32) -> Self {
         let free = Arc::new(Semaphore::new(processors as usize));
-        Self { free, waiting: AtomicUsize::new(0), nobody: Notify::new() }
+        let late = Arc::new(Semaphore::new(1));
+        Self { free, late, waiting: AtomicUsize::new(0), nobody: Notify::new() }
     }
 
     /// Waits for the turn of one that goes on.
@@ -57,12 +61,24 @@ impl Turns {
 
     /// Waits for the turn of one that can be spoken to already.
     pub async fn later(&self) -> Option<Turn> {
-        let until = Instant::now() + PATIENCE;
+        if let Ok(turn) = timeout(PATIENCE, self.when_nobody_waits()).await {
+            return turn;
+        }
+        // After that long it is done beside the others, but by one at a time: all that have waited so long would keep them waiting.
+        tokio::select! {
+            turn = self.when_nobody_waits() => turn,
+            late = Arc::clone(&self.late).acquire_owned() => {
+                let free = Arc::clone(&self.free).acquire_owned().await.ok()?;
+                Some(Turn::begin((free, late.ok()?)))
+            }
+        }
+    }
+
+    async fn when_nobody_waits(&self) -> Option<Turn> {
         loop {
-            // After that long it is done beside the others.
-            let _ = timeout_at(until, self.until_nobody_waits()).await;
+            self.until_nobody_waits().await;
             let turn = Arc::clone(&self.free).acquire_owned().await.ok()?;
-            if self.waiting.load(Ordering::SeqCst) == 0 || Instant::now() >= until {
+            if self.waiting.load(Ordering::SeqCst) == 0 {
                 return Some(Turn::begin(turn));
             }
         }
@@ -80,7 +96,7 @@ impl Turns {
 }
 
 impl Turn {
-    fn begin(permit: OwnedSemaphorePermit) -> Self {
+    fn begin(permit: impl Send + 'static) -> Self {
         let (_goes, gone) = oneshot::channel();
         tokio::spawn(async move {
             // Whichever comes first.
@@ -119,6 +135,7 @@ pub async fn rests(shared: &Shared, id: Id) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn addresses_come_before_names_and_no_more_at_a_time_than_there_are_processors() {
@@ -167,6 +184,39 @@ mod tests {
         let begun = Instant::now();
         assert!(turns.later().await.is_some());
         assert!(begun.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_that_have_waited_for_long_do_not_keep_one_that_goes_on_waiting() {
+        let turns = Arc::new(Turns::new(2));
+        // Somebody waits all the time.
+        turns.waiting.fetch_add(1, Ordering::SeqCst);
+        let late: Vec<_> = (0..100)
+            .map(|_| {
+                let turns = Arc::clone(&turns);
+                tokio::spawn(async move {
+                    let turn = turns.later().await;
+                    sleep(Duration::from_secs(1)).await;
+                    drop(turn);
+                })
+            })
+            .collect();
+        sleep(PATIENCE + Duration::from_millis(500)).await;
+        for _ in 0..10 {
+            let begun = Instant::now();
+            let turn = turns.next().await;
+            assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+            sleep(Duration::from_secs(1)).await;
+            drop(turn);
+        }
+        assert!(late.iter().filter(|late| late.is_finished()).count() >= 9);
+        turns.waiting.fetch_sub(1, Ordering::SeqCst);
+        turns.nobody.notify_waiters();
+        let begun = Instant::now();
+        for late in late {
+            late.await.unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(50), "both processors: {:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
