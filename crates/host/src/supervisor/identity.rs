@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGENT: Duration = Duration::from_secs(20);
 /// So long the others wait at most for one that goes on and is asked nothing.
 const AWAKE: Duration = Duration::from_millis(50);
+/// An agent that is slow because others are at work is asked again soon, one that is not there ever more rarely.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+const LAST_PAUSE: Duration = Duration::from_secs(600);
 /// For what nobody waits: many that begin at once would take each other's time with every look.
 const UNWATCHED: Pace =
     Pace { start: AGENT, first: Duration::from_millis(250), last: Duration::from_secs(2) };
@@ -68,25 +71,21 @@ impl Twin {
     /// For each card of a guest with this machine the addresses that its system knows, as far as the card can stand for it under its own until the system
     /// has been told.
     pub fn aliases(&self, definition: &VmDefinition) -> Vec<Option<Alias>> {
-        let known = self.cards.iter().zip(&self.addresses);
-        let alias =
-            |(nic, ((mac, _), address)): (&api::Nic, (&(String, String), &Option<(Name, Ipv4Addr)>))| {
-                let (network, ipv4) = address.as_ref()?;
-                // In another network it would ask for another one's router.
-                let same = matches!(&nic.network, api::Network::Named(name) if name == network);
-                let mac = api::Nic { mac: Some(mac.clone()), ..nic.clone() }.mac_bytes()?;
-                same.then_some(Alias { mac, ipv4: *ipv4, own_ipv4: nic.address? })
-            };
-        definition.nics.iter().zip(known).map(alias).collect()
+        let alias = |(number, nic): (usize, &api::Nic)| {
+            let (mac, _) = self.cards.get(number)?;
+            let (network, ipv4) = self.addresses.get(number)?.as_ref()?;
+            // In another network it would ask for another one's router.
+            let same = matches!(&nic.network, api::Network::Named(name) if name == network);
+            let mac = api::Nic { mac: Some(mac.clone()), ..nic.clone() }.mac_bytes()?;
+            same.then_some(Alias { mac, ipv4: *ipv4, own_ipv4: nic.address? })
+        };
+        definition.nics.iter().enumerate().map(alias).collect()
     }
 
     /// Whether somebody may wait until the system of a guest with this machine knows an address that the host gives it.
     fn is_waited_for(&self, definition: &VmDefinition) -> bool {
-        let aliases = self.aliases(definition);
-        let waits = |(number, nic): (usize, &api::Nic)| {
-            nic.address.is_some() && aliases.get(number).is_none_or(Option::is_none)
-        };
-        definition.nics.iter().enumerate().any(waits)
+        let mut cards = definition.nics.iter().zip(self.aliases(definition));
+        cards.any(|(nic, alias)| nic.address.is_some() && alias.is_none())
     }
 
     /// A saved machine's state with the devices under the names that they have now: cards are called after their addresses.
@@ -105,17 +104,31 @@ impl Twin {
     }
 }
 
-/// Has the system in a guest become one of its own; the answer says why it has not.
+/// How long it takes until it is tried again what has failed so often.
+fn pause(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        failures => (FIRST_PAUSE * 2u32.saturating_pow(failures - 1)).min(LAST_PAUSE),
+    }
+}
+
+/// Has the system in a guest become one of its own, after a pause if that has failed so often; the answer says why it has not. Where nobody wants that
+/// any more before it is begun, it is not.
 pub fn take(
     shared: &Arc<Shared>,
     id: Id,
     definition: &VmDefinition,
     twin: &Twin,
     turn: Option<Turn>,
+    failures: u32,
 ) -> oneshot::Receiver<Result<(), Problem>> {
-    let (reply, answer) = oneshot::channel();
+    let (mut reply, answer) = oneshot::channel();
     let (shared, twin, definition) = (Arc::clone(shared), twin.clone(), definition.clone());
     tokio::spawn(async move {
+        tokio::select! {
+            () = tokio::time::sleep(pause(failures)) => {}
+            () = reply.closed() => return,
+        }
         // Nobody may wait for it.
         let _ = reply.send(tell(&shared, id, &definition, &twin, turn).await);
     });
@@ -172,33 +185,34 @@ async fn tell(
     getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
     let mut words = vec![STANDARD.encode(secret)];
     words.extend(cards(shared, definition, twin).await);
-    let (interfaces, _turn) = if twin.is_waited_for(definition) {
-        let mut given = std::pin::pin!(script(shared, id, ADDRESSES, words, SOON));
-        let done = tokio::select! {
-            given = &mut given => Some(given),
-            () = turns::rests(shared, id) => None,
-        };
-        drop(turn);
-        let interfaces = match done {
-            Some(given) => given?,
-            None => given.await?,
-        };
-        // It can be spoken to now. Nobody waits for names and keys: where many go on at once, the others' addresses come first.
-        (interfaces, shared.turns.later().await)
+    let (turn, pace) = if twin.is_waited_for(definition) {
+        (turn, SOON)
     } else {
         // Its cards stand for it: it can be spoken to from the start.
         let _ = tokio::time::timeout(AWAKE, turns::rests(shared, id)).await;
         drop(turn);
-        let turn = shared.turns.later().await;
-        (script(shared, id, ADDRESSES, words, UNWATCHED).await?, turn)
+        (shared.turns.later().await, UNWATCHED)
     };
+    let interfaces = within(turn, shared, id, script(shared, id, ADDRESSES, words, pace)).await?;
+    // Nobody waits for names and keys: where many go on at once, the others' addresses come first.
+    let turn = shared.turns.later().await;
     // Unique, as a machine id has to be (machine-id(5)), and the guest's own.
     let machine = id.to_string().replace('-', "");
     let host_name = definition.cloud_init.as_ref().and_then(|config| config.hostname.clone());
     let name = host_name.unwrap_or_else(|| definition.name.to_string());
     let mut words = vec![name, machine];
     words.extend(interfaces.split_whitespace().map(str::to_owned));
-    script(shared, id, NAMES, words, UNWATCHED).await.map(drop)
+    within(turn, shared, id, script(shared, id, NAMES, words, UNWATCHED)).await.map(drop)
+}
+
+/// Does something in a turn, which ends when the guest rests: the rest is waiting until somebody looks.
+async fn within<T>(turn: Option<Turn>, shared: &Shared, id: Id, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = turns::rests(shared, id) => drop(turn),
+    }
+    work.await
 }
 
 /// Has a script run in a guest with these words. Gives what it says.
@@ -232,6 +246,12 @@ mod tests {
             let checked = std::process::Command::new("sh").args(["-n", "-c", &told]).status().unwrap();
             assert!(checked.success());
         }
+    }
+
+    #[test]
+    fn what_has_failed_is_tried_again_ever_more_rarely() {
+        let seconds = [0, 1, 2, 3, 6, 7, 100].map(|failures| pause(failures).as_secs());
+        assert_eq!(seconds, [0, 15, 30, 60, 480, 600, 600]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(4);
 /// A guest whose processors have been halted for so long, ns, has done what it had to: it waits for less only when it is asked something.
 const REST: u64 = 12_000_000;
 /// The longest that names and keys are put off.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The turns of a host.
 #[derive(Debug)]

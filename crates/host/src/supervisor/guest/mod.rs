@@ -69,6 +69,8 @@ struct Running {
     since: Instant,
     /// Its system is becoming one of its own.
     becoming: Option<oneshot::Receiver<Result<(), Problem>>>,
+    /// How often it has not become that.
+    not_itself: u32,
     /// Others wait until it has its addresses.
     turn: Option<Turn>,
 }

@@ -124,9 +124,15 @@ impl Guest {
         let process = Process::start(&self.shared.program, &socket, user(id), &log)
             .map_err(|error| Problem::internal(format!("the guest's process does not start: {error}")))?;
         match self.let_run(&process, &socket, suspended).await {
-            Ok((client, notices, turn)) => {
-                Ok(Running { client, notices, process, since: Instant::now(), becoming: None, turn })
-            }
+            Ok((client, notices, turn)) => Ok(Running {
+                client,
+                notices,
+                process,
+                since: Instant::now(),
+                becoming: None,
+                not_itself: 0,
+                turn,
+            }),
             Err(problem) => {
                 process.kill();
                 process.ended().await;
@@ -377,7 +383,7 @@ async fn connect(socket: &Path) -> Result<(Running, StateReport), RpcError> {
     let process = Process::find(pid)?;
     let report = client.call("state", Value::Null, &[]).await?;
     let since = Instant::now();
-    Ok((Running { client, notices, process, since, becoming: None, turn: None }, report))
+    Ok((Running { client, notices, process, since, becoming: None, not_itself: 0, turn: None }, report))
 }
 
 /// The file that takes what a guest's process says. What the ones before said stays, if it is not too much.
