@@ -46,15 +46,41 @@ impl From<std::io::Error> for AgentError {
 
 type Line = BufReader<UnixStream>;
 
+/// A connection to an agent.
+struct Link {
+    line: Line,
+    /// Whether nothing older is under way on it.
+    synced: bool,
+}
+
+impl Link {
+    async fn new(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { line: BufReader::new(UnixStream::connect(path).await?), synced: false })
+    }
+}
+
+type Lines = HashMap<Id, Arc<Mutex<Option<Link>>>>;
+
 /// The connections to all agents. An agent has one at a time, which stays.
 #[derive(Default)]
 pub struct Agents {
-    lines: Lock<HashMap<Id, Arc<Mutex<Option<Line>>>>>,
+    lines: Lock<Lines>,
     /// When each has said something, the last time since its guest was started.
     heard: Lock<HashMap<Id, Time>>,
 }
 
 impl Agents {
+    /// Connects to the agent behind the socket at `path`, of guest `id`, before anybody asks it something. An agent to whose port nobody is
+    /// connected looks ten times a second whether somebody is: a third of a hundredth of a processor where that is in software.
+    pub async fn hold(&self, id: Id, path: &Path) {
+        let line = self.line(id);
+        let mut line = line.lock().await;
+        if line.is_none() {
+            // Whoever asks it something tries again, and says why if that fails.
+            *line = Link::new(path).await.ok();
+        }
+    }
+
     /// Asks the agent behind the socket at `path`, of guest `id`, and gives what it returns. One that is not there any more is
     /// looked for again.
     ///
@@ -75,9 +101,13 @@ impl Agents {
             // Whoever gives up in the middle leaves no line behind on which half an answer waits.
             let mut current = match line.take() {
                 Some(current) => current,
-                None => connect(path).await?,
+                None => Link::new(path).await?,
             };
-            let result = converse(&mut current, command, &arguments).await;
+            if !current.synced {
+                synchronize(&mut current.line).await?;
+                current.synced = true;
+            }
+            let result = converse(&mut current.line, command, &arguments).await;
             if matches!(result, Ok(_) | Err(AgentError::Refused(_))) {
                 *line = Some(current);
                 self.heard().insert(id, Time::now());
@@ -103,7 +133,7 @@ impl Agents {
         let line = self.line(id);
         let mut line = line.lock().await;
         let current = line.as_mut().ok_or(AgentError::Silent)?;
-        current.get_mut().write_all(&message(command, &arguments)).await?;
+        current.line.get_mut().write_all(&message(command, &arguments)).await?;
         // It may say that it refuses; that would be taken for the next answer.
         *line = None;
         Ok(())
@@ -124,11 +154,11 @@ impl Agents {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn line(&self, id: Id) -> Arc<Mutex<Option<Line>>> {
+    fn line(&self, id: Id) -> Arc<Mutex<Option<Link>>> {
         Arc::clone(self.lock().entry(id).or_default())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Id, Arc<Mutex<Option<Line>>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -141,17 +171,16 @@ fn message(command: &str, arguments: &Value) -> Vec<u8> {
     format!("{message}\n").into_bytes()
 }
 
-/// A connection on which nothing older is under way.
-async fn connect(path: &Path) -> Result<Line, AgentError> {
-    let mut line = BufReader::new(UnixStream::connect(path).await?);
+/// Sees to it that nothing older is under way on a connection.
+async fn synchronize(line: &mut Line) -> Result<(), AgentError> {
     let number = SYNC.fetch_add(1, Ordering::Relaxed);
     // A broken message has the agent forget what it had read half of.
     line.get_mut().write_all(&[MARK]).await?;
     line.get_mut().write_all(&message("guest-sync-delimited", &json!({ "id": number }))).await?;
     loop {
-        skip_to_mark(&mut line).await?;
-        if read(&mut line).await?.get("return") == Some(&number.into()) {
-            return Ok(line);
+        skip_to_mark(line).await?;
+        if read(line).await?.get("return") == Some(&number.into()) {
+            return Ok(());
         }
     }
 }
@@ -202,5 +231,40 @@ async fn read(line: &mut (impl AsyncBufRead + Unpin)) -> Result<Value, AgentErro
         if end.is_some() {
             return serde_json::from_slice(&text).map_err(|_| AgentError::Nonsense);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_is_held_is_told_nothing_until_it_is_asked_on_the_same_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (agents, id) = (Arc::new(Agents::default()), Id::new());
+        agents.hold(id, &path).await;
+        agents.hold(id, &path).await;
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut agent = BufReader::new(stream);
+        let quiet = Duration::from_millis(50);
+        assert!(tokio::time::timeout(quiet, agent.read_u8()).await.is_err());
+        let asks = tokio::spawn({
+            let (agents, path) = (Arc::clone(&agents), path.clone());
+            async move { agents.call(id, &path, "guest-ping", Value::Null, PATIENCE).await }
+        });
+        assert_eq!(agent.read_u8().await.unwrap(), MARK);
+        let sync = read(&mut agent).await.unwrap();
+        assert_eq!(sync["execute"], "guest-sync-delimited");
+        let answer = json!({ "return": sync["arguments"]["id"] });
+        agent.get_mut().write_all(&[&[MARK], format!("{answer}\n").as_bytes()].concat()).await.unwrap();
+        assert_eq!(read(&mut agent).await.unwrap()["execute"], "guest-ping");
+        agent.get_mut().write_all(b"{\"return\": {}}\n").await.unwrap();
+        assert_eq!(asks.await.unwrap().unwrap(), json!({}));
+        assert!(tokio::time::timeout(quiet, listener.accept()).await.is_err(), "nobody connects again");
     }
 }

@@ -345,16 +345,48 @@ fn a_guest_that_goes_on_as_itself_keeps_no_route_of_the_other_one_and_says_nothi
     daemon.run("network delete lan cell");
 }
 
+/// Has what sets a guest's name wait until there is a file /go in it.
+fn slow_to_be_named(daemon: &Daemon, name: &str) {
+    let slow =
+        r#"printf '#!/bin/sh\nuntil [ -e /go ]; do sleep 1; done\nexec /bin/busybox hostname "$@"\n' >/slow"#;
+    inside(daemon, name, slow);
+    inside(daemon, name, "chmod 755 /slow");
+    inside(daemon, name, "rm /bin/hostname; mv /slow /bin/hostname");
+}
+
+#[test]
+fn a_guest_that_has_its_own_address_and_not_yet_its_name_is_spoken_to_when_it_goes_on_again() {
+    let Some(daemon) = Daemon::start_apart() else { return };
+    daemon.run("network create lan --subnet 10.82.0.0/24");
+    start(&daemon, "a", &["--net", "network=lan"]);
+    inside(&daemon, "a", "ip link set eth0 up; udhcpc -q -n -i eth0 2>/dev/null");
+    slow_to_be_named(&daemon, "a");
+    daemon.run("vm snapshot create a base --memory");
+    daemon.run("vm create b --from-saved a/base");
+    let card = daemon.vm("b")["nics"][0].clone();
+    let (mac, address) = (card["mac"].as_str().unwrap(), card["address"].as_str().unwrap());
+    daemon.eventually("its system knows its address", |daemon| {
+        inside(daemon, "b", "cat /sys/class/net/eth0/address") == mac
+    });
+    daemon.run("vm suspend b");
+    daemon.run("vm start b");
+    daemon.eventually("it answers", |daemon| {
+        daemon.inside(&format!("busybox ping -c 1 -W 1 {address}")).contains("1 packets received")
+    });
+    inside(&daemon, "b", "touch /go");
+    daemon.eventually("it is one of its own", |daemon| {
+        daemon.run("event ls -f kind=vm.identity,name=b").contains("of its own")
+    });
+    daemon.run("vm delete --all --yes --force");
+    daemon.run("network delete lan");
+}
+
 #[test]
 fn a_guest_becomes_itself_under_the_daemon_after_one_that_was_killed_meanwhile() {
     let mut daemon = Daemon::start();
     start(&daemon, "a", &[]);
     // What sets the name waits, so that the daemon dies before the system is one of its own.
-    let slow =
-        r#"printf '#!/bin/sh\nuntil [ -e /go ]; do sleep 1; done\nexec /bin/busybox hostname "$@"\n' >/slow"#;
-    inside(&daemon, "a", slow);
-    inside(&daemon, "a", "chmod 755 /slow");
-    inside(&daemon, "a", "rm /bin/hostname; mv /slow /bin/hostname");
+    slow_to_be_named(&daemon, "a");
     daemon.run("vm snapshot create a base --memory");
     daemon.run("vm create b --from-saved a/base");
     daemon.kill();

@@ -173,6 +173,7 @@ impl Guest {
         let _ = placed.await;
         let Machine { params, files, programs } = parts?;
         let (client, notices) = make(process, socket, params, files).await.map_err(rpc_problem)?;
+        self.shared.agents.hold(id, &self.shared.paths.agent_socket(id)).await;
         let turn = match &self.record.twin {
             Some(_) if suspended => self.shared.turns.next().await,
             _ => None,
@@ -219,6 +220,8 @@ impl Guest {
             self.running = Some(running);
             if self.state() != VmState::Suspended && self.record.reverting.is_none() {
                 self.record.vm.status.pid = Some(pid);
+                let id = self.record.vm.id;
+                self.shared.agents.hold(id, &self.shared.paths.agent_socket(id)).await;
                 return self.take_over_in(report).await;
             }
             // It was written to storage, or is to go back to a snapshot, and was to end.
