@@ -71,7 +71,7 @@ pub struct Agents {
 
 impl Agents {
     /// Connects to the agent behind the socket at `path`, of guest `id`, before anybody asks it something. An agent to whose port nobody is
-    /// connected looks ten times a second whether somebody is (QEMU, qga/channel-posix.c: a port is always ready then).
+    /// connected looks ten times a second whether somebody is (QEMU, qga/main.c, channel_event_cb: a port is always ready then).
     pub async fn hold(&self, id: Id, path: &Path) {
         let line = self.line(id);
         let mut line = line.lock().await;
