@@ -167,8 +167,8 @@ pub struct Net {
     backend: Arc<Mutex<Box<dyn Backend>>>,
     meter: Arc<Meter>,
     throttle: Arc<Throttle>,
-    /// What changes frames as long as the guest knows another one's addresses.
-    alias: Option<Arc<Mutex<Translator>>>,
+    /// What changes frames as long as the guest knows another one's addresses: for the first driver only, any other reads the card's own.
+    alias: Option<Translator>,
     sources: Vec<Source>,
     /// The backend's source, shared with its own callback, which changes what it waits for.
     cable: Option<Arc<Mutex<Option<Source>>>>,
@@ -194,7 +194,7 @@ impl Net {
     /// The same, for a guest that knows another one's addresses until it sends from this card's own, or its driver begins anew.
     #[must_use]
     pub fn known_as(mut self, alias: Alias) -> Self {
-        self.alias = Some(Arc::new(Mutex::new(Translator::new(alias, self.mac))));
+        self.alias = Some(Translator::new(alias, self.mac));
         self
     }
 
@@ -256,7 +256,7 @@ impl Device for Net {
             meter: Arc::clone(&self.meter),
             throttle: Arc::clone(&self.throttle),
             link: Arc::clone(&self.link),
-            alias: self.alias.clone(),
+            alias: self.alias.take(),
         })));
         let cable = Arc::new(Mutex::new(None));
         let on_cable = worker(&port, &cable, |port, ready| port.cable_ready(ready));
@@ -278,8 +278,6 @@ impl Device for Net {
         drop(cable);
         self.sources.clear();
         self.throttle.detach();
-        // Whoever begins anew reads the card's own address.
-        self.alias = None;
     }
 
     fn save(&self, _: bool) -> DeviceState {

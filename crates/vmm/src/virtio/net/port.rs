@@ -9,7 +9,7 @@ use vm_memory::Bytes;
 use super::super::limit::{Cost, Throttle};
 use super::super::{ActiveQueue, Chain, Health, QueueBroken, pieces};
 use super::alias::{Fate, Translator};
-use super::{Backend, HEADER, LARGEST_FRAME, Meter, lock};
+use super::{Backend, HEADER, LARGEST_FRAME, Meter};
 use crate::memory::GuestMemory;
 use crate::reactor::Ready;
 
@@ -34,7 +34,7 @@ pub(super) struct Parts {
     pub throttle: Arc<Throttle>,
     pub link: Arc<AtomicBool>,
     /// What changes frames as long as the guest knows another one's addresses.
-    pub alias: Option<Arc<Mutex<Translator>>>,
+    pub alias: Option<Translator>,
 }
 
 /// One card's queues and its cable.
@@ -188,7 +188,7 @@ impl Port {
 
     /// Makes what came a frame of the guest's; false if it cannot be one.
     fn is_of_guest(&mut self) -> bool {
-        let fate = self.parts.alias.as_ref().map(|alias| lock(alias).incoming(&mut self.incoming));
+        let fate = self.parts.alias.as_ref().map(|alias| alias.incoming(&mut self.incoming));
         fate != Some(Fate::Goes)
     }
 
@@ -295,7 +295,7 @@ impl Port {
 
     /// Makes what the guest sends a frame of this card; false if it cannot be one.
     fn is_of_card(&mut self) -> bool {
-        let fate = self.parts.alias.as_ref().map(|alias| lock(alias).outgoing(&mut self.outgoing));
+        let fate = self.parts.alias.as_mut().map(|alias| alias.outgoing(&mut self.outgoing));
         if fate == Some(Fate::Goes) {
             self.outgoing.clear();
         }
