@@ -118,7 +118,9 @@ pub(super) async fn run(
     loop {
         sleep(wait).await;
         wait = (wait * 2).min(pace.last);
-        let status = ask(shared, id, "guest-exec-status", json!({ "pid": pid })).await?;
+        // One that has started it is there, and may be slow. The result of a question that is given up is lost: the agent tells it once.
+        let patience = until.saturating_duration_since(Instant::now()).max(PATIENCE);
+        let status = ask_within(patience, shared, id, "guest-exec-status", json!({ "pid": pid })).await?;
         let program: Program = serde_json::from_value(status).map_err(nonsense)?;
         if program.exited {
             return Ok(program);

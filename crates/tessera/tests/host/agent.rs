@@ -93,6 +93,22 @@ fn the_agent_runs_programs_sets_passwords_and_powers_its_guest_off() {
 }
 
 #[test]
+fn a_program_is_waited_for_while_its_guest_does_not_get_on() {
+    let daemon = Daemon::start();
+    start(&daemon, "a", &[]);
+    let line = ["vm", "exec", "a", "--", "sh", "-c", "echo begun >/dev/ttyS0; sleep 2; echo ended; exit 7"];
+    std::thread::scope(|scope| {
+        let ran = scope.spawn(|| told(&tessera(&daemon, &line, "")));
+        daemon.eventually("it runs", |daemon| daemon.run("vm log a").contains("begun"));
+        daemon.run("vm pause a");
+        // Longer than an agent may say nothing otherwise.
+        std::thread::sleep(std::time::Duration::from_secs(11));
+        daemon.run("vm resume a");
+        assert_eq!(ran.join().unwrap(), (Some(7), "ended\n".into(), String::new()));
+    });
+}
+
+#[test]
 fn a_guest_without_an_agent_says_so_and_hears_the_button() {
     let daemon = Daemon::start();
     assert_eq!(daemon.fails("vm agent a").0, Some(4));

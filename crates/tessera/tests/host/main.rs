@@ -236,6 +236,11 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.child.is_some() {
+            if std::thread::panicking() {
+                for told in ["event ls", "vm ls", "memory show"].map(|line| self.tessera(line)) {
+                    eprintln!("{}", String::from_utf8_lossy(&told.stdout));
+                }
+            }
             // With its guests it removes their control groups; the test may have seen to it that it cannot.
             let names = String::from_utf8(self.tessera("vm ls -o name").stdout).unwrap_or_default();
             let names: Vec<_> = names.split_whitespace().collect();
