@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::pools::{Pools, volume_of};
 use crate::records;
 use crate::store::{self, Store, StoreError, Transaction};
-use crate::supervisor::storage_problem;
+use crate::supervisor::{identity::Twin, storage_problem};
 
 /// Where snapshots are in the store.
 const PREFIX: &str = "snapshot/";
@@ -31,6 +31,9 @@ pub struct Kept {
     /// What its machine was made of, if its memory was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<VmDefinition>,
+    /// What its system still was of another guest, if its memory was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<Twin>,
     /// What its disks were.
     pub layers: Vec<KeptDisk>,
 }

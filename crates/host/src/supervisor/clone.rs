@@ -143,7 +143,8 @@ impl Supervisor {
         // What is said of it is of the guest; what it is made of is of its machine.
         let definition = another(name, &machine.clone().as_said(&kept.definition))?;
         let place = self.shared.paths.snapshot(source.id, kept.snapshot.id);
-        let memory = Memory { of: source.definition.name.clone(), machine: machine.into(), place };
+        let (of, twin) = (source.definition.name.clone(), kept.twin);
+        let memory = Memory { of, machine: machine.into(), twin, place };
         let source = Source::Snapshot(kept.layers, Some(memory));
         self.create_of(id, source, definition, actor, progress).await
     }

@@ -34,6 +34,8 @@ pub(super) struct Memory {
     pub of: Name,
     /// What its machine was made of.
     pub machine: Box<VmDefinition>,
+    /// What its system was of yet another one.
+    pub twin: Option<Twin>,
     /// Where it is.
     pub place: PathBuf,
 }
@@ -41,12 +43,17 @@ pub(super) struct Memory {
 impl Memory {
     /// What a guest with a machine of this definition still is of the one whose memory it was.
     fn twin(&self, definition: &VmDefinition) -> Twin {
-        Twin::new(self.of.clone(), &self.machine, definition)
+        let twin = Twin::new(self.of.clone(), &self.machine, definition);
+        match &self.twin {
+            Some(before) => before.goes_on_as(twin),
+            None => twin,
+        }
     }
 
     /// Has a guest's machine go on from it.
     fn link(&self, to: &Path, definition: &VmDefinition) -> Result<(), SavedError> {
-        saved::link_as(&self.place, to, |state| self.twin(definition).rename(state))
+        let machines = Twin::new(self.of.clone(), &self.machine, definition);
+        saved::link_as(&self.place, to, |state| machines.rename(state))
     }
 }
 

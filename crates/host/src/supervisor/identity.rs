@@ -68,6 +68,19 @@ impl Twin {
         }
     }
 
+    /// What the system of a guest, which still is this of another one, is when it goes on in the machine of yet another one, which is `next` of that machine.
+    pub fn goes_on_as(&self, mut next: Self) -> Self {
+        next.of = self.of.clone();
+        for ((mac, _), address) in next.cards.iter_mut().zip(&mut next.addresses) {
+            // A card that came later it knows as what it was.
+            if let Some(number) = self.cards.iter().position(|(_, is)| is == mac) {
+                mac.clone_from(&self.cards[number].0);
+                *address = self.addresses.get(number).cloned().flatten();
+            }
+        }
+        next
+    }
+
     /// For each card of a guest with this machine the addresses that its system knows, as far as the card can stand for it under its own until the system
     /// has been told.
     pub fn aliases(&self, definition: &VmDefinition) -> Vec<Option<Alias>> {
@@ -259,5 +272,26 @@ mod tests {
         let told = json!({ "of": "a", "cards": [["52:54:00:00:00:01", "52:54:00:00:00:02"]] });
         let twin: Twin = serde_json::from_value(told).unwrap();
         assert!(twin.addresses.is_empty());
+    }
+
+    #[test]
+    fn one_made_of_a_twin_that_is_not_itself_yet_is_still_who_that_one_was() {
+        let machine = |cards: &[(&str, &str)]| -> VmDefinition {
+            let card = |(mac, address): &(&str, &str)| json!({ "network": { "named": "net" }, "mac": mac, "address": address });
+            let cards: Vec<_> = cards.iter().map(card).collect();
+            serde_json::from_value(json!({ "name": "a", "nics": cards })).unwrap()
+        };
+        let mac = |last: u8| format!("52:54:00:00:00:{last:02x}");
+        let (a, b, c, late) = (mac(1), mac(2), mac(3), mac(9));
+        let first =
+            Twin::new("a".parse().unwrap(), &machine(&[(&a, "10.0.0.1")]), &machine(&[(&b, "10.0.0.2")]));
+        // It got a card since, before the other one.
+        let was = machine(&[(&late, "10.0.0.9"), (&b, "10.0.0.2")]);
+        let is = machine(&[(&mac(10), "10.0.0.10"), (&c, "10.0.0.3")]);
+        let next = first.goes_on_as(Twin::new("b".parse().unwrap(), &was, &is));
+        assert_eq!(next.of.as_str(), "a");
+        assert_eq!(next.cards, [(late, mac(10)), (a, c)]);
+        let known: Vec<_> = next.addresses.iter().flatten().map(|(_, address)| address.to_string()).collect();
+        assert_eq!(known, ["10.0.0.9", "10.0.0.1"]);
     }
 }

@@ -236,7 +236,8 @@ fn a_guest_that_goes_on_as_another_one_is_spoken_to_at_its_own_address_before_it
     inside(
         &daemon,
         "a",
-        r#"printf '#!/bin/sh\nip -4 -o addr show eth0\nread -r said; echo "$said"\n' >/said; chmod 755 /said
+        r#"printf '#!/bin/sh\nip -4 -o addr show eth0\nread -r said; echo "$said"; [ "$said" != wake ] || killall -CONT qemu-ga\n' >/said
+           chmod 755 /said
            nc -ll -p 7000 -e /said >/dev/null 2>&1 </dev/null &"#,
     );
     // Nobody can tell it who it is.
@@ -248,12 +249,15 @@ fn a_guest_that_goes_on_as_another_one_is_spoken_to_at_its_own_address_before_it
     let (known, own) = (address("a"), address("b"));
     assert_ne!(known, own);
     let words = daemon.state().join("words");
-    for at in [&own, &known, &own] {
-        assert!(daemon.inside(&format!("busybox ping -c 1 -W 10 {at}")).contains("1 packets received"));
-        std::fs::write(&words, format!("to {at}\n")).unwrap();
+    let told = |at: &str, word: &str| {
+        std::fs::write(&words, format!("{word}\n")).unwrap();
         let mut connects = daemon.within(&format!("busybox nc -w 10 {at} 7000"));
         let said = connects.stdin(File::open(&words).unwrap()).output().unwrap();
-        let said = String::from_utf8(said.stdout).unwrap();
+        String::from_utf8(said.stdout).unwrap()
+    };
+    for at in [&own, &known, &own] {
+        assert!(daemon.inside(&format!("busybox ping -c 1 -W 10 {at}")).contains("1 packets received"));
+        let said = told(at, &format!("to {at}"));
         assert!(said.contains(&format!("{known}/24")) && said.contains(&format!("to {at}")), "{said}");
     }
     let neighbours = daemon.inside("ip neigh");
@@ -262,6 +266,25 @@ fn a_guest_that_goes_on_as_another_one_is_spoken_to_at_its_own_address_before_it
         let of = neighbours.lines().find(|line| line.starts_with(&format!("{} ", address(name))));
         assert!(of.is_some_and(|line| line.contains(&mac)), "{name}: {neighbours}");
     }
+
+    // What is kept of it is no more itself than it was, for another one and for itself.
+    daemon.run("vm snapshot create b early --memory");
+    daemon.run("vm create c --from-saved b/early");
+    for name in ["c", "b"] {
+        let said = told(&address(name), "wake");
+        assert!(said.contains(&format!("{known}/24")) && said.contains("wake"), "{name}: {said}");
+        daemon.eventually("it is itself", |daemon| {
+            let events = daemon.run("event ls");
+            let mut lines = events.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            lines.any(|words| words.contains(&"vm.identity") && words.contains(&name))
+        });
+        assert_eq!(inside(&daemon, name, "hostname"), name);
+        let own = inside(&daemon, name, "ip -4 -o addr show eth0");
+        assert!(own.contains(&format!("{}/24", address(name))) && !own.contains(&known), "{own}");
+        daemon.run("vm snapshot revert b early --force");
+    }
+    let said = told(&own, "again");
+    assert!(said.contains(&format!("{known}/24")), "{said}");
     daemon.run("vm delete --all --yes --force");
     daemon.run("network delete lan");
 }

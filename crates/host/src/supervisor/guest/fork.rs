@@ -38,6 +38,7 @@ impl Guest {
             snapshot: self.as_it_is(&layers, false),
             definition: vm.definition.clone(),
             machine: runs.then(|| self.record.made_of().clone()),
+            twin: None,
             layers,
         };
         let draft = self.freeze_at_rest(&mut kept, runs).await?;

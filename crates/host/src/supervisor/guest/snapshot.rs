@@ -131,6 +131,7 @@ impl Guest {
             snapshot,
             definition: vm.definition.clone(),
             machine: new.memory.then(|| self.record.made_of().clone()),
+            twin: self.record.twin.clone().filter(|_| new.memory),
             layers,
         };
         let draft = self.freeze_at_rest(&mut kept, new.memory).await?;
@@ -198,7 +199,7 @@ impl Guest {
         let snapshot = self.as_it_is(&layers, quiesce);
         // What is on the disks is that of its machine; what is said of it is of the guest.
         let definition = self.record.made_of().clone().as_said(&vm.definition);
-        let mut kept = Kept { snapshot, definition, machine: None, layers };
+        let mut kept = Kept { snapshot, definition, machine: None, twin: None, layers };
         self.freeze_at_rest(&mut kept, false).await?;
         Ok(Box::new(kept))
     }
@@ -455,7 +456,7 @@ impl Guest {
         }
         let before = self.record.clone();
         self.record.vm.definition = kept.definition.clone().as_said(&before.vm.definition);
-        self.record.machine = kept.machine.clone();
+        (self.record.machine, self.record.twin) = (kept.machine.clone(), kept.twin.clone());
         (self.record.vm.status.snapshot, self.record.reverting) = (Some(kept.snapshot.id), None);
         self.record.again = kept.snapshot.memory.is_some();
         self.has_no_process();
