@@ -1,11 +1,14 @@
 //! The engine that brings its own processor: the crate softcpu.
 
+mod idle;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use softcpu::apic::Mailbox;
 use softcpu::{Bus, Clock, Cpu, CpuState, CpuidEntry, Exit as CpuExit, System};
 
+use self::idle::Idle;
 use super::{Engine, EngineError, Exit, Kicker, Partition, Processor};
 use crate::figures::Halts;
 use crate::interrupt::{MsiMessage, MsiSink};
@@ -70,7 +73,7 @@ impl Partition for SoftPartition {
             cpu,
             mailbox,
             system: Arc::clone(&self.system),
-            watch: Watch { since: Instant::now(), instructions: 0 },
+            idle: Idle::new(Instant::now()),
             halts: None,
         }))
     }
@@ -98,49 +101,30 @@ impl Partition for SoftPartition {
     }
 }
 
-/// How long a processor is watched before it counts as idle.
-const WATCH: Duration = Duration::from_secs(1);
-/// An idle one executes fewer instructions than this meanwhile: timer ticks, and little else.
-const IDLE_INSTRUCTIONS: u64 = 25_000_000;
-/// Of an idle one with no more translated instructions than that, which is what timer ticks execute, none are looked for that are cold.
-const IDLE_CODE: usize = 16 << 10;
-
 struct SoftProcessor {
     cpu: Cpu,
     mailbox: Arc<Mailbox>,
     system: Arc<System>,
-    watch: Watch,
+    idle: Idle,
     halts: Option<Halts>,
 }
 
-/// Since when a processor is watched, and how many instructions it had executed then.
-struct Watch {
-    since: Instant,
-    instructions: u64,
-}
-
 impl SoftProcessor {
-    /// Sleeps until something arrives or `deadline` (guest nanoseconds) has come. A processor that has been idle for a while
-    /// gives the memory of translated code back to the host that it has not executed meanwhile: a machine full of idle guests is mostly
-    /// that. What it does execute now and then, such as taking frames that go to all, would cost many times as much if it was
-    /// translated each time.
+    /// Sleeps until something arrives or `deadline` (guest nanoseconds) has come. A processor that has been idle for a while gives the memory of translated code
+    /// back to the host that it does not execute any more.
     fn rest(&mut self, deadline: Option<u64>) {
-        if self.watch.since.elapsed() >= WATCH {
-            let executed = self.cpu.instructions().wrapping_sub(self.watch.instructions);
-            self.watch = Watch { since: Instant::now(), instructions: self.cpu.instructions() };
-            if executed < IDLE_INSTRUCTIONS && self.cpu.translated() > IDLE_CODE {
-                self.cpu.forget_cold_code();
-                // SAFETY: always safe; gives free memory of the heap back.
-                unsafe { libc::malloc_trim(0) };
-            }
+        let now = Instant::now();
+        let translated = self.cpu.translated();
+        if self.idle.is_due(now, self.cpu.instructions(), translated) {
+            self.cpu.forget_cold_code();
+            self.idle.forgot(translated, self.cpu.translated());
+            // SAFETY: always safe; gives free memory of the heap back.
+            unsafe { libc::malloc_trim(0) };
         }
         let clock = self.system.clock();
-        let look_again = clock.now_ns() + WATCH.as_nanos() as u64;
-        let until = if self.cpu.translated() > IDLE_CODE {
-            Some(deadline.map_or(look_again, |deadline| deadline.min(look_again)))
-        } else {
-            deadline
-        };
+        let look_again =
+            self.idle.rests(now, self.cpu.translated()).map(|rests| clock.now_ns() + rests.as_nanos() as u64);
+        let until = [deadline, look_again].into_iter().flatten().min();
         let wait = || self.mailbox.wait(clock, until);
         match &self.halts {
             Some(halts) => halts.during(wait),
