@@ -71,7 +71,9 @@ class Operations:
         try:
             until(f"{guest}: its clock is right", 30, is_right)
         except Trouble as trouble:
-            raise Trouble(f"{trouble}: it was off by {', '.join(f'{off:.3f}' for off in seen[:3])} … {seen[-1]:.3f} s") from trouble
+            off = ", ".join(f"{off:.3f}" for off in [*seen[:3], *seen[3:][-1:]])
+            looked = self.host.tried("vm", "exec", guest, "--", "sh", "-c", "uptime; ip addr; ip route; ps axo stat,time,args | grep -v '\\['").stdout
+            raise Trouble(f"{trouble}: it was off by {off or 'nobody knows how much'}, s\n{looked}") from trouble
         self.clocks.append((time.monotonic() - begun, seen[-1]))
 
     def beside(self, mark):
