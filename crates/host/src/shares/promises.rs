@@ -1,7 +1,7 @@
 //! What is promised, and to whom.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{
@@ -35,6 +35,8 @@ pub struct Claimant {
     pub group: Option<Name>,
     /// Its process, while it has one.
     pub pid: Option<u32>,
+    /// Whether it is not to wait for many others: see [`Shares::hurry`].
+    pub hurries: bool,
     /// What is kept for it: more than it has reserved while it is being changed.
     kept: Kept,
 }
@@ -306,6 +308,21 @@ impl Shares {
         self.change(|state| state.guests.remove(&id));
     }
 
+    /// Has a guest that runs not wait for many others as long as what is given is there: it gets half of a processor at least, if it may have
+    /// that and the kernel knows so large a weight.
+    pub fn hurry(self: &Arc<Self>, id: Id) -> Hurry {
+        self.set_hurry(id, true);
+        Hurry { shares: Arc::clone(self), id }
+    }
+
+    fn set_hurry(&self, id: Id, hurries: bool) {
+        self.change(|state| {
+            if let Some(claimant) = state.guests.get_mut(&id) {
+                claimant.hurries = hurries;
+            }
+        });
+    }
+
     /// What all guests and groups together have reserved.
     pub fn reserved(&self) -> Processors {
         Processors::nearest(admission::reserved(&self.state(), &Resource::Cpu))
@@ -379,6 +396,18 @@ impl Shares {
     }
 }
 
+/// A guest does not wait for many others while this is there.
+pub struct Hurry {
+    shares: Arc<Shares>,
+    id: Id,
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        self.shares.set_hurry(self.id, false);
+    }
+}
+
 impl Claimant {
     /// It is on these pools and networks as well, with the reserve that it has wherever it is.
     fn also_in(&mut self, machine: &VmDefinition) {
@@ -403,6 +432,7 @@ impl Claimant {
             places: places::of(definition),
             group: definition.share_group.clone(),
             pid,
+            hurries: false,
             kept: Kept::of(definition),
         }
     }
@@ -411,6 +441,22 @@ impl Claimant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_hurries_as_long_as_somebody_wants_that() {
+        let (shares, id) = (Arc::new(Shares::new(None)), Id::new());
+        shares.settle(id, &guest(0.0), Some(1));
+        let hurries = || shares.running()[0].1.hurries;
+        assert!(!hurries());
+        let hurry = shares.hurry(id);
+        assert!(hurries() && shares.wait(Duration::ZERO) == Woken::News);
+        drop(hurry);
+        assert!(!hurries() && shares.wait(Duration::ZERO) == Woken::News);
+        // It may have gone meanwhile.
+        let hurry = shares.hurry(id);
+        shares.give_back(id);
+        drop(hurry);
+    }
 
     fn guest(reserve: f64) -> VmDefinition {
         let mut definition = VmDefinition::named("a".parse().unwrap());

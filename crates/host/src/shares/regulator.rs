@@ -274,11 +274,15 @@ impl Loop {
         let reserved = of_groups || self.guests.values().any(|guest| !guest.claimant.share.reserve.is_none());
         if let Ok(controls) = &self.controls {
             let version = controls.version;
-            let weights = rule::weights(&due, version.weights());
+            let mut weights = match promised {
+                true => rule::weights(&due, version.weights()),
+                false => vec![version.usual(); due.len()],
+            };
+            let hurries = self.guests.values().map(|guest| guest.claimant.hurries);
+            rule::hurry(&mut weights, hurries, capacity(), version.weights().1);
             for (((id, guest), weight), due) in self.guests.iter_mut().zip(weights).zip(&due) {
                 guest.limit = steady(guest.limit, due.limit);
                 let (limit, Some(control)) = (guest.limit, &mut guest.control) else { continue };
-                let weight = if promised { weight } else { version.usual() };
                 if let Err(error) = control.set_weight(weight).and_then(|()| control.set_limit(limit)) {
                     // It is told once: what has ended is gone the next time.
                     tracing::info!("the control group of guest {id} cannot be set: {error}");

@@ -109,6 +109,17 @@ pub fn hard(share: &Share) -> Option<f64> {
     }
 }
 
+/// Has those of these weights who hurry not wait for many others: each has as much as there is on one of so many processors, and so half of it, but no
+/// more than `most`.
+pub fn hurry(weights: &mut [u64], hurries: impl Iterator<Item = bool>, processors: f64, most: u64) {
+    let on_one = (weights.iter().sum::<u64>() as f64 / processors) as u64;
+    for (weight, hurries) in weights.iter_mut().zip(hurries) {
+        if hurries {
+            *weight = (*weight).max(on_one.min(most));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +149,21 @@ mod tests {
                 Claim::new(&Share { weight: *weight as u32, ..Share::default() }, amount)
             });
         share::divide(capacity, &claims.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn who_hurries_has_half_of_a_processor_beside_however_many() {
+        for (guests, processors) in [(2, 2.0), (3, 2.0), (100, 2.0), (100, 16.0)] {
+            let mut weights = vec![1024; guests];
+            hurry(&mut weights, (0..guests).map(|guest| guest == 1), processors, 65_536);
+            let others = (guests - 1) as f64 * 1024.0 / processors;
+            let got = weights[1] as f64 / (weights[1] as f64 + others);
+            assert!(weights[1] >= 1024 && (0.5..0.67).contains(&got), "{guests} on {processors}: {got}");
+            assert!(weights.iter().enumerate().all(|(guest, weight)| guest == 1 || *weight == 1024));
+        }
+        let mut weights = vec![1024; 1000];
+        hurry(&mut weights, std::iter::repeat(true), 2.0, 65_536);
+        assert_eq!(weights, vec![65_536; 1000]);
     }
 
     fn group(reserve: f64, weight: u32, limit: Limit, within: Option<usize>) -> Group {

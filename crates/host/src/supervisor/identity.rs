@@ -218,12 +218,14 @@ async fn tell(
     within(turn, shared, id, script(shared, id, NAMES, words, UNWATCHED)).await.map(drop)
 }
 
-/// Does something in a turn, which ends when the guest rests: the rest is waiting until somebody looks.
+/// Does something in a turn, which ends when the guest rests: the rest is waiting until somebody looks. Beside hundreds of others that are not quite idle either
+/// it would take as many times as long, and all who wait for their turns with it.
 async fn within<T>(turn: Option<Turn>, shared: &Shared, id: Id, work: impl Future<Output = T>) -> T {
+    let hurry = shared.shares.hurry(id);
     let mut work = std::pin::pin!(work);
     tokio::select! {
         done = &mut work => return done,
-        () = turns::rests(shared, id) => drop(turn),
+        _ = tokio::time::timeout(turns::MOST, turns::rests(shared, id)) => drop((turn, hurry)),
     }
     work.await
 }

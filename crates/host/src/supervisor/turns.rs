@@ -23,7 +23,7 @@ pub struct Turn {
 }
 
 /// How long a turn takes at most: what cannot be told anything must not keep others waiting.
-const MOST: Duration = Duration::from_secs(3);
+pub const MOST: Duration = Duration::from_secs(3);
 /// How often it is looked whether a guest rests.
 const LOOK: Duration = Duration::from_millis(4);
 /// A guest whose processors have been halted for so long, ns, has done what it had to: it waits for less only when it is asked something.
