@@ -88,13 +88,14 @@ class Kills:
 
     def cut_off(self, what, words, way, moment):
         """Begins it and has something go wrong; gives whether it said that it was done, and what it said."""
-        begun, child = time.monotonic(), self.host.begin(*words)
+        begun, child, self.killed = time.monotonic(), self.host.begin(*words), []
         if way:
             time.sleep(moment)
         if way == DAEMON:
             self.host.kill()
         elif way == PROCESS:
-            for pid in self.host.processes().get(self.host.id, []):
+            self.killed = self.host.processes().get(self.host.id, [])
+            for pid in self.killed:
                 os.kill(pid, signal.SIGKILL)
         elif way == FULL:
             self.fill()
@@ -134,7 +135,12 @@ class Kills:
 
     def settled(self, what, way, done):
         """Waits until nothing is under way; gives whether it has happened. What is there is what was before or what is to be, and not something between."""
-        until("nothing is under way", 60, lambda: all(guest["status"]["state"] in SETTLED for guest in self.host.guests().values()))
+
+        def is_settled(status):
+            # On a busy machine a process takes a while to be gone.
+            return status["state"] in SETTLED and status.get("pid") not in self.killed
+
+        until("nothing is under way", 60, lambda: all(is_settled(guest["status"]) for guest in self.host.guests().values()))
         guests, (tree, current) = self.host.guests(), self.tree()
         state = guests["a"]["status"]["state"]
         there = (sorted(guests), tree, current)
