@@ -41,19 +41,23 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// What a guest with a machine of this definition still is of the one whose memory it was.
+    /// What a machine of this definition is of the one whose memory it was.
+    fn of_machine(&self, definition: &VmDefinition) -> Twin {
+        Twin::new(self.of.clone(), &self.machine, definition)
+    }
+
+    /// What the system of a guest with that machine still is of another one.
     fn twin(&self, definition: &VmDefinition) -> Twin {
-        let twin = Twin::new(self.of.clone(), &self.machine, definition);
+        let next = self.of_machine(definition);
         match &self.twin {
-            Some(before) => before.goes_on_as(twin),
-            None => twin,
+            Some(before) => before.goes_on_as(next),
+            None => next,
         }
     }
 
     /// Has a guest's machine go on from it.
     fn link(&self, to: &Path, definition: &VmDefinition) -> Result<(), SavedError> {
-        let machines = Twin::new(self.of.clone(), &self.machine, definition);
-        saved::link_as(&self.place, to, |state| machines.rename(state))
+        saved::link_as(&self.place, to, |state| self.of_machine(definition).rename(state))
     }
 }
 

@@ -274,9 +274,7 @@ fn a_guest_that_goes_on_as_another_one_is_spoken_to_at_its_own_address_before_it
         let said = told(&address(name), "wake");
         assert!(said.contains(&format!("{known}/24")) && said.contains("wake"), "{name}: {said}");
         daemon.eventually("it is itself", |daemon| {
-            let events = daemon.run("event ls");
-            let mut lines = events.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-            lines.any(|words| words.contains(&"vm.identity") && words.contains(&name))
+            daemon.run(&format!("event ls -f kind=vm.identity,name={name}")).contains("vm.identity")
         });
         assert_eq!(inside(&daemon, name, "hostname"), name);
         let own = inside(&daemon, name, "ip -4 -o addr show eth0");
