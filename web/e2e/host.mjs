@@ -145,7 +145,7 @@ export async function open(contexts, host, { link = true, ...options } = {}) {
   page.setDefaultTimeout(15_000);
   const complaints = [];
   page.on("console", (message) => { if (/Content Security Policy|Refused to/.test(message.text())) complaints.push(message.text()); });
-  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("pageerror", (error) => complaints.push(error.stack ?? String(error)));
   if (link) {
     const address = host.run("host", "link").trim();
     await page.goto(address);

@@ -67,6 +67,25 @@ test("what a guest says on its console does nothing but stand there", async ({ h
   await context.close();
 });
 
+test("a guest cannot break the console that shows it", async ({ host, contexts }) => {
+  guest(host);
+  await shell(host);
+  const { page, context, complaints } = await open(contexts, host);
+  await page.goto(`${host.url}/guests/web/console`);
+  await page.locator(".console .link.live").waitFor();
+  await page.locator(".xterm-helper-textarea").focus();
+  // A reset, and another one before the first was drawn.
+  await page.keyboard.type(String.raw`for i in $(seq 20); do seq 200; printf '\033c'; usleep 20000; printf '\033c'; done; echo res$((40+2))et` + "\n");
+  await eventually("it was reset", () => host.run("vm", "log", "web").includes("res42et"));
+  // Characters, lines and columns without end.
+  await page.keyboard.type(String.raw`for c in b S T L M @ P I Z ' @' ' A' "'}" "'~"; do printf "x\033[2147483647$c"; done; echo count$((40+2))ed` + "\n");
+  await eventually("it has counted", () => host.run("vm", "log", "web").includes("count42ed"));
+  await page.keyboard.type("echo sti$((40+3))ll\n");
+  await eventually("the console still works", () => host.run("vm", "log", "web").includes("sti43ll"));
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
 test("what the daemon refuses is told beside its field, however long and whatever is in it", async ({ host, contexts }) => {
   const evil = "<img src=x onerror=alert(1)>\u202e";
   guest(host);

@@ -10,6 +10,7 @@ import { useEffect, useRef, useState } from "react";
 import { at } from "../api/client";
 import { t } from "../text";
 import { Icon } from "./icon";
+import { guard } from "./terminal-guard";
 
 const SCROLLBACK = 10_000;
 /** How often a connection that broke is tried again by itself. */
@@ -49,7 +50,7 @@ export default function Terminal({ id, name }: { id: string; name: string }) {
       document.execCommand("copy");
       return false;
     });
-    const connection = connect(terminal, id, setState);
+    const connection = connect(terminal, guard(terminal, place.current), id, setState);
     return () => {
       connection.end();
       sized.disconnect();
@@ -74,7 +75,7 @@ export default function Terminal({ id, name }: { id: string; name: string }) {
 }
 
 /** Carries what is said and typed, and connects again when that breaks. */
-function connect(terminal: Screen, id: string, tell: (state: "connecting" | "open" | "ended") => void) {
+function connect(terminal: Screen, reset: () => void, id: string, tell: (state: "connecting" | "open" | "ended") => void) {
   let [gone, failures, retry] = [false, 0, 0];
   let socket: WebSocket | undefined;
   const open = () => {
@@ -83,7 +84,7 @@ function connect(terminal: Screen, id: string, tell: (state: "connecting" | "ope
     line.binaryType = "arraybuffer";
     line.onopen = () => {
       // The daemon begins with what was said lately, so what is on the screen would come twice.
-      terminal.reset();
+      reset();
       failures = 0;
       tell("open");
     };
