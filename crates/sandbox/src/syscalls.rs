@@ -174,14 +174,16 @@ fn conditional() -> Result<Rules, Error> {
     for ioctl in IOCTLS {
         ioctls.push(when(1, Len::Dword, Is::Eq, (*ioctl).into())?);
     }
-    let names = [PR_SET_NAME, PR_GET_NAME].map(|option| when(0, Len::Dword, Is::Eq, option as u64));
+    // A thread's own name, and how late its sleep may end.
+    let options = [PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK]
+        .map(|option| when(0, Len::Dword, Is::Eq, option as u64));
     Ok(Rules::from([
         (SYS_mmap, vec![not_executable()?]),
         (SYS_mprotect, vec![not_executable()?]),
         (SYS_clone, vec![only_threads, only_copies]),
         (SYS_tgkill, vec![only_own]),
         (SYS_ioctl, ioctls),
-        (SYS_prctl, names.into_iter().collect::<Result<_, _>>()?),
+        (SYS_prctl, options.into_iter().collect::<Result<_, _>>()?),
     ]))
 }
 

@@ -36,6 +36,7 @@ mod stack;
 mod state;
 mod system;
 mod task;
+mod wait;
 
 pub use bus::{Bus, Frame, GuestMemory, PAGE_SIZE, PageFlags};
 pub use clock::Clock;

@@ -7,6 +7,7 @@ use crate::bus::{GuestMemory, PAGE_SIZE};
 use crate::cache::CodeMap;
 use crate::clock::Clock;
 use crate::cpu::Cpu;
+use crate::wait::Wait;
 
 /// Pages of stale code that are forgotten one by one; beyond that, all code is.
 const MOST_PAGES: u64 = 1024;
@@ -60,8 +61,10 @@ impl System {
     pub fn forget_writable(&self) {
         let asked: Vec<_> = self.mailboxes.iter().map(|m| (m, m.request(Request::ForgetWritable))).collect();
         for (mailbox, ticket) in asked {
+            let mut wait = Wait::new();
             while !mailbox.is_done(ticket) {
-                std::thread::yield_now();
+                std::hint::spin_loop();
+                wait = wait.round();
             }
         }
     }
@@ -111,12 +114,12 @@ impl Cpu {
         let asked: Vec<_> =
             system.others(self.index).map(|m| (m, m.request(Request::DropWritable(gpa)))).collect();
         for (mailbox, ticket) in asked {
-            let mut turns = 0;
+            let mut wait = Wait::new();
             while !mailbox.is_done(ticket) {
                 self.drain_inbox();
-                turns += 1;
                 // The other looks every couple of thousand instructions, unless the host has taken it off its processor.
-                if turns < 64 { std::hint::spin_loop() } else { std::thread::yield_now() }
+                std::hint::spin_loop();
+                wait = wait.round();
             }
         }
     }

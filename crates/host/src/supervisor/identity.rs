@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use network::definition::{Ipv4, NetworkKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use vmm::state::MachineState;
 use vmm::virtio::net::Alias;
 
@@ -53,18 +53,31 @@ pub struct Twin {
     pub addresses: Vec<Option<(Name, Ipv4Addr)>>,
 }
 
+/// The address in a network that a guest's system knows of a card, if the host has given it one.
+fn known(nic: &api::Nic) -> Option<(Name, Ipv4Addr)> {
+    match (&nic.network, nic.address) {
+        (api::Network::Named(network), Some(address)) => Some((network.clone(), address)),
+        _ => None,
+    }
+}
+
+/// What a guest has come to that becomes one of its own.
+#[derive(Debug)]
+pub enum Became {
+    /// Its system knows the addresses of its cards.
+    Addressed,
+    /// That is the end: its system is one of its own, or why it is not.
+    Itself(Result<(), Problem>),
+}
+
 impl Twin {
     /// Of a guest `of` with a machine, for one with another machine whose cards are in the same order.
     pub fn new(of: Name, was: &VmDefinition, is: &VmDefinition) -> Self {
         let mac = |nic: &api::Nic| nic.mac.clone().unwrap_or_default();
-        let address = |nic: &api::Nic| match (&nic.network, nic.address) {
-            (api::Network::Named(network), Some(address)) => Some((network.clone(), address)),
-            _ => None,
-        };
         Self {
             of,
             cards: was.nics.iter().map(mac).zip(is.nics.iter().map(mac)).collect(),
-            addresses: was.nics.iter().map(address).collect(),
+            addresses: was.nics.iter().map(known).collect(),
         }
     }
 
@@ -81,6 +94,14 @@ impl Twin {
         next
     }
 
+    /// Its system, in a guest with this machine, has the addresses of its cards and not yet the rest.
+    pub fn has_addresses(&mut self, definition: &VmDefinition) {
+        for (was, is) in &mut self.cards {
+            was.clone_from(is);
+        }
+        self.addresses = definition.nics.iter().map(known).collect();
+    }
+
     /// For each card of a guest with this machine the addresses that its system knows, as far as the card can stand for it under its own until the system
     /// has been told.
     pub fn aliases(&self, definition: &VmDefinition) -> Vec<Option<Alias>> {
@@ -89,8 +110,9 @@ impl Twin {
             let (network, ipv4) = self.addresses.get(number)?.as_ref()?;
             // In another network it would ask for another one's router.
             let same = matches!(&nic.network, api::Network::Named(name) if name == network);
+            let is_own = nic.mac.as_ref() == Some(mac) && nic.address == Some(*ipv4);
             let mac = api::Nic { mac: Some(mac.clone()), ..nic.clone() }.mac_bytes()?;
-            same.then_some(Alias { mac, ipv4: *ipv4, own_ipv4: nic.address? })
+            (same && !is_own).then_some(Alias { mac, ipv4: *ipv4, own_ipv4: nic.address? })
         };
         definition.nics.iter().enumerate().map(alias).collect()
     }
@@ -125,8 +147,8 @@ fn pause(failures: u32) -> Duration {
     }
 }
 
-/// Has the system in a guest become one of its own, after a pause if that has failed so often; the answer says why it has not. Where nobody wants that
-/// any more before it is begun, it is not.
+/// Has the system in a guest become one of its own, after a pause if that has failed so often; who asks hears what it has come to. Where nobody wants
+/// that any more before it is begun, it is not.
 pub fn take(
     shared: &Arc<Shared>,
     id: Id,
@@ -134,18 +156,19 @@ pub fn take(
     twin: &Twin,
     turn: Option<Turn>,
     failures: u32,
-) -> oneshot::Receiver<Result<(), Problem>> {
-    let (mut reply, answer) = oneshot::channel();
+) -> mpsc::Receiver<Became> {
+    let (told, hears) = mpsc::channel(2);
     let (shared, twin, definition) = (Arc::clone(shared), twin.clone(), definition.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = tokio::time::sleep(pause(failures)) => {}
-            () = reply.closed() => return,
+            () = told.closed() => return,
         }
+        let result = tell(&shared, id, &definition, &twin, turn, &told).await;
         // Nobody may wait for it.
-        let _ = reply.send(tell(&shared, id, &definition, &twin, turn).await);
+        let _ = told.send(Became::Itself(result)).await;
     });
-    answer
+    hears
 }
 
 /// What the script is told of each card: the hardware address that the system knows and the one that the card has, if the host gives it one its
@@ -193,6 +216,7 @@ async fn tell(
     definition: &VmDefinition,
     twin: &Twin,
     turn: Option<Turn>,
+    told: &mpsc::Sender<Became>,
 ) -> Result<(), Problem> {
     let mut secret = [0; 48];
     getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
@@ -207,6 +231,8 @@ async fn tell(
         (shared.turns.later().await, UNWATCHED)
     };
     let interfaces = within(turn, shared, id, script(shared, id, ADDRESSES, words, pace)).await?;
+    // Nobody may wait for it.
+    let _ = told.send(Became::Addressed).await;
     // Nobody waits for names and keys: where many go on at once, the others' addresses come first.
     let turn = shared.turns.later().await;
     // Unique, as a machine id has to be (machine-id(5)), and the guest's own.
@@ -295,5 +321,23 @@ mod tests {
         assert_eq!(next.cards, [(late, mac(10)), (a, c)]);
         let known: Vec<_> = next.addresses.iter().flatten().map(|(_, address)| address.to_string()).collect();
         assert_eq!(known, ["10.0.0.9", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn one_made_of_a_twin_that_has_addresses_and_no_name_looks_for_those() {
+        let machine = |mac: &str, address: &str| -> VmDefinition {
+            let card = json!({ "network": { "named": "net" }, "mac": mac, "address": address });
+            serde_json::from_value(json!({ "name": "a", "nics": [card] })).unwrap()
+        };
+        let first = machine("52:54:00:00:00:01", "10.0.0.1");
+        let second = machine("52:54:00:00:00:02", "10.0.0.2");
+        let third = machine("52:54:00:00:00:03", "10.0.0.3");
+        let mut twin = Twin::new("a".parse().unwrap(), &first, &second);
+        assert!(twin.aliases(&second)[0].is_some());
+        twin.has_addresses(&second);
+        assert!(twin.aliases(&second)[0].is_none(), "the card need not stand for it any more");
+        let next = twin.goes_on_as(Twin::new("b".parse().unwrap(), &second, &third));
+        assert_eq!(next.of.as_str(), "a", "its name is that one's still");
+        assert_eq!(next, Twin { of: next.of.clone(), ..Twin::new("b".parse().unwrap(), &second, &third) });
     }
 }

@@ -3,15 +3,16 @@
 //! What each has to do at first is the same work, with nothing translated and nothing in caches. Done for many at a time on few processors it takes
 //! all of them several times as long as one after the other, and the first is ready no sooner than the last. So as many at a time as
 //! the host has processors go on, and get their addresses if their cards cannot stand for them; what nobody waits for, as names and keys, is
-//! done when no one waits for an address.
+//! done when no one waits for an address, and when no more than a few have gone on lately: whoever makes hundreds is always about to ask for the next.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Id;
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use vmm::figures::now_ns;
 
 use super::Shared;
@@ -28,6 +29,9 @@ pub const MOST: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(4);
 /// A guest whose processors have been halted for so long, ns, has done what it had to: it waits for less only when it is asked something.
 const REST: u64 = 12_000_000;
+/// So many that go on within [`LATELY`] are followed by more.
+const MANY: usize = 6;
+const LATELY: Duration = Duration::from_secs(1);
 /// The longest that names and keys are put off.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,6 +45,8 @@ pub struct Turns {
     waiting: AtomicUsize,
     /// Nobody does any more.
     nobody: Notify,
+    /// When the last ones went on.
+    lately: Mutex<VecDeque<Instant>>,
 }
 
 impl Turns {
@@ -48,7 +54,8 @@ impl Turns {
     pub fn new(processors: u32) -> Self {
         let free = Arc::new(Semaphore::new(processors as usize));
         let late = Arc::new(Semaphore::new(1));
-        Self { free, late, waiting: AtomicUsize::new(0), nobody: Notify::new() }
+        let lately = Mutex::new(VecDeque::with_capacity(MANY));
+        Self { free, late, waiting: AtomicUsize::new(0), nobody: Notify::new(), lately }
     }
 
     /// Waits for the turn of one that goes on.
@@ -56,7 +63,21 @@ impl Turns {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         // Whoever asked may have gone meanwhile.
         let _waits = Waits(self);
-        Arc::clone(&self.free).acquire_owned().await.ok().map(Turn::begin)
+        let turn = Arc::clone(&self.free).acquire_owned().await.ok()?;
+        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        if lately.len() == MANY {
+            lately.pop_front();
+        }
+        lately.push_back(Instant::now());
+        Some(Turn::begin(turn))
+    }
+
+    /// Until when more are expected to go on.
+    fn busy_until(&self) -> Option<Instant> {
+        let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = (*lately.front()?, *lately.back()?);
+        let until = last + LATELY;
+        (lately.len() == MANY && last - first < LATELY && Instant::now() < until).then_some(until)
     }
 
     /// Waits for the turn of one that can be spoken to already.
@@ -77,8 +98,12 @@ impl Turns {
     async fn when_nobody_waits(&self) -> Option<Turn> {
         loop {
             self.until_nobody_waits().await;
+            if let Some(until) = self.busy_until() {
+                sleep_until(until).await;
+                continue;
+            }
             let turn = Arc::clone(&self.free).acquire_owned().await.ok()?;
-            if self.waiting.load(Ordering::SeqCst) == 0 {
+            if self.waiting.load(Ordering::SeqCst) == 0 && self.busy_until().is_none() {
                 return Some(Turn::begin(turn));
             }
         }
@@ -135,7 +160,6 @@ pub async fn rests(shared: &Shared, id: Id) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn addresses_come_before_names_and_no_more_at_a_time_than_there_are_processors() {
@@ -161,6 +185,29 @@ mod tests {
         drop(second);
         names.await.unwrap();
         assert_eq!(*order.lock().unwrap(), ["addresses", "names"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_wait_until_nobody_has_gone_on_for_a_while_where_many_did() {
+        let turns = Turns::new(2);
+        let begun = Instant::now();
+        // One after the other, so that there are moments in which nobody waits.
+        for _ in 0..MANY - 1 {
+            drop(turns.next().await);
+            sleep(LATELY / 10).await;
+        }
+        drop(turns.later().await);
+        assert!(begun.elapsed() < LATELY, "a few are not many: {:?}", begun.elapsed());
+        for _ in 0..MANY {
+            drop(turns.next().await);
+            sleep(LATELY / 10).await;
+        }
+        let begun = Instant::now();
+        drop(turns.later().await);
+        assert!(begun.elapsed() >= LATELY * 9 / 10 && begun.elapsed() <= LATELY, "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        drop(turns.later().await);
+        assert!(begun.elapsed() < LATELY / 10, "it is over: {:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,6 +30,8 @@ use crate::supervisor::{Shared, cards, machine, rpc_problem, store_problem};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may not get on with memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
+/// How soon it is asked once more for memory: Linux tries again by itself only after 50 s if some of it was in use.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long its agent may take to say something.
 const AGENT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -73,7 +75,16 @@ pub struct Changing {
     now: Option<(Step, u32)>,
     /// When it has taken too long.
     pub(super) deadline: Instant,
+    /// When it is asked once more for what it has not done yet.
+    again: Option<Instant>,
     pub(super) reply: Reply,
+}
+
+impl Changing {
+    /// When somebody has to look what becomes of it.
+    pub(super) fn looks(&self) -> Instant {
+        self.again.map_or(self.deadline, |again| again.min(self.deadline))
+    }
 }
 
 /// What a guest says to a stale expectation.
@@ -98,10 +109,10 @@ impl Guest {
     pub(super) async fn edit(&mut self, edit: Edit, reply: Reply) {
         match self.begin_to_change(edit).await {
             Ok((edit, made, steps, machine)) => {
-                let (now, deadline) = (None, Instant::now() + PATIENCE);
-                let steps = steps.into();
+                let (now, deadline, again) = (None, Instant::now() + PATIENCE, None);
+                let (steps, done) = (steps.into(), Vec::new());
                 self.changing =
-                    Some(Changing { edit, machine, made, steps, done: Vec::new(), now, deadline, reply });
+                    Some(Changing { edit, machine, made, steps, done, now, deadline, again, reply });
                 self.next_step().await;
             }
             // Nobody may wait for it.
@@ -216,6 +227,7 @@ impl Guest {
                 _ => PATIENCE,
             };
             changing.deadline = Instant::now() + patience;
+            changing.again = matches!(step, Step::Memory { .. }).then(|| Instant::now() + AGAIN);
             match self.begin_step(&step).await {
                 Ok(0) => self.step_is_done(step),
                 Ok(left) => {
@@ -351,8 +363,19 @@ impl Guest {
         }
     }
 
-    /// The guest has taken too long.
+    /// The guest has taken too long, or is asked once more.
     pub(super) async fn on_patience(&mut self) {
+        if let Some(changing) = &mut self.changing
+            && Instant::now() < changing.deadline
+        {
+            changing.again = Some(Instant::now() + AGAIN);
+            if let Some((Step::Memory { to, .. }, _)) = &changing.now {
+                let to = *to;
+                // If it cannot be asked, it will be over soon.
+                let _ = self.tell::<Value>("memory", json!({ "bytes": to }), &[]).await;
+            }
+            return;
+        }
         let Some((step, _)) = self.changing.as_mut().and_then(|changing| changing.now.take()) else { return };
         let why = silent(&step);
         self.refused(step, why).await;

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use vmm::control::{Changed, NoRoom, SaveEnd, StateReport};
 
+use super::identity::Became;
 use super::process::Process;
 use super::rpc::{Client, Notice, Notices};
 use super::turns::Turn;
@@ -68,7 +69,7 @@ struct Running {
     process: Process,
     since: Instant,
     /// Its system is becoming one of its own.
-    becoming: Option<oneshot::Receiver<Result<(), Problem>>>,
+    becoming: Option<mpsc::Receiver<Became>>,
     /// How often it has not become that.
     not_itself: u32,
     /// Others wait until it has its addresses.
@@ -98,7 +99,7 @@ enum Next {
     Deadline,
     Look,
     SnapshotLook,
-    Became(Result<(), Problem>),
+    Became(Became),
     Restart,
 }
 
@@ -127,9 +128,10 @@ async fn at(moment: Option<Instant>) {
 }
 
 /// What has become of a guest that becomes one of its own.
-async fn became(becoming: &mut Option<oneshot::Receiver<Result<(), Problem>>>) -> Result<(), Problem> {
+async fn became(becoming: &mut Option<mpsc::Receiver<Became>>) -> Became {
+    let lost = || Became::Itself(Err(Problem::internal("nobody has told it")));
     match becoming {
-        Some(answer) => answer.await.unwrap_or_else(|_| Err(Problem::internal("nobody has told it"))),
+        Some(told) => told.recv().await.unwrap_or_else(lost),
         None => pending().await,
     }
 }
@@ -171,7 +173,7 @@ impl Guest {
                 () = at(self.closing.as_ref().map(|closing| closing.deadline)) => Next::Deadline,
                 () = at(self.suspending.as_ref().map(|suspending| suspending.look)) => Next::Look,
                 () = at(self.snapping.as_ref().map(|snapping| snapping.look)) => Next::SnapshotLook,
-                () = at(self.changing.as_ref().map(|changing| changing.deadline)) => Next::Patience,
+                () = at(self.changing.as_ref().map(Changing::looks)) => Next::Patience,
                 () = at(self.restart) => Next::Restart,
             };
             match next {
@@ -189,7 +191,8 @@ impl Guest {
                 Next::Patience => self.on_patience().await,
                 Next::Look => self.on_look().await,
                 Next::SnapshotLook => self.on_snapshot_look().await,
-                Next::Became(result) => self.on_identity(result).await,
+                Next::Became(Became::Addressed) => self.on_addresses().await,
+                Next::Became(Became::Itself(result)) => self.on_identity(result).await,
                 Next::Deadline => self.on_deadline().await,
                 Next::Restart => self.on_restart().await,
             }

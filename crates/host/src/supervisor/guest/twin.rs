@@ -17,6 +17,15 @@ impl Guest {
         }
     }
 
+    /// Its system has addresses of its own, and nothing else yet: whoever goes on in its memory finds it so.
+    pub(super) async fn on_addresses(&mut self) {
+        let definition = &self.record.vm.definition;
+        if let Some(twin) = &mut self.record.twin {
+            twin.has_addresses(definition);
+            self.note(None).await;
+        }
+    }
+
     /// Its system is one of its own, or has not become one: that is tried again, and when it goes on the next time.
     pub(super) async fn on_identity(&mut self, result: Result<(), Problem>) {
         let mut is_first = true;

@@ -9,13 +9,10 @@ use crate::cpu::Cpu;
 use crate::fault::Trap;
 use crate::flags::{ALL, CF, OF, rflags};
 use crate::op::{Lowered, Op, Stop, leave, next, slot, step};
-
-/// PAUSEs after which the host's other threads get a turn.
-const PATIENCE: u32 = 32;
+use crate::wait::Wait;
 
 thread_local! {
-    /// PAUSEs since this thread last gave others a turn.
-    static PAUSES: Cell<u32> = const { Cell::new(0) };
+    static WAIT: Cell<Wait> = const { Cell::new(Wait::new()) };
 }
 
 /// Lowers the instructions of this file.
@@ -61,11 +58,7 @@ fn flush_line(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// PAUSE: the guest waits for another processor, whose thread may need this one's time.
 fn pause(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    let pauses = PAUSES.replace(PAUSES.get() + 1);
-    if pauses >= PATIENCE {
-        PAUSES.set(0);
-        std::thread::yield_now();
-    }
+    WAIT.set(WAIT.get().round());
     Ok(cpu.next_rip(op))
 }
 

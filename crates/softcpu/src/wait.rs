@@ -1,0 +1,88 @@
+//! How a processor waits where its guest waits in a loop (PAUSE), or where it waits for another processor itself: briefly as a real one does, then
+//! asleep, so that those it waits for can run.
+//!
+//! On a host with fewer processors than there are threads the one that is waited for may have none. `sched_yield` is no help: the scheduler
+//! believes that who yields has had enough, and it comes back when all others have used up their slices, several milliseconds later. A thread that
+//! slept for some microseconds is soon back.
+
+use std::time::{Duration, Instant};
+
+/// So many rounds are waited awake. That is longer than another processor which runs takes to answer.
+const AWAKE: u32 = 256;
+/// How often it is looked what time it is: that takes longer than a round.
+const LOOK: u32 = 32;
+/// Rounds that come more rarely than this belong to something else.
+const SAME: Duration = Duration::from_micros(100);
+/// How long one sleeps first, and at most.
+const FIRST: Duration = Duration::from_micros(10);
+const LONGEST: Duration = Duration::from_micros(160);
+
+/// One that waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    /// Rounds since it began.
+    rounds: u32,
+    /// When the last look was.
+    looked: Option<Instant>,
+    sleep: Duration,
+}
+
+impl Wait {
+    pub(crate) const fn new() -> Self {
+        Self { rounds: 0, looked: None, sleep: FIRST }
+    }
+
+    /// One round more has been waited in vain.
+    #[inline]
+    pub(crate) fn round(self) -> Self {
+        let next = Self { rounds: self.rounds.wrapping_add(1), ..self };
+        if next.rounds.is_multiple_of(LOOK) { next.look() } else { next }
+    }
+
+    #[cold]
+    fn look(self) -> Self {
+        let (mut next, sleep) = self.at(Instant::now());
+        if let Some(sleep) = sleep {
+            std::thread::sleep(sleep);
+            next.looked = Some(Instant::now());
+        }
+        next
+    }
+
+    /// What becomes of it at a look, and how long it sleeps now.
+    fn at(self, now: Instant) -> (Self, Option<Duration>) {
+        let looked = Some(now);
+        if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) > SAME) {
+            return (Self { rounds: 0, looked, sleep: FIRST }, None);
+        }
+        if self.rounds < AWAKE {
+            return (Self { looked, ..self }, None);
+        }
+        // The next look is soon.
+        (Self { rounds: AWAKE, looked, sleep: (self.sleep * 2).min(LONGEST) }, Some(self.sleep))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_long_sleeps_and_who_waits_again_begins_awake() {
+        let mut now = Instant::now();
+        let mut wait = Wait::new();
+        let mut slept = Vec::new();
+        for look in 1..=AWAKE / LOOK + 8 {
+            wait.rounds += LOOK;
+            now += SAME / 10;
+            let sleep;
+            (wait, sleep) = wait.at(now);
+            assert!(sleep.is_none() || look > AWAKE / LOOK, "it is awake at first");
+            slept.extend(sleep.map(|sleep| sleep.as_micros()));
+        }
+        assert_eq!(slept, [10, 20, 40, 80, 160, 160, 160, 160]);
+        now += SAME * 2;
+        let (wait, sleep) = wait.at(now);
+        assert_eq!((wait.rounds, wait.sleep, sleep), (0, FIRST, None), "this is another wait");
+    }
+}
