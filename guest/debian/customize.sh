@@ -57,10 +57,12 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 
-# An idle guest sleeps: Linux looks twice a second whether memory is to be put together, and each second for statistics that nobody needs so soon.
+# An idle guest sleeps: Linux looks twice a second whether memory is to be put together, each second for statistics that nobody needs so soon, and every four
+# seconds whether a processor is stuck, which one that waits for its turn on a busy host seems to be.
 cat >"$root/etc/sysctl.d/60-tessera-idle.conf" <<'SYSCTL'
 vm.compaction_proactiveness = 0
 vm.stat_interval = 10
+kernel.watchdog = 0
 SYSCTL
 
 # The initramfs carries the few drivers a machine's disk needs, and no more.

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use crate::definition::{Port, Site};
+use crate::definition::{NetworkKind, Port, Site};
 use crate::dhcp::{Lease, Servers};
 use crate::error::{Error, Result};
 use crate::firewall::Firewall;
@@ -39,6 +40,8 @@ pub struct Networks {
     firewall: Firewall,
     servers: Servers,
     site: Mutex<Site>,
+    /// Whether nothing hindered what was made last.
+    is_whole: AtomicBool,
 }
 
 /// What `apply` did.
@@ -74,7 +77,14 @@ impl Networks {
         let state = state.canonicalize().map_err(Error::file("finding", &state))?;
         let servers = Servers::new(owner, state.join("dnsmasq"));
         let firewall = Firewall::new(owner, state.join("rules.json"));
-        Ok(Self { owner, kernel: Kernel::connect()?, firewall, servers, site: Mutex::default() })
+        Ok(Self {
+            owner,
+            kernel: Kernel::connect()?,
+            firewall,
+            servers,
+            site: Mutex::default(),
+            is_whole: AtomicBool::new(false),
+        })
     }
 
     /// What [`apply`](Self::apply) would change, in words; what hangs on an interface that is still to be made is not told.
@@ -84,7 +94,7 @@ impl Networks {
     pub async fn plan(&self, site: &Site) -> Result<Report> {
         check(site)?;
         let rules = self.firewall.lacks(site).await?;
-        let Plan { changes, problems } = self.look_and_plan(site, rules).await?.1;
+        let Plan { changes, problems } = self.look_and_plan(site, rules, &View::All).await?.1;
         let mut changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
         changes.extend(self.servers.plan(site).await);
         Ok(Report { changes, problems })
@@ -98,7 +108,13 @@ impl Networks {
         check(site)?;
         let mut kept = self.site.lock().await;
         let rules = self.firewall.lacks(site).await?;
-        let (mut report, _) = self.settle(site, rules).await?;
+        // Only rules and servers know of a port to which nothing is attached yet.
+        let mut report = if has_more(site, &kept) && self.is_whole.load(Ordering::Relaxed) {
+            self.set_rules(rules).await?
+        } else {
+            self.settle(site, rules, &View::All).await?.0
+        };
+        self.is_whole.store(report.problems.is_empty(), Ordering::Relaxed);
         self.servers.apply(site, &mut report).await;
         *kept = site.clone();
         Ok(report)
@@ -144,7 +160,15 @@ impl Networks {
             true => None,
             false => self.firewall.lacks(&site).await?,
         };
-        let (report, observed) = self.settle(&site, rules).await?;
+        let alone = alone(&site, wanted);
+        let (site, view) = match &alone {
+            Some(alone) => {
+                let bridges = alone.networks.iter().map(|network| self.owner.bridge(&network.name));
+                (alone, View::Of(bridges.chain([name.clone()]).collect()))
+            }
+            None => (&*site, View::All),
+        };
+        let (report, observed) = self.settle(site, rules, &view).await?;
         match observed.named(&name) {
             Some(link) if link.bridge.is_some() && link.up => Ok(tap),
             _ => {
@@ -219,11 +243,11 @@ impl Networks {
     }
 
     /// Changes interfaces and rules until they are as wanted; what was done, and what is there then.
-    async fn settle(&self, site: &Site, mut rules: Option<Rules>) -> Result<(Report, Observed)> {
+    async fn settle(&self, site: &Site, mut rules: Option<Rules>, view: &View) -> Result<(Report, Observed)> {
         let mut report = Report::default();
         let mut refused = Vec::new();
         for _ in 0..ROUNDS {
-            let (observed, plan) = self.look_and_plan(site, rules.take()).await?;
+            let (observed, plan) = self.look_and_plan(site, rules.take(), view).await?;
             report.problems = plan.problems;
             // Nothing hangs on rules.
             let last = plan.changes.iter().all(|change| matches!(change, Change::SetRules(_)));
@@ -248,15 +272,61 @@ impl Networks {
             return Err(Error::Unstable(report.changes.pop().unwrap_or_default()));
         }
         report.problems.extend(refused.into_iter().map(|detail| Problem { network: None, detail }));
-        Ok((report, self.kernel.look().await?))
+        Ok((report, self.look(view).await?))
     }
 
-    async fn look_and_plan(&self, site: &Site, rules: Option<Rules>) -> Result<(Observed, Plan)> {
-        let mut observed = self.kernel.look().await?;
+    async fn set_rules(&self, rules: Option<Rules>) -> Result<Report> {
+        let mut report = Report::default();
+        if let Some(rules) = rules {
+            let told = Change::SetRules(rules.clone()).to_string();
+            self.firewall.set(rules).await?;
+            report.changes.push(told);
+        }
+        Ok(report)
+    }
+
+    async fn look(&self, view: &View) -> Result<Observed> {
+        match view {
+            View::All => self.kernel.look().await,
+            View::Of(names) => self.kernel.look_at(names).await,
+        }
+    }
+
+    async fn look_and_plan(
+        &self,
+        site: &Site,
+        rules: Option<Rules>,
+        view: &View,
+    ) -> Result<(Observed, Plan)> {
+        let mut observed = self.look(view).await?;
         settings::look(self.owner, site, &mut observed);
         let plan = plan(self.owner, site, &observed, rules.map(Change::SetRules));
         Ok((observed, plan))
     }
+}
+
+/// Which interfaces are looked at.
+enum View {
+    All,
+    /// Those with these names.
+    Of(Vec<String>),
+}
+
+/// A port and its network, if nothing else has to be looked at to attach it.
+fn alone(site: &Site, port: &Port) -> Option<Site> {
+    let network = site.networks.iter().find(|network| network.name == port.network)?;
+    let is_plain =
+        port.vlan.is_none() && port.trunk.is_empty() && port.receive.is_none() && port.send.is_none();
+    let is_own = network.kind != NetworkKind::Bridged;
+    (is_plain && is_own).then(|| Site { networks: vec![network.clone()], ports: vec![port.clone()] })
+}
+
+/// Whether a site is what was before, and ports besides.
+fn has_more(site: &Site, before: &Site) -> bool {
+    let ports: HashMap<_, _> = site.ports.iter().map(|port| (&port.id, port)).collect();
+    site.networks == before.networks
+        && site.ports.len() > before.ports.len()
+        && before.ports.iter().all(|port| ports.get(&port.id) == Some(&port))
 }
 
 fn check(site: &Site) -> Result<()> {
@@ -271,4 +341,51 @@ fn find<'a>(site: &'a Site, id: &str) -> Result<&'a Port> {
     }
     let known = site.ports.iter().any(|port| port.id == id);
     Err(refused(if known { "is on a user-mode network, which has no taps" } else { "is not defined" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::definition::read;
+
+    fn site(ports: Value) -> Site {
+        let networks = json!([
+            { "name": "lan", "kind": "isolated" },
+            { "name": "street", "kind": "bridged", "interface": "eth1" },
+        ]);
+        read(&json!({ "networks": networks, "ports": ports })).unwrap()
+    }
+
+    fn port(id: &str, more: Value) -> Value {
+        let mut port = json!({ "id": id, "network": "lan", "mac": format!("52:54:00:00:00:0{id}") });
+        port.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        port
+    }
+
+    #[test]
+    fn ports_that_come_to_others_need_no_look_at_what_is_there() {
+        let (one, two) = (port("1", json!({})), port("2", json!({})));
+        let before = site(json!([one]));
+        assert!(has_more(&site(json!([two, one])), &before));
+        assert!(!has_more(&before, &before), "whoever applies the same wants all to be looked at");
+        assert!(!has_more(&site(json!([two])), &before));
+        assert!(!has_more(&site(json!([two, port("1", json!({ "vlan": 7 }))])), &before), "that one changed");
+        let mut fewer = site(json!([two, one]));
+        fewer.networks.pop();
+        assert!(!has_more(&fewer, &before));
+    }
+
+    #[test]
+    fn a_port_is_attached_by_itself_unless_others_or_what_is_seldom_looked_at_matter() {
+        let is_alone = |more: Value| {
+            let site = site(json!([port("1", more), port("2", json!({}))]));
+            alone(&site, &site.ports[0]).map(|alone| (alone.networks.len(), alone.ports.len()))
+        };
+        assert_eq!(is_alone(json!({})), Some((1, 1)));
+        assert_eq!(is_alone(json!({ "vlan": 7 })), None);
+        assert_eq!(is_alone(json!({ "trunk": [7] })), None);
+        assert_eq!(is_alone(json!({ "network": "street" })), None, "its interface carries all ports' VLANs");
+    }
 }

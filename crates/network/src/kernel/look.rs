@@ -17,6 +17,27 @@ use super::{Kernel, Link, LinkKind, Observed, Shape, Vlan};
 use crate::error::{Error, Result};
 
 impl Kernel {
+    /// Those of these interfaces that are there, with their addresses. A tap among them has been made just now: nobody has given it VLANs or limits
+    /// yet. To list hundreds of interfaces for one takes a multiple of what is done with it.
+    pub(crate) async fn look_at(&self, names: &[String]) -> Result<Observed> {
+        let told = |source| Error::Kernel { doing: "looking at an interface".into(), source };
+        let mut found = Vec::new();
+        for name in names {
+            let mut links = self.handle.link().get().match_name(name.clone()).execute();
+            match links.try_next().await {
+                Ok(message) => found.extend(message.as_ref().map(read_link)),
+                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => {}
+                Err(error) => return Err(told(error)),
+            }
+        }
+        let mut observed = Observed::of(found);
+        self.look_for_addresses(&mut observed).await?;
+        for link in observed.links.values_mut().filter(|link| link.kind == LinkKind::Tun) {
+            link.vlans.insert(Vlan::FIRST);
+        }
+        Ok(observed)
+    }
+
     /// All interfaces, with their addresses, VLANs and limits. Settings are read when it is known which are wanted.
     pub(crate) async fn look(&self) -> Result<Observed> {
         let mut all = Vec::new();

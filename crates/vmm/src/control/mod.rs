@@ -36,6 +36,7 @@ mod layers;
 mod limits;
 mod open;
 mod protocol;
+mod question;
 mod saves;
 mod server;
 mod usage;
