@@ -74,6 +74,12 @@ test("a guest cannot break the console that shows it", async ({ host, contexts }
   await page.goto(`${host.url}/guests/web/console`);
   await page.locator(".console .link.live").waitFor();
   await page.locator(".xterm-helper-textarea").focus();
+  // It may be starting: what is typed before its shell is there is lost.
+  await eventually("its shell listens", async () => {
+    await page.keyboard.type("echo li$((40+2))sten\n");
+    await sleep(500);
+    return host.run("vm", "log", "web").includes("li42sten");
+  });
   // A reset, and another one before the first was drawn.
   await page.keyboard.type(String.raw`for i in $(seq 20); do seq 200; printf '\033c'; usleep 20000; printf '\033c'; done; echo res$((40+2))et` + "\n");
   await eventually("it was reset", () => host.run("vm", "log", "web").includes("res42et"));
