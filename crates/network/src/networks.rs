@@ -288,7 +288,7 @@ impl Networks {
     async fn look(&self, view: &View) -> Result<Observed> {
         match view {
             View::All => self.kernel.look().await,
-            View::Of(names) => self.kernel.look_at(names).await,
+            View::Of(names) => self.kernel.look_at(self.owner, names).await,
         }
     }
 

@@ -1,9 +1,11 @@
 //! Looking at what is there.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use rtnetlink::LinkGetRequest;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
@@ -15,23 +17,25 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Kernel, Link, LinkKind, Observed, Shape, Vlan};
 use crate::error::{Error, Result};
+use crate::names::Owner;
 
 impl Kernel {
-    /// Those of these interfaces that are there, with their addresses. A tap among them has been made just now: nobody has given it VLANs or limits
-    /// yet. To list hundreds of interfaces for one takes a multiple of what is done with it.
-    pub(crate) async fn look_at(&self, names: &[String]) -> Result<Observed> {
-        let told = |source| Error::Kernel { doing: "looking at an interface".into(), source };
+    /// Those of these interfaces that are there, and those of others that have addresses, which a network may overlap. A tap among them has been made just
+    /// now: nobody has given it VLANs or limits yet. To list hundreds of interfaces for one takes a multiple of what is done with it.
+    pub(crate) async fn look_at(&self, owner: Owner, names: &[String]) -> Result<Observed> {
+        let get = || self.handle.link().get();
         let mut found = Vec::new();
         for name in names {
-            let mut links = self.handle.link().get().match_name(name.clone()).execute();
-            match links.try_next().await {
-                Ok(message) => found.extend(message.as_ref().map(read_link)),
-                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => {}
-                Err(error) => return Err(told(error)),
-            }
+            found.extend(one(get().match_name(name.clone())).await?);
+        }
+        let addresses = self.addresses().await?;
+        let known: BTreeSet<_> = found.iter().map(|link| link.index).collect();
+        let others: BTreeSet<_> = addresses.iter().map(|(index, _)| *index).collect();
+        for index in others.difference(&known).copied() {
+            found.extend(one(get().match_index(index)).await?.filter(|link| !owner.owns(&link.name)));
         }
         let mut observed = Observed::of(found);
-        self.look_for_addresses(&mut observed).await?;
+        observed.have(addresses);
         for link in observed.links.values_mut().filter(|link| link.kind == LinkKind::Tun) {
             link.vlans.insert(Vlan::FIRST);
         }
@@ -54,8 +58,15 @@ impl Kernel {
     }
 
     pub(super) async fn look_for_addresses(&self, observed: &mut Observed) -> Result<()> {
+        observed.have(self.addresses().await?);
+        Ok(())
+    }
+
+    /// All addresses, each with the number of its interface.
+    async fn addresses(&self) -> Result<Vec<(u32, IpNet)>> {
         let told = |source| Error::Kernel { doing: "listing addresses".into(), source };
         let mut addresses = self.handle.address().get().execute();
+        let mut found = Vec::new();
         while let Some(message) = addresses.try_next().await.map_err(told)? {
             let length = message.header.prefix_len;
             let mut own: Option<IpAddr> = None;
@@ -67,12 +78,10 @@ impl Kernel {
                     _ => {}
                 }
             }
-            let Some(address) = own.and_then(|address| IpNet::new(address, length).ok()) else { continue };
-            if let Some(link) = observed.links.get_mut(&message.header.index) {
-                link.addresses.insert(address);
-            }
+            let address = own.and_then(|address| IpNet::new(address, length).ok());
+            found.extend(address.map(|address| (message.header.index, address)));
         }
-        Ok(())
+        Ok(found)
     }
 
     async fn look_for_vlans(&self, observed: &mut Observed) -> Result<()> {
@@ -115,6 +124,16 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+}
+
+/// The interface that is asked for, if it is there.
+async fn one(request: LinkGetRequest) -> Result<Option<Link>> {
+    let told = |source| Error::Kernel { doing: "looking at an interface".into(), source };
+    match request.execute().try_next().await {
+        Ok(message) => Ok(message.as_ref().map(read_link)),
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+        Err(error) => Err(told(error)),
     }
 }
 

@@ -88,6 +88,15 @@ impl Observed {
         Self { links, by_name, settings: BTreeMap::new() }
     }
 
+    /// Interfaces, by their numbers, have these addresses.
+    fn have(&mut self, addresses: Vec<(u32, IpNet)>) {
+        for (index, address) in addresses {
+            if let Some(link) = self.links.get_mut(&index) {
+                link.addresses.insert(address);
+            }
+        }
+    }
+
     /// The interface of a name.
     pub(crate) fn named(&self, name: &str) -> Option<&Link> {
         self.links.get(self.by_name.get(name)?)

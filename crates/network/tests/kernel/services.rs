@@ -141,6 +141,33 @@ fn an_interface_that_the_host_needs_is_not_taken() {
 }
 
 #[test]
+fn nobody_is_attached_to_a_network_that_overlaps_what_the_host_got_since() {
+    in_own_namespace(|| {
+        let networks = json!([
+            { "name": "lan", "kind": "nat", "ipv4": { "subnet": "10.77.0.0/24" } },
+            { "name": "other", "kind": "nat", "ipv4": { "subnet": "10.78.0.0/24" } },
+        ]);
+        let ports = json!([
+            { "id": "a", "network": "lan", "mac": "52:54:00:00:00:01", "address": "10.77.0.2" },
+            { "id": "b", "network": "other", "mac": "52:54:00:00:00:02", "address": "10.78.0.2" },
+        ]);
+        let host = Host::new(networks, ports);
+        host.apply();
+        crate::world::run("ip", &["addr", "add", "10.77.0.200/16", "dev", "lo"]);
+        let told = host.runtime.block_on(host.networks.attach("a")).unwrap_err().to_string();
+        assert!(told.contains("overlaps 10.77.0.200/16, which is on lo"), "{told}");
+        crate::world::run("ip", &["addr", "del", "10.77.0.200/16", "dev", "lo"]);
+        let _taps = ["a", "b"].map(|id| host.runtime.block_on(host.networks.attach(id)).unwrap());
+        let links = crate::world::run("ip", &["-o", "link"]);
+        assert_eq!(
+            links.matches(" master ").count(),
+            2,
+            "each is where it belongs, and nothing is gone: {links}"
+        );
+    });
+}
+
+#[test]
 fn a_new_guest_is_known_without_a_restart_of_its_network() {
     in_own_namespace(|| {
         let mut host = nat();
