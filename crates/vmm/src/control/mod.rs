@@ -36,7 +36,6 @@ mod layers;
 mod limits;
 mod open;
 mod protocol;
-mod question;
 mod saves;
 mod server;
 mod usage;

@@ -2,13 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::question::Question;
 use crate::figures::Figures;
 use crate::machine::Machine;
 use crate::virtio::balloon::GuestMemoryStats;
@@ -99,7 +97,6 @@ pub(super) struct Meters {
     /// By the device's name, in the order in which they came.
     disks: Vec<(String, String, Arc<block::Meter>)>,
     cards: Vec<(String, [u8; 6], Arc<net::Meter>)>,
-    question: Mutex<Question>,
 }
 
 impl Meters {
@@ -147,12 +144,6 @@ impl Meters {
             sent_bytes: meter.sent_bytes.get(),
         });
         let memory = machine.memory_size();
-        let (guest_memory, resident) = (machine.guest_memory_stats(), resident().unwrap_or(0));
-        let process_time_ns = process_time_ns();
-        let mut question = self.question.lock().unwrap_or_else(PoisonError::into_inner);
-        if question.is_due(guest_memory.free.is_some(), Instant::now(), process_time_ns, resident) {
-            machine.ask_for_memory_stats();
-        }
         Stats {
             guest_time_ns: machine.clock_ns(),
             processors: processors.collect(),
@@ -160,9 +151,9 @@ impl Meters {
             balloon: memory.balloon,
             balloon_target: memory.target,
             pooled: memory.pooled,
-            guest_memory,
-            resident,
-            process_time_ns,
+            guest_memory: machine.guest_memory_stats(),
+            resident: resident().unwrap_or(0),
+            process_time_ns: process_time_ns(),
             disks: disks.collect(),
             nets: nets.collect(),
         }

@@ -127,14 +127,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Asks the guest anew what it says of its memory; the answer is there soon.
-    pub fn ask_for_memory_stats(&self) {
-        if let Some(balloon) = &self.reservoir.balloon {
-            balloon.ask_for_statistics();
-        }
-    }
-
-    /// What the guest has said of its memory last.
+    /// What the guest says of its memory.
     pub fn guest_memory_stats(&self) -> GuestMemoryStats {
         self.reservoir.balloon.as_ref().map(|balloon| balloon.statistics()).unwrap_or_default()
     }

@@ -165,17 +165,13 @@ impl Handle {
         self.lock().reported
     }
 
-    /// Asks the guest anew what it says of its memory, if it has a driver for that.
-    pub fn ask_for_statistics(&self) {
-        if let Some(ask) = &self.lock().ask {
+    /// What the guest has said of its memory last; it is asked anew, for the next one who wants to know.
+    pub fn statistics(&self) -> GuestMemoryStats {
+        let shared = self.lock();
+        if let Some(ask) = &shared.ask {
             // A counter that is full asks as well.
             let _ = ask.write(1);
         }
-    }
-
-    /// What the guest has said of its memory last.
-    pub fn statistics(&self) -> GuestMemoryStats {
-        let shared = self.lock();
         let one = |tag: u16| shared.statistics.get(&tag).copied();
         GuestMemoryStats {
             swapped_in: one(0),
