@@ -12,6 +12,7 @@ use crate::mmu::Mmu;
 use crate::op::{Op, form, seg, slot};
 use crate::state::{Activity, Msrs, Segment, TableRegister, X87};
 use crate::system::{CpuidEntry, System};
+use crate::wait::Wait;
 
 /// Why [`Cpu::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,8 @@ pub struct Cpu {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) index: usize,
+    /// How it waits in a loop of its guest's.
+    pub(crate) wait: Wait,
     /// Instructions executed.
     pub(crate) instructions: u64,
     /// Registers that do not exist and that the guest was told so about.

@@ -13,6 +13,7 @@ use crate::op::{seg, slot};
 use crate::segment::{CODE_RIGHTS, DATA_RIGHTS};
 use crate::state::{Activity, ApicState, CpuState, Msrs, Segment, TableRegister, X87};
 use crate::system::{CpuidEntry, System};
+use crate::wait::Wait;
 
 /// CR0.CD and NW, which INIT leaves alone.
 const CR0_CACHE: u64 = 3 << 29;
@@ -156,6 +157,7 @@ impl Cpu {
             mailbox,
             bus,
             index,
+            wait: Wait::new(),
             instructions: 0,
             unknown_msrs: Vec::new(),
         };

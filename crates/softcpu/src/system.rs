@@ -7,7 +7,7 @@ use crate::bus::{GuestMemory, PAGE_SIZE};
 use crate::cache::CodeMap;
 use crate::clock::Clock;
 use crate::cpu::Cpu;
-use crate::wait::Wait;
+use crate::wait;
 
 /// Pages of stale code that are forgotten one by one; beyond that, all code is.
 const MOST_PAGES: u64 = 1024;
@@ -61,11 +61,7 @@ impl System {
     pub fn forget_writable(&self) {
         let asked: Vec<_> = self.mailboxes.iter().map(|m| (m, m.request(Request::ForgetWritable))).collect();
         for (mailbox, ticket) in asked {
-            let mut wait = Wait::new();
-            while !mailbox.is_done(ticket) {
-                std::hint::spin_loop();
-                wait = wait.round();
-            }
+            wait::until(|| mailbox.is_done(ticket));
         }
     }
 
@@ -114,13 +110,14 @@ impl Cpu {
         let asked: Vec<_> =
             system.others(self.index).map(|m| (m, m.request(Request::DropWritable(gpa)))).collect();
         for (mailbox, ticket) in asked {
-            let mut wait = Wait::new();
-            while !mailbox.is_done(ticket) {
-                self.drain_inbox();
-                // The other looks every couple of thousand instructions, unless the host has taken it off its processor.
-                std::hint::spin_loop();
-                wait = wait.round();
-            }
+            // The other looks every couple of thousand instructions, unless the host has taken it off its processor.
+            wait::until(|| {
+                let done = mailbox.is_done(ticket);
+                if !done {
+                    self.drain_inbox();
+                }
+                done
+            });
         }
     }
 }

@@ -18,7 +18,7 @@ const FIRST: Duration = Duration::from_micros(10);
 const LONGEST: Duration = Duration::from_micros(160);
 
 /// One that waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Wait {
     /// Rounds since it began.
     rounds: u32,
@@ -28,38 +28,50 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { rounds: 0, looked: None, sleep: FIRST }
     }
 
     /// One round more has been waited in vain.
     #[inline]
-    pub(crate) fn round(self) -> Self {
-        let next = Self { rounds: self.rounds.wrapping_add(1), ..self };
-        if next.rounds.is_multiple_of(LOOK) { next.look() } else { next }
+    pub(crate) fn round(&mut self) {
+        self.rounds += 1;
+        if self.rounds.is_multiple_of(LOOK) {
+            self.look();
+        }
     }
 
     #[cold]
-    fn look(self) -> Self {
-        let (mut next, sleep) = self.at(Instant::now());
-        if let Some(sleep) = sleep {
+    fn look(&mut self) {
+        if let Some(sleep) = self.at(Instant::now()) {
             std::thread::sleep(sleep);
-            next.looked = Some(Instant::now());
+            self.looked = Some(Instant::now());
         }
-        next
     }
 
-    /// What becomes of it at a look, and how long it sleeps now.
-    fn at(self, now: Instant) -> (Self, Option<Duration>) {
-        let looked = Some(now);
-        if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) > SAME) {
-            return (Self { rounds: 0, looked, sleep: FIRST }, None);
+    /// How long it sleeps at a look.
+    fn at(&mut self, now: Instant) -> Option<Duration> {
+        let looked = self.looked.replace(now);
+        if looked.is_none_or(|looked| now.saturating_duration_since(looked) > SAME) {
+            (self.rounds, self.sleep) = (0, FIRST);
+            return None;
         }
         if self.rounds < AWAKE {
-            return (Self { looked, ..self }, None);
+            return None;
         }
         // The next look is soon.
-        (Self { rounds: AWAKE, looked, sleep: (self.sleep * 2).min(LONGEST) }, Some(self.sleep))
+        self.rounds = AWAKE;
+        let next = (self.sleep * 2).min(LONGEST);
+        Some(std::mem::replace(&mut self.sleep, next))
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn until(mut is_so: impl FnMut() -> bool) {
+    let mut wait = Wait::new();
+    while !is_so() {
+        std::hint::spin_loop();
+        wait.round();
     }
 }
 
@@ -75,14 +87,13 @@ mod tests {
         for look in 1..=AWAKE / LOOK + 8 {
             wait.rounds += LOOK;
             now += SAME / 10;
-            let sleep;
-            (wait, sleep) = wait.at(now);
+            let sleep = wait.at(now);
             assert!(sleep.is_none() || look > AWAKE / LOOK, "it is awake at first");
             slept.extend(sleep.map(|sleep| sleep.as_micros()));
         }
         assert_eq!(slept, [10, 20, 40, 80, 160, 160, 160, 160]);
         now += SAME * 2;
-        let (wait, sleep) = wait.at(now);
+        let sleep = wait.at(now);
         assert_eq!((wait.rounds, wait.sleep, sleep), (0, FIRST, None), "this is another wait");
     }
 }

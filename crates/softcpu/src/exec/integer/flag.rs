@@ -1,7 +1,6 @@
 //! Instructions on single flags, and those that do nothing a guest can see: NOP, ENDBR, PREFETCH, fences, PAUSE.
 
 use std::arch::asm;
-use std::cell::Cell;
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -9,11 +8,6 @@ use crate::cpu::Cpu;
 use crate::fault::Trap;
 use crate::flags::{ALL, CF, OF, rflags};
 use crate::op::{Lowered, Op, Stop, leave, next, slot, step};
-use crate::wait::Wait;
-
-thread_local! {
-    static WAIT: Cell<Wait> = const { Cell::new(Wait::new()) };
-}
 
 /// Lowers the instructions of this file.
 pub(super) fn lower(insn: &Instruction, _: &mut Op) -> Option<Lowered> {
@@ -58,7 +52,7 @@ fn flush_line(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// PAUSE: the guest waits for another processor, whose thread may need this one's time.
 fn pause(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    WAIT.set(WAIT.get().round());
+    cpu.wait.round();
     Ok(cpu.next_rip(op))
 }
 
