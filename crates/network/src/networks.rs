@@ -9,11 +9,11 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use crate::definition::{NetworkKind, Port, Site};
+use crate::definition::{Network, NetworkKind, Port, Site};
 use crate::dhcp::{Lease, Servers};
 use crate::error::{Error, Result};
 use crate::firewall::Firewall;
-use crate::kernel::{Change, Kernel, Observed, settings, tap};
+use crate::kernel::{Change, Kernel, Observed, SET_RULES, settings, tap};
 use crate::names::Owner;
 use crate::plan::{Plan, Problem, plan};
 use crate::rules::{Rules, taps};
@@ -109,8 +109,13 @@ impl Networks {
         let mut kept = self.site.lock().await;
         let rules = self.firewall.lacks(site).await?;
         // Only rules and servers know of a port to which nothing is attached yet.
-        let mut report = if has_more(site, &kept) && self.is_whole.load(Ordering::Relaxed) {
-            self.set_rules(rules).await?
+        let was_whole = self.is_whole.swap(false, Ordering::Relaxed);
+        let mut report = if was_whole && has_more(site, &kept) {
+            let mut report = Report::default();
+            if let Some(rules) = rules {
+                self.set_rules(rules, &mut report).await?;
+            }
+            report
         } else {
             self.settle(site, rules, &View::All).await?.0
         };
@@ -149,7 +154,7 @@ impl Networks {
     pub async fn attach(&self, port: &str) -> Result<OwnedFd> {
         let site = self.site.lock().await;
         let refused = |why: String| Error::Port { port: port.to_owned(), why };
-        let wanted = find(&site, port)?;
+        let (wanted, network) = find(&site, port)?;
         let name = self.owner.tap(&wanted.id);
         let tap = tap::open(&name).map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY) => refused("is attached already; detach it first".into()),
@@ -160,15 +165,13 @@ impl Networks {
             true => None,
             false => self.firewall.lacks(&site).await?,
         };
-        let alone = alone(&site, wanted);
-        let (site, view) = match &alone {
+        let (report, observed) = match alone(wanted, network) {
             Some(alone) => {
-                let bridges = alone.networks.iter().map(|network| self.owner.bridge(&network.name));
-                (alone, View::Of(bridges.chain([name.clone()]).collect()))
+                let view = View::Of(vec![self.owner.bridge(&network.name), name.clone()]);
+                self.settle(&alone, rules, &view).await?
             }
-            None => (&*site, View::All),
+            None => self.settle(&site, rules, &View::All).await?,
         };
-        let (report, observed) = self.settle(site, rules, &view).await?;
         match observed.named(&name) {
             Some(link) if link.bridge.is_some() && link.up => Ok(tap),
             _ => {
@@ -253,15 +256,13 @@ impl Networks {
             let last = plan.changes.iter().all(|change| matches!(change, Change::SetRules(_)));
             refused.clear();
             for change in plan.changes {
-                let told = change.to_string();
-                let made = match change {
+                match change {
                     // No guest may be connected without its rules.
-                    Change::SetRules(rules) => Ok(self.firewall.set(rules).await?),
-                    change => self.kernel.make(&change).await,
-                };
-                match made {
-                    Ok(()) => report.changes.push(told),
-                    Err(error) => refused.push(error.to_string()),
+                    Change::SetRules(rules) => self.set_rules(rules, &mut report).await?,
+                    change => match self.kernel.make(&change).await {
+                        Ok(()) => report.changes.push(change.to_string()),
+                        Err(error) => refused.push(error.to_string()),
+                    },
                 }
             }
             if last {
@@ -275,14 +276,10 @@ impl Networks {
         Ok((report, self.look(view).await?))
     }
 
-    async fn set_rules(&self, rules: Option<Rules>) -> Result<Report> {
-        let mut report = Report::default();
-        if let Some(rules) = rules {
-            let told = Change::SetRules(rules.clone()).to_string();
-            self.firewall.set(rules).await?;
-            report.changes.push(told);
-        }
-        Ok(report)
+    async fn set_rules(&self, rules: Rules, report: &mut Report) -> Result<()> {
+        self.firewall.set(rules).await?;
+        report.changes.push(SET_RULES.into());
+        Ok(())
     }
 
     async fn look(&self, view: &View) -> Result<Observed> {
@@ -308,13 +305,12 @@ impl Networks {
 /// Which interfaces are looked at.
 enum View {
     All,
-    /// Those with these names.
+    /// Those with these names, and those of the host that have addresses.
     Of(Vec<String>),
 }
 
 /// A port and its network, if nothing else has to be looked at to attach it.
-fn alone(site: &Site, port: &Port) -> Option<Site> {
-    let network = site.networks.iter().find(|network| network.name == port.network)?;
+fn alone(port: &Port, network: &Network) -> Option<Site> {
     let is_plain =
         port.vlan.is_none() && port.trunk.is_empty() && port.receive.is_none() && port.send.is_none();
     let is_own = network.kind != NetworkKind::Bridged;
@@ -334,10 +330,11 @@ fn check(site: &Site) -> Result<()> {
     if faults.is_empty() { Ok(()) } else { Err(Error::Definition(faults)) }
 }
 
-fn find<'a>(site: &'a Site, id: &str) -> Result<&'a Port> {
+/// A port that has a tap, and its network.
+fn find<'a>(site: &'a Site, id: &str) -> Result<(&'a Port, &'a Network)> {
     let refused = |why: &str| Error::Port { port: id.to_owned(), why: why.to_owned() };
-    if let Some((port, _)) = taps(site).find(|(port, _)| port.id == id) {
-        return Ok(port);
+    if let Some(found) = taps(site).find(|(port, _)| port.id == id) {
+        return Ok(found);
     }
     let known = site.ports.iter().any(|port| port.id == id);
     Err(refused(if known { "is on a user-mode network, which has no taps" } else { "is not defined" }))
@@ -381,7 +378,8 @@ mod tests {
     fn a_port_is_attached_by_itself_unless_others_or_what_is_seldom_looked_at_matter() {
         let is_alone = |more: Value| {
             let site = site(json!([port("1", more), port("2", json!({}))]));
-            alone(&site, &site.ports[0]).map(|alone| (alone.networks.len(), alone.ports.len()))
+            let (port, network) = find(&site, "1").unwrap();
+            alone(port, network).map(|alone| (alone.networks.len(), alone.ports.len()))
         };
         assert_eq!(is_alone(json!({})), Some((1, 1)));
         assert_eq!(is_alone(json!({ "vlan": 7 })), None);

@@ -39,6 +39,9 @@ impl From<&Link> for At {
     }
 }
 
+/// What is told of rules that are set.
+pub(crate) const SET_RULES: &str = "set the firewall's rules";
+
 /// One thing to change.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
@@ -115,7 +118,7 @@ impl fmt::Display for Change {
                 write!(f, "limit what {} gets to {rate} bytes/s, {burst} at once", at.what)
             }
             Self::SetShape { at, shape: None } => write!(f, "limit what {} gets no more", at.what),
-            Self::SetRules(_) => f.write_str("set the firewall's rules"),
+            Self::SetRules(_) => f.write_str(SET_RULES),
             Self::Set { setting, before } => {
                 write!(f, "set net/{} to {}, from {before}", setting.path, setting.value)
             }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use rtnetlink::{Handle, new_connection};
 
 pub use cards::{Card, cards};
-pub(crate) use change::Change;
+pub(crate) use change::{Change, SET_RULES};
 pub(crate) use shape::Shape;
 
 use crate::error::{Error, Result};
