@@ -272,10 +272,15 @@ impl Guest {
                 Ok(from.abs_diff(*to))
             }
             Step::Memory { to, .. } => {
-                let hardware: Hardware = self.tell("memory", json!({ "bytes": to }), &[]).await?;
+                let hardware = self.ask_for_memory(*to).await?;
                 Ok(u32::from(!is_there(&hardware.memory)))
             }
         }
+    }
+
+    /// Asks its system to have so many bytes of memory.
+    pub(super) async fn ask_for_memory(&self, bytes: u64) -> Result<Hardware, Problem> {
+        self.tell("memory", json!({ "bytes": bytes }), &[]).await
     }
 
     /// Tells its process which of the devices of a definition are on pools and networks, whose bandwidth is divided. What a process of an
@@ -372,7 +377,7 @@ impl Guest {
             if let Some((Step::Memory { to, .. }, _)) = &changing.now {
                 let to = *to;
                 // If it cannot be asked, it will be over soon.
-                let _ = self.tell::<Value>("memory", json!({ "bytes": to }), &[]).await;
+                let _ = self.ask_for_memory(to).await;
             }
             return;
         }
