@@ -3,15 +3,14 @@
 import assert from "node:assert/strict";
 
 import { open } from "./host.mjs";
-import { eventually, guest, shell, test } from "./test.mjs";
+import { eventually, guest, shell, test, typesIntoConsole } from "./test.mjs";
 
 test("a console takes what is pasted, gives what is copied, keeps what has gone by, and fits its window", async ({ host, contexts }) => {
   guest(host);
   await shell(host);
   const { page, context, complaints } = await open(contexts, host, { permissions: ["clipboard-read", "clipboard-write"] });
   await page.goto(`${host.url}/guests/web/console`);
-  await page.locator(".console .link.live").waitFor();
-  await page.locator(".xterm-helper-textarea").focus();
+  await typesIntoConsole(page);
   // Two lines, with letters that are more than a byte each.
   await page.evaluate(() => navigator.clipboard.writeText("echo pas$((40+2))ted\necho 你好-$((6*7))"));
   await page.keyboard.press("Control+Shift+V");
@@ -51,8 +50,7 @@ test("a console connects again by itself after the daemon's death", async ({ hos
   await shell(host);
   const { page, context, complaints } = await open(contexts, host);
   await page.goto(`${host.url}/guests/web/console`);
-  await page.locator(".console .link.live").waitFor();
-  await page.locator(".xterm-helper-textarea").focus();
+  await typesIntoConsole(page);
   await host.kill();
   await page.locator(".console .link.lost").waitFor();
   await host.again();

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import { open } from "./host.mjs";
-import { eventually, guest, shell, shows, state, test } from "./test.mjs";
+import { eventually, guest, shell, shows, state, test, typesIntoConsole } from "./test.mjs";
 
 test("a guest is made after the first visit by a link, used in its console, changed, stopped and deleted", async ({ host, contexts }) => {
   const { page, context, complaints } = await open(contexts, host);
@@ -23,8 +23,7 @@ test("a guest is made after the first visit by a link, used in its console, chan
   await page.getByRole("button", { name: "Create with defaults" }).click();
   await page.waitForURL(/\/guests\/web\/console/);
   await state(page, "Running");
-  await page.locator(".console .link.live").waitFor({ timeout: 30_000 });
-  await page.locator(".xterm-helper-textarea").focus();
+  await typesIntoConsole(page, { timeout: 30_000 });
   await shell(host);
   await page.keyboard.type("echo so$((40+2))far\n");
   await eventually("the shell answers", () => host.run("vm", "log", "web").includes("so42far"));

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import { open, sleep } from "./host.mjs";
-import { eventually, guest, shell, test } from "./test.mjs";
+import { eventually, guest, shell, test, typesIntoConsole } from "./test.mjs";
 
 test("hostile names and words are shown, and never run", async ({ host, contexts }) => {
   const evil = "<img src=x onerror=alert(1)>\u202e<script>alert(2)</script>" + "x".repeat(3000);
@@ -72,8 +72,7 @@ test("a guest cannot break the console that shows it", async ({ host, contexts }
   await shell(host);
   const { page, context, complaints } = await open(contexts, host);
   await page.goto(`${host.url}/guests/web/console`);
-  await page.locator(".console .link.live").waitFor();
-  await page.locator(".xterm-helper-textarea").focus();
+  await typesIntoConsole(page);
   // It may be starting: what is typed before its shell is there is lost.
   await eventually("its shell listens", async () => {
     await page.keyboard.type("echo li$((40+2))sten\n");

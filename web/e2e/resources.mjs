@@ -5,7 +5,7 @@ import { closeSync, openSync, writeSync } from "node:fs";
 import { join } from "node:path";
 
 import { networked, open } from "./host.mjs";
-import { eventually, guest, shell, shows, state, test } from "./test.mjs";
+import { eventually, guest, shell, shows, state, test, typesIntoConsole } from "./test.mjs";
 
 /** The first words of a volume descriptor, where an ISO 9660 image has them (ECMA-119, 6.2.1 and 8.1). */
 const DESCRIPTOR = { at: 32768, words: "\x01CD001\x01" };
@@ -41,8 +41,7 @@ test("an image of a disc is uploaded with a pause, attached, and read in the gue
   await dialog.getByRole("button", { name: "Add disk" }).click();
   await page.locator("tr", { hasText: "default/rescue-1" }).getByText("Read only").waitFor();
   await page.goto(`${host.url}/guests/web/console`);
-  await page.locator(".console .link.live").waitFor();
-  await page.locator(".xterm-helper-textarea").focus();
+  await typesIntoConsole(page);
   await page.keyboard.type("for d in /dev/vd?; do dd if=$d bs=1 skip=32769 count=5 2>/dev/null | tr C c; done; tail -c 7 /dev/vdb | tr e E\n");
   await eventually("the guest reads the disc from its beginning to its end", () => /cD001[^]*thE End/.test(host.run("vm", "log", "web")));
 

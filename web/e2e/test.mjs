@@ -20,6 +20,12 @@ export async function shell(host, name = "web") {
   await eventually("the guest has a shell", () => host.run("vm", "log", name).includes("# "), 3000);
 }
 
+/** Waits until a guest's console is connected, and types into it from then on. */
+export async function typesIntoConsole(page, patience) {
+  await page.locator(".console .link.live").waitFor(patience);
+  await page.locator(".xterm-helper-textarea").focus();
+}
+
 /** Waits until the page shows these words. */
 export async function shows(page, words) {
   await page.getByText(words).first().waitFor();

@@ -11,8 +11,8 @@ const COUNTED: IFunctionIdentifier[] = [
   { final: "S" }, { final: "T" }, { final: "X" }, { final: "Z" }, { final: "b" }, { intermediates: "'", final: "}" }, { intermediates: "'", final: "~" },
 ];
 
-/** Keeps a terminal whole whatever is written to it. `place` is an element around it. What is returned resets the terminal. */
-export function guard(terminal: Terminal, place: HTMLElement): () => void {
+/** Keeps an open terminal whole whatever is written to it. What is returned resets it. */
+export function guard(terminal: Terminal): () => void {
   for (const sequence of COUNTED) {
     terminal.parser.registerCsiHandler(sequence, (counts) => counts.flat().some((count) => count > MOST));
   }
@@ -24,7 +24,7 @@ export function guard(terminal: Terminal, place: HTMLElement): () => void {
     resets += 1;
     requestAnimationFrame(() => requestAnimationFrame(() => { resets -= 1; }));
   };
-  place.addEventListener("scroll", (event) => { if (resets > 0) event.stopPropagation(); }, { capture: true });
+  terminal.element?.addEventListener("scroll", (event) => { if (resets > 0) event.stopPropagation(); }, { capture: true });
   terminal.parser.registerEscHandler({ final: "c" }, () => { begin(); return false; });
   return () => { begin(); terminal.reset(); };
 }

@@ -50,7 +50,7 @@ export default function Terminal({ id, name }: { id: string; name: string }) {
       document.execCommand("copy");
       return false;
     });
-    const connection = connect(terminal, guard(terminal, place.current), id, setState);
+    const connection = connect(terminal, guard(terminal), id, setState);
     return () => {
       connection.end();
       sized.disconnect();
