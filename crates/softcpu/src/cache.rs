@@ -3,17 +3,16 @@
 //! Blocks are keyed by the physical address of their first byte and by [`Mode`], so they outlive changes of address space.
 //! From block to block execution goes by links (within a page: same mapping, same page) or through a small table keyed by
 //! virtual address, which is forgotten whenever translations are. Each processor has its own cache; what they share is
-//! [`CodeMap`], which says for each page which 64-byte pieces somebody translated.
+//! [`CodeMap`](crate::code_map::CodeMap), which says for each page which 64-byte pieces somebody translated.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::Hasher;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use iced_x86::Instruction;
 
-use crate::bus::{PAGE_SIZE, PageFlags};
+use crate::bus::PAGE_SIZE;
+use crate::code_map::{AddressHasher, AddressMap, pieces};
 use crate::cpu::{Cpu, Mode};
 use crate::op::{Op, Stop};
 
@@ -21,6 +20,10 @@ use crate::op::{Op, Stop};
 const JUMPS: usize = 4096;
 /// Ops a cache may hold before it starts afresh (32 bytes each).
 const MOST_OPS: usize = 512 * 1024;
+/// Ops of blocks that were executed once so far, before those are forgotten.
+const MOST_YOUNG: usize = 4096;
+/// Bits that say which code has been translated before; a power of two.
+const SEEN: usize = 64 * 1024;
 
 /// A run of ops ending in one that stops or jumps.
 pub(crate) struct Block {
@@ -64,103 +67,6 @@ impl Block {
     }
 }
 
-/// Multiplies and folds: the keys are addresses, which need no more.
-#[derive(Default)]
-pub(crate) struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.write_u64(u64::from(b));
-        }
-    }
-    fn write_u64(&mut self, v: u64) {
-        let mixed = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 29);
-    }
-}
-
-type AddressMap<V> = HashMap<u64, V, BuildHasherDefault<AddressHasher>>;
-
-/// Which 64-byte pieces of guest pages somebody holds translated code of, for all processors of a guest.
-#[derive(Default)]
-pub(crate) struct CodeMap {
-    pages: Mutex<CodePages>,
-}
-
-#[derive(Default)]
-struct CodePages {
-    map: AddressMap<CodePage>,
-    /// How many pages were ever added: tells a page that was forgotten and added again from what it was.
-    added: u64,
-}
-
-/// A page with code. It is in the map exactly as long as its flags have [`PageFlags::CODE`].
-struct CodePage {
-    /// The 64-byte pieces that code was made from.
-    pieces: u64,
-    /// No processor writes the page without telling, and none can begin to.
-    settled: bool,
-    added: u64,
-}
-
-fn pieces(gpa: u64, len: u64) -> u64 {
-    let first = gpa % PAGE_SIZE / 64;
-    let last = ((gpa % PAGE_SIZE + len.max(1) - 1) / 64).min(63);
-    (u64::MAX >> (63 - (last - first))) << first
-}
-
-impl CodeMap {
-    fn lock(&self) -> MutexGuard<'_, CodePages> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that code is made from `len` bytes at `gpa`, within one page, in the map and in the page's flags, which
-    /// change under the lock so that they always agree. If some processor may still write the page without telling,
-    /// gives the ticket to pass to [`settle`](Self::settle) once none does.
-    fn add(&self, gpa: u64, len: u64, flags: &AtomicU8) -> Option<u64> {
-        let mut pages = self.lock();
-        let CodePages { map, added } = &mut *pages;
-        let before = PageFlags::from_bits_truncate(flags.fetch_or(PageFlags::CODE.bits(), Ordering::SeqCst));
-        let page = map.entry(gpa / PAGE_SIZE).or_insert_with(|| {
-            *added += 1;
-            CodePage { pieces: 0, settled: !before.contains(PageFlags::WRITABLE), added: *added }
-        });
-        page.pieces |= pieces(gpa, len);
-        (!page.settled).then_some(page.added)
-    }
-
-    /// All processors have given up writing the page of `gpa` without telling since `ticket` was given. False if the page
-    /// was forgotten meanwhile: then some may have begun again.
-    fn settle(&self, gpa: u64, ticket: u64, flags: &AtomicU8) -> bool {
-        let mut pages = self.lock();
-        match pages.map.get_mut(&(gpa / PAGE_SIZE)) {
-            Some(page) if page.added == ticket => {
-                page.settled = true;
-                flags.fetch_and(!PageFlags::WRITABLE.bits(), Ordering::SeqCst);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// If a write of `len` bytes at `gpa`, within one page, touched code: forgets the page and says so. A processor that
-    /// has not yet heard drops what it has when it does; one that translates anew adds the page again.
-    fn take_if_written(&self, gpa: u64, len: u64, flags: &AtomicU8) -> bool {
-        let mut pages = self.lock();
-        let page = gpa / PAGE_SIZE;
-        let hit = pages.map.get(&page).is_some_and(|p| p.pieces & pieces(gpa, len) != 0);
-        if hit {
-            pages.map.remove(&page);
-            flags.fetch_and(!PageFlags::CODE.bits(), Ordering::SeqCst);
-        }
-        hit
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Jump {
     rip: u64,
@@ -188,6 +94,9 @@ pub(crate) struct CodeCache {
     /// Translations of instruction fetches.
     fetches: Box<[Fetch; 256]>,
     ops: usize,
+    young: Young,
+    /// Which code has been translated before.
+    seen: Seen,
     /// How many times cold blocks were forgotten.
     age: u32,
     /// Where blocks are made, one at a time: most have few instructions, and room for those is soon found.
@@ -202,6 +111,46 @@ struct OwnPage {
     blocks: Vec<u64>,
     /// The 64-byte pieces they were made from.
     pieces: u64,
+}
+
+/// Blocks that were executed once, in whose way nobody has come again: no link and no jump leads to them. Much of what a system executes it
+/// executes once, so they are kept apart, and not for long.
+#[derive(Default)]
+struct Young {
+    blocks: AddressMap<Box<Block>>,
+    /// The 64-byte pieces that they were made from, of each page.
+    pages: AddressMap<u64>,
+    ops: usize,
+}
+
+/// Which blocks were made before, by their keys: a bit for each, which it may share with others.
+struct Seen {
+    bits: Box<[u64; SEEN / 64]>,
+    set: usize,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { bits: Box::new([0; SEEN / 64]), set: 0 }
+    }
+}
+
+impl Seen {
+    /// Whether it was not seen before; it is now.
+    fn is_new(&mut self, key: u64) -> bool {
+        let mut hasher = AddressHasher::default();
+        hasher.write_u64(key);
+        let place = hasher.finish() as usize & (SEEN - 1);
+        let (word, bit) = (&mut self.bits[place / 64], 1 << (place % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        self.set += usize::from(is_new);
+        // Too full, it would take most of what is new for seen.
+        if self.set > SEEN / 4 {
+            *self = Self::default();
+        }
+        is_new
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -228,6 +177,8 @@ impl CodeCache {
             graveyard: Vec::new(),
             fetches: Box::new([Fetch { page: 0, tag: 0, gpa: 0 }; 256]),
             ops: 0,
+            young: Young::default(),
+            seen: Seen::default(),
             age: 0,
             decoded: Vec::new(),
             lowered: Vec::new(),
@@ -274,6 +225,7 @@ impl CodeCache {
         self.forget_translations(true);
         let blocks = std::mem::take(&mut self.blocks);
         self.graveyard.extend(blocks.into_values().map(unlinked));
+        self.forget_young();
         self.pages.clear();
         self.ops = 0;
     }
@@ -287,6 +239,7 @@ impl CodeCache {
     /// others; to be called when no block is executing.
     pub(crate) fn forget_cold(&mut self) {
         self.graveyard = Vec::new();
+        self.young = Young::default();
         self.pages = AddressMap::default();
         let blocks = std::mem::take(&mut self.blocks);
         // In one piece for a moment: what they are copied to then lies close together, and the heap has whole pages to give back.
@@ -319,6 +272,9 @@ impl CodeCache {
 
     /// Forgets all blocks made from the page of `gpa`.
     pub(crate) fn drop_page(&mut self, gpa: u64) {
+        if self.young.pages.contains_key(&(gpa / PAGE_SIZE)) {
+            self.forget_young();
+        }
         let Some(page) = self.pages.remove(&(gpa / PAGE_SIZE)) else { return };
         for key in page.blocks {
             if let Some(block) = self.blocks.remove(&key) {
@@ -331,22 +287,63 @@ impl CodeCache {
 
     /// Whether there are blocks made from the page of `gpa`.
     pub(crate) fn has_page(&self, gpa: u64) -> bool {
-        self.pages.contains_key(&(gpa / PAGE_SIZE))
+        let page = gpa / PAGE_SIZE;
+        self.pages.contains_key(&page) || self.young.pages.contains_key(&page)
     }
 
     /// Whether a block may have been made from one of `len` bytes at `gpa`, within one page.
     fn has_code(&self, gpa: u64, len: u64) -> bool {
-        self.pages.get(&(gpa / PAGE_SIZE)).is_some_and(|page| page.pieces & pieces(gpa, len) != 0)
+        let page = gpa / PAGE_SIZE;
+        let kept = self.pages.get(&page).map_or(0, |page| page.pieces);
+        let young = self.young.pages.get(&page).copied().unwrap_or_default();
+        (kept | young) & pieces(gpa, len) != 0
+    }
+
+    /// Keeps a block that is executed for the first time for a while.
+    fn insert_young(&mut self, key: u64, block: Block) -> *const Block {
+        if self.young.ops > MOST_YOUNG {
+            self.forget_young();
+        }
+        self.young.ops += block.ops.len();
+        for (gpa, len) in block.ranges() {
+            *self.young.pages.entry(gpa / PAGE_SIZE).or_default() |= pieces(gpa, len);
+        }
+        let block = Box::new(block);
+        let at = ptr::from_ref(&*block);
+        if let Some(old) = self.young.blocks.insert(key, block) {
+            self.graveyard.push(unlinked(old));
+        }
+        at
+    }
+
+    /// The block with this key, which is kept from now on if it was young.
+    fn known(&mut self, key: u64) -> Option<*const Block> {
+        if let Some(block) = self.blocks.get_mut(&key) {
+            block.used = self.age;
+            return Some(ptr::from_ref(&**block));
+        }
+        let block = self.young.blocks.remove(&key)?;
+        self.young.ops -= block.ops.len();
+        Some(self.keep(key, block))
+    }
+
+    /// One of them may be executing.
+    fn forget_young(&mut self) {
+        let Young { blocks, .. } = std::mem::take(&mut self.young);
+        self.graveyard.extend(blocks.into_values().map(unlinked));
     }
 
     fn insert(&mut self, key: u64, block: Block) -> *const Block {
+        self.keep(key, Box::new(block))
+    }
+
+    fn keep(&mut self, key: u64, block: Box<Block>) -> *const Block {
         self.ops += block.ops.len();
         for (gpa, len) in block.ranges() {
             let page = self.pages.entry(gpa / PAGE_SIZE).or_default();
             page.blocks.push(key);
             page.pieces |= pieces(gpa, len);
         }
-        let block = Box::new(block);
         let at = ptr::from_ref(&*block);
         if let Some(old) = self.blocks.insert(key, block) {
             self.graveyard.push(unlinked(old));
@@ -384,7 +381,7 @@ pub(crate) unsafe fn chain(cpu: &mut Cpu, rip: u64, way: usize) -> Stop {
     }
 }
 
-/// Goes on at `rip` where no link leads there: into another page there never is one.
+/// Goes on at `rip` where no link leads there: into another page there never is one, nor to or from a block that is in two.
 ///
 /// # Safety
 /// As [`chain`].
@@ -394,8 +391,18 @@ unsafe fn unlinked_yet(cpu: &mut Cpu, from: u64, rip: u64, way: usize) -> Stop {
         // SAFETY: the caller's contract is the same.
         return unsafe { indirect(cpu, rip) };
     }
-    cpu.code.link = Some((cpu.block, way));
-    Stop::Dispatch
+    let link = (cpu.block, way);
+    match cpu.code.jump(rip) {
+        Some(block) => {
+            cpu.link(link, block);
+            // SAFETY: entries with a current tag lead to blocks that are true.
+            unsafe { enter(cpu, block) }
+        }
+        None => {
+            cpu.code.link = Some(link);
+            Stop::Dispatch
+        }
+    }
 }
 
 /// Goes on at `rip`, the target of an indirect branch or in another page.
@@ -450,36 +457,36 @@ impl Cpu {
     pub(crate) fn find_block(&mut self) -> Result<*const Block, crate::fault::Trap> {
         let rip = self.block_rip();
         let link = self.code.link.take();
-        let block = match self.code.jump(rip) {
-            Some(block) => block,
+        let (block, stays) = match self.code.jump(rip) {
+            Some(block) => (block, true),
             None => self.find_block_slow(rip)?,
         };
-        if let Some((from, way)) = link
-            && !self.mode.contains(Mode::LIMITED)
-        {
-            // SAFETY: `link` is reset whenever blocks go, so both blocks are alive; nobody executes `from` now.
-            unsafe {
-                if (*from).second.is_none()
-                    && (*block).second.is_none()
-                    && (*from).gpa ^ (*block).gpa < PAGE_SIZE
-                {
-                    (*from.cast_mut()).links[way] = block;
-                }
-            }
+        if let Some(link) = link.filter(|_| stays) {
+            self.link(link, block);
         }
         Ok(block)
     }
 
-    fn find_block_slow(&mut self, rip: u64) -> Result<*const Block, crate::fault::Trap> {
+    /// Has control go on at `to` by itself when it leaves a block by a way, if both are within a page.
+    fn link(&self, (from, way): (*const Block, usize), to: *const Block) {
+        if self.mode.contains(Mode::LIMITED) {
+            return;
+        }
+        // SAFETY: a link is asked for by the block in execution, or reset whenever blocks go, so both are alive; nobody executes `from`.
+        unsafe {
+            if (*from).second.is_none() && (*to).second.is_none() && (*from).gpa ^ (*to).gpa < PAGE_SIZE {
+                (*from.cast_mut()).links[way] = to;
+            }
+        }
+    }
+
+    /// The block, and whether it is kept: what is executed for the first time is not yet.
+    fn find_block_slow(&mut self, rip: u64) -> Result<(*const Block, bool), crate::fault::Trap> {
         let la = self.fetch_address(rip)?;
         let (gpa, global) = self.fetch_page(la)?;
         let gpa = gpa | (la % PAGE_SIZE);
         let key = gpa << 8 | u64::from(self.mode.bits());
-        let age = self.code.age;
-        let mut found = self.code.blocks.get_mut(&key).map(|block| {
-            block.used = age;
-            ptr::from_ref(&**block)
-        });
+        let mut found = self.code.known(key);
         if let Some(at) = found {
             // SAFETY: just looked up.
             if let Some(second) = unsafe { (*at).second } {
@@ -500,12 +507,15 @@ impl Cpu {
                 if self.code.ops > MOST_OPS {
                     self.code.clear();
                 }
-                let block = Block { used: age, ..self.build_block(la, gpa)? };
+                let block = Block { used: self.code.age, ..self.build_block(la, gpa)? };
+                if self.code.seen.is_new(key) {
+                    return Ok((self.code.insert_young(key, block), false));
+                }
                 self.code.insert(key, block)
             }
         };
         self.code.jumps[jump_index(rip)] = Jump { rip, tag: self.code.tags[usize::from(global)], block };
-        Ok(block)
+        Ok((block, true))
     }
 
     /// The guest-physical page an instruction fetch at `la` goes to, and whether its translation is global.
@@ -541,7 +551,7 @@ impl Cpu {
 }
 
 impl crate::system::System {
-    /// To be called after `len` bytes at `gpa` were written to pages whose flags have [`PageFlags::CODE`] by a device:
+    /// To be called after `len` bytes at `gpa` were written to pages whose flags have [`PageFlags::CODE`](crate::bus::PageFlags::CODE) by a device:
     /// every processor forgets code made from them. Says whether there was any.
     pub fn code_written(&self, gpa: u64, len: u64) -> bool {
         self.code_written_by(None, gpa, len)

@@ -15,6 +15,7 @@ pub mod apic;
 mod bus;
 mod cache;
 mod clock;
+mod code_map;
 mod cpu;
 mod decode;
 mod dispatch;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::apic::{Mailbox, Request};
 use crate::bus::{GuestMemory, PAGE_SIZE};
-use crate::cache::CodeMap;
 use crate::clock::Clock;
+use crate::code_map::CodeMap;
 use crate::cpu::Cpu;
 use crate::wait;
 
