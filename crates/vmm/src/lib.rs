@@ -7,6 +7,7 @@ pub mod control;
 pub mod engine;
 pub mod figures;
 pub mod flows;
+mod heap;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;

@@ -22,6 +22,7 @@ use super::usage::{Meters, Stats};
 use crate::boot::{Kernel, Source};
 use crate::engine;
 use crate::figures::{Figures, Page};
+use crate::heap;
 use crate::machine::{Event, Machine, MachineConfig, Part, SavedMachine};
 use crate::memory::Image;
 use crate::state::MachineState;
@@ -219,6 +220,8 @@ impl Guest {
         (self.on_reset, self.on_panic) = (spec.on_reset, spec.on_panic);
         (self.console, self.consoles) = (console, consoles);
         self.state = State::Paused;
+        // What it was read from is half of what there is.
+        heap::give_back();
         Ok(())
     }
 

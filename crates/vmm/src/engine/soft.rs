@@ -11,6 +11,7 @@ use softcpu::{Bus, Clock, Cpu, CpuState, CpuidEntry, Exit as CpuExit, System};
 use self::idle::Idle;
 use super::{Engine, EngineError, Exit, Kicker, Partition, Processor};
 use crate::figures::Halts;
+use crate::heap;
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
 
@@ -118,8 +119,7 @@ impl SoftProcessor {
         if self.idle.is_due(now, self.cpu.instructions(), translated) {
             self.cpu.forget_cold_code();
             self.idle.forgot(translated, self.cpu.translated());
-            // SAFETY: always safe; gives free memory of the heap back.
-            unsafe { libc::malloc_trim(0) };
+            heap::give_back();
         }
         let clock = self.system.clock();
         let look_again =
