@@ -32,6 +32,8 @@ const REST: u64 = 12_000_000;
 /// So many that go on within [`LATELY`] are followed by more.
 const MANY: usize = 6;
 const LATELY: Duration = Duration::from_secs(1);
+/// One that went on less than this ago may be the first of many; it can be spoken to meanwhile.
+const JUST_NOW: Duration = Duration::from_millis(200);
 /// The longest that names and keys are put off.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,8 +78,9 @@ impl Turns {
     fn busy_until(&self) -> Option<Instant> {
         let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
         let (first, last) = (*lately.front()?, *lately.back()?);
-        let until = last + LATELY;
-        (lately.len() == MANY && last - first < LATELY && Instant::now() < until).then_some(until)
+        let many = lately.len() == MANY && last - first < LATELY;
+        let until = last + if many { LATELY } else { JUST_NOW };
+        (Instant::now() < until).then_some(until)
     }
 
     /// Waits for the turn of one that can be spoken to already.
@@ -185,6 +188,15 @@ mod tests {
         drop(second);
         names.await.unwrap();
         assert_eq!(*order.lock().unwrap(), ["addresses", "names"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_wait_a_moment_for_others_may_follow() {
+        let turns = Turns::new(2);
+        drop(turns.next().await);
+        let begun = Instant::now();
+        drop(turns.later().await);
+        assert!(begun.elapsed() >= JUST_NOW && begun.elapsed() < JUST_NOW * 2, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
