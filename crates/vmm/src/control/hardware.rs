@@ -89,7 +89,7 @@ impl Guest {
 
     /// Asks the guest to have so much memory.
     pub(super) fn set_memory(&mut self, spec: &MemorySpec) -> Result<Hardware, Refusal> {
-        self.machine()?.set_memory(spec.bytes).map_err(machine_refusal)?;
+        self.machine()?.set_memory(spec.bytes, spec.insist).map_err(machine_refusal)?;
         self.hardware()
     }
 

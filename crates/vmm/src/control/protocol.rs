@@ -286,6 +286,9 @@ pub struct ProcessorsSpec {
 pub struct MemorySpec {
     /// So many bytes: more than the machine began with is plugged in, less is taken away by the balloon.
     pub bytes: u64,
+    /// Whether the balloon stands in for what is plugged in that the guest has not let go of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insist: bool,
 }
 
 /// What `balloon` wants of a guest's memory for others.

@@ -1,6 +1,7 @@
 //! How much memory the guest has: what it began with, what is plugged in besides, and what the balloon takes away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,9 @@ use crate::virtio::mem::{self, Mem};
 pub const BALLOON: &str = "balloon";
 /// What the device that has the memory which can be plugged in is called.
 pub const MEMORY: &str = "memory";
+
+/// By how much the balloon changes before anybody is told, bytes, unless it is as large as it should be: Linux fills it by 1 MiB at a time.
+const WORTH_TELLING: u64 = 4 << 20;
 
 /// How much memory there is, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +35,9 @@ pub struct MemorySize {
     /// What of that a pool of memory wants for others; the rest is what it is to be without for good.
     #[serde(default)]
     pub pooled: u64,
+    /// What of it stands in for memory that is still plugged in and should not be.
+    #[serde(default)]
+    pub standing_in: u64,
     /// What the balloon has.
     pub balloon: u64,
 }
@@ -55,16 +62,46 @@ pub(super) fn parts(ram: &Arc<Ram>, reporter: &Arc<Reporter>) -> (Vec<Part>, Res
         move || reporter.report(Event::Hardware(Change::Memory))
     };
     let (device, balloon) = Balloon::new(Arc::clone(ram));
-    balloon.on_change(tell());
+    let tell_of_balloon = {
+        let (tell, told) = (tell(), AtomicU64::new(0));
+        move |size: balloon::BalloonSize| {
+            let change = size.actual.abs_diff(told.load(Ordering::Relaxed));
+            if size.actual == size.target || change >= WORTH_TELLING {
+                told.store(size.actual, Ordering::Relaxed);
+                tell();
+            }
+        }
+    };
     let mut parts = vec![Part::new(BALLOON, device)];
-    let mut reservoir = Reservoir { balloon: Some(balloon), memory: None };
+    let mut reservoir = Reservoir { balloon: Some(Arc::clone(&balloon)), memory: None };
     if let Some(region) = ram.layout().more() {
         let (device, memory) = Mem::new(Arc::clone(ram), region);
-        memory.on_change(tell());
+        let tell = tell();
+        let stands_in = Arc::downgrade(&balloon);
+        memory.on_change(move |excess| {
+            if let Some(balloon) = stands_in.upgrade() {
+                balloon.stand_in_at_most(excess);
+            }
+            tell();
+        });
+        let held = Arc::clone(&memory);
+        balloon.on_change(move |size| {
+            go_on_if_full(&held, size);
+            tell_of_balloon(size);
+        });
         parts.push(Part::new(MEMORY, device));
         reservoir.memory = Some(memory);
+    } else {
+        balloon.on_change(tell_of_balloon);
     }
     (parts, reservoir)
+}
+
+/// A guest that has handed over what it was asked for may empty blocks now, and gets pages back for them.
+fn go_on_if_full(memory: &mem::Handle, balloon: balloon::BalloonSize) {
+    if balloon.actual >= balloon.target {
+        memory.go_on();
+    }
 }
 
 impl Machine {
@@ -81,6 +118,7 @@ impl Machine {
             requested,
             target: balloon.target,
             pooled: balloon.pooled,
+            standing_in: balloon.standing_in,
             balloon: balloon.actual,
         }
     }
@@ -101,11 +139,13 @@ impl Machine {
         Ok(())
     }
 
-    /// Asks the guest to have so many bytes of memory in all.
+    /// Asks the guest to have so many bytes of memory in all. Where it has not let go of what is plugged in, and `insist` says so, it is
+    /// asked to hand as much over to the balloon: pages that are free it hands over at once, while whole blocks have to be emptied first,
+    /// page by page. As it lets go of blocks it gets those pages back.
     ///
     /// # Errors
     /// If that is more than there can be, or less than a guest needs.
-    pub fn set_memory(&self, bytes: u64) -> Result<(), MachineError> {
+    pub fn set_memory(&self, bytes: u64, insist: bool) -> Result<(), MachineError> {
         let size = self.memory_size();
         // The guest would not survive to say so.
         Layout::new(bytes).map_err(crate::memory::MemoryError::from)?;
@@ -115,14 +155,22 @@ impl Machine {
             );
         }
         let (more, less) = (bytes.saturating_sub(size.base), size.base.saturating_sub(bytes));
-        if let Some(memory) = &self.reservoir.memory {
-            // What is begun is a whole block.
-            memory.request(more.next_multiple_of(mem::BLOCK));
-        }
         if let Some(balloon) = &self.reservoir.balloon {
             balloon.set_own(less);
             // What a pool has of it must leave enough, too: it takes what it needs anew.
             balloon.set_pooled(size.pooled.min(bytes - Layout::LEAST));
+        }
+        if let (Some(memory), Some(balloon)) = (&self.reservoir.memory, &self.reservoir.balloon) {
+            // What is begun is a whole block.
+            let more = more.next_multiple_of(mem::BLOCK);
+            if insist && balloon.has_driver() {
+                memory.request_later(more);
+                balloon.stand_in(memory.excess());
+                go_on_if_full(memory, balloon.size());
+            } else {
+                memory.request(more);
+                balloon.stand_in_at_most(memory.excess());
+            }
         }
         Ok(())
     }

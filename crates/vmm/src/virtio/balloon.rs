@@ -78,8 +78,16 @@ pub struct BalloonSize {
     pub target: u64,
     /// What of that is for a pool.
     pub pooled: u64,
+    /// What of that stands in for memory that is still plugged in and should not be.
+    pub standing_in: u64,
     /// What it says it has handed over.
     pub actual: u64,
+}
+
+fn stand_in(state: &mut BalloonState, pages: u32) {
+    let others = state.target.saturating_sub(state.standing_in);
+    state.standing_in = pages;
+    state.target = others.saturating_add(pages);
 }
 
 /// So many bytes in whole pages.
@@ -95,6 +103,9 @@ pub struct BalloonState {
     /// How many of these a pool of memory wants for others: they are no change of what the guest has.
     #[serde(default)]
     pub pooled: u32,
+    /// How many stand in for memory that is still plugged in and should not be.
+    #[serde(default)]
+    pub standing_in: u32,
     /// Pages that the driver says it holds.
     pub actual: u32,
 }
@@ -111,11 +122,14 @@ struct Shared {
     ask: Option<Arc<EventFd>>,
 }
 
+/// What is called with how large it is now.
+type Changed = Box<dyn Fn(BalloonSize) + Send + Sync>;
+
 /// The balloon from outside.
 pub struct Handle {
     shared: Mutex<Shared>,
     /// Is called when the guest has changed its size.
-    changed: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    changed: Mutex<Option<Changed>>,
 }
 
 impl Handle {
@@ -124,13 +138,15 @@ impl Handle {
     }
 
     /// Has `changed` called, on a vCPU's thread, whenever the guest has changed the balloon's size.
-    pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
+    pub fn on_change(&self, changed: impl Fn(BalloonSize) + Send + Sync + 'static) {
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(changed));
     }
 
-    /// Asks the guest to hand over so many bytes for good, besides what a pool wants.
+    /// Asks the guest to hand over so many bytes for good, besides what a pool wants and what stands in.
     pub fn set_own(&self, bytes: u64) {
-        self.ask_for(|state| state.target = pages(bytes).saturating_add(state.pooled));
+        self.ask_for(|state| {
+            state.target = pages(bytes).saturating_add(state.pooled).saturating_add(state.standing_in);
+        });
     }
 
     /// Asks the guest to hand over so many bytes for a pool, besides what it is to be without for good.
@@ -140,6 +156,18 @@ impl Handle {
             state.pooled = pages(bytes);
             state.target = own.saturating_add(state.pooled);
         });
+    }
+
+    /// Asks the guest to hand over so many bytes in the place of memory that it has not let go of, besides all else.
+    pub fn stand_in(&self, bytes: u64) {
+        self.ask_for(|state| stand_in(state, pages(bytes)));
+    }
+
+    /// So many bytes are still plugged in and should not be: it stands in for no more than that.
+    pub fn stand_in_at_most(&self, bytes: u64) {
+        if self.lock().state.standing_in > pages(bytes) {
+            self.stand_in(bytes);
+        }
     }
 
     fn ask_for(&self, change: impl FnOnce(&mut BalloonState)) {
@@ -153,11 +181,21 @@ impl Handle {
         }
     }
 
+    /// Whether the guest drives it.
+    pub fn has_driver(&self) -> bool {
+        self.lock().health.is_some()
+    }
+
     /// How large it is, and is to be.
     pub fn size(&self) -> BalloonSize {
         let state = self.lock().state.clone();
         let bytes = |pages: u32| u64::from(pages) * PAGE;
-        BalloonSize { target: bytes(state.target), pooled: bytes(state.pooled), actual: bytes(state.actual) }
+        BalloonSize {
+            target: bytes(state.target),
+            pooled: bytes(state.pooled),
+            standing_in: bytes(state.standing_in),
+            actual: bytes(state.actual),
+        }
     }
 
     /// Bytes that the guest has reported as free so far, each time that it did.
@@ -227,7 +265,7 @@ impl Device for Balloon {
         let (4, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) else { return };
         self.handle.lock().state.actual = u32::from_le_bytes(bytes);
         if let Some(changed) = &*self.handle.changed.lock().unwrap_or_else(PoisonError::into_inner) {
-            changed();
+            changed(self.handle.size());
         }
     }
 

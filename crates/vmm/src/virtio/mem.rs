@@ -48,16 +48,21 @@ pub struct MemState {
 
 struct Shared {
     requested: u64,
+    /// What the guest is told: that, or what it has while it is not to be bothered.
+    told: u64,
     /// Whether each block is plugged.
     blocks: Vec<bool>,
     health: Option<Health>,
 }
 
+/// What is called with how many bytes are plugged that should not be.
+type Changed = Box<dyn Fn(u64) + Send + Sync>;
+
 /// The device from outside.
 pub struct Handle {
     region: Range,
     shared: Mutex<Shared>,
-    changed: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    changed: Mutex<Option<Changed>>,
 }
 
 impl Handle {
@@ -65,17 +70,51 @@ impl Handle {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `changed` called, on the device thread, whenever the guest has plugged or unplugged something.
-    pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
+    /// Has `changed` called, on the device thread, whenever the guest has plugged or unplugged something, and when it starts anew, with
+    /// how many bytes are plugged that should not be.
+    pub fn on_change(&self, changed: impl Fn(u64) + Send + Sync + 'static) {
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(changed));
     }
 
     /// Asks the guest to have so many bytes plugged, in whole blocks and at most what there is room for.
     pub fn request(&self, bytes: u64) {
+        self.want(bytes).ask();
+    }
+
+    /// The same, but lets the guest keep what is plugged until [`go_on`](Self::go_on).
+    pub fn request_later(&self, bytes: u64) {
+        let mut shared = self.want(bytes);
+        let keeps = shared.requested.max(shared.plugged());
+        if shared.told != keeps {
+            shared.told = keeps;
+            shared.tell();
+        }
+    }
+
+    /// Asks the guest to unplug what it was let keep.
+    pub fn go_on(&self) {
+        let mut shared = self.lock();
+        if shared.told != shared.requested {
+            shared.ask();
+        }
+    }
+
+    fn want(&self, bytes: u64) -> MutexGuard<'_, Shared> {
         let mut shared = self.lock();
         shared.requested = bytes.min(self.region.size) / BLOCK * BLOCK;
-        if let Some(health) = &shared.health {
-            health.config_changed();
+        shared
+    }
+
+    /// Bytes that are plugged and should not be.
+    pub fn excess(&self) -> u64 {
+        let shared = self.lock();
+        shared.plugged().saturating_sub(shared.requested)
+    }
+
+    fn tell(&self) {
+        let excess = self.excess();
+        if let Some(changed) = &*self.changed.lock().unwrap_or_else(PoisonError::into_inner) {
+            changed(excess);
         }
     }
 
@@ -87,6 +126,17 @@ impl Handle {
 }
 
 impl Shared {
+    fn ask(&mut self) {
+        self.told = self.requested;
+        self.tell();
+    }
+
+    fn tell(&self) {
+        if let Some(health) = &self.health {
+            health.config_changed();
+        }
+    }
+
     fn plugged(&self) -> u64 {
         self.blocks.iter().filter(|plugged| **plugged).count() as u64 * BLOCK
     }
@@ -103,7 +153,7 @@ impl Mem {
     /// A device for `region`, which is memory of `ram` that the guest is told of by nobody else; and the way to drive it.
     pub fn new(ram: Arc<Ram>, region: Range) -> (Self, Arc<Handle>) {
         let blocks = vec![false; (region.size / BLOCK) as usize];
-        let shared = Shared { requested: 0, blocks, health: None };
+        let shared = Shared { requested: 0, told: 0, blocks, health: None };
         let handle = Arc::new(Handle { region, shared: Mutex::new(shared), changed: Mutex::default() });
         (Self { handle: Arc::clone(&handle), ram, source: None }, handle)
     }
@@ -125,8 +175,10 @@ impl Device for Mem {
     /// The configuration structure (5.15.4): block size, node, address, size of the region, of its usable part, plugged and requested
     /// size.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let (requested, plugged, size) = self.handle.size();
-        let words = [BLOCK, 0, self.handle.region.start, size, size, plugged, requested];
+        let Range { start, size, .. } = self.handle.region;
+        let shared = self.handle.lock();
+        let words = [BLOCK, 0, start, size, size, shared.plugged(), shared.told];
+        drop(shared);
         let config: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         read_slice(&config, offset, data);
     }
@@ -155,7 +207,11 @@ impl Device for Mem {
 
     /// A machine that starts anew has its first memory only, and is asked for the rest again.
     fn machine_reset(&mut self) {
-        self.handle.lock().blocks.fill(false);
+        let mut shared = self.handle.lock();
+        shared.blocks.fill(false);
+        shared.told = shared.requested;
+        drop(shared);
+        self.handle.tell();
     }
 
     fn save(&self, _active: bool) -> DeviceState {
@@ -174,6 +230,7 @@ impl Device for Mem {
         let DeviceState::Mem(state) = state else { return Err(RestoreError::Kind) };
         let mut shared = self.handle.lock();
         shared.requested = state.requested.min(self.handle.region.size);
+        shared.told = shared.requested;
         shared.blocks.fill(false);
         for (first, count) in &state.plugged {
             let end = first.saturating_add(*count);
@@ -283,7 +340,7 @@ impl Worker {
         }
         shared.blocks[blocks].fill(true);
         drop(shared);
-        self.tell();
+        self.handle.tell();
         answer::ACK
     }
 
@@ -298,7 +355,7 @@ impl Worker {
         if let Err(error) = self.ram.give_back(start, blocks.len() as u64 * BLOCK) {
             tracing::warn!("unplugged memory is not given back: {error}");
         }
-        self.tell();
+        self.handle.tell();
         answer::ACK
     }
 
@@ -307,13 +364,7 @@ impl Worker {
         if let Err(error) = self.ram.give_back(self.handle.region.start, self.handle.region.size) {
             tracing::warn!("unplugged memory is not given back: {error}");
         }
-        self.tell();
+        self.handle.tell();
         answer::ACK
-    }
-
-    fn tell(&self) {
-        if let Some(changed) = &*self.handle.changed.lock().unwrap_or_else(PoisonError::into_inner) {
-            changed();
-        }
     }
 }

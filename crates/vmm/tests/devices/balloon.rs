@@ -26,7 +26,7 @@ fn byte(machine: &Machine, at: u64) -> u8 {
 fn pages_that_are_handed_over_go_back_to_the_host() {
     let rig = Rig::new(vec![]);
     let mut driver = Driver::start(&rig, 1, u64::MAX);
-    rig.machine.set_memory((16 << 20) - 8 * 4096).unwrap();
+    rig.machine.set_memory((16 << 20) - 8 * 4096, false).unwrap();
     assert_eq!(driver.config(0, 4), 8, "the target");
     fill(driver.memory(), PAGES, 8);
     let numbers: Vec<u8> =
@@ -52,7 +52,7 @@ fn what_a_pool_wants_comes_besides_what_the_guest_is_to_be_without_for_good() {
     };
     rig.machine.set_pooled(3 << 20).unwrap();
     assert_eq!((now(), driver.config(0, 4)), ((3, 3), 3 << 8), "MiB, and pages");
-    rig.machine.set_memory(14 << 20).unwrap();
+    rig.machine.set_memory(14 << 20, false).unwrap();
     assert_eq!((now(), driver.config(0, 4)), ((5, 3), 5 << 8));
     rig.machine.set_pooled(1 << 20).unwrap();
     assert_eq!((now(), driver.config(0, 4)), ((3, 1), 3 << 8));
@@ -61,7 +61,7 @@ fn what_a_pool_wants_comes_besides_what_the_guest_is_to_be_without_for_good() {
     assert_eq!(now(), (3, 1), "nothing has changed");
     // Less memory for good leaves a pool less to take.
     rig.machine.set_pooled(6 << 20).unwrap();
-    rig.machine.set_memory(10 << 20).unwrap();
+    rig.machine.set_memory(10 << 20, false).unwrap();
     assert_eq!(now(), (8, 2));
     rig.machine.pause();
     let other = Rig::restored(vec![], rig.saved());

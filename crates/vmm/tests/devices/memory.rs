@@ -39,7 +39,7 @@ fn a_guest_plugs_what_it_is_asked_to_and_no_more() {
     let start = driver.config(16, 8);
     assert_eq!((driver.config(0, 8), driver.config(40, 8), driver.config(48, 8)), (BLOCK, 0, 0));
     assert_eq!(ask(&mut driver, PLUG, start, 1).0, NACK, "nobody asked");
-    rig.machine.set_memory(BASE + 3 * BLOCK).unwrap();
+    rig.machine.set_memory(BASE + 3 * BLOCK, false).unwrap();
     assert_eq!(driver.config(48, 8), 3 * BLOCK);
     assert_eq!(ask(&mut driver, PLUG, start + BLOCK, 2).0, ACK);
     assert_eq!(ask(&mut driver, PLUG, start + BLOCK, 1).0, ERROR, "it is plugged");
@@ -61,7 +61,7 @@ fn blocks_that_are_not_the_devices_are_refused() {
     let rig = Rig::new(vec![]);
     let mut driver = Driver::start(&rig, 2, 0);
     let (start, size) = (driver.config(16, 8), driver.config(24, 8));
-    rig.machine.set_memory(BASE + 8 * BLOCK).unwrap();
+    rig.machine.set_memory(BASE + 8 * BLOCK, false).unwrap();
     for (address, count) in [
         (0, 1),
         (start + 1, 1),
@@ -76,8 +76,8 @@ fn blocks_that_are_not_the_devices_are_refused() {
         }
     }
     assert_eq!(ask(&mut driver, 77, start, 1).0, ERROR);
-    assert!(rig.machine.set_memory(BASE + size + 1).is_err());
-    assert!(rig.machine.set_memory(4096).is_err());
+    assert!(rig.machine.set_memory(BASE + size + 1, false).is_err());
+    assert!(rig.machine.set_memory(4096, false).is_err());
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn plugged_memory_is_saved_with_the_machine_and_gone_with_a_reset() {
     let rig = Rig::new(vec![]);
     let mut driver = Driver::start(&rig, 2, 0);
     let start = driver.config(16, 8);
-    rig.machine.set_memory(BASE + 4 * BLOCK).unwrap();
+    rig.machine.set_memory(BASE + 4 * BLOCK, false).unwrap();
     assert_eq!(ask(&mut driver, PLUG, start + BLOCK, 3).0, ACK);
     driver.memory().write_slice(&[9; 64], GuestAddress(start + 2 * BLOCK)).unwrap();
     rig.machine.pause();
@@ -98,4 +98,42 @@ fn plugged_memory_is_saved_with_the_machine_and_gone_with_a_reset() {
     other.machine.reset().unwrap();
     let size = other.machine.memory_size();
     assert_eq!((size.memory, size.requested), (BASE, 4 * BLOCK), "it is asked for again");
+}
+
+#[test]
+fn the_balloon_stands_in_for_what_the_guest_does_not_let_go_of() {
+    let rig = Rig::new(vec![]);
+    let mut driver = Driver::start(&rig, 2, 0);
+    let start = driver.config(16, 8);
+    rig.machine.set_memory(BASE + 4 * BLOCK, false).unwrap();
+    assert_eq!(ask(&mut driver, PLUG, start, 4).0, ACK);
+    let stands_in = |rig: &Rig| {
+        let size = rig.machine.memory_size();
+        assert_eq!(size.target - size.pooled, size.standing_in, "it is asked for that and what a pool wants");
+        size.standing_in / BLOCK
+    };
+    rig.machine.set_pooled(1 << 20).unwrap();
+    rig.machine.set_memory(BASE + BLOCK, false).unwrap();
+    assert_eq!((stands_in(&rig), driver.config(48, 8)), (0, BLOCK), "nobody insists");
+    rig.machine.set_memory(BASE + BLOCK, true).unwrap();
+    assert_eq!((stands_in(&rig), driver.config(48, 8)), (0, BLOCK), "nobody drives the balloon");
+    let balloon = Driver::start(&rig, 1, u64::MAX);
+    rig.machine.set_memory(BASE + BLOCK, true).unwrap();
+    assert_eq!((stands_in(&rig), driver.config(48, 8)), (3, 4 * BLOCK), "it keeps its blocks meanwhile");
+    rig.write(balloon.bar + 0x2000 + 4, rig.machine.memory_size().target / 4096, 4);
+    assert_eq!((stands_in(&rig), driver.config(48, 8)), (3, BLOCK), "it has handed over its pages");
+    rig.machine.set_memory(BASE + BLOCK, true).unwrap();
+    assert_eq!((stands_in(&rig), driver.config(48, 8)), (3, BLOCK), "it has still");
+    assert_eq!(ask(&mut driver, UNPLUG, start, 1).0, ACK);
+    assert_eq!(stands_in(&rig), 2, "one has gone");
+    rig.machine.pause();
+    let other = Rig::restored(vec![], rig.saved());
+    assert_eq!(stands_in(&other), 2, "it goes along with a saved machine");
+    rig.machine.resume();
+    rig.machine.set_memory(BASE, false).unwrap();
+    assert_eq!(stands_in(&rig), 2, "less is asked for");
+    rig.machine.set_memory(BASE + 2 * BLOCK, false).unwrap();
+    assert_eq!(stands_in(&rig), 1, "more");
+    rig.machine.reset().unwrap();
+    assert_eq!((stands_in(&rig), stands_in(&other)), (0, 2), "nothing is plugged in any more");
 }

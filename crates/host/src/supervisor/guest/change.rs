@@ -13,7 +13,7 @@ use api::{Id, Nic, Problem, Vm, VmDefinition, VmState};
 use network::user::Passt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use vmm::control::{Changed, Hardware, What};
+use vmm::control::{Changed, Hardware, MemorySpec, What};
 
 use super::plan::{self, Device, Step, needs_restart, plan};
 use super::start::reap;
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may not get on with memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
 /// How soon it is asked once more for memory: Linux tries again by itself only after 50 s if some of it was in use.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(250);
 /// How long its agent may take to say something.
 const AGENT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -77,6 +77,8 @@ pub struct Changing {
     pub(super) deadline: Instant,
     /// When it is asked once more for what it has not done yet.
     again: Option<Instant>,
+    /// How much memory it was to let go of still when it was asked last, bytes.
+    left: u64,
     pub(super) reply: Reply,
 }
 
@@ -109,10 +111,10 @@ impl Guest {
     pub(super) async fn edit(&mut self, edit: Edit, reply: Reply) {
         match self.begin_to_change(edit).await {
             Ok((edit, made, steps, machine)) => {
-                let (now, deadline, again) = (None, Instant::now() + PATIENCE, None);
+                let (now, deadline, again, left) = (None, Instant::now() + PATIENCE, None, 0);
                 let (steps, done) = (steps.into(), Vec::new());
                 self.changing =
-                    Some(Changing { edit, machine, made, steps, done, now, deadline, again, reply });
+                    Some(Changing { edit, machine, made, steps, done, now, deadline, again, left, reply });
                 self.next_step().await;
             }
             // Nobody may wait for it.
@@ -227,7 +229,11 @@ impl Guest {
                 _ => PATIENCE,
             };
             changing.deadline = Instant::now() + patience;
-            changing.again = matches!(step, Step::Memory { .. }).then(|| Instant::now() + AGAIN);
+            changing.again = None;
+            if let Step::Memory { from, to } = &step {
+                changing.again = Some(Instant::now() + AGAIN);
+                changing.left = from.saturating_sub(*to);
+            }
             match self.begin_step(&step).await {
                 Ok(0) => self.step_is_done(step),
                 Ok(left) => {
@@ -272,15 +278,15 @@ impl Guest {
                 Ok(from.abs_diff(*to))
             }
             Step::Memory { to, .. } => {
-                let hardware = self.ask_for_memory(*to).await?;
+                let hardware = self.ask_for_memory(*to, false).await?;
                 Ok(u32::from(!is_there(&hardware.memory)))
             }
         }
     }
 
-    /// Asks its system to have so many bytes of memory.
-    pub(super) async fn ask_for_memory(&self, bytes: u64) -> Result<Hardware, Problem> {
-        self.tell("memory", json!({ "bytes": bytes }), &[]).await
+    /// Asks its system to have so many bytes of memory; and to hand over free pages for what it does not let go of, if somebody insists.
+    pub(super) async fn ask_for_memory(&self, bytes: u64, insist: bool) -> Result<Hardware, Problem> {
+        self.tell("memory", json!(MemorySpec { bytes, insist }), &[]).await
     }
 
     /// Tells its process which of the devices of a definition are on pools and networks, whose bandwidth is divided. What a process of an
@@ -341,6 +347,7 @@ impl Guest {
 
     /// The guest has said what it made of a change.
     pub(super) async fn on_hardware(&mut self, changed: Changed) {
+        tracing::debug!("{}: {changed:?}", self.name());
         let now = self.changing.as_mut().and_then(|changing| changing.now.take());
         let Some((step, left)) = now else { return self.changed_by_itself(&changed).await };
         match heard(&step, &changed) {
@@ -370,20 +377,36 @@ impl Guest {
 
     /// The guest has taken too long, or is asked once more.
     pub(super) async fn on_patience(&mut self) {
-        if let Some(changing) = &mut self.changing
-            && Instant::now() < changing.deadline
-        {
+        let Some(changing) = &mut self.changing else { return };
+        if Instant::now() < changing.deadline {
             changing.again = Some(Instant::now() + AGAIN);
             if let Some((Step::Memory { to, .. }, _)) = &changing.now {
                 let to = *to;
-                // If it cannot be asked, it will be over soon.
-                let _ = self.ask_for_memory(to).await;
+                self.ask_again_for_memory(to).await;
             }
             return;
         }
-        let Some((step, _)) = self.changing.as_mut().and_then(|changing| changing.now.take()) else { return };
+        let Some((step, _)) = changing.now.take() else { return };
         let why = silent(&step);
         self.refused(step, why).await;
+    }
+
+    /// Asks it once more to have so many bytes. One that has not let go of half of what it was to is slow because that is in use: it hands
+    /// over what is free instead.
+    async fn ask_again_for_memory(&mut self, bytes: u64) {
+        // If it cannot be asked, it will be over soon.
+        let Ok(hardware) = self.tell::<Hardware>("hardware", Value::Null, &[]).await else { return };
+        let left = hardware.memory.memory.saturating_sub(bytes);
+        let Some(changing) = &mut self.changing else { return };
+        let insist = left > changing.left / 2;
+        changing.left = left;
+        let asked = self.ask_for_memory(bytes, insist).await;
+        if asked.is_ok_and(|hardware| is_there(&hardware.memory))
+            && let Some((step, _)) = self.changing.as_mut().and_then(|changing| changing.now.take())
+        {
+            self.step_is_done(step);
+            self.next_step().await;
+        }
     }
 
     async fn refused(&mut self, step: Step, why: String) {
@@ -509,7 +532,8 @@ fn heard(step: &Step, changed: &Changed) -> Heard {
 /// Whether a guest has as much memory as it was asked to have. What a pool takes of it comes and goes besides.
 fn is_there(memory: &vmm::machine::MemorySize) -> bool {
     let own = memory.target.saturating_sub(memory.pooled);
-    memory.memory == memory.base + memory.requested && (own..=memory.target).contains(&memory.balloon)
+    let has = memory.memory.saturating_sub(memory.standing_in);
+    has == memory.base + memory.requested && (own..=memory.target).contains(&memory.balloon)
 }
 
 /// The agent's commands that tell and set which parts are in use, how these are numbered, and what is to be set.

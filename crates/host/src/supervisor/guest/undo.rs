@@ -22,7 +22,7 @@ impl Guest {
             Step::Processors { from, .. } => {
                 self.tell("processors", json!({ "count": from }), &[]).await.map(|_: Value| ())
             }
-            Step::Memory { from, .. } => self.ask_for_memory(*from).await.map(drop),
+            Step::Memory { from, .. } => self.ask_for_memory(*from, false).await.map(drop),
         };
         if let Err(problem) = undone {
             tracing::warn!("{}: a change is not undone: {problem}", self.name());
