@@ -92,6 +92,39 @@ fn a_suspended_guest_takes_nothing_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn nothing_is_left_of_one_whose_process_is_killed_as_it_goes_on() {
+    let daemon = Daemon::start();
+    daemon.guest("a", &counts(), "");
+    let place = saved(&daemon, "a");
+    let spent = place.with_extension("spent");
+    for _ in 0..5 {
+        says(&daemon, "a", "go\n");
+        daemon.run("vm suspend a");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let start = std::time::Instant::now();
+                while place.exists() && !spent.exists() && start.elapsed() < crate::PATIENCE {
+                    std::hint::spin_loop();
+                }
+                processes_of(&daemon.state()).into_iter().for_each(|pid| kill(pid, libc::SIGKILL));
+            });
+            // Whether it has gone on by then is its luck.
+            let _ = daemon.tessera("vm resume a");
+        });
+        daemon.eventually("its process is gone", |daemon| processes_of(&daemon.state()).is_empty());
+        daemon.eventually("nothing is left", |_| !is_there(&place));
+        daemon.run("vm start a");
+    }
+    // As an earlier daemon left it.
+    daemon.run("vm stop a");
+    let mut daemon = daemon;
+    daemon.terminate();
+    std::fs::create_dir(&spent).unwrap();
+    daemon.start_again();
+    assert!(!is_there(&place));
+}
+
+#[test]
 fn a_guest_that_cannot_be_suspended_goes_on() {
     let daemon = Daemon::start();
     daemon.guest("a", &counts(), "");

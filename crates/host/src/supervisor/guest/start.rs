@@ -230,7 +230,14 @@ impl Guest {
         // Whatever is left in its cgroup and run folder is of no use.
         let _ = self.shared.clear_run(self.record.vm.id);
         self.finish_going_back().await;
-        if !self.state().is_alive() || self.is_left_suspended().await {
+        if !self.state().is_alive() {
+            if self.state() != VmState::Suspended {
+                // An earlier daemon may have had no time for it.
+                saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+            }
+            return;
+        }
+        if self.is_left_suspended().await {
             return;
         }
         self.has_no_process();

@@ -167,10 +167,15 @@ impl Guest {
         Ok(())
     }
 
-    /// The process is gone that was to write it to storage, or to go on from there. True if it is whole there, and can go on.
+    /// The process is gone that was to write it to storage, or to go on from there. True if it is whole there, and can go on; what else is
+    /// there nobody can use, and is removed.
     pub(super) async fn is_left_suspended(&mut self) -> bool {
-        let on_the_way = matches!(self.state(), VmState::Suspending | VmState::Starting);
-        if !on_the_way || !saved::is_there(&self.shared.paths.suspended(self.record.vm.id)) {
+        if !matches!(self.state(), VmState::Suspending | VmState::Starting) {
+            return false;
+        }
+        let place = self.shared.paths.suspended(self.record.vm.id);
+        if !saved::is_there(&place) {
+            saved::forget(&place);
             return false;
         }
         self.record.wanted = false;
