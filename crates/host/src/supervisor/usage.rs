@@ -53,12 +53,14 @@ pub fn told(stats: vmm::control::Stats, ready: HashMap<usize, u64>) -> Stats {
         sent: card.sent,
         sent_bytes: card.sent_bytes,
     };
+    // What a pool has of it comes back; the rest that the balloon has is its own no more.
+    let given = stats.balloon.min(stats.balloon_target.saturating_sub(stats.pooled));
     Stats {
         time: Time::now(),
         guest_time_ns: guest_time,
         processors: stats.processors.iter().enumerate().map(processor).collect(),
         process_time_ns: stats.process_time_ns,
-        memory: Size(stats.memory),
+        memory: Size(stats.memory.saturating_sub(given)),
         resident: Size(stats.resident),
         disks: stats.disks.into_iter().map(disk).collect(),
         nics: stats.nets.into_iter().map(nic).collect(),
@@ -130,5 +132,20 @@ mod tests {
         let stats = told(serde_json::from_value(said).unwrap(), HashMap::from([(0, 200)]));
         let times: Vec<_> = stats.processors.iter().map(|of| (of.run_ns, of.ready_ns, of.wait_ns)).collect();
         assert_eq!(times, [(300, Some(200), 500), (1100, None, 0)]);
+    }
+
+    #[test]
+    fn memory_that_the_balloon_has_for_good_is_none_of_the_guests() {
+        let memory = |balloon: u64, target: u64, pooled: u64| {
+            let said = serde_json::json!({
+                "guest_time_ns": 1000, "processors": [], "memory": 1000, "resident": 1,
+                "balloon": balloon, "balloon_target": target, "pooled": pooled,
+            });
+            told(serde_json::from_value(said).unwrap(), HashMap::new()).memory.0
+        };
+        assert_eq!(memory(0, 0, 0), 1000);
+        assert_eq!(memory(300, 300, 300), 1000, "it is lent");
+        assert_eq!(memory(400, 400, 300), 900);
+        assert_eq!(memory(50, 400, 300), 950, "it has not been handed over yet");
     }
 }
