@@ -42,6 +42,14 @@ pub struct MemorySize {
     pub balloon: u64,
 }
 
+impl MemorySize {
+    /// What it is to have in all, without what a pool takes of it.
+    pub fn asked(&self) -> u64 {
+        let less = self.target.saturating_sub(self.pooled).saturating_sub(self.standing_in);
+        (self.base + self.requested).saturating_sub(less)
+    }
+}
+
 /// The devices behind it.
 #[derive(Default)]
 pub(super) struct Reservoir {
@@ -97,9 +105,9 @@ pub(super) fn parts(ram: &Arc<Ram>, reporter: &Arc<Reporter>) -> (Vec<Part>, Res
     (parts, reservoir)
 }
 
-/// A guest that has handed over what it was asked for may empty blocks now, and gets pages back for them.
+/// A guest that has handed over what it was asked for may empty blocks now, and gets pages back for them. A pool has what it wants later.
 fn go_on_if_full(memory: &mem::Handle, balloon: balloon::BalloonSize) {
-    if balloon.actual >= balloon.target {
+    if balloon.actual >= balloon.target - balloon.pooled {
         memory.go_on();
     }
 }
