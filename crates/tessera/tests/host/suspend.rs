@@ -116,12 +116,15 @@ fn nothing_is_left_of_one_whose_process_is_killed_as_it_goes_on() {
         daemon.run("vm start a");
     }
     // As an earlier daemon left it.
-    daemon.run("vm stop a");
     let mut daemon = daemon;
-    daemon.terminate();
-    std::fs::create_dir(&spent).unwrap();
-    daemon.start_again();
-    assert!(!is_there(&place));
+    for state in ["running", "stopped"] {
+        daemon.terminate();
+        std::fs::create_dir(&spent).unwrap();
+        daemon.start_again();
+        assert_eq!(daemon.state_of("a"), state);
+        assert!(!is_there(&place));
+        let _ = daemon.tessera("vm stop a");
+    }
 }
 
 #[test]

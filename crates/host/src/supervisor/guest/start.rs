@@ -266,6 +266,8 @@ impl Guest {
                 let paused = report.state == State::Paused && self.stays_paused().await;
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
                 if !paused {
+                    // What it has gone on from, or was being written to.
+                    saved::forget(&self.shared.paths.suspended(self.record.vm.id));
                     self.begin_to_be_itself();
                 }
                 self.wake_left_resting().await;
