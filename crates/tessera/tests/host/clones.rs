@@ -39,8 +39,12 @@ fn a_guest_that_runs_is_cloned_at_once_and_both_go_on() {
     let seen = "hostname; cat /in-memory; kill -0 $(cat /pid) && echo lives; head -n 1 /dev/vda";
     assert_eq!(inside(&daemon, "b", seen), "b\nhere\nlives\nbase");
     assert_eq!(inside(&daemon, "a", seen), "a\nthere\nlives\nafter");
-    let random = ["a", "b"].map(|name| inside(&daemon, name, "cat /proc/sys/kernel/random/uuid"));
-    assert_ne!(random[0], random[1]);
+    // The kernel of this guest (6.1, for clouds) has no driver for the generation id: what it was told of only itself (identity.rs) is in
+    // its random numbers when it seeds them anew, by its own clock.
+    daemon.eventually("their random numbers are their own", |daemon| {
+        let random = ["a", "b"].map(|name| inside(daemon, name, "cat /proc/sys/kernel/random/uuid"));
+        random[0] != random[1]
+    });
 
     // A clone can be cloned, and waits where it is until it is started.
     inside(&daemon, "b", "echo second >/in-memory; echo second >/dev/vda; sync");
