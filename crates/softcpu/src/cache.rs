@@ -258,7 +258,7 @@ impl CodeCache {
         for (key, len, block) in kept {
             let own;
             (own, rest) = rest.split_at(len);
-            self.insert(key, Block { ops: own.into(), ..block });
+            self.insert(key, Box::new(Block { ops: own.into(), ..block }));
         }
     }
 
@@ -324,7 +324,7 @@ impl CodeCache {
         }
         let block = self.young.blocks.remove(&key)?;
         self.young.ops -= block.ops.len();
-        Some(self.keep(key, block))
+        Some(self.insert(key, block))
     }
 
     /// One of them may be executing.
@@ -333,11 +333,7 @@ impl CodeCache {
         self.graveyard.extend(blocks.into_values().map(unlinked));
     }
 
-    fn insert(&mut self, key: u64, block: Block) -> *const Block {
-        self.keep(key, Box::new(block))
-    }
-
-    fn keep(&mut self, key: u64, block: Box<Block>) -> *const Block {
+    fn insert(&mut self, key: u64, block: Box<Block>) -> *const Block {
         self.ops += block.ops.len();
         for (gpa, len) in block.ranges() {
             let page = self.pages.entry(gpa / PAGE_SIZE).or_default();
@@ -511,7 +507,7 @@ impl Cpu {
                 if self.code.seen.is_new(key) {
                     return Ok((self.code.insert_young(key, block), false));
                 }
-                self.code.insert(key, block)
+                self.code.insert(key, Box::new(block))
             }
         };
         self.code.jumps[jump_index(rip)] = Jump { rip, tag: self.code.tags[usize::from(global)], block };
