@@ -25,17 +25,12 @@ pub struct Heard {
 impl Heard {
     /// What its system believes to have.
     pub fn size(&self) -> u64 {
-        self.stats.memory.saturating_sub(self.without_for_good())
-    }
-
-    /// What the balloon is to have whatever others need.
-    fn without_for_good(&self) -> u64 {
-        self.stats.balloon_target.saturating_sub(self.stats.pooled)
+        self.stats.memory.saturating_sub(self.stats.for_good())
     }
 
     /// What of that it has, as far as the balloon leaves it.
     pub fn held(&self) -> u64 {
-        self.size().saturating_sub(self.stats.balloon.saturating_sub(self.without_for_good()))
+        self.size().saturating_sub(self.stats.balloon.saturating_sub(self.stats.for_good()))
     }
 
     /// What its programs could still have, if its system says that.

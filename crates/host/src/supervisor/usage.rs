@@ -54,7 +54,7 @@ pub fn told(stats: vmm::control::Stats, ready: HashMap<usize, u64>) -> Stats {
         sent_bytes: card.sent_bytes,
     };
     // What a pool has of it comes back; the rest that the balloon has is its own no more.
-    let given = stats.balloon.min(stats.balloon_target.saturating_sub(stats.pooled));
+    let given = stats.balloon.min(stats.for_good());
     Stats {
         time: Time::now(),
         guest_time_ns: guest_time,

@@ -48,6 +48,13 @@ pub struct Stats {
     pub nets: Vec<NetStats>,
 }
 
+impl Stats {
+    /// What the balloon is to have whatever others need, bytes.
+    pub fn for_good(&self) -> u64 {
+        self.balloon_target.saturating_sub(self.pooled)
+    }
+}
+
 /// What a disk has done since the machine was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStats {

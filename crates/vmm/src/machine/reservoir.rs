@@ -43,10 +43,14 @@ pub struct MemorySize {
 }
 
 impl MemorySize {
+    /// What the balloon is to have whatever others need.
+    pub fn for_good(&self) -> u64 {
+        self.target.saturating_sub(self.pooled)
+    }
+
     /// What it is to have in all, without what a pool takes of it.
     pub fn asked(&self) -> u64 {
-        let less = self.target.saturating_sub(self.pooled).saturating_sub(self.standing_in);
-        (self.base + self.requested).saturating_sub(less)
+        (self.base + self.requested).saturating_sub(self.for_good().saturating_sub(self.standing_in))
     }
 }
 
@@ -107,7 +111,7 @@ pub(super) fn parts(ram: &Arc<Ram>, reporter: &Arc<Reporter>) -> (Vec<Part>, Res
 
 /// A guest that has handed over what it was asked for may empty blocks now, and gets pages back for them. A pool has what it wants later.
 fn go_on_if_full(memory: &mem::Handle, balloon: balloon::BalloonSize) {
-    if balloon.actual >= balloon.target - balloon.pooled {
+    if balloon.actual >= balloon.target.saturating_sub(balloon.pooled) {
         memory.go_on();
     }
 }
@@ -137,7 +141,7 @@ impl Machine {
     /// If it would have less than a guest needs.
     pub fn set_pooled(&self, bytes: u64) -> Result<(), MachineError> {
         let size = self.memory_size();
-        let own = size.memory.saturating_sub(size.target - size.pooled);
+        let own = size.memory.saturating_sub(size.for_good());
         let left = own.saturating_sub(bytes).next_multiple_of(balloon::PAGE);
         // The guest would not survive to say so.
         Layout::new(left).map_err(crate::memory::MemoryError::from)?;

@@ -84,10 +84,12 @@ pub struct BalloonSize {
     pub actual: u64,
 }
 
-fn stand_in(state: &mut BalloonState, pages: u32) {
-    let others = state.target.saturating_sub(state.standing_in);
-    state.standing_in = pages;
-    state.target = others.saturating_add(pages);
+impl BalloonState {
+    /// Makes a part of the target so many pages, and leaves the others.
+    fn change(&mut self, part: impl Fn(&mut Self) -> &mut u32, pages: u32) {
+        let before = std::mem::replace(part(self), pages);
+        self.target = self.target.saturating_sub(before).saturating_add(pages);
+    }
 }
 
 /// So many bytes in whole pages.
@@ -151,16 +153,12 @@ impl Handle {
 
     /// Asks the guest to hand over so many bytes for a pool, besides what it is to be without for good.
     pub fn set_pooled(&self, bytes: u64) {
-        self.ask_for(|state| {
-            let own = state.target.saturating_sub(state.pooled);
-            state.pooled = pages(bytes);
-            state.target = own.saturating_add(state.pooled);
-        });
+        self.ask_for(|state| state.change(|state| &mut state.pooled, pages(bytes)));
     }
 
     /// Asks the guest to hand over so many bytes in the place of memory that it has not let go of, besides all else.
     pub fn stand_in(&self, bytes: u64) {
-        self.ask_for(|state| stand_in(state, pages(bytes)));
+        self.ask_for(|state| state.change(|state| &mut state.standing_in, pages(bytes)));
     }
 
     /// So many bytes are still plugged in and should not be: it stands in for no more than that.

@@ -531,9 +531,8 @@ fn heard(step: &Step, changed: &Changed) -> Heard {
 
 /// Whether a guest has as much memory as it was asked to have. What a pool takes of it comes and goes besides.
 fn is_there(memory: &vmm::machine::MemorySize) -> bool {
-    let own = memory.target.saturating_sub(memory.pooled);
     let has = memory.memory.saturating_sub(memory.standing_in);
-    has == memory.base + memory.requested && (own..=memory.target).contains(&memory.balloon)
+    has == memory.base + memory.requested && (memory.for_good()..=memory.target).contains(&memory.balloon)
 }
 
 /// The agent's commands that tell and set which parts are in use, how these are numbered, and what is to be set.
