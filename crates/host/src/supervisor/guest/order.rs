@@ -20,7 +20,7 @@ use crate::snapshots::{self, Kept};
 use crate::store::Revision;
 use crate::supervisor::keep::{self, Keep, Ready};
 use crate::supervisor::rpc::RpcError;
-use crate::supervisor::{rpc_problem, saved, store_problem, usage};
+use crate::supervisor::{rpc_problem, store_problem, usage};
 use crate::{guest_backups, records, schedules};
 
 /// An agent that is busy is as good as none: the button works without it.
@@ -207,7 +207,7 @@ impl Guest {
         let happening = self.happening("vm.stopped", message).by(actor);
         self.save(Some(happening)).await?;
         if suspended {
-            saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+            self.forget_suspended();
         }
         Ok(())
     }

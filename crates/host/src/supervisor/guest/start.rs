@@ -76,7 +76,7 @@ impl Guest {
                     if suspended { ("vm.resumed", "goes on where it was") } else { ("vm.started", "runs") };
                 let happening = self.happening(kind, message).by(actor.unwrap_or_default());
                 if suspended {
-                    saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+                    self.forget_suspended();
                     let look: &[_] = if self.record.twin.is_some() { &LOOK_LATER } else { &LOOK_AGAIN };
                     set_clock(&self.shared, self.record.vm.id, look);
                     self.begin_to_be_itself();
@@ -233,7 +233,7 @@ impl Guest {
         if !self.state().is_alive() {
             if self.state() != VmState::Suspended {
                 // An earlier daemon may have had no time for it.
-                saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+                self.forget_suspended();
             }
             return;
         }
@@ -267,7 +267,7 @@ impl Guest {
                 self.set_state(if paused { VmState::Paused } else { VmState::Running });
                 if !paused {
                     // What it has gone on from, or was being written to.
-                    saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+                    self.forget_suspended();
                     self.begin_to_be_itself();
                 }
                 self.wake_left_resting().await;

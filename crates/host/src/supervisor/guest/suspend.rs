@@ -141,7 +141,7 @@ impl Guest {
             Err(problem) => Err(problem),
         };
         if done.is_err() {
-            saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+            self.forget_suspended();
             self.go_on(before, "could not be written to storage, and goes on").await;
         }
         // Nobody may wait for it.
@@ -167,15 +167,19 @@ impl Guest {
         Ok(())
     }
 
+    /// Removes what there is to go on from.
+    pub(super) fn forget_suspended(&self) {
+        saved::forget(&self.shared.paths.suspended(self.record.vm.id));
+    }
+
     /// The process is gone that was to write it to storage, or to go on from there. True if it is whole there, and can go on; what else is
     /// there nobody can use, and is removed.
     pub(super) async fn is_left_suspended(&mut self) -> bool {
         if !matches!(self.state(), VmState::Suspending | VmState::Starting) {
             return false;
         }
-        let place = self.shared.paths.suspended(self.record.vm.id);
-        if !saved::is_there(&place) {
-            saved::forget(&place);
+        if !saved::is_there(&self.shared.paths.suspended(self.record.vm.id)) {
+            self.forget_suspended();
             return false;
         }
         self.record.wanted = false;

@@ -87,10 +87,13 @@ impl Guest {
             }
         }
         self.tell_places(&made_of).await;
-        if self.record.machine.is_some() && hardware.processors.len() as u32 != made_of.cpus {
+        if self.record.machine.is_none() {
+            return;
+        }
+        if hardware.processors.len() as u32 != made_of.cpus {
             self.undo_step(&Step::Processors { from: made_of.cpus, to: 0 }).await;
         }
-        if self.record.machine.is_some() && hardware.memory.asked() != made_of.memory.0 {
+        if hardware.memory.asked() != made_of.memory.0 {
             self.undo_step(&Step::Memory { from: made_of.memory.0, to: 0 }).await;
         }
     }
