@@ -5,7 +5,7 @@
 # from whatever address (yes or no), and the other one's IPv4 address with its prefix's length, - if the host knows of none. Says of each interface
 # which address it has been given, - if none. What has been done before is done again without harm: a run for which the host waits no more may still
 # come to it.
-printf '%s' "$1" >/dev/urandom
+own_random_numbers "$1"
 shift
 
 # Has ip do each of these: all by one program, where it is the one that can (iproute2).

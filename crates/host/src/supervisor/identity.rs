@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Id, Name, Problem, VmDefinition};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use network::definition::{Ipv4, NetworkKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,9 +16,9 @@ use tokio::sync::mpsc;
 use vmm::state::MachineState;
 use vmm::virtio::net::Alias;
 
-use super::Shared;
 use super::inside::{self, Pace};
 use super::turns::{self, Turn};
+use super::{Shared, random};
 
 /// What the script may take: a system asks for addresses in it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,13 +30,14 @@ const AWAKE: Duration = Duration::from_millis(50);
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
 const LAST_PAUSE: Duration = Duration::from_secs(600);
 /// For what nobody waits: many that begin at once would take each other's time with every look.
-const UNWATCHED: Pace =
+pub(super) const UNWATCHED: Pace =
     Pace { start: AGENT, first: Duration::from_millis(250), last: Duration::from_secs(2) };
 /// For what somebody may wait for.
 const SOON: Pace = Pace { start: AGENT, first: Duration::from_millis(100), last: Duration::from_secs(1) };
 /// Stands for an address that the host does not give.
 const NOTHING: &str = "-";
-const ADDRESSES: &str = concat!(include_str!("inside.sh"), include_str!("addresses.sh"));
+const ADDRESSES: &str =
+    concat!(include_str!("inside.sh"), include_str!("random.sh"), include_str!("addresses.sh"));
 const NAMES: &str = concat!(include_str!("inside.sh"), include_str!("identity.sh"));
 
 /// What a guest's system still is of another one.
@@ -218,9 +217,7 @@ async fn tell(
     turn: Option<Turn>,
     told: &mpsc::Sender<Became>,
 ) -> Result<(), Problem> {
-    let mut secret = [0; 48];
-    getrandom::fill(&mut secret).map_err(|error| Problem::internal(error.to_string()))?;
-    let mut words = vec![STANDARD.encode(secret)];
+    let mut words = vec![random::secret()?];
     words.extend(cards(shared, definition, twin).await);
     let (turn, pace) = if twin.is_waited_for(definition) {
         (turn, SOON)
@@ -257,7 +254,7 @@ async fn within<T>(turn: Option<Turn>, shared: &Shared, id: Id, work: impl Futur
 }
 
 /// Has a script run in a guest with these words. Gives what it says.
-async fn script(
+pub(super) async fn script(
     shared: &Shared,
     id: Id,
     text: &str,

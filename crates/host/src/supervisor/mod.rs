@@ -15,6 +15,7 @@ pub mod limits;
 mod machine;
 mod merge;
 mod process;
+mod random;
 mod rpc;
 mod saved;
 mod turns;

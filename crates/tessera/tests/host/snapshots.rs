@@ -290,6 +290,7 @@ fn a_guest_that_goes_on_as_another_one_is_spoken_to_at_its_own_address_before_it
 /// The script that gives a guest's cards their addresses.
 const ADDRESSES: &str = concat!(
     include_str!("../../../host/src/supervisor/inside.sh"),
+    include_str!("../../../host/src/supervisor/random.sh"),
     include_str!("../../../host/src/supervisor/addresses.sh")
 );
 

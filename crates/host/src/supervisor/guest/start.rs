@@ -20,7 +20,7 @@ use crate::supervisor::machine::{self, Machine};
 use crate::supervisor::process::Process;
 use crate::supervisor::rpc::{Client, Notices, RpcError};
 use crate::supervisor::turns::Turn;
-use crate::supervisor::{rpc_problem, saved};
+use crate::supervisor::{random, rpc_problem, saved};
 
 /// A process that does not listen after this time never will.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,6 +79,10 @@ impl Guest {
                     self.forget_suspended();
                     let look: &[_] = if self.record.twin.is_some() { &LOOK_LATER } else { &LOOK_AGAIN };
                     set_clock(&self.shared, self.record.vm.id, look);
+                    // A twin's are seeded as it becomes itself.
+                    if self.record.twin.is_none() {
+                        random::renew(&self.shared, self.record.vm.id);
+                    }
                     self.begin_to_be_itself();
                 } else {
                     // It has looked at its hardware itself.
@@ -318,6 +322,7 @@ impl Guest {
         let goes_on = self.call("resume").await.is_ok();
         if goes_on {
             set_clock(&self.shared, self.record.vm.id, &LOOK_AGAIN);
+            random::renew(&self.shared, self.record.vm.id);
         }
         !goes_on
     }
