@@ -56,11 +56,15 @@ mod tests {
     #[test]
     fn its_program_says_what_the_kernel_says() {
         let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("reseed").display().to_string();
-        let (status, complaint) = does(&format!("printf \"$reseed\" >{program} && chmod 700 {program}"));
-        assert_eq!((status, complaint.as_str()), (Some(0), ""));
-        let on =
-            |file: &str| Command::new(&program).stdin(File::open(file).unwrap()).status().unwrap().code();
+        let program = folder.path().join("reseed");
+        let on = |file: &str| {
+            let place = program.display();
+            let made = does(&format!("printf \"$reseed\" >{place} && chmod 700 {place}"));
+            assert_eq!(made, (Some(0), String::new()));
+            let ended = Command::new(&program).stdin(File::open(file).unwrap()).status().unwrap();
+            assert!(!program.exists(), "it removes itself");
+            ended.code()
+        };
         // What is no source of random numbers knows no such order.
         assert_eq!(on("/dev/null"), Some(libc::ENOTTY));
         // Only the machine's administrator may have its kernel do that.
