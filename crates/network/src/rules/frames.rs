@@ -1,7 +1,9 @@
 //! Frames that guests send: from their own addresses, in their own VLANs, no faster than they may; and frames that they are spared.
 
+use std::net::Ipv6Addr;
+
 use super::{Part, Table, lines, quoted, taps};
-use crate::definition::{Network, Port, Site};
+use crate::definition::{Mac, Network, Port, Site};
 use crate::names::Owner;
 
 pub(super) fn table(owner: Owner, site: &Site) -> Table {
@@ -69,6 +71,19 @@ fn sets(table: &mut Table, owner: Owner, site: &Site) {
         port.address6.map(|address| format!("{} . {:#034x}", tap(port), u128::from(address)))
     };
     table.set("targets", "typeof iifname . @th,64,128", taps(site).filter_map(targets));
+    // Nobody else makes itself that address: it comes of the card's own.
+    let own = || taps(site).filter(|(port, _)| port.anti_spoofing.ip && port.trunk.is_empty());
+    let link_local = |port: &Port| format!("{:#034x}", u128::from(link_local_of(port.mac)));
+    table.set("given_links", "typeof @th,64,128", own().map(|(port, _)| link_local(port)));
+    let links = own().map(|(port, _)| format!("{} . {}", tap(port), link_local(port)));
+    table.set("links", "typeof iifname . @th,64,128", links);
+}
+
+/// The link-local address that a system makes of its card's address (RFC 4291, 2.5.6 and appendix A).
+fn link_local_of(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    let half = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, half(a ^ 2, b), half(c, 0xff), half(0xfe, d), half(e, f))
 }
 
 /// A limit for each port that has one. Frames above it are dropped, as by a slow line without a queue.
@@ -145,6 +160,8 @@ fn spared(by_guests: bool) -> Vec<String> {
         "oifname @own_ip ether type ip6 udp dport 547 drop",
         "oifname @own_ip icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } drop",
         "oifname @known_ipv6 icmpv6 type nd-neighbor-solicit @th,64,128 @given_targets oifname . @th,64,128 != @targets drop",
+        // With that every system asks whether it is alone with its address, when it makes it (RFC 4862, 5.4).
+        "oifname @own_ip icmpv6 type nd-neighbor-solicit @th,64,128 @given_links oifname . @th,64,128 != @links drop",
     ]);
     gratuitous.into_iter().chain(rules).collect()
 }

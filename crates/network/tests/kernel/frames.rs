@@ -179,6 +179,13 @@ fn what_concerns_another_is_kept_from_whoever_it_would_wake() {
             ("a call for a router", frame(BROADCAST, mac, 0x86dd, &router), false, false),
             ("a question for c's IPv6 address", solicit("fd77::12"), false, true),
             ("one for an address on the link", solicit("fe80::1"), true, true),
+            ("one for what c makes of its card's", solicit("fe80::5054:ff:fe00:c"), false, true),
+            (
+                "whether a is alone with what it makes of its own",
+                solicit("fe80::5054:ff:fe00:a"),
+                false,
+                false,
+            ),
             (
                 "any other broadcast",
                 frame(BROADCAST, mac, 0x0800, &ipv4(A_IP, [255; 4], 17, &udp(1, 9))),
