@@ -60,6 +60,8 @@ pub(super) struct Translator {
     own_mac: [u8; 6],
     /// Whether the guest knows who it is.
     over: bool,
+    /// Whether the guest has told all that it has its own address.
+    announced: bool,
 }
 
 /// What becomes of a frame.
@@ -75,17 +77,17 @@ pub(super) enum Fate {
 impl Translator {
     /// Of a card with the hardware address `own_mac`.
     pub fn new(alias: Alias, own_mac: [u8; 6]) -> Self {
-        Self { alias, own_mac, over: false }
+        Self { alias, own_mac, over: false, announced: false }
     }
 
     /// Makes a frame of the guest's, with its header, one of this card's.
     pub fn outgoing(&mut self, frame: &mut [u8]) -> Fate {
-        if self.over || frame.len() < PACKET {
+        if frame.len() < PACKET {
             return Fate::Passes;
         }
-        if frame[FROM..KIND] == self.own_mac {
+        if self.over || frame[FROM..KIND] == self.own_mac {
             self.over = true;
-            return Fate::Passes;
+            return fate(!self.is_first_announcement(frame));
         }
         if frame[FROM..KIND] != self.alias.mac {
             return Fate::Goes;
@@ -97,6 +99,18 @@ impl Translator {
             return fate(replace(frame, ARP_SENDER + 6, &known, &own));
         }
         fate(is_ipv4(frame) && !asks_for_address(frame) && replace_address(frame, SOURCE, known, own))
+    }
+
+    /// Whether it is the first frame with which the guest tells all of its own address (a gratuitous request, RFC 5944, 4.6). That is nothing new:
+    /// the card has had that address all along. Of many guests that become themselves each would wake all others.
+    fn is_first_announcement(&mut self, frame: &[u8]) -> bool {
+        let own = self.alias.own_ipv4.octets();
+        let is_one = !self.announced
+            && is_arp(frame)
+            && frame[ARP_SENDER + 6..ARP_TARGET] == own
+            && frame[ARP_TARGET + 6..ARP_END] == own;
+        self.announced |= is_one;
+        is_one
     }
 
     /// Makes a frame for this card, with its header, one for its guest.
@@ -359,8 +373,16 @@ mod tests {
     #[test]
     fn nothing_is_changed_any_more_when_the_guest_has_sent_from_its_own_address() {
         let mut translator = translator();
+        let asked = arp(MANY, OWN, (OWN, OWN_IP), ([0; 6], PEER_IP));
         let told = arp(MANY, OWN, (OWN, OWN_IP), ([0; 6], OWN_IP));
-        assert_eq!(translator.outgoing(&mut told.clone()), Fate::Passes);
+        // It tells of itself as if it was new, once for each address.
+        let of_other = arp(MANY, OWN, (OWN, KNOWN_IP), ([0; 6], KNOWN_IP));
+        for (frame, fate) in
+            [(&of_other, Fate::Passes), (&told, Fate::Goes), (&told, Fate::Passes), (&asked, Fate::Passes)]
+        {
+            let mut sent = frame.clone();
+            assert_eq!((translator.outgoing(&mut sent), &sent), (fate, frame));
+        }
         for frame in [
             told,
             ethernet(MANY, PEER, [0x86, 0xdd], &[0x60; 60]),
