@@ -55,8 +55,11 @@ fn what_was_broken_is_repaired_under_running_guests() {
         let path = host.folder.path().join("state/dnsmasq/lan/own/pid");
         let pid = || std::fs::read_to_string(&path).unwrap();
         let server = pid();
-        let serves =
-            || std::fs::read(format!("/proc/{}/cmdline", server.trim())).is_ok_and(|line| !line.is_empty());
+        // One that has ended has closed its sockets, which one that is still at it has not.
+        let serves = || {
+            let told = std::fs::read_to_string(format!("/proc/{}/stat", server.trim()));
+            told.is_ok_and(|line| !line.rsplit(") ").next().unwrap().starts_with(['Z', 'X']))
+        };
         let breaks: [&[&str]; 8] = [
             &["nft", "flush", "ruleset"],
             &["nft", "delete", "chain", "inet", "tessera_tst1", "received"],
