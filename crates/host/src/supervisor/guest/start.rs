@@ -79,10 +79,7 @@ impl Guest {
                     self.forget_suspended();
                     let look: &[_] = if self.record.twin.is_some() { &LOOK_LATER } else { &LOOK_AGAIN };
                     set_clock(&self.shared, self.record.vm.id, look);
-                    // A twin's are seeded as it becomes itself.
-                    if self.record.twin.is_none() {
-                        random::renew(&self.shared, self.record.vm.id);
-                    }
+                    self.renew_random_numbers();
                     self.begin_to_be_itself();
                 } else {
                     // It has looked at its hardware itself.
@@ -322,9 +319,16 @@ impl Guest {
         let goes_on = self.call("resume").await.is_ok();
         if goes_on {
             set_clock(&self.shared, self.record.vm.id, &LOOK_AGAIN);
-            random::renew(&self.shared, self.record.vm.id);
+            self.renew_random_numbers();
         }
         !goes_on
+    }
+
+    /// A twin's are seeded as it becomes itself.
+    fn renew_random_numbers(&self) {
+        if self.record.twin.is_none() {
+            random::renew(&self.shared, self.record.vm.id);
+        }
     }
 
     /// Starts one that should run, because its time has come.
