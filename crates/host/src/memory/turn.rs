@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PAGED: Duration = Duration::from_secs(120);
 /// So long a guest that says nothing may be starting, and touch all that it has before its balloon is there.
 const START: Duration = Duration::from_secs(120);
+/// So much a guest's process is taken to need for itself at most, bytes. What is beyond that the guest has taken from its balloon without a word, and others are
+/// not to be without it.
+const MOST_BESIDES: u64 = 64 << 20;
 /// A balloon is not told of less than this part of a guest's memory.
 const GRAIN: u64 = 256;
 /// Nor of less than this, bytes.
@@ -156,12 +159,13 @@ impl Looks {
         self.guests.retain(|id, _| heard.iter().any(|guest| guest.id == *id));
         let mut seen: HashMap<_, _> = heard.iter().map(|guest| (guest.id, guest.now())).collect();
         let (talking, silent): (Vec<_>, Vec<_>) = heard.iter().partition(|guest| guest.available().is_some());
-        let own = |guest: &&Heard| guest.own.min(guest.size()) as Amount;
-        let used: Amount = heard.iter().map(|guest| own(&guest)).sum();
+        let used: Amount = heard.iter().map(|guest| guest.own as Amount).sum();
         self.pressure = self.pressure.next(self.pool as Amount - used, self.pool as Amount);
         // Whose system says nothing gives nothing.
         let kept: Vec<_> = silent.iter().map(|guest| (*guest, self.keeps(now, guest))).collect();
-        let rest = (self.pool as Amount - kept.iter().map(|(_, bytes)| bytes).sum::<Amount>()).max(0.0);
+        let besides: Amount = heard.iter().map(|guest| guest.besides().min(MOST_BESIDES) as Amount).sum();
+        let kept_by_all = besides + kept.iter().map(|(_, bytes)| bytes).sum::<Amount>();
+        let rest = (self.pool as Amount - kept_by_all).max(0.0);
         let talking: Vec<_> = talking.into_iter().map(|guest| self.read(now, guest, seconds)).collect();
         self.reside(&grouped, &talking, &silent);
         let parts =
@@ -298,6 +302,8 @@ pub(super) mod tests {
         /// What a paging device has room for, MiB.
         room: u64,
         groups: Nested,
+        /// Caches of files fill what programs leave, and each one's process takes so much besides, MiB.
+        besides: Option<u64>,
         guests: Vec<(Heard, u64)>,
     }
 
@@ -310,6 +316,7 @@ pub(super) mod tests {
                 now: Instant::now(),
                 room: 0,
                 groups: Nested::default(),
+                besides: None,
                 guests,
             }
         }
@@ -319,7 +326,8 @@ pub(super) mod tests {
             for (guest, used) in &mut self.guests {
                 let held = guest.held() / MIB;
                 guest.stats.guest_memory.available = Some(held.saturating_sub(*used) * MIB);
-                guest.own = (held.min(*used) * MIB).saturating_sub(guest.out);
+                let own = self.besides.map_or(held.min(*used), |besides| held + besides);
+                guest.own = (own * MIB).saturating_sub(guest.out);
             }
             self.page();
             let heard: Vec<_> = self.guests.iter().map(|(guest, _)| guest.clone()).collect();
@@ -382,6 +390,26 @@ pub(super) mod tests {
         }
         let held = world.held();
         assert!(held[0] >= 420 && held[1..].iter().all(|held| *held >= 100), "{held:?}");
+    }
+
+    #[test]
+    fn what_processes_take_besides_their_guests_memory_is_no_part_of_what_guests_share() {
+        let mut world = World::new(640, &[60, 60]);
+        for (guest, weight) in world.guests.iter_mut().zip([2000, 1000]) {
+            guest.0.share.weight = weight;
+            guest.0.stats.guest_memory.major_faults = Some(0);
+        }
+        world.besides = Some(20);
+        for _ in 0..120 {
+            for (guest, _) in &mut world.guests {
+                *guest.stats.guest_memory.major_faults.as_mut().unwrap() += 2000;
+            }
+            assert!(world.second().suspend.is_none());
+        }
+        let (held, own) = (world.held(), world.own());
+        assert!(held[0].abs_diff(2 * held[1]) <= 6, "{held:?}");
+        assert!((590..=608).contains(&own.iter().sum::<u64>()), "{own:?}");
+        assert!(world.looks.state() <= Pressure::Clear);
     }
 
     #[test]
