@@ -12,6 +12,7 @@ pub mod interrupt;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+mod precedence;
 pub mod processor;
 pub mod reactor;
 pub mod state;

@@ -204,7 +204,7 @@ impl Machine {
         let (there, ram) = (0..config.processors, Ram::with_room(config.memory, room)?);
         let parts = std::mem::take(&mut config.devices);
         let mut machine = Self::assemble(engine, config, ram, &there.collect::<Vec<_>>(), Model::default())?;
-        let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter);
+        let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter, machine.vcpus.precedence());
         machine.reservoir = reservoir;
         for part in parts.into_iter().chain(own) {
             machine.slots.plug(part, None)?;

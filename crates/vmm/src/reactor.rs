@@ -1,7 +1,8 @@
 //! The device thread: waits for file descriptors and timers, and calls what is registered for them, one at a time.
 //!
 //! Devices get a [`Handle`] and register their queue kicks, backends and timers; what they get back is a [`Source`] or a
-//! [`Timer`], and dropping that ends the registration. A callback runs on the device thread and must not block.
+//! [`Timer`], and dropping that ends the registration. A callback runs on the device thread and must not block. What takes less than to wake that
+//! thread a vCPU's thread may do in its place ([`Prompt`]): one callback runs at a time in any case.
 //!
 //! While a machine is paused its devices must produce nothing: [`Reactor::pause`] returns when no callback of a device runs
 //! and none will until [`Reactor::resume`]. What became ready meanwhile is still ready then, so nothing is lost. Sources
@@ -17,8 +18,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ const WAKE: u64 = 0;
 const DEVICES: u64 = 1;
 const FIRST_SOURCE: u64 = 2;
 
+/// What a callback is called for by a [`Prompt`]: nothing is ready.
+const PROMPTED: Ready = Ready::empty();
+
 /// How many events are taken from the kernel at once.
 const BATCH: usize = 32;
 
@@ -70,11 +74,14 @@ struct Shared {
     stop: AtomicBool,
     next_token: AtomicU64,
     callbacks: Mutex<HashMap<u64, Callback>>,
-    /// Held by the device thread while it calls one callback.
+    /// Held by whoever calls a callback: the device thread, or one that has it done at once.
     turn: Mutex<()>,
+    /// How many wait for theirs. The lock is not fair: who has things done at once again and again would keep them waiting.
+    waiting: AtomicUsize,
+    /// Which thread that is.
+    at_turn: Mutex<Option<ThreadId>>,
     paused: AtomicBool,
     resting: Mutex<Vec<Weak<dyn Rest>>>,
-    thread: OnceLock<ThreadId>,
 }
 
 impl Shared {
@@ -87,9 +94,10 @@ impl Shared {
             next_token: AtomicU64::new(FIRST_SOURCE),
             callbacks: Mutex::default(),
             turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            at_turn: Mutex::default(),
             paused: AtomicBool::new(false),
             resting: Mutex::default(),
-            thread: OnceLock::new(),
         };
         shared.outer.ctl(
             ControlOperation::Add,
@@ -107,8 +115,28 @@ impl Shared {
 
     /// Waits until the callback that runs now has returned, unless this is that callback.
     fn wait_for_turn(&self) {
-        if self.thread.get() != Some(&std::thread::current().id()) {
-            drop(lock(&self.turn));
+        if *lock(&self.at_turn) != Some(std::thread::current().id()) {
+            drop(self.take_turn());
+        }
+    }
+
+    /// Waits until no other callback runs.
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let turn = lock(&self.turn);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        turn
+    }
+
+    /// The same if nobody has to wait for that.
+    fn try_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            return None;
+        }
+        match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
@@ -119,16 +147,18 @@ impl Shared {
         list.iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn call(&self, token: u64, ready: Ready, of_device: bool) {
-        let _turn = lock(&self.turn);
+    /// Calls what is registered; says whether it did.
+    fn call(&self, turn: MutexGuard<'_, ()>, token: u64, ready: Ready, of_device: bool) -> bool {
         if of_device && self.paused.load(Ordering::SeqCst) {
-            return;
+            return false;
         }
         // A source that an earlier callback of this batch dropped is not there any more.
-        let callback = lock(&self.callbacks).get(&token).cloned();
-        if let Some(callback) = callback {
-            lock(&callback)(ready);
-        }
+        let Some(callback) = lock(&self.callbacks).get(&token).cloned() else { return false };
+        let turn = Turn { shared: self, _turn: turn };
+        *lock(&self.at_turn) = Some(std::thread::current().id());
+        lock(&callback)(ready);
+        drop(turn);
+        true
     }
 
     fn serve(&self, epoll: &Epoll, timeout: i32) -> io::Result<()> {
@@ -145,14 +175,16 @@ impl Shared {
                     let _ = self.wake.read();
                 }
                 DEVICES => self.serve(&self.devices, 0)?,
-                token => self.call(token, Ready::from_bits_truncate(event.events()), of_devices),
+                token => {
+                    let ready = Ready::from_bits_truncate(event.events());
+                    self.call(self.take_turn(), token, ready, of_devices);
+                }
             }
         }
         Ok(())
     }
 
     fn work(&self) {
-        let _ = self.thread.set(std::thread::current().id());
         while !self.stop.load(Ordering::SeqCst) {
             if let Err(error) = self.serve(&self.outer, -1) {
                 // Waiting on a valid epoll descriptor fails for no reason that trying again would mend.
@@ -160,6 +192,18 @@ impl Shared {
                 return;
             }
         }
+    }
+}
+
+/// A callback's turn. A callback that panics ends it, too.
+struct Turn<'a> {
+    shared: &'a Shared,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.shared.at_turn) = None;
     }
 }
 
@@ -283,7 +327,7 @@ impl Handle {
         Ok(Source { handle: self.clone(), token, fd: Box::new(fd) })
     }
 
-    /// Calls `callback` on the device thread each time `event` was written to since the last call.
+    /// Calls `callback` on the device thread each time `event` was written to since the last call, and for a [`Prompt`].
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -293,8 +337,8 @@ impl Handle {
         mut callback: impl FnMut() + Send + 'static,
     ) -> io::Result<Source> {
         let mine = Arc::clone(&event);
-        self.add(event, Ready::READ, move |_| {
-            if mine.read().is_ok() {
+        self.add(event, Ready::READ, move |ready| {
+            if ready == PROMPTED || mine.read().is_ok() {
                 callback();
             }
         })
@@ -341,6 +385,28 @@ impl Source {
     pub fn set_interest(&self, interest: Ready) -> io::Result<()> {
         let event = EpollEvent::new(EventSet::from_bits_truncate(interest.bits()), self.token);
         self.handle.epoll().ctl(ControlOperation::Modify, self.fd.as_raw_fd(), event)
+    }
+
+    /// Has its callback called at once.
+    pub fn prompt(&self) -> Prompt {
+        Prompt { handle: self.handle.clone(), token: self.token }
+    }
+}
+
+/// Has the callback of a [`Source`] called without the device thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Prompt {
+    handle: Handle,
+    token: u64,
+}
+
+impl Prompt {
+    /// Calls it here and now. False if it was not called: another callback runs or is to, devices are paused, or the source is gone. Then whoever asks leaves it to
+    /// the device thread. Never waits for another callback, so that a callback may wait for this thread.
+    pub fn call(&self) -> bool {
+        let shared = &self.handle.shared;
+        let Some(turn) = shared.try_turn() else { return false };
+        shared.call(turn, self.token, PROMPTED, self.handle.for_devices)
     }
 }
 
@@ -494,5 +560,82 @@ mod tests {
         timer.arm(Duration::from_millis(5)).unwrap();
         timer.disarm().unwrap();
         assert!(told.recv_timeout(NEVER).is_err());
+    }
+
+    #[test]
+    fn whoever_asks_has_a_callback_called_on_its_own_thread_unless_something_is_in_the_way() {
+        let reactor = Reactor::start("devices").unwrap();
+        let (sender, told) = channel();
+        let kick = event();
+        let source = reactor
+            .handle()
+            .on_event(kick.clone(), move || sender.send(std::thread::current().id()).unwrap())
+            .unwrap();
+        let prompt = source.prompt();
+        assert!(prompt.call());
+        assert_eq!(told.try_recv(), Ok(std::thread::current().id()));
+        reactor.pause().unwrap();
+        assert!(!prompt.call(), "devices are paused");
+        reactor.resume().unwrap();
+        let (inside, reached) = channel();
+        let (go, on) = channel::<()>();
+        let other = event();
+        let _other = reactor.handle().on_event(other.clone(), move || {
+            inside.send(()).unwrap();
+            let _ = on.recv_timeout(SOON);
+        });
+        other.write(1).unwrap();
+        reached.recv_timeout(SOON).unwrap();
+        assert!(!prompt.call(), "another callback runs");
+        go.send(()).unwrap();
+        drop(source);
+        assert!(!prompt.call(), "it is gone");
+        assert!(told.try_recv().is_err());
+    }
+
+    #[test]
+    fn whoever_has_much_done_at_once_does_not_keep_the_device_thread_waiting() {
+        let reactor = Reactor::start("devices").unwrap();
+        let (done, order) = channel();
+        let (go, on) = channel::<()>();
+        let (mine, mut first) = (done.clone(), true);
+        let source = reactor.handle().on_event(event(), move || {
+            if std::mem::take(&mut first) {
+                on.recv_timeout(SOON).unwrap();
+            }
+            mine.send("at once").unwrap();
+        });
+        let source = source.unwrap();
+        let kick = event();
+        let _other = reactor.handle().on_event(kick.clone(), move || done.send("device").unwrap()).unwrap();
+        let prompt = source.prompt();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(prompt.call());
+                while !prompt.call() {}
+            });
+            while reactor.shared.turn.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+            kick.write(1).unwrap();
+            while reactor.shared.waiting.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            go.send(()).unwrap();
+        });
+        let order: Vec<_> = order.iter().take(3).collect();
+        assert_eq!(order, ["at once", "device", "at once"]);
+    }
+
+    #[test]
+    fn a_callback_that_is_called_at_once_may_drop_its_own_source() {
+        let reactor = Reactor::start("devices").unwrap();
+        let slot: Arc<Mutex<Option<Source>>> = Arc::default();
+        let mine = Arc::clone(&slot);
+        let source = reactor.handle().on_event(event(), move || drop(mine.lock().unwrap().take())).unwrap();
+        let prompt = source.prompt();
+        *slot.lock().unwrap() = Some(source);
+        assert!(prompt.call());
+        assert!(!prompt.call());
     }
 }

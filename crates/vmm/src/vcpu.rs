@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::engine::{Exit, Kicker, Processor};
+use crate::precedence::{Member, Precedence};
 
 /// What a processor's thread reports of itself; it then waits to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +47,19 @@ pub struct Team {
     seats: RwLock<Vec<Option<Arc<Seat>>>>,
     threads: Mutex<Vec<(u32, JoinHandle<()>)>>,
     report: Report,
+    precedence: Arc<Precedence>,
 }
 
 impl Team {
     /// A team of at most `most` processors, none of which is there yet. `report` hears what happens to them, on their threads.
     pub fn new(most: u32, report: impl Fn(VcpuEvent) + Send + Sync + 'static) -> Self {
         let seats = RwLock::new((0..most).map(|_| None).collect());
-        Self { seats, threads: Mutex::default(), report: Arc::new(report) }
+        Self { seats, threads: Mutex::default(), report: Arc::new(report), precedence: Arc::default() }
+    }
+
+    /// Which of the threads goes before the others, if one does.
+    pub fn precedence(&self) -> &Arc<Precedence> {
+        &self.precedence
     }
 
     /// Adds processor `index`, which was never there, with a thread of its own. It is paused.
@@ -68,8 +75,12 @@ impl Team {
             there: AtomicBool::new(true),
         });
         let (mine, report) = (Arc::clone(&seat), Arc::clone(&self.report));
-        let thread =
-            std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || mine.work(&*report))?;
+        let precedence = Arc::clone(&self.precedence);
+        let work = move || {
+            let member = precedence.enter(Arc::clone(&mine.kicker));
+            mine.work(member, &*report);
+        };
+        let thread = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(work)?;
         lock(&self.threads).push((index, thread));
         if let Some(place) = self.write().get_mut(index as usize) {
             *place = Some(seat);
@@ -189,7 +200,7 @@ impl Seat {
         }
     }
 
-    fn work(&self, report: &dyn Fn(VcpuEvent)) {
+    fn work(&self, mut member: Member, report: &dyn Fn(VcpuEvent)) {
         // One that waits for another for ten microseconds must not sleep for sixty. Without it, it only waits longer.
         if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
             tracing::debug!("a processor's thread has the usual timer slack: {error}");
@@ -197,7 +208,7 @@ impl Seat {
         while self.wait_for_run() {
             let exit = lock(&self.processor).run();
             match exit {
-                Exit::Kicked => {}
+                Exit::Kicked => member.stand_back(),
                 Exit::Shutdown => self.rest(report, VcpuEvent::TripleFault),
                 Exit::Failed(why) => self.rest(report, VcpuEvent::Failed(why)),
             }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::hardware::Change;
 use super::{Event, Machine, MachineError, Part, Reporter};
 use crate::memory::{Layout, LayoutError, Ram};
+use crate::precedence::Precedence;
 use crate::virtio::balloon::{self, Balloon, GuestMemoryStats};
 use crate::virtio::mem::{self, Mem};
 
@@ -67,13 +68,17 @@ pub(super) fn names(layout: &Layout) -> Vec<String> {
     [BALLOON.to_owned()].into_iter().chain(memory).collect()
 }
 
-/// Those devices. Changes of their size are reported.
-pub(super) fn parts(ram: &Arc<Ram>, reporter: &Arc<Reporter>) -> (Vec<Part>, Reservoir) {
+/// Those devices. Changes of their size are reported; a processor that fills the balloon while somebody waits goes before the others.
+pub(super) fn parts(
+    ram: &Arc<Ram>,
+    reporter: &Arc<Reporter>,
+    precedence: &Arc<Precedence>,
+) -> (Vec<Part>, Reservoir) {
     let tell = || {
         let reporter = Arc::clone(reporter);
         move || reporter.report(Event::Hardware(Change::Memory))
     };
-    let (device, balloon) = Balloon::new(Arc::clone(ram));
+    let (device, balloon) = Balloon::new(Arc::clone(ram), Arc::clone(precedence));
     let tell_of_balloon = {
         let (tell, told) = (tell(), AtomicU64::new(0));
         move |size: balloon::BalloonSize| {

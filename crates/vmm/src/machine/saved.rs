@@ -93,7 +93,7 @@ impl Machine {
         let parts = std::mem::take(&mut config.devices);
         let there: Vec<_> = state.processors.iter().map(|processor| processor.number).collect();
         let mut machine = Self::assemble(engine, config, ram, &there, model)?;
-        let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter);
+        let (own, reservoir) = reservoir::parts(&machine.ram, &machine.reporter, machine.vcpus.precedence());
         machine.reservoir = reservoir;
         for part in parts.into_iter().chain(own) {
             let slot = state.devices.iter().find(|device| device.name == part.name).map(|device| device.slot);

@@ -15,7 +15,9 @@ use super::{
     read_slice,
 };
 use crate::memory::{GuestMemory, Ram};
-use crate::reactor::Source;
+use crate::precedence::Precedence;
+use crate::reactor::{Prompt, Source};
+use crate::virtio::queue::AtOnce;
 
 const QUEUE_SIZE: u16 = 128;
 /// Bytes of the pages that are counted here, whatever the guest's are.
@@ -122,6 +124,8 @@ struct Shared {
     health: Option<Health>,
     /// Asks the device thread for new statistics.
     ask: Option<Arc<EventFd>>,
+    /// Serves the queue of pages that are handed over at once, and where that is said.
+    fill: Option<(Prompt, Arc<AtOnce>)>,
 }
 
 /// What is called with how large it is now.
@@ -132,6 +136,8 @@ pub struct Handle {
     shared: Mutex<Shared>,
     /// Is called when the guest has changed its size.
     changed: Mutex<Option<Changed>>,
+    /// Which of the guest's processors goes before the others.
+    precedence: Arc<Precedence>,
 }
 
 impl Handle {
@@ -176,6 +182,25 @@ impl Handle {
         // A guest that took some back when it had none left looks for its target only when it is told of one.
         if let Some(health) = shared.health.as_ref().filter(|_| target != before || target != actual) {
             health.config_changed();
+        }
+        drop(shared);
+        self.urge();
+    }
+
+    /// While it is filled in the place of memory for whose going somebody waits, what is handed over is taken at once, and who hands it over goes before the guest's other
+    /// processors. Not otherwise: a driver that never has to wait keeps others from the guest's processors.
+    fn urge(&self) {
+        let shared = self.lock();
+        let BalloonState { target, actual, standing_in, .. } = shared.state;
+        let urgent = standing_in > 0 && actual < target;
+        if let Some((prompt, at_once)) = &shared.fill {
+            *lock(at_once) = urgent.then(|| prompt.clone());
+        }
+        drop(shared);
+        if urgent {
+            self.precedence.take();
+        } else {
+            self.precedence.end();
         }
     }
 
@@ -231,8 +256,8 @@ pub struct Balloon {
 
 impl Balloon {
     /// An empty balloon for a guest with this memory, and the way to drive it.
-    pub fn new(ram: Arc<Ram>) -> (Self, Arc<Handle>) {
-        let handle = Arc::new(Handle { shared: Mutex::default(), changed: Mutex::default() });
+    pub fn new(ram: Arc<Ram>, precedence: Arc<Precedence>) -> (Self, Arc<Handle>) {
+        let handle = Arc::new(Handle { shared: Mutex::default(), changed: Mutex::default(), precedence });
         (Self { handle: Arc::clone(&handle), ram, sources: Vec::new() }, handle)
     }
 }
@@ -262,6 +287,7 @@ impl Device for Balloon {
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let (4, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) else { return };
         self.handle.lock().state.actual = u32::from_le_bytes(bytes);
+        self.handle.urge();
         if let Some(changed) = &*self.handle.changed.lock().unwrap_or_else(PoisonError::into_inner) {
             changed(self.handle.size());
         }
@@ -288,22 +314,31 @@ impl Device for Balloon {
                 let give = move || hold(&tired, || lock(&queue).give_back(&other));
                 self.sources.push(reactor.on_event(Arc::clone(&ask), give)?);
             } else {
+                let at_once = Arc::clone(&queue.at_once);
                 let serve = move || hold(&health, || worker.serve(number, &mut queue));
-                self.sources.push(reactor.on_event(kick, serve)?);
+                let source = reactor.on_event(kick, serve)?;
+                if number == INFLATE {
+                    // The driver hands over up to 256 pages and waits until these are taken, before it looks for the next ones.
+                    self.handle.lock().fill = Some((source.prompt(), at_once));
+                }
+                self.sources.push(source);
             }
         }
         let mut shared = self.handle.lock();
         (shared.health, shared.ask) = (Some(health), Some(ask));
+        drop(shared);
+        self.handle.urge();
         Ok(())
     }
 
     fn deactivate(&mut self) {
         self.sources.clear();
         let mut shared = self.handle.lock();
-        (shared.health, shared.ask) = (None, None);
+        (shared.health, shared.ask, shared.fill) = (None, None, None);
         // Whoever takes the driver's place begins with an empty one.
         shared.state.actual = 0;
         shared.statistics.clear();
+        self.handle.precedence.end();
     }
 
     fn save(&self, _active: bool) -> DeviceState {
@@ -347,7 +382,10 @@ impl Worker {
             };
             let head = chain.head_index();
             match number {
-                INFLATE => self.inflate(chain),
+                INFLATE => {
+                    self.handle.urge();
+                    self.inflate(chain);
+                }
                 REPORTS => self.take_reported(chain),
                 // Pages that the guest takes back come when it touches them; hints that nobody asked for are nobody's.
                 DEFLATE | HINTS => {}
@@ -451,4 +489,34 @@ fn read_statistics(chain: Chain, memory: &GuestMemory) -> BTreeMap<u16, u64> {
         (u16::from_le_bytes([one[0], one[1]]), u64::from_le_bytes(value))
     };
     bytes.chunks_exact(10).map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::Reactor;
+
+    #[test]
+    fn pages_are_taken_at_once_while_somebody_waits_for_them_and_not_otherwise() {
+        let reactor = Reactor::start("devices").unwrap();
+        let event = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).unwrap());
+        let source = reactor.handle().on_event(event, || {}).unwrap();
+        let handle =
+            Handle { shared: Mutex::default(), changed: Mutex::default(), precedence: Arc::default() };
+        let at_once = Arc::new(AtOnce::default());
+        handle.lock().fill = Some((source.prompt(), Arc::clone(&at_once)));
+        let holds = |pages: u32| {
+            handle.lock().state.actual = pages;
+            handle.urge();
+            lock(&at_once).is_some()
+        };
+        handle.set_pooled(8 * PAGE);
+        assert!(!holds(0), "nobody waits for what a pool wants");
+        handle.stand_in(4 * PAGE);
+        assert!(holds(8));
+        assert!(!holds(12), "it has all");
+        assert!(holds(11));
+        handle.stand_in_at_most(0);
+        assert!(!holds(0), "nothing stands in any more");
+    }
 }

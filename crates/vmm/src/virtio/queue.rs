@@ -1,7 +1,7 @@
 //! A queue in use (virtio 1.2, section 2.7), and how far a device has come in it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{Chain, Interrupt, MOST_PIECES};
 use crate::memory::{GuestMemory, Held};
+use crate::reactor::Prompt;
 
 /// Bytes of a descriptor (2.7.5).
 const DESCRIPTOR: u64 = 16;
@@ -45,12 +46,17 @@ impl Progress {
     }
 }
 
+/// What serves a queue at once, if anything does. Who is gone serves nothing: the kick is then the device thread's.
+pub type AtOnce = Mutex<Option<Prompt>>;
+
 /// A queue in use.
 pub struct ActiveQueue {
     queue: Queue,
     progress: Arc<Progress>,
     /// Written when the driver put something into it.
     pub kick: Arc<EventFd>,
+    /// Serves it as soon as it is kicked, on the vCPU's thread, where that is set: for requests for which the driver waits and that take less than to wake another thread.
+    pub at_once: Arc<AtOnce>,
     /// Tells the driver that something was used.
     pub interrupt: Interrupt,
     /// The rings, which are never paged.
@@ -71,12 +77,13 @@ impl ActiveQueue {
         mut queue: Queue,
         progress: Arc<Progress>,
         kick: Arc<EventFd>,
+        at_once: Arc<AtOnce>,
         interrupt: Interrupt,
     ) -> Self {
         queue.set_next_avail(progress.next_available.load(Ordering::SeqCst));
         queue.set_next_used(progress.next_used.load(Ordering::SeqCst));
         let rings = Held::new(memory, &rings(&queue));
-        Self { queue, progress, kick, interrupt, _rings: rings }
+        Self { queue, progress, kick, at_once, interrupt, _rings: rings }
     }
 
     fn take(&mut self, memory: &Arc<GuestMemory>) -> Option<Chain> {

@@ -9,7 +9,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::queue::{ActiveQueue, Progress};
+use super::queue::{ActiveQueue, AtOnce, Progress};
 use super::{Activation, Device, Health, ISR_CONFIG, ISR_QUEUE, Interrupt, NO_VECTOR, feature};
 use crate::interrupt::MsiSink;
 use crate::memory::GuestMemory;
@@ -56,6 +56,7 @@ struct QueueSetup {
     used: u64,
     vector: Arc<AtomicU16>,
     kick: Arc<EventFd>,
+    at_once: Arc<AtOnce>,
     progress: Arc<Progress>,
 }
 
@@ -119,6 +120,7 @@ pub fn plug(
             used: 0,
             vector: Arc::new(AtomicU16::new(NO_VECTOR)),
             kick: Arc::new(EventFd::new(EFD_NONBLOCK)?),
+            at_once: Arc::default(),
             progress: Arc::default(),
         });
     }
@@ -359,8 +361,8 @@ impl Transport {
         queue.set_ready(true);
         let interrupt = self.interrupt(&setup.vector, ISR_QUEUE);
         let (progress, kick) = (Arc::clone(&setup.progress), Arc::clone(&setup.kick));
-        let memory = &*self.memory;
-        queue.is_valid(memory).then(|| ActiveQueue::new(memory, queue, progress, kick, interrupt))
+        let (at_once, memory) = (Arc::clone(&setup.at_once), &*self.memory);
+        queue.is_valid(memory).then(|| ActiveQueue::new(memory, queue, progress, kick, at_once, interrupt))
     }
 
     fn reset_device(&self, state: &mut State) {
@@ -386,11 +388,15 @@ impl Transport {
 
     fn notify(&self, offset: u64) {
         let state = self.lock();
-        if let Some(queue) = state.queues.get((offset / u64::from(NOTIFY_STEP)) as usize)
-            && state.active
-        {
+        let number = (offset / u64::from(NOTIFY_STEP)) as usize;
+        let Some(queue) = state.queues.get(number).filter(|_| state.active) else { return };
+        let at_once = queue.at_once.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kick = Arc::clone(&queue.kick);
+        // Nothing is served with the registers locked.
+        drop(state);
+        if !at_once.is_some_and(|prompt| prompt.call()) {
             // The counter is full only if the device thread is far behind: it will find everything in the ring.
-            let _ = queue.kick.write(1);
+            let _ = kick.write(1);
         }
     }
 }

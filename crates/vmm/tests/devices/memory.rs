@@ -137,3 +137,27 @@ fn the_balloon_stands_in_for_what_the_guest_does_not_let_go_of() {
     rig.machine.reset().unwrap();
     assert_eq!((stands_in(&rig), stands_in(&other)), (0, 2), "nothing is plugged in any more");
 }
+
+#[test]
+fn what_is_handed_over_in_the_place_of_memory_is_taken_before_the_kick_returns() {
+    const INFLATE: usize = 0;
+    let rig = Rig::new(vec![]);
+    let mut driver = Driver::start(&rig, 2, 0);
+    let start = driver.config(16, 8);
+    rig.machine.set_memory(BASE + BLOCK, false).unwrap();
+    assert_eq!(ask(&mut driver, PLUG, start, 1).0, ACK);
+    let mut balloon = Driver::start(&rig, 1, u64::MAX);
+    balloon.memory().write_slice(&0x200_u32.to_le_bytes(), GuestAddress(REQUEST)).unwrap();
+    rig.machine.set_memory(BASE, true).unwrap();
+    let mut once = || {
+        balloon.add(INFLATE, &[(REQUEST, 4, false)]);
+        balloon.kick(INFLATE);
+        balloon.poll(INFLATE).is_some() || {
+            balloon.used(INFLATE);
+            false
+        }
+    };
+    // Now and then the device thread does something just then, and does this, too.
+    let at_once = (0..50).filter(|_| once()).count();
+    assert!(at_once >= 45, "{at_once} of 50");
+}
