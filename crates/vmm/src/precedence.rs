@@ -1,7 +1,6 @@
 //! One processor before a guest's others, while somebody waits for what that one does: each time that it has done a part of it, the others rest for a moment. That
 //! takes no right that a process that is locked in does not have, and nothing from other guests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -19,8 +18,6 @@ const LONGEST: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub struct Precedence {
     inner: Mutex<Inner>,
-    /// Whether one does: whoever is kicked looks only then.
-    given: AtomicBool,
 }
 
 #[derive(Default)]
@@ -50,22 +47,19 @@ impl Precedence {
         }
         let since = inner.first.map_or_else(Instant::now, |(_, since)| since);
         inner.first = Some((thread, since));
-        let given = since.elapsed() < LONGEST;
-        self.given.store(given, Ordering::SeqCst);
-        if given {
+        if since.elapsed() < LONGEST {
             inner.threads.iter().filter(|(other, _)| *other != thread).for_each(|(_, kicker)| kicker.kick());
         }
     }
 
     /// They are alike again.
     pub fn end(&self) {
-        self.given.store(false, Ordering::SeqCst);
         self.lock().first = None;
     }
 
     /// Whether another thread goes before this one.
     fn is_behind(&self, thread: ThreadId) -> bool {
-        self.given.load(Ordering::SeqCst) && self.lock().first.is_some_and(|(first, _)| first != thread)
+        self.lock().first.is_some_and(|(first, since)| first != thread && since.elapsed() < LONGEST)
     }
 }
 
@@ -95,7 +89,7 @@ impl Drop for Member {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 

@@ -76,10 +76,10 @@ struct Shared {
     callbacks: Mutex<HashMap<u64, Callback>>,
     /// Held by whoever calls a callback: the device thread, or one that has it done at once.
     turn: Mutex<()>,
-    /// How many wait for theirs. The lock is not fair: who has things done at once again and again would keep them waiting.
-    waiting: AtomicUsize,
     /// Which thread that is.
     at_turn: Mutex<Option<ThreadId>>,
+    /// How many wait for their turn. The lock is not fair: who has things done at once again and again would keep them waiting.
+    waiting: AtomicUsize,
     paused: AtomicBool,
     resting: Mutex<Vec<Weak<dyn Rest>>>,
 }
@@ -94,8 +94,8 @@ impl Shared {
             next_token: AtomicU64::new(FIRST_SOURCE),
             callbacks: Mutex::default(),
             turn: Mutex::default(),
-            waiting: AtomicUsize::new(0),
             at_turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             resting: Mutex::default(),
         };
@@ -598,9 +598,11 @@ mod tests {
         let reactor = Reactor::start("devices").unwrap();
         let (done, order) = channel();
         let (go, on) = channel::<()>();
+        let (inside, reached) = channel();
         let (mine, mut first) = (done.clone(), true);
         let source = reactor.handle().on_event(event(), move || {
             if std::mem::take(&mut first) {
+                inside.send(()).unwrap();
                 on.recv_timeout(SOON).unwrap();
             }
             mine.send("at once").unwrap();
@@ -614,9 +616,7 @@ mod tests {
                 assert!(prompt.call());
                 while !prompt.call() {}
             });
-            while reactor.shared.turn.try_lock().is_ok() {
-                std::thread::yield_now();
-            }
+            reached.recv_timeout(SOON).unwrap();
             kick.write(1).unwrap();
             while reactor.shared.waiting.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::Bytes;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::queue::AtOnce;
 use super::{
     Activation, ActiveQueue, Chain, Device, DeviceState, Health, QueueBroken, RestoreError, pieces,
     read_slice,
@@ -17,7 +18,6 @@ use super::{
 use crate::memory::{GuestMemory, Ram};
 use crate::precedence::Precedence;
 use crate::reactor::{Prompt, Source};
-use crate::virtio::queue::AtOnce;
 
 const QUEUE_SIZE: u16 = 128;
 /// Bytes of the pages that are counted here, whatever the guest's are.
