@@ -223,6 +223,10 @@ fn disks_wait_for_what_they_are_allowed_together_and_go_on_when_it_is_more() {
     for (number, driver) in (1..).zip(&mut drivers) {
         ask(driver, 0, number, IN, 4096);
     }
+    // The devices' thread comes to them in its own time.
+    while page.passed(flow, now_ns()).waited_ns == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     std::thread::sleep(Duration::from_millis(30));
     rig.machine.pause();
     rig.machine.resume();
