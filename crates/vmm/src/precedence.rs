@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Kicker;
 
-/// So long one rests that stands back: less than a tick of a guest's clock (4 ms in Debian's kernels).
-const REST: Duration = Duration::from_millis(3);
+/// So long one rests that stands back: two ticks of a guest's clock (4 ms in Debian's kernels), and longer than the parts of what is waited for take.
+const REST: Duration = Duration::from_millis(8);
 /// So long it runs at least before it rests again: it may hold a lock that the first one waits for.
 const RUN: Duration = Duration::from_micros(500);
 /// The longest that others stand back: the guest's programs are to go on, too.

@@ -189,6 +189,9 @@ impl Machine {
                 balloon.stand_in_at_most(memory.excess());
             }
         }
+        if let Some(balloon) = &self.reservoir.balloon {
+            balloon.hurry();
+        }
         Ok(())
     }
 

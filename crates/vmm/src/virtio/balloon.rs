@@ -124,8 +124,10 @@ struct Shared {
     health: Option<Health>,
     /// Asks the device thread for new statistics.
     ask: Option<Arc<EventFd>>,
-    /// Serves the queue of pages that are handed over at once, and where that is said.
-    fill: Option<(Prompt, Arc<AtOnce>)>,
+    /// Whether somebody waits until it is as large as it is to be.
+    awaited: bool,
+    /// Serve the queues of pages that are handed over and taken back at once, and where that is said.
+    prompts: [Option<(Prompt, Arc<AtOnce>)>; 2],
 }
 
 /// What is called with how large it is now.
@@ -187,21 +189,31 @@ impl Handle {
         self.urge();
     }
 
-    /// While it is filled in the place of memory for whose going somebody waits, what is handed over is taken at once, and who hands it over goes before the guest's other
-    /// processors. Not otherwise: a driver that never has to wait keeps others from the guest's processors.
-    fn urge(&self) {
-        let shared = self.lock();
-        let BalloonState { target, actual, standing_in, .. } = shared.state;
-        let urgent = standing_in > 0 && actual < target;
-        if let Some((prompt, at_once)) = &shared.fill {
-            *lock(at_once) = urgent.then(|| prompt.clone());
+    /// Somebody waits until it is as large as it is to be for good.
+    pub fn hurry(&self) {
+        self.lock().awaited = true;
+        self.urge();
+    }
+
+    /// While somebody waits for it, what is handed over is taken at once, or what is taken back. Not otherwise, and not both: a driver that never has to wait keeps others
+    /// from the guest's processors, and moving the balloon's pages takes both queues. Returns whether somebody waits.
+    fn urge(&self) -> bool {
+        let mut shared = self.lock();
+        let BalloonState { target, pooled, actual, .. } = shared.state;
+        // A pool has what it wants later.
+        let (fills, leaks) = (actual < target.saturating_sub(pooled), actual > target);
+        shared.awaited &= fills || leaks;
+        for (number, changes) in [(INFLATE, fills), (DEFLATE, leaks)] {
+            if let Some((prompt, at_once)) = &shared.prompts[number] {
+                *lock(at_once) = (shared.awaited && changes).then(|| prompt.clone());
+            }
         }
+        let awaited = shared.awaited;
         drop(shared);
-        if urgent {
-            self.precedence.take();
-        } else {
+        if !awaited {
             self.precedence.end();
         }
+        awaited
     }
 
     /// Whether the guest drives it.
@@ -317,9 +329,9 @@ impl Device for Balloon {
                 let at_once = Arc::clone(&queue.at_once);
                 let serve = move || hold(&health, || worker.serve(number, &mut queue));
                 let source = reactor.on_event(kick, serve)?;
-                if number == INFLATE {
+                if let Some(prompt) = self.handle.lock().prompts.get_mut(number) {
                     // The driver hands over up to 256 pages and waits until these are taken, before it looks for the next ones.
-                    self.handle.lock().fill = Some((source.prompt(), at_once));
+                    *prompt = Some((source.prompt(), at_once));
                 }
                 self.sources.push(source);
             }
@@ -334,7 +346,8 @@ impl Device for Balloon {
     fn deactivate(&mut self) {
         self.sources.clear();
         let mut shared = self.handle.lock();
-        (shared.health, shared.ask, shared.fill) = (None, None, None);
+        (shared.health, shared.ask, shared.prompts) = (None, None, Default::default());
+        shared.awaited = false;
         // Whoever takes the driver's place begins with an empty one.
         shared.state.actual = 0;
         shared.statistics.clear();
@@ -381,11 +394,12 @@ impl Worker {
                 return Ok(());
             };
             let head = chain.head_index();
+            // Who hands pages over or takes them back while somebody waits goes before the guest's other processors.
+            if matches!(number, INFLATE | DEFLATE) && self.handle.urge() {
+                self.handle.precedence.take();
+            }
             match number {
-                INFLATE => {
-                    self.handle.urge();
-                    self.inflate(chain);
-                }
+                INFLATE => self.inflate(chain),
                 REPORTS => self.take_reported(chain),
                 // Pages that the guest takes back come when it touches them; hints that nobody asked for are nobody's.
                 DEFLATE | HINTS => {}
@@ -504,19 +518,26 @@ mod tests {
         let handle =
             Handle { shared: Mutex::default(), changed: Mutex::default(), precedence: Arc::default() };
         let at_once = Arc::new(AtOnce::default());
-        handle.lock().fill = Some((source.prompt(), Arc::clone(&at_once)));
+        handle.lock().prompts[INFLATE] = Some((source.prompt(), Arc::clone(&at_once)));
+        let other = Arc::new(AtOnce::default());
+        handle.lock().prompts[DEFLATE] = Some((source.prompt(), Arc::clone(&other)));
         let holds = |pages: u32| {
             handle.lock().state.actual = pages;
             handle.urge();
-            lock(&at_once).is_some()
+            [lock(&at_once).is_some(), lock(&other).is_some()]
         };
         handle.set_pooled(8 * PAGE);
-        assert!(!holds(0), "nobody waits for what a pool wants");
+        assert_eq!(holds(0), [false, false], "nobody waits for what a pool wants");
         handle.stand_in(4 * PAGE);
-        assert!(holds(8));
-        assert!(!holds(12), "it has all");
-        assert!(holds(11));
+        handle.hurry();
+        assert_eq!(holds(3), [true, false]);
+        assert_eq!(holds(4), [false, false], "the rest is a pool's");
+        assert_eq!(holds(3), [false, false], "nobody waits when the guest takes back what it needs");
+        holds(12);
         handle.stand_in_at_most(0);
-        assert!(!holds(0), "nothing stands in any more");
+        assert_eq!(holds(12), [false, false], "nobody waits for what it gets back for blocks");
+        handle.hurry();
+        assert_eq!(holds(10), [false, true]);
+        assert_eq!(holds(8), [false, false], "it has all");
     }
 }
