@@ -1,82 +1,31 @@
 """The daemon of scripts/soak-changes, and the guests on it."""
 
 import contextlib
-import json
 import os
 import re
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
 from changes.inside import Expected
+from daemon import Daemon, Trouble, until
 
 # How far a clock may be off, s.
 CLOCK = 0.1
 
 
-class Trouble(Exception):
-    """What must hold does not."""
-
-
-def until(what, seconds, holds, every=0.05):
-    """Waits for something; gives what it is."""
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        if time.monotonic() > end:
-            raise Trouble(f"not so after {seconds} s: {what}")
-        time.sleep(every)
-    return found
-
-
-class Host:
+class Host(Daemon):
     def __init__(self, tessera, folder):
-        self.tessera, self.folder, self.state = tessera, folder, folder / "state"
         # The guest's id, which its processes bear.
-        self.id = None
-        self.environment = {**os.environ, "TESSERA_HOST": str(self.state / "host.sock")}
-        self.expected, self.process = Expected(), None
-        self.start()
-
-    def start(self):
-        argv = [self.tessera, "host", "--listen", "none", "--state-dir", str(self.state)]
-        self.process = subprocess.Popen(argv, stderr=open(self.folder.parent / "log", "ab"))
-        until("the daemon answers", 60, lambda: self.tried("host", "info").returncode == 0)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def begin(self, *words):
-        return subprocess.Popen([self.tessera, *words], env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-    def tried(self, *words):
-        return subprocess.run([self.tessera, *words], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-
-    def run(self, *words):
-        done = self.tried(*words)
-        if done.returncode != 0:
-            raise Trouble(f"tessera {' '.join(words)}: {done.stderr.strip()}")
-        return done.stdout
-
-    def json(self, *words):
-        return json.loads(self.run(*words, "-o", "json"))
-
-    def state_of(self, guest):
-        return self.json("vm", "show", guest)["status"]["state"]
+        self.folder, self.id, self.expected = folder, None, Expected()
+        super().__init__(tessera, folder, folder.parent / "log")
 
     def guests(self):
         return {guest["name"]: guest for guest in self.json("vm", "ls")}
 
     def snapshots(self, guest):
         return {snapshot["name"]: snapshot for snapshot in self.json("vm", "snapshot", "ls", guest)}
-
-    def inside(self, guest, script, seconds=60):
-        return self.run("vm", "exec", guest, "--timeout", str(seconds), "--", "sh", "-c", script).strip()
-
-    def answers(self, guest, seconds=300):
-        until(f"the agent of {guest} answers", seconds, lambda: self.tried("vm", "agent", guest).returncode == 0)
 
     def booted(self, guest):
         """Waits until a guest that was started works, and sets its clock, which is right to the second after a boot."""
@@ -153,13 +102,6 @@ class Host:
             if b"\0vmm\0" in words and (ours := re.search(re.escape(str(self.state)).encode() + rb"/run/([0-9a-f-]+)", words)):
                 found.setdefault(ours[1].decode(), []).append(int(line.parent.name))
         return found
-
-    def end(self):
-        if names := self.run("vm", "ls", "-o", "name").split():
-            self.run("vm", "delete", "--force", *names)
-        self.run("network", "delete", "lan")
-        self.process.terminate()
-        self.process.wait()
 
     def crash(self):
         """Ends everything at once, so that what there is stays to be looked at."""

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import time
 
-from changes.host import Trouble, until
 from changes.storage import Storage
+from daemon import Trouble, until
 
 ACTS = ["snapshot", "quiesce", "memory", "revert", "delete", "suspend", "resume", "instant", "branch"]
 WAYS = ["the daemon is killed", "the guest's process is killed", "the file system is full"]

@@ -3,8 +3,9 @@
 import random
 import time
 
-from changes.host import CLOCK, Trouble, until
+from changes.host import CLOCK
 from changes.storage import Storage
+from daemon import Trouble, until
 
 # How often each is done, of a hundred.
 OFTEN = {"snapshot": 27, "revert": 14, "branch": 8, "delete": 19, "suspend": 14, "instant": 9, "pause": 9}

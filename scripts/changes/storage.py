@@ -9,7 +9,7 @@ import subprocess
 import time
 from datetime import datetime
 
-from changes.host import Trouble, until
+from daemon import Trouble, until
 
 
 def tool(*argv, fine=(0,)):
