@@ -114,6 +114,18 @@ pub struct BalloonState {
     pub actual: u32,
 }
 
+impl BalloonState {
+    /// The queue by which it gets what it lacks for good; a pool has what it wants later.
+    fn lacks(&self) -> Option<usize> {
+        (self.actual < self.target.saturating_sub(self.pooled)).then_some(INFLATE)
+    }
+
+    /// The queue by which what is too much leaves it.
+    fn leaks(&self) -> Option<usize> {
+        (self.actual > self.target).then_some(DEFLATE)
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     state: BalloonState,
@@ -124,8 +136,8 @@ struct Shared {
     health: Option<Health>,
     /// Asks the device thread for new statistics.
     ask: Option<Arc<EventFd>>,
-    /// Whether somebody waits until it is as large as it is to be.
-    awaited: bool,
+    /// The queue by which it becomes as large as somebody waits for it to be.
+    awaited: Option<usize>,
     /// Serve the queues of pages that are handed over and taken back at once, and where that is said.
     prompts: [Option<(Prompt, Arc<AtOnce>)>; 2],
 }
@@ -191,7 +203,9 @@ impl Handle {
 
     /// Somebody waits until it is as large as it is to be for good.
     pub fn hurry(&self) {
-        self.lock().awaited = true;
+        let mut shared = self.lock();
+        shared.awaited = shared.state.lacks().or(shared.state.leaks());
+        drop(shared);
         self.urge();
     }
 
@@ -199,21 +213,20 @@ impl Handle {
     /// from the guest's processors, and moving the balloon's pages takes both queues. Returns whether somebody waits.
     fn urge(&self) -> bool {
         let mut shared = self.lock();
-        let BalloonState { target, pooled, actual, .. } = shared.state;
-        // A pool has what it wants later.
-        let (fills, leaks) = (actual < target.saturating_sub(pooled), actual > target);
-        shared.awaited &= fills || leaks;
-        for (number, changes) in [(INFLATE, fills), (DEFLATE, leaks)] {
-            if let Some((prompt, at_once)) = &shared.prompts[number] {
-                *lock(at_once) = (shared.awaited && changes).then(|| prompt.clone());
+        // It is done once it is large enough, though less is wanted of it then: what goes back for blocks nobody waits for.
+        let still = [shared.state.lacks(), shared.state.leaks()];
+        shared.awaited = shared.awaited.filter(|queue| still.contains(&Some(*queue)));
+        let awaited = shared.awaited;
+        for (number, prompt) in shared.prompts.iter().enumerate() {
+            if let Some((prompt, at_once)) = prompt {
+                *lock(at_once) = (awaited == Some(number)).then(|| prompt.clone());
             }
         }
-        let awaited = shared.awaited;
         drop(shared);
-        if !awaited {
+        if awaited.is_none() {
             self.precedence.end();
         }
-        awaited
+        awaited.is_some()
     }
 
     /// Whether the guest drives it.
@@ -347,7 +360,7 @@ impl Device for Balloon {
         self.sources.clear();
         let mut shared = self.handle.lock();
         (shared.health, shared.ask, shared.prompts) = (None, None, Default::default());
-        shared.awaited = false;
+        shared.awaited = None;
         // Whoever takes the driver's place begins with an empty one.
         shared.state.actual = 0;
         shared.statistics.clear();
@@ -533,7 +546,9 @@ mod tests {
         assert_eq!(holds(3), [true, false]);
         assert_eq!(holds(4), [false, false], "the rest is a pool's");
         assert_eq!(holds(3), [false, false], "nobody waits when the guest takes back what it needs");
-        holds(12);
+        handle.hurry();
+        assert_eq!(holds(3), [true, false]);
+        handle.lock().state.actual = 12;
         handle.stand_in_at_most(0);
         assert_eq!(holds(12), [false, false], "nobody waits for what it gets back for blocks");
         handle.hurry();
