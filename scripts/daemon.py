@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,16 @@ def until(what, seconds, holds, every=0.05):
             raise Trouble(f"not so after {seconds} s: {what}")
         time.sleep(every)
     return found
+
+
+def end_when_told():
+    """Has SIGTERM end the program in order, once: what is to be taken away then takes some seconds, in which it may be told again."""
+
+    def end(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit("ended from outside")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 class Daemon:
