@@ -56,8 +56,8 @@ pub use keys::{SendKeys, Typed};
 pub use limit::{Limit, Rates};
 pub use list::{List, ListQuery};
 pub use memory_share::{
-    MemoryCompression, MemoryFlow, MemoryNow, MemoryOfGuest, MemoryPaging, MemoryPool, MemoryPressure,
-    MemoryReport, MemoryShare,
+    MemoryCompression, MemoryFlow, MemoryMerging, MemoryNow, MemoryOfGuest, MemoryPaging, MemoryPool,
+    MemoryPressure, MemoryReport, MemoryShare,
 };
 pub use name::{ImageName, Name, NameError};
 pub use patch::{merge, patch};

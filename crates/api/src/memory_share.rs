@@ -107,6 +107,9 @@ pub struct MemoryPool {
     pub used: Size,
     /// How little of it is free.
     pub pressure: MemoryPressure,
+    /// What is saved by keeping equal pages once; nothing if this host does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merging: Option<MemoryMerging>,
     /// What of it is compressed; nothing if this host does not compress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<MemoryCompression>,
@@ -118,6 +121,15 @@ pub struct MemoryPool {
     pub flow: Option<MemoryFlow>,
     /// The guests that run, by name, as far as the one who asks may see them.
     pub guests: Vec<MemoryOfGuest>,
+}
+
+/// Equal pages of guests that trust one another, of which each is kept once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryMerging {
+    /// What guests have of them.
+    pub merged: Size,
+    /// What of that takes no memory.
+    pub saved: Size,
 }
 
 /// A part of a host's memory in which guests' memory is kept compressed, before it is paged.
@@ -177,6 +189,9 @@ pub struct MemoryNow {
     pub held: Size,
     /// What its process takes on the host.
     pub resident: Size,
+    /// What of its memory is equal to others' and kept once.
+    #[serde(default)]
+    pub merged: Size,
     /// What of its memory is compressed, on the host's paging device, or on other swap of the host.
     #[serde(default)]
     pub out: Size,

@@ -61,6 +61,10 @@ pub struct VmDefinition {
     /// What it is promised of the host's pool of memory.
     #[serde(default, skip_serializing_if = "MemoryShare::is_usual")]
     pub memory_share: MemoryShare,
+    /// Whether pages of its memory that are equal to those of others on its host of which this is said, too, are kept once, where the host does that. They have to trust
+    /// one another: how long a write takes tells whether somebody else has the same page.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merge_memory: bool,
     /// What it is promised of the bandwidth of each storage pool that its disks are on.
     #[serde(default, skip_serializing_if = "BandwidthShare::is_usual")]
     pub disk_share: BandwidthShare,
@@ -222,6 +226,7 @@ impl VmDefinition {
             memory: DEFAULT_MEMORY,
             memory_max: None,
             memory_share: MemoryShare::default(),
+            merge_memory: false,
             disk_share: BandwidthShare::default(),
             network_share: BandwidthShare::default(),
             engine: Engine::default(),
@@ -247,6 +252,7 @@ impl VmDefinition {
             cpu_share: CpuShare { reserve: cpus, ..said.cpu_share },
             share_group: said.share_group.clone(),
             memory_share: MemoryShare { reserve: memory, ..said.memory_share },
+            merge_memory: said.merge_memory,
             disk_share: said.disk_share,
             network_share: said.network_share,
             ..self

@@ -26,7 +26,7 @@ use crate::http::serve::{Door, Room, serve};
 use crate::images::Images;
 use crate::log;
 use crate::machine;
-use crate::memory::{self, Device, Pager, Pool};
+use crate::memory::{self, Device, Means, Merging, Pager, Pool};
 use crate::paths::{Paths, PathsError};
 use crate::pools::{Pools, UPLOADS};
 use crate::records;
@@ -71,6 +71,8 @@ pub struct Config {
     pub memory_paging: Option<Paging>,
     /// How much of it is compressed in memory before.
     pub memory_compression: Option<Size>,
+    /// Whether equal pages of guests that trust one another are kept once.
+    pub memory_merge: bool,
     /// What those are shown who connect from elsewhere, in place of a certificate of the host's own authority.
     pub certificate: Option<Given>,
     /// Is told where the page is, once it can be opened.
@@ -393,8 +395,9 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Daem
     let host = Host::open(&config).await?;
     let path = config.socket.clone().unwrap_or_else(|| host.paths.socket());
     let socket = bind(&path).map_err(|error| DaemonError::Socket(path.clone(), error))?;
-    let pager = open_paging(&config, &host).await?;
-    let done = go_on(&config, &host, tcp, (&path, socket), files, pager, stop).await;
+    let merging = begin_merging(&config)?;
+    let means = Means { pager: open_paging(&config, &host).await?, merging };
+    let done = go_on(&config, &host, tcp, (&path, socket), files, means, stop).await;
     // Whoever pages for this host is found by what it has left, in use or not; it ends with the daemon, however that ends.
     let (id, may_touch) = (host.id, memory::may_touch(&host.supervisor, &host.memory));
     let taken = tokio::task::spawn_blocking(move || take_away(id, &[], may_touch)).await;
@@ -415,7 +418,7 @@ async fn go_on(
     tcp: Vec<TcpListener>,
     (path, socket): (&Path, UnixListener),
     files: u64,
-    pager: Option<Pager>,
+    means: Means,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), DaemonError> {
     let (router, room) = (http::router(Arc::clone(host)), Arc::new(Room::new(files)));
@@ -451,7 +454,7 @@ async fn go_on(
     let schedules = tokio::spawn(schedules::keep(Arc::clone(host)));
     let (supervisor, pool, store) =
         (Arc::clone(&host.supervisor), Arc::clone(&host.memory), Arc::clone(&host.store));
-    let memory = tokio::spawn(memory::keep(supervisor, pool, pager, store));
+    let memory = tokio::spawn(memory::keep(supervisor, pool, means, store));
     // A sender that is gone says stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
     // Watchers and consoles would stay for ever.
@@ -467,6 +470,14 @@ async fn go_on(
     // It has the devices until it has ended, which an abort is no error of.
     let _ = memory.await;
     Ok(())
+}
+
+/// Has the kernel look for equal pages, if that is wanted.
+fn begin_merging(config: &Config) -> Result<Option<Merging>, PagingError> {
+    if config.memory_merge && config.memory_pool.is_none() {
+        return Err(PagingError::NoPoolToMerge);
+    }
+    config.memory_merge.then(Merging::begin).transpose().map_err(PagingError::NoMerging)
 }
 
 /// Makes or finds the devices to which guests' memory goes, and takes away what a daemon before had that is wanted no more.

@@ -3364,6 +3364,11 @@ export interface components {
                 memory_max?: components["schemas"]["Size"] | null;
                 /** @description What it is promised of the host's pool of memory. */
                 memory_share?: components["schemas"]["MemoryShare"];
+                /**
+                 * @description Whether pages of its memory that are equal to those of others on its host of which this is said, too, are kept once, where the host does that. They have to trust
+                 *     one another: how long a write takes tells whether somebody else has the same page.
+                 */
+                merge_memory?: boolean;
                 /** @description Its name, and the host name that cloud-init gives it. */
                 name: components["schemas"]["Name"];
                 /** @description What it is promised of the bandwidth of each network that its cards are on, each way. */
@@ -3468,11 +3473,20 @@ export interface components {
             /** @description What went in the last second. */
             out_rate: components["schemas"]["Size"];
         };
+        /** @description Equal pages of guests that trust one another, of which each is kept once. */
+        MemoryMerging: {
+            /** @description What guests have of them. */
+            merged: components["schemas"]["Size"];
+            /** @description What of that takes no memory. */
+            saved: components["schemas"]["Size"];
+        };
         /** @description What a guest that runs has of a pool of memory. */
         MemoryNow: {
             active?: components["schemas"]["Size"] | null;
             /** @description What it could touch of that now: the rest is in its balloon. */
             held: components["schemas"]["Size"];
+            /** @description What of its memory is equal to others' and kept once. */
+            merged?: components["schemas"]["Size"];
             /** @description What of its memory is compressed, on the host's paging device, or on other swap of the host. */
             out?: components["schemas"]["Size"];
             /** @description What its process takes on the host. */
@@ -3507,6 +3521,7 @@ export interface components {
             flow?: components["schemas"]["MemoryFlow"] | null;
             /** @description The guests that run, by name, as far as the one who asks may see them. */
             guests: components["schemas"]["MemoryOfGuest"][];
+            merging?: components["schemas"]["MemoryMerging"] | null;
             paging?: components["schemas"]["MemoryPaging"] | null;
             /** @description How little of it is free. */
             pressure: components["schemas"]["MemoryPressure"];
@@ -4594,6 +4609,11 @@ export interface components {
             memory_max?: components["schemas"]["Size"] | null;
             /** @description What it is promised of the host's pool of memory. */
             memory_share?: components["schemas"]["MemoryShare"];
+            /**
+             * @description Whether pages of its memory that are equal to those of others on its host of which this is said, too, are kept once, where the host does that. They have to trust
+             *     one another: how long a write takes tells whether somebody else has the same page.
+             */
+            merge_memory?: boolean;
             /** @description Its name, and the host name that cloud-init gives it. */
             name: components["schemas"]["Name"];
             /** @description What it is promised of the bandwidth of each network that its cards are on, each way. */
@@ -4645,6 +4665,11 @@ export interface components {
             memory_max?: components["schemas"]["Size"] | null;
             /** @description What it is promised of the host's pool of memory. */
             memory_share?: components["schemas"]["MemoryShare"];
+            /**
+             * @description Whether pages of its memory that are equal to those of others on its host of which this is said, too, are kept once, where the host does that. They have to trust
+             *     one another: how long a write takes tells whether somebody else has the same page.
+             */
+            merge_memory?: boolean;
             /** @description Its name, and the host name that cloud-init gives it. */
             name: components["schemas"]["Name"];
             /** @description What it is promised of the bandwidth of each network that its cards are on, each way. */

@@ -51,6 +51,7 @@ export function EditDialog({ vm, onClose, onRenamed }: { vm: Vm; onClose: () => 
   const [labels, setLabels] = useState(labelsText(vm.labels));
   const [onCrash, setOnCrash] = useState(vm.on_crash ?? "restart");
   const [autostart, setAutostart] = useState(vm.autostart?.enabled ?? false);
+  const [merge, setMerge] = useState(vm.merge_memory ?? false);
   const before = { memory: sizeText(vm.memory), cpusMax: String(vm.cpus_max ?? ""), memoryMax: vm.memory_max ? sizeText(vm.memory_max) : "" };
   const { problem, busy, submit } = useSending(async () => {
     const { version } = await getVersion(at("vms", vm.id));
@@ -64,6 +65,7 @@ export function EditDialog({ vm, onClose, onRenamed }: { vm: Vm; onClose: () => 
       ...(labels !== labelsText(vm.labels) && { labels: labelsPatch(vm.labels, labelsOf(labels)) }),
       ...(onCrash !== (vm.on_crash ?? "restart") && { on_crash: onCrash }),
       ...(autostart !== (vm.autostart?.enabled ?? false) && { autostart: { enabled: autostart } }),
+      ...(merge !== (vm.merge_memory ?? false) && { merge_memory: merge }),
     };
     if (Object.keys(patch).length > 0) {
       await complete("PATCH", at("vms", vm.id), { body: patch, version, query: { apply } });
@@ -90,6 +92,7 @@ export function EditDialog({ vm, onClose, onRenamed }: { vm: Vm; onClose: () => 
         <Area label={t("labels")} value={labels} onChange={setLabels} error={problem?.at("/labels")} hint={t("labels.hint")} rows={3} />
         <Choice label={t("on-crash")} value={onCrash} onChange={setOnCrash} options={[["restart", t("on-end.restart")], ["stop", t("on-end.stop")]]} />
         <Check label={t("autostart.long")} checked={autostart} onChange={setAutostart} />
+        <Check label={t("memory.merge")} checked={merge} onChange={setMerge} hint={t("memory.merge.hint")} />
         <Wrong problem={problem} besides={FIELDS} />
         <Buttons go={t("save")} busy={busy} onCancel={onClose} />
       </form>

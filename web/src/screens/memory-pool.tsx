@@ -14,10 +14,11 @@ type Pool = Schemas["MemoryPool"];
 /** Memory that is in use is there to be used: only what the host says of pressure is a warning. */
 const TONE: Record<Schemas["MemoryPressure"], "" | "warn" | "risk"> = { high: "", clear: "", soft: "warn", hard: "warn", low: "risk" };
 
-function Outside({ pool: { compression, paging, flow } }: { pool: Pool }) {
-  if (!compression && !paging) return <p className="hint">{t("pool-memory.no-paging")}</p>;
+function Outside({ pool: { merging, compression, paging, flow } }: { pool: Pool }) {
+  if (!merging && !compression && !paging) return <p className="hint">{t("pool-memory.no-paging")}</p>;
   return (
     <Facts>
+      {merging && <Fact name={t("pool-memory.merged")}>{t("pool-memory.merged.words", { merged: bytes(merging.merged), saved: bytes(merging.saved) })}</Fact>}
       {compression && <Fact name={t("pool-memory.compressed")}>{t("pool-memory.compressed.words", { used: bytes(compression.used), size: bytes(compression.size), taken: bytes(compression.taken) })}</Fact>}
       {paging && (
         <Fact name={t("pool-memory.paged")}>

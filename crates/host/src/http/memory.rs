@@ -35,6 +35,7 @@ pub fn pool(host: &Host, vms: &[api::Vm]) -> MemoryPool {
         reserved: shares.memory_reserved(),
         used: seen.used,
         pressure: seen.pressure,
+        merging: seen.merging,
         compression: seen.compression,
         paging: seen.paging,
         flow: seen.flow,

@@ -167,6 +167,14 @@ fn pooled(text: &mut Text, pool: &MemoryPool) {
     };
     gauge("tessera_host_memory_pool_bytes", "Memory that all guests have together", size.0);
     gauge("tessera_host_memory_pool_used_bytes", "What of it guests' processes take", pool.used.0);
+    if let Some(merging) = &pool.merging {
+        gauge(
+            "tessera_host_memory_merged_bytes",
+            "What guests have of equal pages that are kept once",
+            merging.merged.0,
+        );
+        gauge("tessera_host_memory_merging_saved_bytes", "What of that takes no memory", merging.saved.0);
+    }
     if let Some(compression) = &pool.compression {
         gauge("tessera_host_memory_compression_bytes", "What can be kept compressed", compression.size.0);
         gauge(

@@ -203,6 +203,7 @@ pub fn claim(
     for (field, is_other) in [
         ("cpu_share", definition.cpu_share != cpu),
         ("memory_share", definition.memory_share != memory),
+        ("merge_memory", definition.merge_memory != given.is_some_and(|given| given.merge_memory)),
         ("disk_share", definition.disk_share != disks),
         ("network_share", definition.network_share != networks),
         ("share_group", definition.share_group.as_ref() != group),

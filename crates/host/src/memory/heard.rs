@@ -16,6 +16,8 @@ pub struct Heard {
     pub group: Option<Name>,
     /// What its process takes of the host for itself, bytes.
     pub own: u64,
+    /// What of its memory is equal to others' and kept once, bytes.
+    pub merged: u64,
     /// What of its memory is on a paging device, bytes.
     pub out: u64,
     /// What was said.
@@ -47,6 +49,7 @@ impl Heard {
     /// How it is, for whoever wants to know.
     pub fn now(&self) -> MemoryNow {
         let (size, held) = (Size(self.size()), Size(self.held()));
-        MemoryNow { size, held, resident: Size(self.own), out: Size(self.out), active: None, target: None }
+        let (resident, merged, out) = (Size(self.own), Size(self.merged), Size(self.out));
+        MemoryNow { size, held, resident, merged, out, active: None, target: None }
     }
 }

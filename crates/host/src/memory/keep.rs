@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{Id, MemoryCompression, MemoryFlow, MemoryNow, MemoryPaging, MemoryPressure, Problem, Size};
+use api::{
+    Id, MemoryCompression, MemoryFlow, MemoryMerging, MemoryNow, MemoryPaging, MemoryPressure, Problem, Size,
+};
 use futures_util::StreamExt;
 use serde_json::json;
 use share::memory::Told;
@@ -13,6 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use vmm::control::Stats;
 
 use super::heard::Heard;
+use super::merging::{self, Merged, Merging};
 use super::paging::{Order, Pager, out_of_memory};
 use super::turn::{Has, Looks, Turn, told};
 use crate::events::Happening;
@@ -42,6 +45,8 @@ pub struct Seen {
     pub used: Size,
     /// How little is free.
     pub pressure: MemoryPressure,
+    /// What is merged.
+    pub merging: Option<MemoryMerging>,
     /// What is compressed.
     pub compression: Option<MemoryCompression>,
     /// Where what does not fit is paged to.
@@ -80,13 +85,22 @@ pub fn may_touch(supervisor: &Supervisor, pool: &Pool) -> Size {
     Size(supervisor.shares().running().into_iter().map(beyond).sum())
 }
 
-/// Keeps a host's guests to its pool, with what does not fit on the paging device if there is one. Without a pool they get back what one
-/// before has taken of them. Never returns.
-pub async fn keep(supervisor: Arc<Supervisor>, pool: Arc<Pool>, pager: Option<Pager>, store: Arc<dyn Store>) {
+/// What a host has besides balloons to keep guests to its pool.
+#[derive(Default)]
+pub struct Means {
+    /// Where what does not fit goes.
+    pub pager: Option<Pager>,
+    /// What keeps equal pages once.
+    pub merging: Option<Merging>,
+}
+
+/// Keeps a host's guests to its pool, by these means. Without a pool they get back what one before has taken of them. Never returns.
+pub async fn keep(supervisor: Arc<Supervisor>, pool: Arc<Pool>, means: Means, store: Arc<dyn Store>) {
     match supervisor.shares().pool() {
         Some(size) => {
-            let keeper =
-                Keeper { supervisor, pool, store, pager, looks: Looks::new(size.0), told: Told::default() };
+            let Means { pager, merging } = means;
+            let looks = Looks::new(size.0);
+            let keeper = Keeper { supervisor, pool, store, pager, merging, looks, told: Told::default() };
             keeper.keep().await;
         }
         None => {
@@ -112,6 +126,7 @@ struct Keeper {
     pool: Arc<Pool>,
     store: Arc<dyn Store>,
     pager: Option<Pager>,
+    merging: Option<Merging>,
     looks: Looks,
     told: Told,
 }
@@ -128,8 +143,8 @@ impl Keeper {
                 continue;
             }
             looked = Some(Instant::now());
-            let heard = hear(&self.supervisor, &mut known).await;
-            let turn = self.look(&heard);
+            let (merged, heard) = self.hear(&mut known).await;
+            let turn = self.look(&heard, merged);
             follow(&self.supervisor, turn).await;
             self.tell(since.unwrap_or_default()).await;
         }
@@ -139,11 +154,12 @@ impl Keeper {
     async fn page(&mut self) {
         let Some(pager) = &mut self.pager else { return };
         let running = self.supervisor.shares().running();
+        let saved_part = self.merging.as_ref().map(Merging::saved_part);
         let mut guests = Vec::new();
         let mut pids = HashMap::new();
         for (id, claimant) in running {
             let Some(pid) = claimant.pid else { continue };
-            let own = own_memory(pid).unwrap_or(0).min(claimant.most_memory.0);
+            let own = takes(pid, saved_part).0.min(claimant.most_memory.0);
             guests.push(Has { id, own, reserve: claimant.memory.reserve.0 });
             pids.insert(id, (pid, claimant.memory.reserve.0));
         }
@@ -159,7 +175,23 @@ impl Keeper {
         }
     }
 
-    fn look(&mut self, heard: &[Heard]) -> Turn {
+    /// What everybody who runs has; whoever is to have equal pages merged, or not any more, is told. Gives what is merged in all as well.
+    async fn hear(&self, known: &mut HashMap<Id, Heard>) -> (Option<MemoryMerging>, Vec<Heard>) {
+        let saved_part = self.merging.as_ref().map(Merging::saved_part);
+        let (merged, heard) = hear(&self.supervisor, known, saved_part).await;
+        let running = self.supervisor.shares().running();
+        let wants = |guest: &Heard| {
+            let merges = running.iter().any(|(id, claimant)| *id == guest.id && claimant.merges);
+            let merges = merges && self.merging.is_some();
+            guest.stats.merges.is_some_and(|before| before != merges).then_some((guest.id, merges))
+        };
+        let told: Vec<_> = heard.iter().filter_map(wants).collect();
+        let tell = |(id, merges): (Id, bool)| merge(&self.supervisor, id, merges);
+        futures_util::stream::iter(told).map(tell).buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await;
+        (saved_part.map(|_| merged), heard)
+    }
+
+    fn look(&mut self, heard: &[Heard], merging: Option<MemoryMerging>) -> Turn {
         let room = self.pager.as_mut().map_or(0, |pager| {
             for guest in heard {
                 pager.see(guest.id, guest.pid, guest.out);
@@ -174,7 +206,7 @@ impl Keeper {
         let used = Size(guests.values().map(|guest| guest.resident.0).sum::<u64>() + taken);
         let (compression, paging) = (pager.and_then(Pager::compression), pager.and_then(Pager::paging));
         let (flow, pressure) = (pager.map(Pager::flow), self.looks.pressure());
-        self.pool.note(Seen { used, pressure, compression, paging, flow, guests });
+        self.pool.note(Seen { used, pressure, merging, compression, paging, flow, guests });
         turn
     }
 
@@ -194,33 +226,44 @@ impl Keeper {
     }
 }
 
-/// What everybody who runs has, by what they say now, or have said last.
-async fn hear(supervisor: &Supervisor, known: &mut HashMap<Id, Heard>) -> Vec<Heard> {
+/// What a process takes of the host for itself, and what it has of merged pages, where this part of them is saved.
+fn takes(pid: u32, saved_part: Option<f64>) -> (u64, Merged) {
+    let merged = saved_part.map(|part| merging::of(pid, part)).unwrap_or_default();
+    (own_memory(pid).unwrap_or(0).saturating_sub(merged.saved), merged)
+}
+
+/// What everybody who runs has, by what they say now, or have said last; and what of that is merged.
+async fn hear(
+    supervisor: &Supervisor,
+    known: &mut HashMap<Id, Heard>,
+    saved_part: Option<f64>,
+) -> (MemoryMerging, Vec<Heard>) {
     let running = supervisor.shares().running();
     known.retain(|id, _| running.iter().any(|(other, _)| other == id));
     let asked = running.into_iter().map(|(id, claimant)| async move {
         let said = timeout(PATIENCE, supervisor.used(id)).await.ok().and_then(Result::ok);
         // What it takes of the host the kernel knows, and what it can have was said before: nobody suffers from one that lies.
-        let own = claimant.pid.and_then(own_memory).unwrap_or(0);
+        let (own, merged) = claimant.pid.map(|pid| takes(pid, saved_part)).unwrap_or_default();
         let said = said.map(|stats| Stats { memory: stats.memory.min(claimant.most_memory.0), ..stats });
         let out = claimant.pid.and_then(out_of_memory).unwrap_or(0);
-        (id, claimant, own, out, said)
+        (id, claimant, own, merged, out, said)
     });
     let asked: Vec<_> = asked.collect();
     let mut answers = futures_util::stream::iter(asked).buffer_unordered(AT_A_TIME);
-    let mut heard = Vec::new();
-    while let Some((id, claimant, own, out, said)) = answers.next().await {
+    let (mut heard, mut all) = (Vec::new(), Vec::new());
+    while let Some((id, claimant, own, merged, out, said)) = answers.next().await {
         let stats = said.or_else(|| known.get(&id).map(|before| before.stats.clone()));
         if let Some(stats) = stats {
             let (share, pid) = (claimant.memory, claimant.pid.unwrap_or(0));
-            let guest = Heard { id, pid, share, group: claimant.group, own, out, stats };
+            let guest = Heard { id, pid, share, group: claimant.group, own, merged: merged.all, out, stats };
+            all.push(merged);
             known.insert(id, guest.clone());
             heard.push(guest);
         }
     }
     // What weighs nothing in the end must not depend on who is quick.
     heard.sort_by_key(|guest| guest.id);
-    heard
+    (merging::together(all.into_iter()), heard)
 }
 
 /// Has guests be without what others need.
@@ -247,6 +290,14 @@ async fn lend(supervisor: &Supervisor, id: Id, bytes: u64) {
     }
 }
 
+async fn merge(supervisor: &Supervisor, id: Id, merges: bool) {
+    // What is to be each one's own again is copied, which may take longer: the next turn finds that.
+    let told = timeout(PATIENCE, supervisor.merge(id, merges)).await;
+    if let Ok(Err(problem)) = told {
+        tracing::debug!("whether equal pages of guest {id} are kept once stays as it is: {problem}");
+    }
+}
+
 /// Without a pool nobody has to be without anything; `free` are those of whom that is known.
 async fn give_back(supervisor: &Supervisor, free: &mut HashSet<(Id, Option<u32>)>) {
     let running: HashSet<_> =
@@ -258,6 +309,7 @@ async fn give_back(supervisor: &Supervisor, free: &mut HashSet<(Id, Option<u32>)
         }
         let used: Option<Result<_, Problem>> = timeout(PATIENCE, supervisor.used(guest.0)).await.ok();
         match used {
+            Some(Ok(used)) if used.merges == Some(true) => merge(supervisor, guest.0, false).await,
             Some(Ok(used)) if used.pooled > 0 => lend(supervisor, guest.0, 0).await,
             Some(Ok(_)) => drop(free.insert(guest)),
             _ => {}

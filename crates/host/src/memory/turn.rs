@@ -292,7 +292,16 @@ pub(super) mod tests {
         (stats.balloon, stats.balloon_target, stats.pooled) = (balloon * MIB, balloon * MIB, balloon * MIB);
         stats.guest_memory =
             GuestMemoryStats { available: available.map(|mib| mib * MIB), ..Default::default() };
-        Heard { id, pid: 0, share: MemoryShare::default(), group: None, own: own * MIB, out: 0, stats }
+        Heard {
+            id,
+            pid: 0,
+            share: MemoryShare::default(),
+            group: None,
+            own: own * MIB,
+            merged: 0,
+            out: 0,
+            stats,
+        }
     }
 
     /// Guests as they would be if their balloons did what they are told at once: each has so much in use, MiB.

@@ -25,6 +25,8 @@ pub struct Claimant {
     pub memory: MemoryShare,
     /// The most memory that it can believe to have.
     pub most_memory: Size,
+    /// Whether pages of it that are equal to others' may be kept once.
+    pub merges: bool,
     /// What it is promised of each pool.
     pub disks: BandwidthShare,
     /// What it is promised of each network.
@@ -427,6 +429,7 @@ impl Claimant {
             cpus: definition.cpus,
             memory: definition.memory_share,
             most_memory: definition.memory_max.unwrap_or_default().max(definition.memory),
+            merges: definition.merge_memory,
             disks: definition.disk_share,
             networks: definition.network_share,
             places: places::of(definition),

@@ -92,6 +92,14 @@ impl Supervisor {
         self.ask(id, |reply| super::Order::Lend(bytes, reply)).await
     }
 
+    /// Has equal pages of a guest's memory kept once, or not.
+    ///
+    /// # Errors
+    /// If it does not run, or the kernel refuses.
+    pub async fn merge(&self, id: api::Id, merges: bool) -> Result<(), Problem> {
+        self.ask(id, |reply| super::Order::Merge(merges, reply)).await
+    }
+
     /// What those of `vms` use that run, in their order. One that does not answer at once is left out.
     pub async fn all_stats(&self, vms: impl Iterator<Item = &Vm>) -> Vec<VmStats> {
         let alive = vms.filter(|vm| vm.status.state.is_alive());

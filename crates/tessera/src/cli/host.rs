@@ -57,6 +57,9 @@ pub struct HostArgs {
     /// Keep so much of what guests use beyond that compressed in memory (zram), before it is paged; what that takes is the pool's [default: none]
     #[arg(long, value_name = "SIZE|none")]
     memory_compression: Option<OrNone<Size>>,
+    /// Keep equal pages once of guests that trust one another (vm create --merge-memory)
+    #[arg(long)]
+    memory_merge: bool,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -153,6 +156,7 @@ impl HostArgs {
             memory_pool: self.memory_pool.or(file.memory_pool).and_then(|pool| pool.0),
             memory_paging: self.memory_paging.or(file.memory_paging).and_then(|paging| paging.0),
             memory_compression: self.memory_compression.or(file.memory_compression).and_then(|of| of.0),
+            memory_merge: self.memory_merge || file.memory_merge,
             certificate: certificate(pair)?,
             announce,
         };

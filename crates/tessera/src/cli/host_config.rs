@@ -35,6 +35,8 @@ pub struct HostConfig {
     /// `--memory-compression`.
     #[serde(deserialize_with = "said")]
     pub memory_compression: Option<OrNone<Size>>,
+    /// `--memory-merge`.
+    pub memory_merge: bool,
     /// `--tls-cert`.
     pub tls_cert: Option<PathBuf>,
     /// `--tls-key`.
@@ -128,7 +130,7 @@ mod tests {
         let config = HostConfig::parse(&said).unwrap();
         assert!(config.state_dir.is_some() && !config.listen.is_empty() && config.socket.is_some());
         assert!(config.tls_cert.is_some() && config.tls_key.is_some() && config.memory_pool.is_some());
-        assert!(config.memory_paging.is_some() && config.memory_compression.is_some());
+        assert!(config.memory_paging.is_some() && config.memory_compression.is_some() && config.memory_merge);
     }
 
     #[test]

@@ -79,6 +79,10 @@ fn header(pool: &MemoryPool) -> String {
 fn beyond(pool: &MemoryPool) -> String {
     let mut text = String::new();
     let mut say = |line: String| text.push_str(&(line + "\n"));
+    if let Some(of) = &pool.merging {
+        let (merged, saved) = (size(of.merged), size(of.saved));
+        say(format!("equal pages: {merged} are kept once, which saves {saved}"));
+    }
     if let Some(of) = &pool.compression {
         let (used, taken) = (size(of.used), size(of.taken));
         say(format!("compressed: {used} of {} at most, in {taken} of the pool", size(of.size)));
@@ -109,11 +113,12 @@ fn some(amount: Option<Size>) -> String {
     amount.map_or_else(|| "-".into(), size)
 }
 
-const GUESTS: [Column<MemoryOfGuest>; 9] = [
+const GUESTS: [Column<MemoryOfGuest>; 10] = [
     Column::text("NAME", |guest: &MemoryOfGuest| guest.name.to_string()),
     Column::number("SIZE", |guest: &MemoryOfGuest| size(guest.now.size)),
     Column::number("HAS", |guest: &MemoryOfGuest| size(guest.now.held)),
     Column::number("TOUCHED", |guest: &MemoryOfGuest| size(guest.now.resident)),
+    Column::number("MERGED", |guest: &MemoryOfGuest| size(guest.now.merged)).wide(),
     Column::number("OUT", |guest: &MemoryOfGuest| size(guest.now.out)),
     Column::number("USES", |guest: &MemoryOfGuest| some(guest.now.active)),
     Column::number("IS TO HAVE", |guest: &MemoryOfGuest| some(guest.now.target)),

@@ -223,6 +223,9 @@ pub struct EditArgs {
     /// The memory that it can have without a restart
     #[arg(long, value_name = "SIZE")]
     memory_max: Option<api::Size>,
+    /// Whether pages that are equal to those of other guests that say so are kept once, if the host does that (tessera host --memory-merge): they have to trust one another
+    #[arg(long, value_name = "on|off", value_parser = clap::builder::BoolishValueParser::new())]
+    merge_memory: Option<bool>,
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -477,6 +480,7 @@ async fn edit(client: &Client, args: EditArgs) -> Result<()> {
     }
     set("share_group", args.share_group.as_ref().map(|OrNone(group)| json!(group)));
     set("memory", args.memory.map(|memory| json!(memory)));
+    set("merge_memory", args.merge_memory.map(|merge| json!(merge)));
     set("memory_max", args.memory_max.map(|memory| json!(memory)));
     set("description", args.description.map(|text| json!(text)));
     if !args.labels.is_empty() {

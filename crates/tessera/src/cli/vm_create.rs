@@ -19,7 +19,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 
 /// What is said of a guest that has none of it from a saved one.
-const OWN: [&str; 40] = [
+const OWN: [&str; 41] = [
     "template",
     "image",
     "kernel",
@@ -37,6 +37,7 @@ const OWN: [&str; 40] = [
     "cpu_soft",
     "memory",
     "memory_max",
+    "merge_memory",
     "memory_reserve",
     "memory_weight",
     "memory_limit",
@@ -97,6 +98,9 @@ pub struct CreateArgs {
     /// The memory that it can have without a restart
     #[arg(long, value_name = "SIZE")]
     memory_max: Option<Size>,
+    /// Keep pages that are equal to those of other guests that say so once, if the host does that (tessera host --memory-merge): they have to trust one another
+    #[arg(long)]
+    merge_memory: bool,
     /// An empty disk of this size (may be repeated)
     #[arg(long = "new-disk", value_name = "SIZE[,bps=SIZE][,iops=N]…")]
     new_disks: Vec<NewDiskOption>,
@@ -224,6 +228,7 @@ impl CreateArgs {
         definition.share_group = self.share_group.clone();
         definition.cpus = self.cpus.unwrap_or(definition.cpus);
         (definition.cpus_max, definition.memory_max) = (self.cpus_max, self.memory_max);
+        definition.merge_memory = self.merge_memory;
         definition.memory = self.memory.unwrap_or(definition.memory);
         definition.engine = match self.engine {
             EngineOption::Auto => Engine::Auto,

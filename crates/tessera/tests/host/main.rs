@@ -32,6 +32,7 @@ mod limits;
 mod lists;
 mod log;
 mod memory;
+mod merging;
 mod networks;
 mod paging;
 mod privileges;

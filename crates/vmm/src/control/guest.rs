@@ -108,6 +108,7 @@ impl Guest {
             "processors" => return json(&self.set_processors(&read(params)?)?),
             "balloon" => return json(&self.set_pooled(&read(params)?)?),
             "memory" => return json(&self.set_memory(&read(params)?)?),
+            "merge" => return self.merge_memory(&read(params)?),
             "type" => {
                 self.type_keys(read(params)?)?;
                 return json(&self.report());

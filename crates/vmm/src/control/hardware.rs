@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::guest::{Guest, machine_refusal};
 use super::open::{Files, open_card, open_disk};
 use super::protocol::{
-    BalloonSpec, Changed, Hardware, MemorySpec, PlugSpec, ProcessorsSpec, Refusal, State, UnplugSpec, What,
-    code,
+    BalloonSpec, Changed, Hardware, MemorySpec, MergeSpec, PlugSpec, ProcessorsSpec, Refusal, State,
+    UnplugSpec, What, code,
 };
 use crate::machine::{Change, Part};
 
@@ -97,6 +97,12 @@ impl Guest {
     pub(super) fn set_pooled(&mut self, spec: &BalloonSpec) -> Result<Hardware, Refusal> {
         self.machine()?.set_pooled(spec.bytes).map_err(machine_refusal)?;
         self.hardware()
+    }
+
+    /// Has equal pages of its memory kept once, or not.
+    pub(super) fn merge_memory(&mut self, spec: &MergeSpec) -> Result<Value, Refusal> {
+        self.machine()?.merge_memory(spec.merges).map_err(machine_refusal)?;
+        Ok(Value::Null)
     }
 
     /// What there is.

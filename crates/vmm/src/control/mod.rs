@@ -44,9 +44,9 @@ pub use crate::virtio::block::DiskLimits;
 pub use crate::virtio::net::NetLimits;
 pub use protocol::{
     BalloonSpec, BelowSpec, Cable, Changed, DiskName, DiskSpec, FiguresSpec, GrowSpec, GuestEvent, Hardware,
-    Key, Layers, LimitSpec, MachineSpec, MemorySpec, NetSpec, NewTop, NoRoom, OnPanic, OnReset, PlacesSpec,
-    PlugSpec, PortSpec, ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec,
-    Saved, SavedSpec, State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
+    Key, Layers, LimitSpec, MachineSpec, MemorySpec, MergeSpec, NetSpec, NewTop, NoRoom, OnPanic, OnReset,
+    PlacesSpec, PlugSpec, PortSpec, ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress,
+    SaveSpec, Saved, SavedSpec, State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::{DiskStats, NetStats, ProcessorStats, Stats, prepare};

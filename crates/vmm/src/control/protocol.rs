@@ -299,6 +299,14 @@ pub struct BalloonSpec {
     pub bytes: u64,
 }
 
+/// What `merge` wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergeSpec {
+    /// Whether pages of the guest's memory that are equal to others' are kept once.
+    pub merges: bool,
+}
+
 /// The answer to `hardware`, `processors`, `memory` and `balloon`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {

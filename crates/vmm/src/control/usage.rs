@@ -32,6 +32,9 @@ pub struct Stats {
     /// What of that a pool of memory wants for others, bytes.
     #[serde(default)]
     pub pooled: u64,
+    /// Whether equal pages of its memory are kept once; nothing if its process does not know of that.
+    #[serde(default)]
+    pub merges: Option<bool>,
     /// What the guest says of its memory.
     #[serde(default)]
     pub guest_memory: GuestMemoryStats,
@@ -158,6 +161,7 @@ impl Meters {
             balloon: memory.balloon,
             balloon_target: memory.target,
             pooled: memory.pooled,
+            merges: Some(machine.merges_memory()),
             guest_memory: machine.guest_memory_stats(),
             resident: resident().unwrap_or(0),
             process_time_ns: process_time_ns(),

@@ -195,6 +195,19 @@ impl Machine {
         Ok(())
     }
 
+    /// Has the kernel keep pages of it that are equal to others' once, or each by itself again.
+    ///
+    /// # Errors
+    /// As [`Ram::merge`].
+    pub fn merge_memory(&self, merges: bool) -> Result<(), MachineError> {
+        Ok(self.ram.merge(merges).map_err(crate::memory::MemoryError::Merge)?)
+    }
+
+    /// Whether it does.
+    pub fn merges_memory(&self) -> bool {
+        self.ram.merges()
+    }
+
     /// What the guest says of its memory.
     pub fn guest_memory_stats(&self) -> GuestMemoryStats {
         self.reservoir.balloon.as_ref().map(|balloon| balloon.statistics()).unwrap_or_default()

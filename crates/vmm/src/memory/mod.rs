@@ -4,12 +4,14 @@ mod frozen;
 mod held;
 mod image;
 mod layout;
+mod merging;
 mod saving;
 mod tracked;
 
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use softcpu::{Frame, PAGE_SIZE};
@@ -46,6 +48,9 @@ pub enum MemoryError {
     /// The memory that it is to go on from is of no use.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The kernel does not keep equal pages once, or not each by itself again.
+    #[error("the kernel cannot change whether equal pages are kept once")]
+    Merge(#[source] io::Error),
 }
 
 struct Region {
@@ -65,6 +70,8 @@ pub struct Ram {
     base: Mutex<Option<Arc<Image>>>,
     /// Closed while nothing may be given back to the host.
     gate: saving::Gate,
+    /// Whether equal pages are kept once.
+    merges: AtomicBool,
 }
 
 // SAFETY: `host` points into mappings that `memory` owns; the bytes are shared memory by nature.
@@ -137,7 +144,14 @@ impl Ram {
         let bytes = layout.memory().iter().map(|range| range.size).sum();
         let memory = GuestMemory::from_regions(mapped).map_err(|e| failed(bytes, e.into()))?;
         let base = Mutex::new(base.map(Arc::new));
-        Ok(Self { layout, memory: Arc::new(memory), regions, base, gate: saving::Gate::default() })
+        Ok(Self {
+            layout,
+            memory: Arc::new(memory),
+            regions,
+            base,
+            gate: saving::Gate::default(),
+            merges: AtomicBool::new(false),
+        })
     }
 
     /// Where everything lies.
@@ -216,8 +230,12 @@ impl Ram {
         let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
         for r in &self.regions {
             let (host, size) = (r.host.as_ptr().cast(), (r.end - r.start) as usize);
-            let cleared = if base.is_some() { anonymous(host, size) } else { discard(host, size) };
-            cleared?;
+            if base.is_some() {
+                anonymous(host, size)?;
+                self.advise_merging(r)?;
+            } else {
+                discard(host, size)?;
+            }
             // Zeroes are a write like any other: to the dirty log, and to whoever has made code of what was there.
             vm_memory::bitmap::Bitmap::mark_dirty(&r.pages, 0, (r.end - r.start) as usize);
         }

@@ -37,6 +37,14 @@ pub enum PagingError {
     /// It has no pool.
     #[error("{0}: without --memory-pool nothing is paged: give guests a pool, too")]
     NoPool(&'static str),
+    /// It has no pool in which that would count.
+    #[error("--memory-merge: without --memory-pool nobody would have what is saved: give guests a pool, too")]
+    NoPoolToMerge,
+    /// The kernel does not keep equal pages once.
+    #[error(
+        "--memory-merge: this kernel does not merge equal pages (/sys/kernel/mm/ksm/run: {0}): it needs root and CONFIG_KSM"
+    )]
+    NoMerging(io::Error),
     /// The kernel has no device that compresses.
     #[error(
         "--memory-compression: this kernel makes no zram device ({0}): it needs root and the module zram (modprobe zram)"

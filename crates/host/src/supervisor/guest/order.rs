@@ -82,6 +82,8 @@ pub enum Order {
     Used(oneshot::Sender<Result<vmm::control::Stats, Problem>>),
     /// Has it be without so many bytes of its memory while others need them.
     Lend(u64, Reply),
+    /// Has pages of its memory that are equal to others' kept once, or not.
+    Merge(bool, Reply),
     /// Looks for what a daemon before this one left; after a start of the machine there is nothing.
     TakeOver {
         /// Whether the machine has started since.
@@ -132,6 +134,7 @@ impl Guest {
             Order::Stats(reply) => drop(reply.send(self.stats().await)),
             Order::Used(reply) => drop(reply.send(self.used().await)),
             Order::Lend(bytes, reply) => drop(reply.send(self.lend(bytes).await)),
+            Order::Merge(merges, reply) => drop(reply.send(self.merge(merges).await)),
             Order::TakeOver { booted, reply } => {
                 self.take_over(booted).await;
                 let _ = reply.send(());
@@ -337,6 +340,11 @@ impl Guest {
 
     async fn lend(&self, bytes: u64) -> Result<(), Problem> {
         let asked = self.call_with("balloon", serde_json::json!({ "bytes": bytes })).await;
+        asked.map(drop).map_err(|error| self.call_problem(error))
+    }
+
+    async fn merge(&self, merges: bool) -> Result<(), Problem> {
+        let asked = self.call_with("merge", serde_json::json!({ "merges": merges })).await;
         asked.map(drop).map_err(|error| self.call_problem(error))
     }
 
