@@ -9,7 +9,7 @@
 //! | 0x04 | slots that are to be let go; reading clears |
 //! | 0x08 | a written bit: the guest has let go of that slot |
 //! | 0x0c | the processor that the next register is about |
-//! | 0x10 | its flags, as [`flag`] says; written ones clear `NEW` and `LEAVE`, and `GONE` says that the guest has let go of it |
+//! | 0x10 | its flags, as [`flag`] says; written ones clear `NEW` and `LEAVE` if they have been read, and `GONE` says that the guest has let go of it |
 //! | 0x14 | whom an answer is about: a slot, or 0x100 + a processor |
 //! | 0x18 | which event is answered (ACPI 6.5, 6.3.5: `_OST`): 1 plugged in, 3 to be let go |
 //! | 0x1c | the answer, and the end of it: 0 is success |
@@ -62,6 +62,9 @@ pub struct PlugState {
     new: u32,
     leave: u32,
     selected: u32,
+    /// Which of its flags have been read: the guest clears no others. It does not know of what has become so since.
+    #[serde(default)]
+    read: u8,
     /// A processor's flags, by number.
     processors: Vec<u8>,
     target: u32,
@@ -151,7 +154,8 @@ impl Device for Plug {
             (register::LEAVE, 4) => std::mem::take(&mut state.leave),
             (register::SELECT, 4) => state.selected,
             (register::FLAGS, 4) => {
-                state.processors.get(state.selected as usize).copied().unwrap_or(0).into()
+                state.read = state.processors.get(state.selected as usize).copied().unwrap_or(0);
+                state.read.into()
             }
             _ => return,
         };
@@ -167,12 +171,12 @@ impl Device for Plug {
                 (0..32).find(|slot| value >> slot & 1 != 0).map(|slot| Word::LetGo(Target::Slot(slot)))
             }
             register::SELECT => {
-                state.selected = value;
+                (state.selected, state.read) = (value, 0);
                 None
             }
             register::FLAGS => {
                 let selected = state.selected;
-                let clear = value as u8 & (flag::NEW | flag::LEAVE);
+                let clear = value as u8 & (flag::NEW | flag::LEAVE) & state.read;
                 let there = state.processors.get_mut(selected as usize).map(|flags| {
                     *flags &= !clear;
                     *flags & flag::THERE != 0
@@ -252,6 +256,26 @@ mod tests {
         write(&plug, register::SELECT, 3);
         write(&plug, register::FLAGS, flag::GONE.into());
         assert_eq!(*heard.lock().unwrap(), [Word::LetGo(Target::Processor(2))], "3 is not there");
+    }
+
+    #[test]
+    fn what_has_become_new_since_it_was_looked_at_is_told_the_next_time() {
+        let (_, plug) = plug();
+        let look = || {
+            write(&plug, register::SELECT, 2);
+            read(&plug, register::FLAGS) as u8
+        };
+        // The tables' method clears both flags of each, whatever it has seen.
+        let clear = || write(&plug, register::FLAGS, (flag::NEW | flag::LEAVE).into());
+        assert_eq!(look(), 0);
+        plug.processor_is_new(2);
+        clear();
+        assert_eq!(look(), flag::THERE | flag::NEW);
+        plug.processor_is_wanted(2);
+        clear();
+        assert_eq!(look(), flag::THERE | flag::LEAVE);
+        clear();
+        assert_eq!(look(), flag::THERE);
     }
 
     #[test]
