@@ -17,6 +17,9 @@ use crate::reactor::Source;
 const QUEUE_SIZE: u16 = 64;
 /// What is plugged at once, bytes: a large page of the processor.
 pub const BLOCK: u64 = 2 << 20;
+/// The most that a guest is asked to let go of at a time, bytes: less than what Linux adds and takes away in one piece (128 MiB), or it moves all that is in that, for seconds where much
+/// is in use, and hears of nothing meanwhile.
+const STEP: u64 = 64 << 20;
 /// The most requests before others on the device thread have their turn.
 const BUDGET: usize = 32;
 
@@ -48,8 +51,10 @@ pub struct MemState {
 
 struct Shared {
     requested: u64,
-    /// What the guest is told: that, or what it has while it is not to be bothered.
+    /// What the guest is told: that, or a step towards it, or what it has while it is not to be bothered.
     told: u64,
+    /// Whether it is not.
+    keeps: bool,
     /// Whether each block is plugged.
     blocks: Vec<bool>,
     health: Option<Health>,
@@ -84,9 +89,10 @@ impl Handle {
     /// The same, but lets the guest keep what is plugged until [`go_on`](Self::go_on).
     pub fn request_later(&self, bytes: u64) {
         let mut shared = self.want(bytes);
-        let keeps = shared.requested.max(shared.plugged());
-        if shared.told != keeps {
-            shared.told = keeps;
+        let told = shared.requested.max(shared.plugged());
+        let before = std::mem::replace(&mut shared.told, told);
+        shared.keeps = true;
+        if told != before {
             shared.tell();
         }
     }
@@ -94,7 +100,7 @@ impl Handle {
     /// Asks the guest to unplug what it was let keep.
     pub fn go_on(&self) {
         let mut shared = self.lock();
-        if shared.told != shared.requested {
+        if shared.keeps {
             shared.ask();
         }
     }
@@ -127,8 +133,20 @@ impl Handle {
 
 impl Shared {
     fn ask(&mut self) {
-        self.told = self.requested;
+        (self.told, self.keeps) = (self.next(), false);
         self.tell();
+    }
+
+    /// What the guest is to be told next.
+    fn next(&self) -> u64 {
+        self.requested.max(self.plugged().saturating_sub(STEP))
+    }
+
+    /// It has unplugged something.
+    fn gets_on(&mut self) {
+        if !self.keeps && self.told > self.requested && self.plugged() <= self.told {
+            self.ask();
+        }
     }
 
     fn tell(&self) {
@@ -153,7 +171,7 @@ impl Mem {
     /// A device for `region`, which is memory of `ram` that the guest is told of by nobody else; and the way to drive it.
     pub fn new(ram: Arc<Ram>, region: Range) -> (Self, Arc<Handle>) {
         let blocks = vec![false; (region.size / BLOCK) as usize];
-        let shared = Shared { requested: 0, told: 0, blocks, health: None };
+        let shared = Shared { requested: 0, told: 0, keeps: false, blocks, health: None };
         let handle = Arc::new(Handle { region, shared: Mutex::new(shared), changed: Mutex::default() });
         (Self { handle: Arc::clone(&handle), ram, source: None }, handle)
     }
@@ -209,7 +227,7 @@ impl Device for Mem {
     fn machine_reset(&mut self) {
         let mut shared = self.handle.lock();
         shared.blocks.fill(false);
-        shared.told = shared.requested;
+        (shared.told, shared.keeps) = (shared.requested, false);
         drop(shared);
         self.handle.tell();
     }
@@ -230,7 +248,6 @@ impl Device for Mem {
         let DeviceState::Mem(state) = state else { return Err(RestoreError::Kind) };
         let mut shared = self.handle.lock();
         shared.requested = state.requested.min(self.handle.region.size);
-        shared.told = shared.requested;
         shared.blocks.fill(false);
         for (first, count) in &state.plugged {
             let end = first.saturating_add(*count);
@@ -238,6 +255,7 @@ impl Device for Mem {
             let run = blocks.and_then(|(first, end)| shared.blocks.get_mut(first..end));
             run.ok_or(RestoreError::Region)?.fill(true);
         }
+        (shared.told, shared.keeps) = (shared.next(), false);
         Ok(())
     }
 }
@@ -350,6 +368,7 @@ impl Worker {
             return answer::ERROR;
         }
         shared.blocks[blocks.clone()].fill(false);
+        shared.gets_on();
         drop(shared);
         let start = self.handle.region.start + blocks.start as u64 * BLOCK;
         if let Err(error) = self.ram.give_back(start, blocks.len() as u64 * BLOCK) {
@@ -360,11 +379,52 @@ impl Worker {
     }
 
     fn unplug_all(&self) -> u16 {
-        self.handle.lock().blocks.fill(false);
+        let mut shared = self.handle.lock();
+        shared.blocks.fill(false);
+        shared.gets_on();
+        drop(shared);
         if let Err(error) = self.ram.give_back(self.handle.region.start, self.handle.region.size) {
             tracing::warn!("unplugged memory is not given back: {error}");
         }
         self.handle.tell();
         answer::ACK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_asked_to_let_go_of_a_part_at_a_time() {
+        let ram = Arc::new(Ram::with_room(8 << 20, (8 << 20) + 4 * STEP).unwrap());
+        let region = ram.layout().more().unwrap();
+        let (_, handle) = Mem::new(ram, region);
+        let told = || handle.lock().told / STEP;
+        let unplug = |steps: u64| {
+            let mut shared = handle.lock();
+            let end = (shared.plugged() / BLOCK) as usize;
+            let blocks = (steps * STEP / BLOCK) as usize;
+            shared.blocks[end - blocks..end].fill(false);
+            shared.gets_on();
+        };
+        handle.request(4 * STEP);
+        assert_eq!(told(), 4, "more is asked for at once");
+        handle.lock().blocks.fill(true);
+        handle.request(STEP);
+        assert_eq!(told(), 3);
+        unplug(1);
+        assert_eq!(told(), 2);
+        // It keeps what it has, until it is to go on.
+        handle.request_later(0);
+        assert_eq!(told(), 3);
+        handle.go_on();
+        assert_eq!(told(), 2);
+        handle.go_on();
+        assert_eq!(told(), 2, "it is asked already");
+        for left in [1, 0, 0] {
+            unplug(1);
+            assert_eq!(told(), left);
+        }
     }
 }
