@@ -12,11 +12,11 @@ impl Ram {
     /// # Errors
     /// If the kernel cannot, or has no room for what is each one's own again.
     pub fn merge(&self, merges: bool) -> io::Result<()> {
+        let advice = if merges { libc::MADV_MERGEABLE } else { libc::MADV_UNMERGEABLE };
+        self.regions.iter().try_for_each(|region| advise(region, advice))?;
+        // What has failed is still to be done: whoever asks is not told otherwise.
         self.merges.store(merges, Ordering::SeqCst);
-        if merges {
-            return self.regions.iter().try_for_each(|region| self.advise_merging(region));
-        }
-        self.regions.iter().try_for_each(|region| advise(region, libc::MADV_UNMERGEABLE))
+        Ok(())
     }
 
     /// Whether it does.
