@@ -3,6 +3,8 @@
 use api::{Id, MemoryNow, MemoryShare, Name, Size};
 use vmm::control::Stats;
 
+use super::merging::Merged;
+
 /// What a guest's process has said of its memory.
 #[derive(Debug, Clone)]
 pub struct Heard {
@@ -16,8 +18,10 @@ pub struct Heard {
     pub group: Option<Name>,
     /// What its process takes of the host for itself, bytes.
     pub own: u64,
-    /// What of its memory is equal to others' and kept once, bytes.
-    pub merged: u64,
+    /// Whether pages of its memory that are equal to others' may be kept once.
+    pub merges: bool,
+    /// What of its memory is.
+    pub merged: Merged,
     /// What of its memory is on a paging device, bytes.
     pub out: u64,
     /// What was said.
@@ -49,7 +53,7 @@ impl Heard {
     /// How it is, for whoever wants to know.
     pub fn now(&self) -> MemoryNow {
         let (size, held) = (Size(self.size()), Size(self.held()));
-        let (resident, merged, out) = (Size(self.own), Size(self.merged), Size(self.out));
+        let (resident, merged, out) = (Size(self.own), Size(self.merged.all), Size(self.out));
         MemoryNow { size, held, resident, merged, out, active: None, target: None }
     }
 }

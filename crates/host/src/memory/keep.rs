@@ -86,7 +86,6 @@ pub fn may_touch(supervisor: &Supervisor, pool: &Pool) -> Size {
 }
 
 /// What a host has besides balloons to keep guests to its pool.
-#[derive(Default)]
 pub struct Means {
     /// Where what does not fit goes.
     pub pager: Option<Pager>,
@@ -143,8 +142,9 @@ impl Keeper {
                 continue;
             }
             looked = Some(Instant::now());
-            let (merged, heard) = self.hear(&mut known).await;
-            let turn = self.look(&heard, merged);
+            let heard = hear(&self.supervisor, &mut known, self.saved_part()).await;
+            self.merge(&heard).await;
+            let turn = self.look(&heard);
             follow(&self.supervisor, turn).await;
             self.tell(since.unwrap_or_default()).await;
         }
@@ -152,9 +152,9 @@ impl Keeper {
 
     /// Has paged out what is too much.
     async fn page(&mut self) {
+        let saved_part = self.saved_part();
         let Some(pager) = &mut self.pager else { return };
         let running = self.supervisor.shares().running();
-        let saved_part = self.merging.as_ref().map(Merging::saved_part);
         let mut guests = Vec::new();
         let mut pids = HashMap::new();
         for (id, claimant) in running {
@@ -175,23 +175,23 @@ impl Keeper {
         }
     }
 
-    /// What everybody who runs has; whoever is to have equal pages merged, or not any more, is told. Gives what is merged in all as well.
-    async fn hear(&self, known: &mut HashMap<Id, Heard>) -> (Option<MemoryMerging>, Vec<Heard>) {
-        let saved_part = self.merging.as_ref().map(Merging::saved_part);
-        let (merged, heard) = hear(&self.supervisor, known, saved_part).await;
-        let running = self.supervisor.shares().running();
-        let wants = |guest: &Heard| {
-            let merges = running.iter().any(|(id, claimant)| *id == guest.id && claimant.merges);
-            let merges = merges && self.merging.is_some();
-            guest.stats.merges.is_some_and(|before| before != merges).then_some((guest.id, merges))
-        };
-        let told: Vec<_> = heard.iter().filter_map(wants).collect();
-        let tell = |(id, merges): (Id, bool)| merge(&self.supervisor, id, merges);
-        futures_util::stream::iter(told).map(tell).buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await;
-        (saved_part.map(|_| merged), heard)
+    /// The part of merged pages that takes no memory, if this host merges.
+    fn saved_part(&self) -> Option<f64> {
+        self.merging.as_ref().map(Merging::saved_part)
     }
 
-    fn look(&mut self, heard: &[Heard], merging: Option<MemoryMerging>) -> Turn {
+    /// Tells those who are to have equal pages merged, or not any more.
+    async fn merge(&self, heard: &[Heard]) {
+        let wants = |guest: &Heard| {
+            let merges = guest.merges && self.merging.is_some();
+            guest.stats.merges.is_some_and(|before| before != merges).then_some((guest.id, merges))
+        };
+        let tell = |(id, merges): (Id, bool)| merge(&self.supervisor, id, merges);
+        let told: Vec<_> = heard.iter().filter_map(wants).map(tell).collect();
+        futures_util::stream::iter(told).buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await;
+    }
+
+    fn look(&mut self, heard: &[Heard]) -> Turn {
         let room = self.pager.as_mut().map_or(0, |pager| {
             for guest in heard {
                 pager.see(guest.id, guest.pid, guest.out);
@@ -206,6 +206,8 @@ impl Keeper {
         let used = Size(guests.values().map(|guest| guest.resident.0).sum::<u64>() + taken);
         let (compression, paging) = (pager.and_then(Pager::compression), pager.and_then(Pager::paging));
         let (flow, pressure) = (pager.map(Pager::flow), self.looks.pressure());
+        let merging =
+            self.merging.as_ref().map(|_| merging::together(heard.iter().map(|guest| guest.merged)));
         self.pool.note(Seen { used, pressure, merging, compression, paging, flow, guests });
         turn
     }
@@ -232,12 +234,12 @@ fn takes(pid: u32, saved_part: Option<f64>) -> (u64, Merged) {
     (own_memory(pid).unwrap_or(0).saturating_sub(merged.saved), merged)
 }
 
-/// What everybody who runs has, by what they say now, or have said last; and what of that is merged.
+/// What everybody who runs has, by what they say now, or have said last.
 async fn hear(
     supervisor: &Supervisor,
     known: &mut HashMap<Id, Heard>,
     saved_part: Option<f64>,
-) -> (MemoryMerging, Vec<Heard>) {
+) -> Vec<Heard> {
     let running = supervisor.shares().running();
     known.retain(|id, _| running.iter().any(|(other, _)| other == id));
     let asked = running.into_iter().map(|(id, claimant)| async move {
@@ -250,20 +252,19 @@ async fn hear(
     });
     let asked: Vec<_> = asked.collect();
     let mut answers = futures_util::stream::iter(asked).buffer_unordered(AT_A_TIME);
-    let (mut heard, mut all) = (Vec::new(), Vec::new());
+    let mut heard = Vec::new();
     while let Some((id, claimant, own, merged, out, said)) = answers.next().await {
         let stats = said.or_else(|| known.get(&id).map(|before| before.stats.clone()));
         if let Some(stats) = stats {
-            let (share, pid) = (claimant.memory, claimant.pid.unwrap_or(0));
-            let guest = Heard { id, pid, share, group: claimant.group, own, merged: merged.all, out, stats };
-            all.push(merged);
+            let (share, merges, pid) = (claimant.memory, claimant.merges, claimant.pid.unwrap_or(0));
+            let guest = Heard { id, pid, share, group: claimant.group, own, merges, merged, out, stats };
             known.insert(id, guest.clone());
             heard.push(guest);
         }
     }
     // What weighs nothing in the end must not depend on who is quick.
     heard.sort_by_key(|guest| guest.id);
-    (merging::together(all.into_iter()), heard)
+    heard
 }
 
 /// Has guests be without what others need.

@@ -278,6 +278,7 @@ fn is_worth_it(guest: &Heard, without: u64) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::grouped::tests::groups;
+    use super::super::merging::Merged;
     use super::*;
     use api::MemoryShare;
     use vmm::control::Stats;
@@ -298,7 +299,8 @@ pub(super) mod tests {
             share: MemoryShare::default(),
             group: None,
             own: own * MIB,
-            merged: 0,
+            merges: false,
+            merged: Merged::default(),
             out: 0,
             stats,
         }
