@@ -133,13 +133,14 @@ impl Handle {
 
 impl Shared {
     fn ask(&mut self) {
-        (self.told, self.keeps) = (self.next(), false);
+        self.choose();
         self.tell();
     }
 
-    /// What the guest is to be told next.
-    fn next(&self) -> u64 {
-        self.requested.max(self.plugged().saturating_sub(STEP))
+    /// Settles what the guest is to be told next.
+    fn choose(&mut self) {
+        self.told = self.requested.max(self.plugged().saturating_sub(STEP));
+        self.keeps = false;
     }
 
     /// It has unplugged something.
@@ -227,7 +228,7 @@ impl Device for Mem {
     fn machine_reset(&mut self) {
         let mut shared = self.handle.lock();
         shared.blocks.fill(false);
-        (shared.told, shared.keeps) = (shared.requested, false);
+        shared.choose();
         drop(shared);
         self.handle.tell();
     }
@@ -255,7 +256,7 @@ impl Device for Mem {
             let run = blocks.and_then(|(first, end)| shared.blocks.get_mut(first..end));
             run.ok_or(RestoreError::Region)?.fill(true);
         }
-        (shared.told, shared.keeps) = (shared.next(), false);
+        shared.choose();
         Ok(())
     }
 }
