@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 
 class Trouble(Exception):
@@ -36,15 +35,15 @@ def end_when_told():
 class Daemon:
     """`tessera host` with its state below `folder`, which guests' processes have to be let into; what it says is in `log`."""
 
-    def __init__(self, tessera, folder, log, *options):
-        self.tessera, self.state, self.log, self.options = tessera, folder / "state", log, options
+    def __init__(self, tessera, folder, log):
+        self.tessera, self.state, self.log = tessera, folder / "state", log
         self.environment = {**os.environ, "TESSERA_HOST": str(self.state / "host.sock")}
         self.process = None
         folder.chmod(0o711)
         self.start()
 
     def start(self):
-        argv = [self.tessera, "host", "--listen", "none", "--state-dir", str(self.state), *self.options]
+        argv = [self.tessera, "host", "--listen", "none", "--state-dir", str(self.state)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(argv, stderr=log)
         until("the daemon answers", 60, lambda: self.tried("host", "info").returncode == 0)
@@ -76,11 +75,6 @@ class Daemon:
 
     def answers(self, guest, seconds=300):
         until(f"the agent of {guest} answers", seconds, lambda: self.tried("vm", "agent", guest).returncode == 0, 0.2)
-
-    def used(self):
-        """Processor time of the daemon itself, s, by the clock tick (proc(5), stat)."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self):
         if names := self.run("vm", "ls", "-o", "name").split():
