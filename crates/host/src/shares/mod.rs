@@ -6,6 +6,7 @@
 
 mod admission;
 mod control;
+mod debt;
 mod groups;
 mod ledger;
 mod look;

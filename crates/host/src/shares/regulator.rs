@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use api::{CpuNow, Id, Name};
 use share::{Group, above};
 
-use super::control::{Control, Controls, Part, Throttled, Usage};
+use super::control::{Control, Controls, Part, Throttled, Usage, Version};
+use super::debt::{self, Debt};
 use super::groups::Nested;
 use super::ledger::Ledger;
 use super::look::Look;
@@ -78,6 +79,9 @@ struct Followed {
     limit: Option<f64>,
     /// What it was to have in the last window.
     due: f64,
+    /// Whether only its weight keeps it from having more.
+    hungry: bool,
+    debt: Debt,
     ledger: Ledger,
     throttled: Option<Throttled>,
 }
@@ -107,6 +111,8 @@ impl Followed {
             got: 0.0,
             limit: None,
             due: 0.0,
+            hungry: false,
+            debt: Debt::default(),
             ledger: Ledger::default(),
             throttled: controls.and_then(|controls| controls.throttled(id).ok()),
         }
@@ -119,15 +125,15 @@ impl Followed {
         Want { share: self.claimant.share.share(), most, asks, group }
     }
 
-    /// Looks at what it did.
-    fn measure(&mut self, now: Instant) {
-        let Some(used) = self.usage.as_ref().and_then(|usage| usage.now().ok()) else { return };
+    /// Looks at what it did; gives what came of the window, if it was hungry in all of it.
+    fn measure(&mut self, now: Instant) -> Option<debt::Window> {
+        let used = self.usage.as_ref().and_then(|usage| usage.now().ok())?;
         let before = self.used.back().copied();
         while self.used.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.used.pop_front();
         }
         self.used.push_back((now, used));
-        let Some((time, before)) = before else { return };
+        let (time, before) = before?;
         let window = now - time;
         self.got = part(window, used.saturating_sub(before));
         self.asked = [self.ask(now, used.saturating_sub(before)), self.asked[0]];
@@ -139,6 +145,9 @@ impl Followed {
         {
             self.ledger.throttled = throttled;
         }
+        let window = window.as_secs_f64();
+        let is_hungry = self.hungry && self.asked[0] > self.due;
+        is_hungry.then(|| debt::Window { due: self.due * window, got: self.got * window })
     }
 
     /// What it would have taken in the last window.
@@ -253,7 +262,9 @@ impl Loop {
     }
 
     fn measure(&mut self, now: Instant) {
-        self.guests.values_mut().for_each(|guest| guest.measure(now));
+        let window = self.machine.back().map_or(Duration::ZERO, |(before, _)| now - *before);
+        let windows: Vec<_> = self.guests.values_mut().map(|guest| guest.measure(now)).collect();
+        debt::settle(window, self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
         while self.machine.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.machine.pop_front();
         }
@@ -265,40 +276,55 @@ impl Loop {
         let groups = self.groups.promised(|group| group.cpu_share.share());
         let wants: Vec<_> = self.guests.values().map(|guest| guest.want(&self.groups)).collect();
         let due = rule::due(capacity(), &groups, &wants);
-        for (guest, due) in self.guests.values_mut().zip(&due) {
+        for ((guest, want), due) in self.guests.values_mut().zip(&wants).zip(&due) {
             guest.due = due.target;
+            guest.hungry = !guest.claimant.hurries && rule::is_hungry(want, due);
         }
-        let promised = self.is_promised();
-        let of_groups = wants.iter().any(|want| want.group.is_some())
-            && groups.iter().any(|group| group.share.reserve > 0.0);
-        let reserved = of_groups || self.guests.values().any(|guest| !guest.claimant.share.reserve.is_none());
-        if let Ok(controls) = &self.controls {
-            let version = controls.version;
-            let mut weights = match promised {
-                true => rule::weights(&due, version.weights()),
-                false => vec![version.usual(); due.len()],
-            };
-            let hurries = self.guests.values().map(|guest| guest.claimant.hurries);
-            rule::hurry(&mut weights, hurries, capacity(), version.weights().1);
-            for (((id, guest), weight), due) in self.guests.iter_mut().zip(weights).zip(&due) {
-                guest.limit = steady(guest.limit, due.limit);
-                let (limit, Some(control)) = (guest.limit, &mut guest.control) else { continue };
-                if let Err(error) = control.set_weight(weight).and_then(|()| control.set_limit(limit)) {
-                    // It is told once: what has ended is gone the next time.
-                    tracing::info!("the control group of guest {id} cannot be set: {error}");
-                    guest.control = None;
-                }
-            }
-            let part = if reserved { Part::Most } else { Part::Usual };
-            if self.part != Some(part) && !self.guests.is_empty() {
-                if let Err(error) = controls.set_part(part) {
-                    tracing::warn!("{}: {error}", controls.folder.display());
-                }
-                self.part = Some(part);
-            }
-        }
+        self.enforce(&due, &groups);
         let seen = self.groups_seen(&groups, &wants, &due);
         self.tell(&due, seen);
+    }
+
+    /// Has the control groups follow what each is to have.
+    fn enforce(&mut self, due: &[Due], groups: &[Group]) {
+        let Ok(controls) = &self.controls else { return };
+        let weights = self.weights(controls.version, due);
+        for (((id, guest), weight), due) in self.guests.iter_mut().zip(weights).zip(due) {
+            guest.limit = steady(guest.limit, due.limit);
+            let (limit, Some(control)) = (guest.limit, &mut guest.control) else { continue };
+            if let Err(error) = control.set_weight(weight).and_then(|()| control.set_limit(limit)) {
+                // It is told once: what has ended is gone the next time.
+                tracing::info!("the control group of guest {id} cannot be set: {error}");
+                guest.control = None;
+            }
+        }
+        let part = if self.is_reserved(groups) { Part::Most } else { Part::Usual };
+        if self.part != Some(part) && !self.guests.is_empty() {
+            if let Err(error) = controls.set_part(part) {
+                tracing::warn!("{}: {error}", controls.folder.display());
+            }
+            self.part = Some(part);
+        }
+    }
+
+    fn weights(&self, version: Version, due: &[Due]) -> Vec<u64> {
+        let mut weights = match self.is_promised() {
+            true => rule::weights(due, version.weights()),
+            false => vec![version.usual(); due.len()],
+        };
+        for ((weight, guest), due) in weights.iter_mut().zip(self.guests.values()).zip(due) {
+            *weight = rule::trimmed(*weight, guest.debt.trim(due.target), version.weights());
+        }
+        let hurries = self.guests.values().map(|guest| guest.claimant.hurries);
+        rule::hurry(&mut weights, hurries, capacity(), version.weights().1);
+        weights
+    }
+
+    /// Whether a guest that runs, or a group of one, has a reserve.
+    fn is_reserved(&self, groups: &[Group]) -> bool {
+        let in_group = self.guests.values().any(|guest| guest.claimant.group.is_some());
+        in_group && groups.iter().any(|group| group.share.reserve > 0.0)
+            || self.guests.values().any(|guest| !guest.claimant.share.reserve.is_none())
     }
 
     /// What the members of each group asked for, are to have and got, those of groups in it, too.

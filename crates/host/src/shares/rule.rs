@@ -94,6 +94,17 @@ pub fn weights(due: &[Due], (least, most): (u64, u64)) -> Vec<u64> {
     due.iter().map(|due| scaled(due).clamp(least, most)).collect()
 }
 
+/// A weight times that, as a kernel takes it.
+pub fn trimmed(weight: u64, times: f64, (least, most): (u64, u64)) -> u64 {
+    if times == 1.0 { weight } else { ((weight as f64 * times).round() as u64).clamp(least, most) }
+}
+
+/// Whether somebody wants more than it is to have, and only its weight keeps it from that.
+pub fn is_hungry(want: &Want, due: &Due) -> bool {
+    let has_room = due.limit.is_none_or(|limit| due.target < limit * 0.95);
+    has_room && want.asks.min(want.most) > due.target * 1.02 + LEAST
+}
+
 /// The quota and its period, µs, of somebody who never passes so many processors: the kernel takes no quota below 1 ms and no period above
 /// 1 s (kernel/sched/core.c, tg_set_cfs_bandwidth).
 pub fn quota(limit: f64) -> (u64, u64) {

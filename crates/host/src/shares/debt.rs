@@ -1,0 +1,129 @@
+//! What each guest is owed, and how its weight makes up for it.
+//!
+//! The kernel divides by weights on each processor, and sees to it only roughly that all processors are equally loaded: of many equal guests some get
+//! a few per cent less than others for half a minute. What a guest was due and did not get is kept as a debt, and its weight is a little more
+//! than its part until it has been paid; whoever had more has less.
+
+use std::time::Duration;
+
+/// A debt is paid within about this time: over many windows, so that weights and what follows from them do not swing.
+const WITHIN: f64 = 4.0;
+/// No more than what is due in so many seconds is ever owed, either way: what somebody could not use long ago is not their due now.
+const MOST: f64 = 5.0;
+/// So many seconds of processor time mean nothing: the kernel gives it in slices of some milliseconds, and a window ends in the middle of one.
+const SLICES: f64 = 0.02;
+/// No weight becomes more than so many times what it is, or less than that part of it.
+const TRIM: f64 = 1.5;
+
+/// What a guest was due in a window and what it got, in seconds of processor time; of one that wanted all that it was due, and more.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// What it was due.
+    pub due: f64,
+    /// What it got.
+    pub got: f64,
+}
+
+/// What a guest is owed, seconds; less than nothing if it had more than it was due.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Debt(f64);
+
+impl Debt {
+    /// What to multiply the weight of one that is due so many processors with.
+    pub fn trim(self, due: f64) -> f64 {
+        let owed = (self.0.abs() - SLICES).max(0.0).copysign(self.0);
+        if owed == 0.0 { 1.0 } else { (1.0 + owed / (due * WITHIN)).clamp(1.0 / TRIM, TRIM) }
+    }
+}
+
+/// Adds what came of a window of that length. Whoever wanted less than it was due has no debt, and no part in those of the others: what there was is what
+/// those who wanted more got together, whatever else the machine did.
+pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, Option<Window>)>) {
+    let (mut hungry, mut due, mut got) = (Vec::new(), 0.0, 0.0);
+    for (debt, of) in guests {
+        match of.filter(|of| of.due > 0.0) {
+            Some(of) => {
+                (due, got) = (due + of.due, got + of.got);
+                hungry.push((debt, of));
+            }
+            None => *debt = Debt::default(),
+        }
+    }
+    let seconds = window.as_secs_f64().max(1e-9);
+    for (debt, of) in hungry {
+        let most = of.due / seconds * MOST;
+        debt.0 = (debt.0 + of.due * got / due - of.got).clamp(-most, most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn settle_all(debts: &mut [Debt], windows: &[Option<Window>]) {
+        settle(SECOND, debts.iter_mut().zip(windows.iter().copied()));
+    }
+
+    fn window(due: f64, got: f64) -> Option<Window> {
+        Some(Window { due, got })
+    }
+
+    #[test]
+    fn who_had_less_than_others_gets_more_until_all_had_the_same() {
+        // One processor serves the first alone as well as three others do together: what a kernel does that looks at the number of threads.
+        let favour = [1.2, 1.0, 0.9, 0.9];
+        let mut debts = [Debt::default(); 4];
+        let mut all = [0.0; 4];
+        let mut late = [0.0; 4];
+        for second in 0..60 {
+            let weights: Vec<_> =
+                debts.iter().zip(favour).map(|(debt, favour)| debt.trim(0.25) * favour).collect();
+            let sum: f64 = weights.iter().sum();
+            let got: Vec<_> = weights.iter().map(|weight| weight / sum).collect();
+            let windows: Vec<_> = got.iter().map(|got| window(0.25, *got)).collect();
+            settle_all(&mut debts, &windows);
+            for (n, got) in got.iter().enumerate() {
+                all[n] += got;
+                late[n] += if second >= 30 { *got } else { 0.0 };
+            }
+        }
+        assert!(late.iter().all(|got| (got / 7.5 - 1.0).abs() < 0.002), "{late:?}");
+        assert!(all.iter().all(|got| (got / 15.0 - 1.0).abs() < 0.03), "{all:?}");
+    }
+
+    #[test]
+    fn what_others_of_the_machine_take_is_nobodys_debt() {
+        let mut debts = [Debt::default(); 2];
+        for _ in 0..20 {
+            settle_all(&mut debts, &[window(0.5, 0.2), window(1.0, 0.4)]);
+        }
+        assert_eq!(debts.map(|debt| debt.trim(0.5)), [1.0; 2]);
+    }
+
+    #[test]
+    fn slices_are_no_debt_and_no_debt_is_without_end() {
+        let mut debts = [Debt::default(); 2];
+        settle_all(&mut debts, &[window(0.02, 0.0), window(0.02, 0.04)]);
+        assert_eq!(debts.map(|debt| debt.trim(0.02)), [1.0; 2]);
+        for _ in 0..1000 {
+            settle_all(&mut debts, &[window(1.0, 0.0), window(1.0, 2.0)]);
+        }
+        assert_eq!(debts.map(|debt| debt.trim(1.0)), [TRIM, 1.0 / TRIM]);
+        for _ in 0..6 {
+            settle_all(&mut debts, &[window(1.0, 2.0), window(1.0, 0.0)]);
+        }
+        assert!(debts[0].trim(1.0) < 1.0 && debts[1].trim(1.0) > 1.0, "{debts:?}");
+    }
+
+    #[test]
+    fn who_wants_less_than_it_is_due_is_owed_nothing() {
+        let mut debts = [Debt::default(); 3];
+        settle_all(&mut debts, &[window(1.0, 0.5), window(1.0, 1.5), None]);
+        assert!(debts[0].trim(1.0) > 1.0 && debts[1].trim(1.0) < 1.0);
+        settle_all(&mut debts, &[None, window(1.0, 1.0), window(0.0, 0.0)]);
+        assert_eq!((debts[0], debts[2]), (Debt::default(), Debt::default()));
+        assert!(debts[1].trim(1.0) < 1.0);
+    }
+}
