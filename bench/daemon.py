@@ -25,7 +25,16 @@ def used(pid):
 
 def used_by_threads(pid):
     """Processor time of the threads that a process has now, s, by the nanosecond (proc(5), schedstat)."""
-    return sum(int(thread.joinpath("schedstat").read_text().split()[0]) for thread in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+    return sum(map(ran, Path(f"/proc/{pid}/task").iterdir()))
+
+
+def used_by_thread(pid, name):
+    """The same of those of its threads that have that name."""
+    return sum(ran(thread) for thread in Path(f"/proc/{pid}/task").iterdir() if thread.joinpath("comm").read_text().strip() == name)
+
+
+def ran(thread):
+    return int(thread.joinpath("schedstat").read_text().split()[0]) / 1e9
 
 
 def in_own_network():

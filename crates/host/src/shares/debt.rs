@@ -8,10 +8,12 @@ use std::time::Duration;
 
 /// A debt is paid within about this time: over many windows, so that weights and what follows from them do not swing.
 const WITHIN: f64 = 4.0;
+/// Of whoever is due so little that fewer seconds than that come together meanwhile, it is paid later: a slice more or less is much of what it gets.
+const LITTLE: f64 = 0.04;
 /// No more than what is due in so many seconds is ever owed, either way: what somebody could not use long ago is not their due now.
 const MOST: f64 = 5.0;
 /// So many seconds of processor time mean nothing: the kernel gives it in slices of some milliseconds, and a window ends in the middle of one.
-const SLICES: f64 = 0.02;
+const SLICE: f64 = 0.004;
 /// No weight becomes more than so many times what it is, or less than that part of it.
 const TRIM: f64 = 1.5;
 
@@ -31,8 +33,8 @@ pub struct Debt(f64);
 impl Debt {
     /// What to multiply the weight of one that is due so many processors with.
     pub fn trim(self, due: f64) -> f64 {
-        let owed = (self.0.abs() - SLICES).max(0.0).copysign(self.0);
-        if owed == 0.0 { 1.0 } else { (1.0 + owed / (due * WITHIN)).clamp(1.0 / TRIM, TRIM) }
+        let owed = (self.0.abs() - SLICE).max(0.0).copysign(self.0);
+        if owed == 0.0 { 1.0 } else { (1.0 + owed / (due * WITHIN).max(LITTLE)).clamp(1.0 / TRIM, TRIM) }
     }
 }
 
@@ -103,10 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_no_debt_and_no_debt_is_without_end() {
+    fn a_slice_is_no_debt_and_no_debt_is_without_end() {
         let mut debts = [Debt::default(); 2];
-        settle_all(&mut debts, &[window(0.02, 0.0), window(0.02, 0.04)]);
-        assert_eq!(debts.map(|debt| debt.trim(0.02)), [1.0; 2]);
+        settle_all(&mut debts, &[window(0.004, 0.0), window(0.004, 0.008)]);
+        assert_eq!(debts.map(|debt| debt.trim(0.004)), [1.0; 2]);
+        settle_all(&mut debts, &[window(0.004, 0.0), window(0.004, 0.008)]);
+        assert_eq!(debts.map(|debt| debt.trim(0.004)), [1.1, 0.9]);
         for _ in 0..1000 {
             settle_all(&mut debts, &[window(1.0, 0.0), window(1.0, 2.0)]);
         }

@@ -136,24 +136,29 @@ impl Followed {
         let (time, before) = before?;
         let window = now - time;
         self.got = part(window, used.saturating_sub(before));
-        self.asked = [self.ask(now, used.saturating_sub(before)), self.asked[0]];
+        let is_stopped = self.is_stopped();
+        self.asked = [self.ask(now, used.saturating_sub(before), is_stopped), self.asked[0]];
         let reserve = self.claimant.share.reserve.get();
         self.ledger.add(window, reserve, self.asked[0], self.due, self.got);
-        // Whoever has no limit is not throttled.
-        if self.limit.is_some()
-            && let Some(throttled) = self.throttled.as_ref().and_then(|throttled| throttled.now().ok())
-        {
-            self.ledger.throttled = throttled;
-        }
         let window = window.as_secs_f64();
         let is_hungry = self.hungry && self.asked[0] > self.due;
-        is_hungry.then(|| debt::Window { due: self.due * window, got: self.got * window })
+        is_hungry.then_some(debt::Window { due: self.due * window, got: self.got * window })
+    }
+
+    /// Whether its limit kept it from more in the last window.
+    fn is_stopped(&mut self) -> bool {
+        // Whoever has no limit is not throttled.
+        let Some(limit) = self.limit else { return false };
+        let throttled = self.throttled.as_ref().and_then(|throttled| throttled.now().ok());
+        let before = self.ledger.throttled;
+        self.ledger.throttled = throttled.unwrap_or(before);
+        rule::is_stopped(limit, self.got, self.ledger.throttled.saturating_sub(before))
     }
 
     /// What it would have taken in the last window.
-    fn ask(&mut self, now: Instant, used: u64) -> f64 {
+    fn ask(&mut self, now: Instant, used: u64, is_stopped: bool) -> f64 {
         let cpus = f64::from(self.claimant.cpus);
-        if self.got < QUIET {
+        if self.got < QUIET && !is_stopped {
             // Nobody has to ask its threads.
             self.look = None;
             return self.got;
@@ -163,7 +168,6 @@ impl Followed {
         let did = self.look.as_mut().filter(|_| !self.looks.is_multiple_of(LOOKS));
         match did.and_then(|look| look.again(nanos(since)).ok()) {
             Some(did) => {
-                let is_stopped = self.limit.is_some_and(|limit| self.got > limit * 0.9);
                 // A quota that is used up is no wait that is counted. What its devices took comes besides.
                 let asked = if is_stopped { cpus } else { did.asked };
                 asked + part(since, used.saturating_sub(did.ran))

@@ -105,6 +105,12 @@ pub fn is_hungry(want: &Want, due: &Due) -> bool {
     has_room && want.asks.min(want.most) > due.target * 1.02 + LEAST
 }
 
+/// Whether a limit kept somebody from more in a window, who got so much and was throttled for so many ns of it. Of a small limit a window has so few slices that what was
+/// got in one says little.
+pub fn is_stopped(limit: f64, got: f64, throttled: u64) -> bool {
+    throttled > 0 || got > limit * 0.9
+}
+
 /// The quota and its period, µs, of somebody who never passes so many processors: the kernel takes no quota below 1 ms and no period above
 /// 1 s (kernel/sched/core.c, tg_set_cfs_bandwidth).
 pub fn quota(limit: f64) -> (u64, u64) {
@@ -286,6 +292,38 @@ mod tests {
         ] {
             assert_eq!(quota(limit), wanted, "{limit}");
         }
+    }
+
+    #[test]
+    fn who_was_throttled_wanted_more_however_little_it_got_in_a_window() {
+        // Of 0.03 processors a window of 250 ms is not two slices of 4 ms.
+        assert!(is_stopped(0.03, 0.016, 200_000_000) && is_stopped(0.5, 0.48, 0));
+        assert!(!is_stopped(0.5, 0.4, 0));
+    }
+
+    #[test]
+    fn weights_are_trimmed_within_what_the_kernel_takes() {
+        assert_eq!([trimmed(1024, 1.0, (2, 65_536)), trimmed(1024, 1.1, (2, 65_536))], [1024, 1126]);
+        assert_eq!([trimmed(60_000, 1.5, (2, 65_536)), trimmed(2, 0.7, (2, 65_536))], [65_536, 2]);
+    }
+
+    #[test]
+    fn who_has_all_it_wants_or_may_have_is_not_hungry() {
+        let all = |wants: [Want; 2]| {
+            due(1.0, &[], &wants)
+                .iter()
+                .zip(&wants)
+                .map(|(due, want)| is_hungry(want, due))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            all([want(0.0, 1000, Limit::None, 1.0), want(0.0, 1000, Limit::None, 0.2)]),
+            [true, false]
+        );
+        assert_eq!(
+            all([want(0.0, 1000, Limit::None, 1.0), want(0.0, 1000, Limit::Hard(0.2), 1.0)]),
+            [true, false]
+        );
     }
 
     #[test]
