@@ -1,4 +1,4 @@
-"""What soaks have in common: a daemon of their own, and the guests on it."""
+"""What soaks and benchmarks have in common: a daemon of their own, and the guests on it."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 class Trouble(Exception):
@@ -35,15 +36,15 @@ def end_when_told():
 class Daemon:
     """`tessera host` with its state below `folder`, which guests' processes have to be let into; what it says is in `log`."""
 
-    def __init__(self, tessera, folder, log):
-        self.tessera, self.state, self.log = tessera, folder / "state", log
+    def __init__(self, tessera, folder, log, *options):
+        self.tessera, self.state, self.log, self.options = tessera, folder / "state", log, options
         self.environment = {**os.environ, "TESSERA_HOST": str(self.state / "host.sock")}
         self.process = None
         folder.chmod(0o711)
         self.start()
 
     def start(self):
-        argv = [self.tessera, "host", "--listen", "none", "--state-dir", str(self.state)]
+        argv = [self.tessera, "host", "--listen", "none", "--state-dir", str(self.state), *self.options]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(argv, stderr=log)
         until("the daemon answers", 60, lambda: self.tried("host", "info").returncode == 0)
@@ -51,6 +52,11 @@ class Daemon:
     def kill(self):
         self.process.kill()
         self.process.wait()
+
+    def used(self):
+        """Its processor time, s (proc(5), stat)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def begin(self, *words):
         return subprocess.Popen([self.tessera, *words], env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -70,7 +76,7 @@ class Daemon:
     def state_of(self, guest):
         return self.json("vm", "show", guest)["status"]["state"]
 
-    def inside(self, guest, script, seconds=60):
+    def inside(self, guest, script, seconds=300):
         return self.run("vm", "exec", guest, "--timeout", str(seconds), "--", "sh", "-c", script).strip()
 
     def answers(self, guest, seconds=300):

@@ -7,20 +7,16 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+from daemon import Daemon, Trouble, end_when_told  # noqa: E402, F401
 
 SUBNET = "10.97.0.0/20"
 
 
 def show(what, value, unit, wanted="-", beside=""):
     print(f"{what:66} {value:10.2f} {unit:4} wanted: {wanted:9} {beside}", flush=True)
-
-
-def used(pid):
-    """Processor time of a process, s, by the clock tick (proc(5), stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def used_by_threads(pid):
@@ -65,37 +61,19 @@ class Connection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-class Host:
+class Host(Daemon):
+    """A daemon with a network, and tiny guests on it."""
+
     def __init__(self, tessera, tiny, folder, *options):
-        self.tessera, self.tiny, self.folder = tessera, tiny, folder
-        folder.chmod(0o711)
-        self.environment = {**os.environ, "TESSERA_HOST": str(folder / "state/host.sock")}
+        self.tiny, self.folder = tiny, folder
+        super().__init__(tessera, folder, folder / "log", *options)
         initrd = folder / "initrd"
         initrd.write_bytes((tiny / "initramfs").read_bytes() + (tiny / "agent").read_bytes())
-        argv = [tessera, "host", "--listen", "none", "--state-dir", str(folder / "state"), *options]
-        self.process = subprocess.Popen(argv, stderr=open(folder / "log", "ab"))
-        while subprocess.run([tessera, "host", "info"], env=self.environment, capture_output=True).returncode != 0:
-            time.sleep(0.05)
         self.run("network", "create", "lan", "--kind", "nat", "--subnet", SUBNET)
-
-    def end(self):
-        try:
-            if names := self.run("vm", "ls", "-o", "name").split():
-                self.delete(*names)
-            self.run("network", "delete", "lan")
-        finally:
-            self.process.terminate()
-            self.process.wait()
 
     def twin(self, name, of, snapshot):
         """Makes a guest that goes on in the memory of another one."""
         self.ask("POST", f"/api/v1/vms/{of}/clone?wait=60s", {"name": name, "snapshot": snapshot, "memory": True, "start": True})
-
-    def run(self, *words):
-        done = subprocess.run([self.tessera, *words], env=self.environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"tessera {' '.join(words)}: {done.stderr}")
-        return done.stdout
 
     def ask(self, method, path, body=None):
         """Asks for a task and waits for its end."""
@@ -105,7 +83,7 @@ class Host:
         told = json.loads(answer.read())
         connection.close()
         if answer.status >= 300 or told.get("state", "done") != "done":
-            sys.exit(f"{method} {path}: {answer.status} {json.dumps(told)[:400]}")
+            raise Trouble(f"{method} {path}: {answer.status} {json.dumps(told)[:400]}")
         return told
 
     def guest(self, name, memory, *more):
@@ -114,16 +92,12 @@ class Host:
             "vm", "create", name, "--kernel", str(self.tiny / "vmlinuz"), "--initrd", str(self.folder / "initrd"), "--append",
             "console=ttyS0 quiet do=agent", "--memory", memory, "--engine", "soft", "--net", "network=lan", "--no-restart", "--start", *more,
         )
-        while subprocess.run([self.tessera, "vm", "agent", name], env=self.environment, capture_output=True).returncode != 0:
-            time.sleep(0.1)
+        self.answers(name)
         self.inside(name, "ip link set eth0 up && udhcpc -q -n -i eth0")
         return self.address(name)
 
     def address(self, name):
         return self.ask("GET", f"/api/v1/vms/{name}")["nics"][0]["address"]
-
-    def inside(self, name, script, seconds=300):
-        return self.run("vm", "exec", name, "--timeout", str(seconds), "--", "sh", "-c", script)
 
     def delete(self, *names):
         self.run("vm", "delete", "--force", *names)
