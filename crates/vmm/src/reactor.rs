@@ -15,18 +15,22 @@
 //!               └── inner epoll ── device sources     taken out of the outer one while paused
 //! ```
 
+mod turn;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
-use std::thread::{JoinHandle, ThreadId};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bitflags::bitflags;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
+
+use self::turn::{Turn, Turns};
 
 bitflags! {
     /// What a descriptor is waited for, and what it is ready for.
@@ -74,12 +78,8 @@ struct Shared {
     stop: AtomicBool,
     next_token: AtomicU64,
     callbacks: Mutex<HashMap<u64, Callback>>,
-    /// Held by whoever calls a callback: the device thread, or one that has it done at once.
-    turn: Mutex<()>,
-    /// Which thread that is.
-    at_turn: Mutex<Option<ThreadId>>,
-    /// How many wait for their turn. The lock is not fair: who has things done at once again and again would keep them waiting.
-    waiting: AtomicUsize,
+    /// Had by whoever calls a callback.
+    turns: Turns,
     paused: AtomicBool,
     resting: Mutex<Vec<Weak<dyn Rest>>>,
 }
@@ -93,9 +93,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             next_token: AtomicU64::new(FIRST_SOURCE),
             callbacks: Mutex::default(),
-            turn: Mutex::default(),
-            at_turn: Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            turns: Turns::default(),
             paused: AtomicBool::new(false),
             resting: Mutex::default(),
         };
@@ -113,33 +111,6 @@ impl Shared {
         self.outer.ctl(ControlOperation::Add, self.devices.as_raw_fd(), event)
     }
 
-    /// Waits until the callback that runs now has returned, unless this is that callback.
-    fn wait_for_turn(&self) {
-        if *lock(&self.at_turn) != Some(std::thread::current().id()) {
-            drop(self.take_turn());
-        }
-    }
-
-    /// Waits until no other callback runs.
-    fn take_turn(&self) -> MutexGuard<'_, ()> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let turn = lock(&self.turn);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        turn
-    }
-
-    /// The same if nobody has to wait for that.
-    fn try_turn(&self) -> Option<MutexGuard<'_, ()>> {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            return None;
-        }
-        match self.turn.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
     /// What rests while the machine is paused; what is gone is forgotten.
     fn resting(&self) -> Vec<Arc<dyn Rest>> {
         let mut list = lock(&self.resting);
@@ -148,14 +119,12 @@ impl Shared {
     }
 
     /// Calls what is registered; says whether it did.
-    fn call(&self, turn: MutexGuard<'_, ()>, token: u64, ready: Ready, of_device: bool) -> bool {
+    fn call(&self, turn: Turn<'_>, token: u64, ready: Ready, of_device: bool) -> bool {
         if of_device && self.paused.load(Ordering::SeqCst) {
             return false;
         }
         // A source that an earlier callback of this batch dropped is not there any more.
         let Some(callback) = lock(&self.callbacks).get(&token).cloned() else { return false };
-        let turn = Turn { shared: self, _turn: turn };
-        *lock(&self.at_turn) = Some(std::thread::current().id());
         lock(&callback)(ready);
         drop(turn);
         true
@@ -177,7 +146,7 @@ impl Shared {
                 DEVICES => self.serve(&self.devices, 0)?,
                 token => {
                     let ready = Ready::from_bits_truncate(event.events());
-                    self.call(self.take_turn(), token, ready, of_devices);
+                    self.call(self.turns.take(), token, ready, of_devices);
                 }
             }
         }
@@ -192,18 +161,6 @@ impl Shared {
                 return;
             }
         }
-    }
-}
-
-/// A callback's turn. A callback that panics ends it, too.
-struct Turn<'a> {
-    shared: &'a Shared,
-    _turn: MutexGuard<'a, ()>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *lock(&self.shared.at_turn) = None;
     }
 }
 
@@ -243,7 +200,7 @@ impl Reactor {
         if self.shared.paused.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        self.shared.wait_for_turn();
+        self.shared.turns.wait();
         let devices = self.shared.devices.as_raw_fd();
         let result = self.shared.outer.ctl(ControlOperation::Delete, devices, EpollEvent::default());
         // Nobody gives them work any more.
@@ -405,7 +362,7 @@ impl Prompt {
     /// the device thread. Never waits for another callback, so that a callback may wait for this thread.
     pub fn call(&self) -> bool {
         let shared = &self.handle.shared;
-        let Some(turn) = shared.try_turn() else { return false };
+        let Some(turn) = shared.turns.try_take() else { return false };
         shared.call(turn, self.token, PROMPTED, self.handle.for_devices)
     }
 }
@@ -416,7 +373,7 @@ impl Drop for Source {
         // It is registered and open, so this cannot fail; and without its callback an event would be ignored.
         let _ = self.handle.epoll().ctl(ControlOperation::Delete, self.fd.as_raw_fd(), EpollEvent::default());
         let callback = lock(&shared.callbacks).remove(&self.token);
-        shared.wait_for_turn();
+        shared.turns.wait();
         drop(callback);
     }
 }
@@ -618,7 +575,7 @@ mod tests {
             });
             reached.recv_timeout(SOON).unwrap();
             kick.write(1).unwrap();
-            while reactor.shared.waiting.load(Ordering::SeqCst) == 0 {
+            while !reactor.shared.turns.is_awaited() {
                 std::thread::yield_now();
             }
             go.send(()).unwrap();
