@@ -5,6 +5,11 @@
 //! first write must still be logged, a page that holds translated code. All of those take the slow path, so the fast path
 //! costs the same whether or not anybody looks.
 
+mod tlb;
+
+pub(crate) use self::tlb::Mmu;
+use self::tlb::{NEVER_FILLED, SUPERVISOR};
+
 use crate::bus::{Frame, PAGE_SIZE, PageFlags};
 use crate::cpu::{Cpu, Mode};
 use crate::fault::{Fault, Pending, Trap};
@@ -12,154 +17,6 @@ use crate::flags::rflags;
 use crate::mem::{self, Word};
 use crate::paging::{Access, Translation};
 use std::sync::atomic::Ordering;
-
-/// Entries in one table; a power of two.
-const ENTRIES: usize = 1024;
-
-#[repr(C, align(32))]
-#[derive(Clone, Copy)]
-struct Entry {
-    /// Page address for which reads may go straight to `host`.
-    read: u64,
-    /// Likewise for writes.
-    write: u64,
-    /// Host address of the page.
-    host: u64,
-    /// Guest-physical address of the page.
-    gpa: u64,
-}
-
-/// One translation table with a record of what is filled, so that a flush touches only that.
-struct Table {
-    entries: Box<[Entry; ENTRIES]>,
-    used: [u64; ENTRIES / 64],
-    global: [u64; ENTRIES / 64],
-    /// Entries that are a piece of a larger page.
-    large: [u64; ENTRIES / 64],
-    /// log2 of each entry's page's size.
-    shifts: Box<[u8; ENTRIES]>,
-}
-
-/// A tag no address that selects entry `index` can match.
-const fn no_tag(index: usize) -> u64 {
-    ((index ^ 1) as u64) << 12
-}
-
-const fn index_of(la: u64) -> usize {
-    (la >> 12) as usize & (ENTRIES - 1)
-}
-
-/// The numbers of the bits that are set in `word`.
-fn bits(word: u64) -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(word), |w| Some(w & w.wrapping_sub(1)))
-        .take_while(|w| *w != 0)
-        .map(|w| w.trailing_zeros() as usize)
-}
-
-impl Table {
-    fn new() -> Self {
-        let mut entries = vec![Entry { read: 0, write: 0, host: 0, gpa: 0 }; ENTRIES];
-        for (i, e) in entries.iter_mut().enumerate() {
-            (e.read, e.write) = (no_tag(i), no_tag(i));
-        }
-        let entries = match entries.into_boxed_slice().try_into() {
-            Ok(entries) => entries,
-            Err(_) => unreachable!("the vector was made with ENTRIES elements"),
-        };
-        let none = [0; ENTRIES / 64];
-        Self { entries, used: none, global: none, large: none, shifts: Box::new([12; ENTRIES]) }
-    }
-
-    fn drop_entry(&mut self, i: usize) {
-        (self.entries[i].read, self.entries[i].write) = (no_tag(i), no_tag(i));
-        self.used[i / 64] &= !(1 << (i % 64));
-        self.global[i / 64] &= !(1 << (i % 64));
-        self.large[i / 64] &= !(1 << (i % 64));
-    }
-
-    /// Drops what translates the page of `la`: its entry, and all pieces of the larger page it is in.
-    fn drop_page(&mut self, la: u64) {
-        let i = index_of(la);
-        if self.entries[i].read == la & !(PAGE_SIZE - 1) {
-            self.drop_entry(i);
-        }
-        for word in 0..ENTRIES / 64 {
-            for i in bits(self.large[word]).map(|bit| word * 64 + bit) {
-                if (self.entries[i].read ^ la) >> self.shifts[i] == 0 {
-                    self.drop_entry(i);
-                }
-            }
-        }
-    }
-
-    fn flush(&mut self, global: bool) {
-        for word in 0..ENTRIES / 64 {
-            let dropped = if global { self.used[word] } else { self.used[word] & !self.global[word] };
-            bits(dropped).for_each(|bit| self.drop_entry(word * 64 + bit));
-        }
-    }
-
-    fn for_each_used(&mut self, mut f: impl FnMut(usize, &mut Entry)) {
-        for word in 0..ENTRIES / 64 {
-            for i in bits(self.used[word]).map(|bit| word * 64 + bit) {
-                f(i, &mut self.entries[i]);
-            }
-        }
-    }
-}
-
-/// The translation state of one processor.
-#[repr(C)]
-pub(crate) struct Mmu {
-    /// The table in force: supervisor, user, or the one that is never filled.
-    current: *mut Entry,
-    /// Which of `tables` `current` is; 2 = never filled.
-    which: usize,
-    tables: [Table; 3],
-    /// Bits a physical address may have.
-    pub(crate) physical_mask: u64,
-}
-
-// SAFETY: `current` points into the boxes of `tables`, which move with the Mmu without moving their contents.
-unsafe impl Send for Mmu {}
-
-impl Mmu {
-    /// An empty TLB for a processor with `physical_bits` bits of physical address.
-    pub(crate) fn new(physical_bits: u32) -> Self {
-        let mut tables = [Table::new(), Table::new(), Table::new()];
-        let current = tables[0].entries.as_mut_ptr();
-        Self { current, which: 0, tables, physical_mask: (1u64 << physical_bits.min(52)) - 1 }
-    }
-
-    fn select(&mut self, which: usize) {
-        self.which = which;
-        self.current = self.tables[which].entries.as_mut_ptr();
-    }
-
-    #[inline(always)]
-    fn entry(&self, la: u64) -> &Entry {
-        // SAFETY: `current` points to ENTRIES entries and `index_of` is below that.
-        unsafe { &*self.current.add(index_of(la)) }
-    }
-
-    /// Takes back the right to write page `gpa` without telling.
-    pub(crate) fn drop_writable(&mut self, gpa: u64) {
-        for table in &mut self.tables {
-            table.for_each_used(|i, e| {
-                if e.gpa == gpa {
-                    e.write = no_tag(i);
-                }
-            });
-        }
-    }
-
-    /// Takes back the right to write any page without telling: a new epoch of the dirty log begins.
-    pub(crate) fn drop_all_writable(&mut self) {
-        for table in &mut self.tables {
-            table.for_each_used(|i, e| e.write = no_tag(i));
-        }
-    }
-}
 
 /// Where a read-modify-write takes place.
 enum Place {
@@ -443,7 +300,7 @@ impl Cpu {
             return Ok(None);
         }
         if !write {
-            self.fill(la, &t, &frame, false);
+            self.mmu.fill(la, &t, &frame, false);
         }
         Ok(Some(host_at(&frame, t.gpa)))
     }
@@ -460,12 +317,12 @@ impl Cpu {
 
     /// Runs `f` with the supervisor's rights.
     pub(crate) fn as_supervisor<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
-        if self.mmu.which == 0 {
+        if self.mmu.which == SUPERVISOR {
             return f(self);
         }
         let (cpl, which) = (self.cpl, self.mmu.which);
         self.cpl = 0;
-        self.mmu.select(if which == 1 { 0 } else { 2 });
+        self.mmu.select(if which == NEVER_FILLED { NEVER_FILLED } else { SUPERVISOR });
         let result = f(self);
         self.cpl = cpl;
         self.mmu.select(which);
@@ -490,7 +347,7 @@ impl Cpu {
         let t = self.translate_data(la, Access::empty())?;
         self.watch(la, size, false);
         if let Some(frame) = self.frame_of(t.gpa) {
-            self.fill(la, &t, &frame, false);
+            self.mmu.fill(la, &t, &frame, false);
             let at = host_at(&frame, t.gpa);
             // SAFETY: the operand lies inside a page of guest RAM.
             return Ok(unsafe {
@@ -554,7 +411,7 @@ impl Cpu {
         let before = flags.fetch_or((PageFlags::DIRTY | PageFlags::WRITABLE).bits(), Ordering::SeqCst);
         let code = before & PageFlags::CODE.bits() != 0 || self.code.has_page(t.gpa);
         if !code {
-            self.fill(la, t, frame, true);
+            self.mmu.fill(la, t, frame, true);
         }
         Ok(code)
     }
@@ -566,30 +423,6 @@ impl Cpu {
             return Err(Trap);
         }
         Ok(())
-    }
-
-    fn fill(&mut self, la: u64, t: &Translation, frame: &Frame, write: bool) {
-        if self.mmu.which == 2 {
-            return;
-        }
-        let i = index_of(la);
-        let page = la & !(PAGE_SIZE - 1);
-        let table = &mut self.mmu.tables[self.mmu.which];
-        let e = &mut table.entries[i];
-        let keep_write = e.write == page && e.gpa == t.gpa & !(PAGE_SIZE - 1);
-        *e = Entry {
-            read: page,
-            write: if write || keep_write { page } else { no_tag(i) },
-            host: frame.host.as_ptr() as u64,
-            gpa: t.gpa & !(PAGE_SIZE - 1),
-        };
-        table.used[i / 64] |= 1 << (i % 64);
-        let set = |map: &mut [u64], value: bool| {
-            map[i / 64] = map[i / 64] & !(1 << (i % 64)) | u64::from(value) << (i % 64);
-        };
-        set(&mut table.global, t.global);
-        set(&mut table.large, t.shift > 12);
-        table.shifts[i] = t.shift as u8;
     }
 
     /// The first check of an access, for all of its bytes before any is translated.
@@ -655,13 +488,13 @@ impl Cpu {
     /// Tells the data breakpoints of an access. While there are any, every access takes the slow path.
     #[inline]
     fn watch(&mut self, la: u64, size: usize, write: bool) {
-        if self.mmu.which == 2 && self.breakpoints_enabled() {
+        if self.mmu.which == NEVER_FILLED && self.breakpoints_enabled() {
             self.watch_data(la, size as u64, write);
         }
     }
 
     fn check_alignment(&mut self, la: u64, size: usize) -> Result<(), Trap> {
-        if self.mmu.which == 2 && self.alignment_checked() && la & (size as u64 - 1) != 0 {
+        if self.mmu.which == NEVER_FILLED && self.alignment_checked() && la & (size as u64 - 1) != 0 {
             return Err(self.raise(Fault::coded(crate::fault::vector::AC, 0)));
         }
         Ok(())
@@ -680,17 +513,13 @@ impl Cpu {
 
     /// Forgets all translations, or all but global ones.
     pub(crate) fn flush_tlb(&mut self, global: bool) {
-        for table in &mut self.mmu.tables {
-            table.flush(global);
-        }
+        self.mmu.flush(global);
         self.code.forget_translations(global);
     }
 
     /// Forgets the translation of the page of `la`, however large it is (Intel SDM vol. 3, 4.10.4.1).
     pub(crate) fn flush_page(&mut self, la: u64) {
-        for table in &mut self.mmu.tables {
-            table.drop_page(la);
-        }
+        self.mmu.drop_page(la);
         self.code.forget_translations(true);
     }
 
@@ -710,7 +539,7 @@ impl Cpu {
         self.mode = mode;
         let place = if mode.contains(Mode::LONG) { (0, u32::MAX) } else { (cs.base, cs.limit) };
         let watched = self.alignment_checked() || self.breakpoints_enabled();
-        self.mmu.select(if watched { 2 } else { usize::from(self.cpl == 3) });
+        self.mmu.select(if watched { NEVER_FILLED } else { SUPERVISOR + usize::from(self.cpl == 3) });
         self.code.context_changed(mode, self.cpl, place);
         self.fp_mode_changed();
     }
