@@ -10,6 +10,7 @@ mod debt;
 mod groups;
 mod ledger;
 mod look;
+mod metronome;
 mod places;
 mod promises;
 mod regulator;
