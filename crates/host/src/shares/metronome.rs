@@ -127,10 +127,15 @@ mod tests {
                 assert_eq!(classes(), vec![libc::SCHED_FIFO.to_string(); processors]);
                 drop(metronome);
             }
-            // Only root may do it.
-            Err(error) => assert!(!rustix::process::geteuid().is_root(), "{error}"),
+            // Not everybody may do it, nor every group of root's.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
         }
-        assert_eq!(classes(), [""; 0]);
+        // The kernel lists a thread for a moment after it has been waited for.
+        let end = std::time::Instant::now() + Duration::from_secs(5);
+        while !classes().is_empty() {
+            assert!(std::time::Instant::now() < end, "{:?}", classes());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]
