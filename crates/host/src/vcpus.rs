@@ -10,8 +10,6 @@ use std::os::unix::fs::FileExt;
 pub struct Vcpu {
     /// The processor's number.
     pub number: u32,
-    /// Its id as a thread.
-    pub thread: i32,
     schedstat: File,
 }
 
@@ -33,11 +31,10 @@ pub fn of(pid: u32) -> io::Result<Vec<Vcpu>> {
     let mut found = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        let id = thread.file_name().to_str().and_then(|name| name.parse().ok());
-        if let (Some(number), Some(id)) = (number(&name), id) {
+        if let Some(number) = number(&name) {
             // It may just have ended.
             let schedstat = File::open(thread.path().join("schedstat"));
-            found.extend(schedstat.map(|schedstat| Vcpu { number, thread: id, schedstat }));
+            found.extend(schedstat.map(|schedstat| Vcpu { number, schedstat }));
         }
     }
     found.sort_by_key(|vcpu| vcpu.number);

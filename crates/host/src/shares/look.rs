@@ -3,7 +3,6 @@
 
 use std::io;
 
-use super::metronome;
 use crate::vcpus::{self, Done, Vcpu};
 
 /// The threads that are a guest's processors.
@@ -22,15 +21,12 @@ pub struct Did {
 }
 
 impl Look {
-    /// Looks at a process from now on. Its processors' slices are short from then on.
+    /// Looks at a process from now on.
     ///
     /// # Errors
     /// If it is gone.
     pub fn at(pid: u32) -> io::Result<Self> {
-        let with = |vcpu: Vcpu| {
-            metronome::shorten(vcpu.thread);
-            vcpu.done().map(|done| (vcpu, done))
-        };
+        let with = |vcpu: Vcpu| vcpu.done().map(|done| (vcpu, done));
         let threads = vcpus::of(pid)?.into_iter().map(with).collect::<io::Result<_>>()?;
         Ok(Self { threads })
     }

@@ -10,7 +10,6 @@ mod debt;
 mod groups;
 mod ledger;
 mod look;
-mod metronome;
 mod places;
 mod promises;
 mod regulator;

@@ -1,7 +1,6 @@
 //! The thread that measures what guests get and want, and has their control groups follow the rule.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,7 +13,6 @@ use super::debt::{self, Debt};
 use super::groups::Nested;
 use super::ledger::Ledger;
 use super::look::Look;
-use super::metronome::{self, Metronome};
 use super::promises::{Claimant, Shares, Woken, capacity};
 use super::rule::{self, Due, Want};
 use super::seen::{GroupSeen, Seen, bound};
@@ -219,22 +217,12 @@ struct Loop {
     part: Option<Part>,
     /// What the whole machine had done when.
     machine: VecDeque<(Instant, u64)>,
-    /// While many guests want what is promised; an error if there cannot be one.
-    metronome: Result<Option<Metronome>, ()>,
 }
 
 impl Loop {
     fn new(shares: Arc<Shares>, controls: Result<Controls, String>) -> Self {
         let groups = shares.nested();
-        Self {
-            shares,
-            controls,
-            guests: HashMap::new(),
-            groups,
-            part: None,
-            machine: VecDeque::new(),
-            metronome: Ok(None),
-        }
+        Self { shares, controls, guests: HashMap::new(), groups, part: None, machine: VecDeque::new() }
     }
 
     fn run(&mut self) {
@@ -314,32 +302,13 @@ impl Loop {
                 guest.control = None;
             }
         }
-        let reserved = self.is_reserved(groups);
-        let part = if reserved { Part::Most } else { Part::Usual };
+        let part = if self.is_reserved(groups) { Part::Most } else { Part::Usual };
         if self.part != Some(part) && !self.guests.is_empty() {
             if let Err(error) = controls.set_part(part) {
                 tracing::warn!("{}: {error}", controls.folder.display());
             }
             self.part = Some(part);
         }
-        let home = controls.daemon.as_ref().map(|(_, home)| home.clone());
-        self.beat(reserved, home.as_deref());
-    }
-
-    /// Has a metronome while many guests want what some are promised.
-    fn beat(&mut self, reserved: bool, home: Option<&Path>) {
-        let Ok(metronome) = &mut self.metronome else { return };
-        let busy = self.guests.values().filter(|guest| guest.asked[0] > QUIET).count();
-        let wanted = reserved && metronome::is_crowded(busy, capacity(), metronome.is_some());
-        if wanted == metronome.is_some() {
-            return;
-        }
-        self.metronome = match wanted {
-            true => Metronome::begin(home).map(Some).map_err(|error| {
-                tracing::warn!("guests may wait longer for processors than they have to: {error}");
-            }),
-            false => Ok(None),
-        };
     }
 
     fn weights(&self, version: Version, due: &[Due]) -> Vec<u64> {
