@@ -17,7 +17,7 @@ const SLICE: f64 = 0.004;
 /// No weight becomes more than so many times what it is, or less than that part of it.
 const TRIM: f64 = 1.5;
 
-/// What a guest was due in a window and what it got, in seconds of processor time; of one that wanted all that it was due, and more.
+/// What a guest was due in a window and what it got, processors; of one that wanted all that it was due, and more.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     /// What it was due.
@@ -34,7 +34,7 @@ impl Debt {
     /// What to multiply the weight of one that is due so many processors with.
     pub fn trim(self, due: f64) -> f64 {
         let owed = (self.0.abs() - SLICE).max(0.0).copysign(self.0);
-        if owed == 0.0 { 1.0 } else { (1.0 + owed / (due * WITHIN).max(LITTLE)).clamp(1.0 / TRIM, TRIM) }
+        (1.0 + owed / (due * WITHIN).max(LITTLE)).clamp(1.0 / TRIM, TRIM)
     }
 }
 
@@ -51,10 +51,9 @@ pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, 
             None => *debt = Debt::default(),
         }
     }
-    let seconds = window.as_secs_f64().max(1e-9);
     for (debt, of) in hungry {
-        let most = of.due / seconds * MOST;
-        debt.0 = (debt.0 + of.due * got / due - of.got).clamp(-most, most);
+        let (more, most) = (of.due * got / due - of.got, of.due * MOST);
+        debt.0 = (debt.0 + more * window.as_secs_f64()).clamp(-most, most);
     }
 }
 

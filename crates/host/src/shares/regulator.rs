@@ -140,9 +140,8 @@ impl Followed {
         self.asked = [self.ask(now, used.saturating_sub(before), is_stopped), self.asked[0]];
         let reserve = self.claimant.share.reserve.get();
         self.ledger.add(window, reserve, self.asked[0], self.due, self.got);
-        let window = window.as_secs_f64();
         let is_hungry = self.hungry && self.asked[0] > self.due;
-        is_hungry.then_some(debt::Window { due: self.due * window, got: self.got * window })
+        is_hungry.then_some(debt::Window { due: self.due, got: self.got })
     }
 
     /// Whether its limit kept it from more in the last window.

@@ -69,8 +69,7 @@ pub fn due(capacity: f64, groups: &[Group], wants: &[Want]) -> Vec<Due> {
     };
     let each = wants.iter().zip(&targets.guests).zip(&busy.guests);
     each.map(|((want, &target), &busy)| {
-        let is_satisfied = want.asks.min(want.share.most(want.most)) <= target * 1.02 + LEAST;
-        let weight = match is_satisfied && target < busy {
+        let weight = match is_satisfied(want, target) && target < busy {
             // With w beside the capacity - target of others, w / (w + capacity - target) of the capacity is what it is to have.
             true => (busy * (capacity - target) / (capacity - busy).max(1e-6)).min(capacity * MOST),
             false => target,
@@ -96,13 +95,18 @@ pub fn weights(due: &[Due], (least, most): (u64, u64)) -> Vec<u64> {
 
 /// A weight times that, as a kernel takes it.
 pub fn trimmed(weight: u64, times: f64, (least, most): (u64, u64)) -> u64 {
-    if times == 1.0 { weight } else { ((weight as f64 * times).round() as u64).clamp(least, most) }
+    ((weight as f64 * times).round() as u64).clamp(least, most)
 }
 
 /// Whether somebody wants more than it is to have, and only its weight keeps it from that.
 pub fn is_hungry(want: &Want, due: &Due) -> bool {
     let has_room = due.limit.is_none_or(|limit| due.target < limit * 0.95);
-    has_room && want.asks.min(want.most) > due.target * 1.02 + LEAST
+    has_room && !is_satisfied(want, due.target)
+}
+
+/// Whether so much is all that somebody wants, or may ever have.
+fn is_satisfied(want: &Want, target: f64) -> bool {
+    want.asks.min(want.share.most(want.most)) <= target * 1.02 + LEAST
 }
 
 /// Whether a limit kept somebody from more in a window, who got so much and was throttled for so many ns of it. Of a small limit a window has so few slices that what was
