@@ -21,7 +21,7 @@ pub(super) struct Entry {
     /// Host address of the page.
     pub(super) host: u64,
     /// Guest-physical address of the page.
-    pub(super) gpa: u64,
+    gpa: u64,
 }
 
 /// One translation table with a record of what is filled, so that a flush touches only that.
@@ -132,8 +132,8 @@ impl Mmu {
         self.current = self.tables[which].entries.as_mut_ptr();
     }
 
-    #[inline(always)]
     /// The entry that answers for `la`, if any does.
+    #[inline(always)]
     pub(super) fn entry(&self, la: u64) -> &Entry {
         // SAFETY: `current` points to ENTRIES entries and `index_of` is below that.
         unsafe { &*self.current.add(index_of(la)) }
