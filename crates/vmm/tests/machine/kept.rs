@@ -251,29 +251,25 @@ fn through(state: Value, of: fn() -> Full, memory: &File) -> Result<Value, Strin
 
 /// Takes back that limits allow more with each second: somebody may have been slow between two looks.
 fn without_time(mut now: Value, before: &Value) -> Value {
-    fn walk(now: &mut Value, before: &Value) {
+    fn walk(name: &str, now: &mut Value, before: &Value) {
         match (now, before) {
             (Value::Object(now), Value::Object(before)) => {
-                for (key, now) in now {
-                    match (before.get(key), key.as_str()) {
-                        (Some(before), "bytes" | "operations") => {
-                            let passed = now.as_i64().zip(before.as_i64()).map(|(now, before)| now - before);
-                            if passed.is_some_and(|passed| (0..60).contains(&passed)) {
-                                *now = before.clone();
-                            }
-                        }
-                        (Some(before), _) => walk(now, before),
-                        (None, _) => {}
-                    }
-                }
+                let both = now.iter_mut().filter_map(|(key, now)| Some((key, now, before.get(key)?)));
+                both.for_each(|(key, now, before)| walk(key, now, before));
             }
             (Value::Array(now), Value::Array(before)) => {
-                now.iter_mut().zip(before).for_each(|(now, before)| walk(now, before));
+                now.iter_mut().zip(before).for_each(|(now, before)| walk(name, now, before));
+            }
+            (now, before) if ["bytes", "operations"].contains(&name) => {
+                let passed = now.as_i64().zip(before.as_i64()).map(|(now, before)| now - before);
+                if passed.is_some_and(|passed| (0..60).contains(&passed)) {
+                    *now = before.clone();
+                }
             }
             _ => {}
         }
     }
-    walk(&mut now, before);
+    walk("", &mut now, before);
     now
 }
 
