@@ -97,6 +97,10 @@ mod tests {
         assert!(ran > 0 && look.threads.len() == 1);
         drop(stop);
         thread.join().unwrap();
-        assert!(look.again(1_000_000).is_err(), "it is gone");
+        // The kernel has a thread for a moment after it has been waited for.
+        let joined = std::time::Instant::now();
+        while look.again(1_000_000).is_ok() {
+            assert!(joined.elapsed().as_secs() < 10, "it is gone");
+        }
     }
 }
