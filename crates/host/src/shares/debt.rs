@@ -39,7 +39,7 @@ impl Debt {
 }
 
 /// Adds what came of a window of that length. Whoever wanted less than it was due has no debt, and no part in those of the others: what there was is what
-/// those who wanted more got together, whatever else the machine did.
+/// those who wanted more got together, whatever else the machine did. They owe only one another: of what one had that wants no more, or has gone, each of the others gets its part.
 pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, Option<Window>)>) {
     let (mut hungry, mut due, mut got) = (Vec::new(), 0.0, 0.0);
     for (debt, of) in guests {
@@ -51,9 +51,11 @@ pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, 
             None => *debt = Debt::default(),
         }
     }
+    let owed: f64 = hungry.iter().map(|(debt, _)| debt.0).sum();
     for (debt, of) in hungry {
-        let (more, most) = (of.due * got / due - of.got, of.due * MOST);
-        debt.0 = (debt.0 + more * window.as_secs_f64()).clamp(-most, most);
+        let (part, most) = (of.due / due, of.due * MOST);
+        let more = (part * got - of.got) * window.as_secs_f64();
+        debt.0 = (debt.0 - part * owed + more).clamp(-most, most);
     }
 }
 
@@ -126,7 +128,15 @@ mod tests {
         settle_all(&mut debts, &[window(1.0, 0.5), window(1.0, 1.5), None]);
         assert!(debts[0].trim(1.0) > 1.0 && debts[1].trim(1.0) < 1.0);
         settle_all(&mut debts, &[None, window(1.0, 1.0), window(0.0, 0.0)]);
-        assert_eq!((debts[0], debts[2]), (Debt::default(), Debt::default()));
-        assert!(debts[1].trim(1.0) < 1.0);
+        assert_eq!(debts, [Debt::default(); 3], "nobody is left whom the second one owes");
+    }
+
+    #[test]
+    fn those_who_are_left_owe_only_one_another() {
+        let mut debts = [Debt::default(); 3];
+        settle_all(&mut debts, &[window(1.0, 0.5), window(1.0, 0.9), window(1.0, 1.6)]);
+        settle_all(&mut debts, &[None, window(1.0, 1.0), window(1.0, 1.0)]);
+        let trims = debts.map(|debt| debt.trim(1.0));
+        assert!(trims[0] == 1.0 && (trims[1] + trims[2] - 2.0).abs() < 1e-9 && trims[1] > 1.0, "{trims:?}");
     }
 }
