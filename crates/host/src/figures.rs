@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use api::Id;
 use serde_json::Value;
@@ -9,6 +10,9 @@ use vmm::control::FiguresSpec;
 use vmm::figures::Page;
 
 use crate::supervisor::{Client, RpcError};
+
+/// How long a guest's processor in software runs before others have their turn: of twenty on a processor of the host each comes to its turn every 30 ms.
+const TURN: Duration = Duration::from_micros(1500);
 
 /// That of each guest that runs.
 #[derive(Debug, Default)]
@@ -19,10 +23,16 @@ impl Figures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands guest `id`'s process memory to say it in. A process of an older version says nothing there, and nothing else comes of it.
-    pub async fn begin(&self, id: Id, client: &Client) {
+    /// Hands guest `id`'s process memory to say it in. A process of an older version says nothing there, and nothing else comes of it. One that is `alone` in a control group
+    /// lets others have their turns.
+    pub async fn begin(&self, id: Id, client: &Client, alone: bool) {
         match hand_over(client).await {
-            Ok(page) => drop(self.pages().insert(id, Arc::new(page))),
+            Ok(page) => {
+                if alone {
+                    page.set_turn(TURN);
+                }
+                self.pages().insert(id, Arc::new(page));
+            }
             Err(error) => tracing::warn!("guest {id} does not say all the time what it does: {error}"),
         }
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::time::{ClockId, clock_gettime};
@@ -29,6 +30,8 @@ const TOLD: usize = 2;
 
 /// The time that all requests of all disks took together, ns.
 const DISKS_BUSY: usize = MOST_PROCESSORS as usize * OF_PROCESSOR;
+/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. The only word that the daemon writes.
+const TURN: usize = DISKS_BUSY + 1;
 
 /// The memory as one of the two has mapped it.
 #[derive(Debug)]
@@ -103,6 +106,14 @@ impl Page {
     pub fn disks_busy_ns(&self) -> u64 {
         self.get(DISKS_BUSY)
     }
+
+    /// Has processors let others of the host have their turn when they have run for so long. Only where each guest has a control group of its own: the kernel takes a slice from a thread that yields,
+    /// for the good of others of its group.
+    pub fn set_turn(&self, length: Duration) {
+        if let Some(word) = self.word(TURN) {
+            word.store(length.as_nanos() as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The host's monotonic clock, ns: the same in all of its processes.
@@ -127,7 +138,7 @@ impl Figures {
     /// Goes on in memory that was handed over, with all that has been said.
     pub fn publish(&self, page: Page) {
         let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for index in 0..SIZE / size_of::<u64>() {
+        for index in (0..SIZE / size_of::<u64>()).filter(|index| *index != TURN) {
             if let Some(word) = page.word(index) {
                 word.store(place.get(index), Ordering::Relaxed);
             }
@@ -148,6 +159,11 @@ impl Figures {
         let first = index.min(MOST_PROCESSORS - 1) as usize * OF_PROCESSOR;
         self.with(first + TOLD, |told| told.store(1, Ordering::Relaxed));
         Halts { figures: self.clone(), first }
+    }
+
+    /// How long processors run at a time.
+    pub fn turns(&self) -> Turns {
+        Turns(self.clone())
     }
 
     /// A request of a disk took so long, ns.
@@ -175,10 +191,22 @@ impl Halts {
     }
 }
 
+/// How long processors run before others of the host have their turn.
+#[derive(Debug)]
+pub struct Turns(Figures);
+
+impl Turns {
+    /// That, if the daemon wants them to.
+    pub fn length(&self) -> Option<Duration> {
+        let mut length = 0;
+        self.0.with(TURN, |word| length = word.load(Ordering::Relaxed));
+        (length > 0).then_some(Duration::from_nanos(length))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -219,7 +247,7 @@ mod tests {
     fn all_processors_have_their_words_and_nobody_can_make_it_shorter() {
         let (page, file) = Page::create().unwrap();
         assert_eq!(page.halted_ns(MOST_PROCESSORS - 1, 0), None);
-        assert!(page.word(DISKS_BUSY).is_some());
+        assert!(page.word(TURN).is_some());
         assert!(page.word(SIZE / size_of::<u64>()).is_none());
         assert!(ftruncate(&file, 4096).is_err() && ftruncate(&file, 1 << 20).is_err());
         let short = memfd_create("short", MemfdFlags::CLOEXEC).unwrap();

@@ -301,6 +301,7 @@ impl Machine {
         let mut processor = self.partition.create_processor(index as usize, &cpuid, self.buses.clone())?;
         if let Some(figures) = &self.figures {
             processor.tell_halts(figures.halts(index));
+            processor.take_turns(figures.turns());
         }
         self.vcpus.add(index, processor).map_err(MachineError::Host)
     }

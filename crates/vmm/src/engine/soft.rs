@@ -1,6 +1,7 @@
 //! The engine that brings its own processor: the crate softcpu.
 
 mod idle;
+mod turn;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,8 +10,9 @@ use softcpu::apic::Mailbox;
 use softcpu::{Bus, Clock, Cpu, CpuState, CpuidEntry, Exit as CpuExit, System};
 
 use self::idle::Idle;
+use self::turn::Turn;
 use super::{Engine, EngineError, Exit, Kicker, Partition, Processor};
-use crate::figures::Halts;
+use crate::figures::{Halts, Turns};
 use crate::heap;
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
@@ -76,6 +78,7 @@ impl Partition for SoftPartition {
             system: Arc::clone(&self.system),
             idle: Idle::new(Instant::now()),
             halts: None,
+            turn: Turn::default(),
         }))
     }
 
@@ -108,6 +111,7 @@ struct SoftProcessor {
     system: Arc<System>,
     idle: Idle,
     halts: Option<Halts>,
+    turn: Turn,
 }
 
 impl SoftProcessor {
@@ -136,16 +140,21 @@ impl SoftProcessor {
 impl Processor for SoftProcessor {
     fn run(&mut self) -> Exit {
         loop {
-            match self.cpu.run() {
-                CpuExit::Kicked => return Exit::Kicked,
-                CpuExit::Shutdown => return Exit::Shutdown,
-                CpuExit::Halted { deadline } => self.rest(deadline),
+            match self.cpu.run_for(turn::LOOK) {
+                None => self.turn.look(),
+                Some(CpuExit::Kicked) => return Exit::Kicked,
+                Some(CpuExit::Shutdown) => return Exit::Shutdown,
+                Some(CpuExit::Halted { deadline }) => self.rest(deadline),
             }
         }
     }
 
     fn tell_halts(&mut self, halts: Halts) {
         self.halts = Some(halts);
+    }
+
+    fn take_turns(&mut self, turns: Turns) {
+        self.turn.follow(turns);
     }
 
     fn kicker(&self) -> Arc<dyn Kicker> {

@@ -255,7 +255,8 @@ impl Guest {
     /// Has its process say to this daemon, too, what it does.
     async fn show_figures(&self) {
         if let Some(running) = &self.running {
-            self.shared.figures.begin(self.record.vm.id, &running.client).await;
+            let alone = self.shared.groups.controls().is_ok();
+            self.shared.figures.begin(self.record.vm.id, &running.client, alone).await;
         }
     }
 

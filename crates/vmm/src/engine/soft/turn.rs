@@ -1,0 +1,77 @@
+//! When a processor lets others of the host come to their turn.
+//!
+//! The kernel looks at its clock's tick who is to run, every 4 ms where it has 250 of them a second: of twenty guests that share a processor each waits 80 ms for the others, and one whose limit
+//! is 1 ms in 20 runs for 4 before it is stopped, and pays for that as long. A processor in software goes to the kernel by itself, and sooner.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::figures::Turns;
+
+/// Instructions between two looks: some tenths of a millisecond.
+pub const LOOK: u64 = 50_000;
+
+/// The turn that a processor has.
+#[derive(Debug, Default)]
+pub struct Turn {
+    turns: Option<Turns>,
+    /// What the thread had run when it began.
+    began: Duration,
+}
+
+impl Turn {
+    /// Turns are as long as that says.
+    pub fn follow(&mut self, turns: Turns) {
+        self.turns = Some(turns);
+    }
+
+    /// Lets others run if this thread has for long enough.
+    pub fn look(&mut self) {
+        let Some(length) = self.turns.as_ref().and_then(Turns::length) else { return };
+        // To read this clock has the kernel count what has been used, and stop whoever has used up a limit now and not at the next tick (sched/fair.c, update_curr).
+        let ran = clock_gettime(ClockId::ThreadCPUTime);
+        if self.is_over(Duration::new(ran.tv_sec as u64, ran.tv_nsec as u32), length) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether a turn of that length is over when the thread has run for so long; the next one begins then.
+    fn is_over(&mut self, ran: Duration, length: Duration) -> bool {
+        // What it ran before there were turns, or in another process, is none.
+        let over = ran.saturating_sub(self.began) >= length;
+        if over {
+            self.began = ran;
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::{Figures, Page};
+
+    #[test]
+    fn a_turn_ends_when_it_has_been_run_for_so_long() {
+        let (mut turn, ms) = (Turn::default(), Duration::from_millis);
+        assert!(!turn.is_over(ms(1), ms(2)) && turn.is_over(ms(2), ms(2)) && !turn.is_over(ms(3), ms(2)));
+        assert!(turn.is_over(ms(9), ms(2)), "it was not looked at for long");
+        assert!(!turn.is_over(ms(10), ms(2)) && turn.is_over(ms(11), ms(2)));
+    }
+
+    #[test]
+    fn there_are_turns_only_where_the_daemon_says_so() {
+        let figures = Figures::new().unwrap();
+        let mut turn = Turn::default();
+        turn.look();
+        turn.follow(figures.turns());
+        turn.look();
+        assert_eq!(turn.began, Duration::ZERO);
+        let (page, file) = Page::create().unwrap();
+        page.set_turn(Duration::from_nanos(1));
+        figures.publish(Page::open(file).unwrap());
+        turn.look();
+        assert!(turn.began > Duration::ZERO);
+    }
+}
