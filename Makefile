@@ -93,8 +93,8 @@ bench: setup-build setup-bench build guests ## Compare with QEMU on this machine
 bench-host: setup-build setup-soak build ## Measure the daemon with a thousand guests (GUESTS=)
 	bench/host $(TESSERA) $(GUESTS)
 
-bench-share: setup-build build ## Measure what guests get of one processor against what was asked for, alone and in random trees of groups
-	bench/share $(TESSERA)
+bench-share: setup-build setup-test build guests ## Measure what guests get of one processor against what was asked for, alone and in random trees of groups (SHARE='10 40 --guest linux --engine soft')
+	bench/share $(TESSERA) $(SHARE)
 
 bench-balance: setup-build setup-test build guests ## Measure how evenly a hundred equal guests are served, and what one that misbehaves does (BALANCE='processors disks networks storms cost')
 	bench/balance $(TESSERA) $(BUILD)/tiny $(BALANCE)

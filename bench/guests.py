@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from daemon import Daemon, Trouble, end_when_told  # noqa: E402, F401
+from daemon import Daemon, Trouble, end_when_told, until  # noqa: E402, F401
 
 SUBNET = "10.97.0.0/20"
 

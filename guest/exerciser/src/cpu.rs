@@ -1,6 +1,7 @@
 //! Instructions Rust has no words for.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 pub fn inb(port: u16) -> u8 {
     let v: u8;
@@ -92,5 +93,17 @@ pub fn power_off() -> ! {
     loop {
         // SAFETY: nothing more is to be done.
         unsafe { asm!("cli", "hlt") };
+    }
+}
+
+/// Computes for ever: sums that follow from one another, in memory of 256 KiB.
+pub fn compute() -> ! {
+    static SUMS: [AtomicU64; 32 << 10] = [const { AtomicU64::new(1) }; 32 << 10];
+    let mut sum = 1;
+    loop {
+        for one in &SUMS {
+            sum = one.load(Ordering::Relaxed).rotate_left(7).wrapping_add(sum);
+            one.store(sum, Ordering::Relaxed);
+        }
     }
 }
