@@ -28,8 +28,12 @@ const TOGETHER: Duration = Duration::from_millis(2);
 const MEMORY: Duration = Duration::from_secs(10);
 /// Threads are looked for again after so many looks: processors come and go.
 const LOOKS: u32 = 40;
-/// Whoever used less than this part of a window wants no more than that.
+/// Whoever used less than this part of a window wants no more than that, where it would have more if all were busy.
 const QUIET: f64 = 0.01;
+/// Whoever has no more than this if all are busy is looked at once a second: a window is a slice or two of what it gets, and there may be a thousand of them.
+const SMALL: f64 = 0.01;
+/// Windows in that second.
+const SMALL_EVERY: u32 = 4;
 
 /// The thread.
 pub struct Regulator {
@@ -79,6 +83,8 @@ struct Followed {
     limit: Option<f64>,
     /// What it was to have in the last window.
     due: f64,
+    /// What it would have if all were busy.
+    busy: f64,
     /// Whether only its weight keeps it from having more.
     hungry: bool,
     debt: Debt,
@@ -111,6 +117,7 @@ impl Followed {
             got: 0.0,
             limit: None,
             due: 0.0,
+            busy,
             hungry: false,
             debt: Debt::default(),
             ledger: Ledger::default(),
@@ -125,23 +132,36 @@ impl Followed {
         Want { share: self.claimant.share.share(), most, asks, group }
     }
 
-    /// Looks at what it did; gives what came of the window, if it was hungry in all of it.
-    fn measure(&mut self, now: Instant) -> Option<debt::Window> {
-        let used = self.usage.as_ref().and_then(|usage| usage.now().ok())?;
+    /// Looks at what it did, and gives what came of the window.
+    fn measure(&mut self, now: Instant) -> debt::Window {
+        let Some(used) = self.usage.as_ref().and_then(|usage| usage.now().ok()) else {
+            return debt::Window::Content;
+        };
         let before = self.used.back().copied();
         while self.used.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.used.pop_front();
         }
         self.used.push_back((now, used));
-        let (time, before) = before?;
-        let window = now - time;
-        self.got = part(window, used.saturating_sub(before));
+        let Some((time, before)) = before else { return debt::Window::Content };
+        let length = now - time;
+        self.got = part(length, used.saturating_sub(before));
         let is_stopped = self.is_stopped();
         self.asked = [self.ask(now, used.saturating_sub(before), is_stopped), self.asked[0]];
         let reserve = self.claimant.share.reserve.get();
-        self.ledger.add(window, reserve, self.asked[0], self.due, self.got);
-        let is_hungry = self.hungry && self.asked[0] > self.due;
-        is_hungry.then_some(debt::Window { due: self.due, got: self.got })
+        self.ledger.add(length, reserve, self.asked[0], self.due, self.got);
+        match self.hungry && self.asked[0] > self.due {
+            true => debt::Window::Hungry { length, due: self.due, got: self.got },
+            false => debt::Window::Content,
+        }
+    }
+
+    /// What can be said of a window in which nobody looks.
+    fn unseen(&self) -> debt::Window {
+        debt::Window::Unseen(if self.hungry { self.due } else { 0.0 })
+    }
+
+    fn is_small(&self) -> bool {
+        self.busy < SMALL && self.used.len() > 1
     }
 
     /// Whether its limit kept it from more in the last window.
@@ -157,7 +177,10 @@ impl Followed {
     /// What it would have taken in the last window.
     fn ask(&mut self, now: Instant, used: u64, is_stopped: bool) -> f64 {
         let cpus = f64::from(self.claimant.cpus);
-        if self.got < QUIET && !is_stopped {
+        if used == 0 && self.is_small() {
+            return 0.0;
+        }
+        if self.got < QUIET && !is_stopped && !self.is_small() {
             // Nobody has to ask its threads.
             self.look = None;
             return self.got;
@@ -212,6 +235,8 @@ struct Loop {
     controls: Result<Controls, String>,
     guests: HashMap<Id, Followed>,
     groups: Nested,
+    /// How many windows there have been.
+    windows: u32,
     /// The part of the machine that the guests have, if it has been set.
     part: Option<Part>,
     /// What the whole machine had done when.
@@ -221,7 +246,15 @@ struct Loop {
 impl Loop {
     fn new(shares: Arc<Shares>, controls: Result<Controls, String>) -> Self {
         let groups = shares.nested();
-        Self { shares, controls, guests: HashMap::new(), groups, part: None, machine: VecDeque::new() }
+        Self {
+            shares,
+            controls,
+            guests: HashMap::new(),
+            groups,
+            windows: 0,
+            part: None,
+            machine: VecDeque::new(),
+        }
     }
 
     fn run(&mut self) {
@@ -265,9 +298,14 @@ impl Loop {
     }
 
     fn measure(&mut self, now: Instant) {
-        let window = self.machine.back().map_or(Duration::ZERO, |(before, _)| now - *before);
-        let windows: Vec<_> = self.guests.values_mut().map(|guest| guest.measure(now)).collect();
-        debt::settle(window, self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
+        self.windows = self.windows.wrapping_add(1);
+        let all = !self.is_promised() || self.windows.is_multiple_of(SMALL_EVERY);
+        let looked = |guest: &mut Followed| match all || !guest.is_small() {
+            true => guest.measure(now),
+            false => guest.unseen(),
+        };
+        let windows: Vec<_> = self.guests.values_mut().map(looked).collect();
+        debt::settle(self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
         while self.machine.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.machine.pop_front();
         }
@@ -280,7 +318,7 @@ impl Loop {
         let wants: Vec<_> = self.guests.values().map(|guest| guest.want(&self.groups)).collect();
         let due = rule::due(capacity(), &groups, &wants);
         for ((guest, want), due) in self.guests.values_mut().zip(&wants).zip(&due) {
-            guest.due = due.target;
+            (guest.due, guest.busy) = (due.target, due.busy);
             guest.hungry = !guest.claimant.hurries && rule::is_hungry(want, due);
         }
         self.enforce(&due, &groups);

@@ -27,6 +27,8 @@ pub struct Want {
 pub struct Due {
     /// Processors.
     pub target: f64,
+    /// What it would have if all were busy.
+    pub busy: f64,
     /// Above 0.
     pub weight: f64,
     /// What it never passes.
@@ -81,7 +83,7 @@ pub fn due(capacity: f64, groups: &[Group], wants: &[Want]) -> Vec<Due> {
             (own, groups) => own.or(groups),
         };
         let group_is_full = left.is_some_and(|left| left < LEAST_LIMIT);
-        Due { target, weight: weight.max(LEAST), limit, group_is_full }
+        Due { target, busy, weight: weight.max(LEAST), limit, group_is_full }
     })
     .collect()
 }
@@ -332,8 +334,13 @@ mod tests {
 
     #[test]
     fn weights_stay_what_the_kernel_takes() {
-        let due =
-            [1000.0, 1.0, 1e-9].map(|weight| Due { target: 0.0, weight, limit: None, group_is_full: false });
+        let due = [1000.0, 1.0, 1e-9].map(|weight| Due {
+            target: 0.0,
+            busy: 0.0,
+            weight,
+            limit: None,
+            group_is_full: false,
+        });
         assert_eq!(weights(&due, (1, 10_000)), [10_000, 10, 1]);
         assert_eq!(weights(&[], (1, 10_000)), [0u64; 0]);
     }
