@@ -11,7 +11,7 @@ use vmm::figures::Page;
 
 use crate::supervisor::{Client, RpcError};
 
-/// How long a guest's processor in software runs before others have their turn: of twenty on a processor of the host each comes to its turn every 30 ms.
+/// How long a guest's processor in software runs before others have their turn, where the kernel's shortest slice is not longer: of twenty on a processor of the host each comes to its turn every 30 ms.
 const TURN: Duration = Duration::from_micros(1500);
 
 /// That of each guest that runs.

@@ -157,6 +157,13 @@ impl Groups {
         self.controls.clone()
     }
 
+    /// Whether a guest's process is in the guest's own group where processors are divided.
+    pub fn has(&self, guest: Id, pid: u32) -> bool {
+        let Ok(controls) = &self.controls else { return false };
+        let processes = fs::read_to_string(controls.folder.join(guest.to_string()).join("cgroup.procs"));
+        processes.is_ok_and(|processes| processes.lines().any(|one| one.parse() == Ok(pid)))
+    }
+
     /// Puts a guest's process, which is about to get ready, into groups of the guest's own.
     pub fn place(&self, guest: Id, pid: u32) {
         for folder in &self.folders {

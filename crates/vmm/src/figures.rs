@@ -30,7 +30,7 @@ const TOLD: usize = 2;
 
 /// The time that all requests of all disks took together, ns.
 const DISKS_BUSY: usize = MOST_PROCESSORS as usize * OF_PROCESSOR;
-/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. The only word that the daemon writes.
+/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. Only the daemon writes it.
 const TURN: usize = DISKS_BUSY + 1;
 
 /// The memory as one of the two has mapped it.

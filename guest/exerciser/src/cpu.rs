@@ -98,7 +98,7 @@ pub fn power_off() -> ! {
 
 /// Computes for ever: sums that follow from one another, in memory of 256 KiB.
 pub fn compute() -> ! {
-    static SUMS: [AtomicU64; 32 << 10] = [const { AtomicU64::new(1) }; 32 << 10];
+    static SUMS: [AtomicU64; 32 << 10] = [const { AtomicU64::new(0) }; 32 << 10];
     let mut sum = 1;
     loop {
         for one in &SUMS {

@@ -17,22 +17,13 @@ const SLICE: f64 = 0.004;
 /// No weight becomes more than so many times what it is, or less than that part of it.
 const TRIM: f64 = 1.5;
 
-/// What became of a guest in a window.
+/// What a guest was due in a window and what it got, processors; of one that wanted all that it was due, and more.
 #[derive(Debug, Clone, Copy)]
-pub enum Window {
-    /// It wanted no more than it was due.
-    Content,
-    /// It wanted all that it was due, and more.
-    Hungry {
-        /// How long the window was.
-        length: Duration,
-        /// What it was due, processors.
-        due: f64,
-        /// What it got, processors.
-        got: f64,
-    },
-    /// Nobody has looked, since it was due so many processors; 0 if it wanted no more.
-    Unseen(f64),
+pub struct Window {
+    /// What it was due.
+    pub due: f64,
+    /// What it got.
+    pub got: f64,
 }
 
 /// What a guest is owed, seconds; less than nothing if it had more than it was due.
@@ -47,31 +38,27 @@ impl Debt {
     }
 }
 
-/// Adds what came of windows that end now. Whoever wanted less than it was due has no debt, and no part in those of the others: what there was is what
-/// those who wanted more got together, whatever else the machine did. They owe only one another: of what one had that wants no more, or has gone, each of the others gets its part.
-pub fn settle<'a>(guests: impl Iterator<Item = (&'a mut Debt, Window)>) {
-    let (mut hungry, mut all) = (Vec::new(), 0.0);
-    let (mut due, mut got) = (0.0, 0.0);
-    for (debt, window) in guests {
-        let (own, since) = match window {
-            Window::Hungry { length, due: own, got: had } if own > 0.0 => {
-                (due, got) = (due + own, got + had);
-                (own, Some((length, had)))
+/// Adds what came of a window of that length. Whoever wanted less than it was due has no debt, and no part in those of the others: what there was is what
+/// those who wanted more got together, whatever else the machine did. They owe only one another: what one had that wants no more, or has gone, is nobody's debt any more.
+pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, Option<Window>)>) {
+    let (mut hungry, mut due, mut got) = (Vec::new(), 0.0, 0.0);
+    for (debt, of) in guests {
+        match of.filter(|of| of.due > 0.0) {
+            Some(of) => {
+                (due, got) = (due + of.due, got + of.got);
+                hungry.push((debt, of));
             }
-            Window::Unseen(own) if own > 0.0 => (own, None),
-            _ => {
-                *debt = Debt::default();
-                continue;
-            }
-        };
-        all += own;
-        hungry.push((debt, own, since));
+            None => *debt = Debt::default(),
+        }
     }
-    let owed: f64 = hungry.iter().map(|(debt, ..)| debt.0).sum();
-    for (debt, own, since) in hungry {
-        let more = since.map_or(0.0, |(length, had)| (own * got / due - had) * length.as_secs_f64());
-        let most = own * MOST;
-        debt.0 = (debt.0 - owed * own / all + more).clamp(-most, most);
+    let (owed, by) = hungry
+        .iter()
+        .filter(|(debt, _)| debt.0 != 0.0)
+        .fold((0.0, 0.0), |(owed, by), (debt, of)| (owed + debt.0, by + of.due));
+    for (debt, of) in hungry {
+        let left = if debt.0 == 0.0 { 0.0 } else { debt.0 - owed * of.due / by };
+        let (more, most) = (of.due * got / due - of.got, of.due * MOST);
+        debt.0 = (left + more * window.as_secs_f64()).clamp(-most, most);
     }
 }
 
@@ -81,12 +68,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn settle_all(debts: &mut [Debt], windows: &[Window]) {
-        settle(debts.iter_mut().zip(windows.iter().copied()));
+    fn settle_all(debts: &mut [Debt], windows: &[Option<Window>]) {
+        settle(SECOND, debts.iter_mut().zip(windows.iter().copied()));
     }
 
-    fn window(due: f64, got: f64) -> Window {
-        Window::Hungry { length: SECOND, due, got }
+    fn window(due: f64, got: f64) -> Option<Window> {
+        Some(Window { due, got })
     }
 
     #[test]
@@ -141,9 +128,9 @@ mod tests {
     #[test]
     fn who_wants_less_than_it_is_due_is_owed_nothing() {
         let mut debts = [Debt::default(); 3];
-        settle_all(&mut debts, &[window(1.0, 0.5), window(1.0, 1.5), Window::Content]);
+        settle_all(&mut debts, &[window(1.0, 0.5), window(1.0, 1.5), None]);
         assert!(debts[0].trim(1.0) > 1.0 && debts[1].trim(1.0) < 1.0);
-        settle_all(&mut debts, &[Window::Content, window(1.0, 1.0), window(0.0, 0.0)]);
+        settle_all(&mut debts, &[None, window(1.0, 1.0), window(0.0, 0.0)]);
         assert_eq!(debts, [Debt::default(); 3], "nobody is left whom the second one owes");
     }
 
@@ -151,21 +138,16 @@ mod tests {
     fn those_who_are_left_owe_only_one_another() {
         let mut debts = [Debt::default(); 3];
         settle_all(&mut debts, &[window(1.0, 0.5), window(1.0, 0.9), window(1.0, 1.6)]);
-        settle_all(&mut debts, &[Window::Content, window(1.0, 1.0), window(1.0, 1.0)]);
+        settle_all(&mut debts, &[None, window(1.0, 1.0), window(1.0, 1.0)]);
         let trims = debts.map(|debt| debt.trim(1.0));
         assert!(trims[0] == 1.0 && (trims[1] + trims[2] - 2.0).abs() < 1e-9 && trims[1] > 1.0, "{trims:?}");
     }
 
     #[test]
-    fn who_is_looked_at_less_often_keeps_what_it_is_owed_until_then() {
+    fn who_begins_to_want_more_has_no_part_in_what_others_owe() {
         let mut debts = [Debt::default(); 3];
-        settle_all(&mut debts, &[window(1.0, 0.5), window(1.0, 1.2), window(1.0, 1.3)]);
-        let before = debts[0];
-        let quarter = |got| Window::Hungry { length: SECOND / 4, due: 1.0, got };
-        settle_all(&mut debts, &[Window::Unseen(1.0), quarter(1.4), quarter(0.6)]);
-        assert!((debts[0].0 - before.0).abs() < 1e-9 && (debts[1].0 - -0.3).abs() < 1e-9, "{debts:?}");
-        settle_all(&mut debts, &[Window::Unseen(0.0), quarter(1.0), quarter(1.0)]);
-        assert_eq!(debts[0], Debt::default());
-        assert!((debts[1].0 + debts[2].0).abs() < 1e-9, "{debts:?}");
+        settle_all(&mut debts, &[window(0.5, 0.0), window(0.5, 1.0), None]);
+        settle_all(&mut debts, &[window(0.5, 0.5), None, window(0.5, 0.5)]);
+        assert_eq!(debts, [Debt::default(); 3]);
     }
 }

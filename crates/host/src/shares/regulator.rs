@@ -28,12 +28,12 @@ const TOGETHER: Duration = Duration::from_millis(2);
 const MEMORY: Duration = Duration::from_secs(10);
 /// Threads are looked for again after so many looks: processors come and go.
 const LOOKS: u32 = 40;
-/// Whoever used less than this part of a window wants no more than that, where it would have more if all were busy.
+/// Whoever used less than this part of a window, and much less than it would have if all were busy, wants no more than that.
 const QUIET: f64 = 0.01;
-/// Whoever has no more than this if all are busy is looked at once a second: a window is a slice or two of what it gets, and there may be a thousand of them.
+/// Whoever has no more than this is looked at once a second: a window is a slice or two of what it gets, or none, and there may be a thousand of them.
 const SMALL: f64 = 0.01;
-/// Windows in that second.
-const SMALL_EVERY: u32 = 4;
+/// Windows in that second, after which debts are settled.
+const SECOND: u32 = 4;
 
 /// The thread.
 pub struct Regulator {
@@ -76,6 +76,8 @@ struct Followed {
     /// When its threads were looked at.
     looked: Instant,
     looks: u32,
+    /// Whether it used nothing at all in the last window.
+    slept: bool,
     /// What it asked for in the last two windows.
     asked: [f64; 2],
     got: f64,
@@ -89,6 +91,10 @@ struct Followed {
     hungry: bool,
     debt: Debt,
     ledger: Ledger,
+    /// What it was promised and due in windows in which it was not looked at.
+    unseen: Ledger,
+    /// The ledger when debts were settled, and whether it has been hungry since.
+    settled: (Ledger, bool),
     throttled: Option<Throttled>,
 }
 
@@ -113,6 +119,7 @@ impl Followed {
             used,
             looked,
             looks: 0,
+            slept: false,
             asked: [busy; 2],
             got: 0.0,
             limit: None,
@@ -121,6 +128,8 @@ impl Followed {
             hungry: false,
             debt: Debt::default(),
             ledger: Ledger::default(),
+            unseen: Ledger::default(),
+            settled: (Ledger::default(), false),
             throttled: controls.and_then(|controls| controls.throttled(id).ok()),
         }
     }
@@ -132,36 +141,45 @@ impl Followed {
         Want { share: self.claimant.share.share(), most, asks, group }
     }
 
-    /// Looks at what it did, and gives what came of the window.
-    fn measure(&mut self, now: Instant) -> debt::Window {
-        let Some(used) = self.usage.as_ref().and_then(|usage| usage.now().ok()) else {
-            return debt::Window::Content;
-        };
+    /// One more window has passed, in which it was promised and due what it is now.
+    fn pass(&mut self, window: Duration) {
+        self.unseen.add(window, self.claimant.share.reserve.get(), 0.0, self.due, 0.0);
+    }
+
+    /// Looks at what it did since the last look.
+    fn measure(&mut self, now: Instant) {
+        if let Some(used) = self.usage.as_ref().and_then(|usage| usage.now().ok()) {
+            self.took(now, used);
+        }
+    }
+
+    /// It has used so much by now, ns.
+    fn took(&mut self, now: Instant, used: u64) {
         let before = self.used.back().copied();
         while self.used.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.used.pop_front();
         }
         self.used.push_back((now, used));
-        let Some((time, before)) = before else { return debt::Window::Content };
+        let meant = std::mem::take(&mut self.unseen).since(&Ledger::default());
+        let (Some((time, before)), Some(meant)) = (before, meant) else { return };
         let length = now - time;
         self.got = part(length, used.saturating_sub(before));
         let is_stopped = self.is_stopped();
         self.asked = [self.ask(now, used.saturating_sub(before), is_stopped), self.asked[0]];
-        let reserve = self.claimant.share.reserve.get();
-        self.ledger.add(length, reserve, self.asked[0], self.due, self.got);
-        match self.hungry && self.asked[0] > self.due {
-            true => debt::Window::Hungry { length, due: self.due, got: self.got },
-            false => debt::Window::Content,
-        }
+        self.ledger.add(length, meant.promised, self.asked[0], meant.due, self.got);
+        self.settled.1 &= self.hungry && self.asked[0] > self.due;
     }
 
-    /// What can be said of a window in which nobody looks.
-    fn unseen(&self) -> debt::Window {
-        debt::Window::Unseen(if self.hungry { self.due } else { 0.0 })
+    /// What came of the time since debts were settled, if it was hungry in all of it.
+    fn settle(&mut self) -> Option<debt::Window> {
+        let (before, hungry) = std::mem::replace(&mut self.settled, (self.ledger, true));
+        let past = self.ledger.since(&before).filter(|_| hungry)?;
+        Some(debt::Window { due: past.due, got: past.got })
     }
 
+    /// Whether it has next to nothing, and would have no more if all were busy.
     fn is_small(&self) -> bool {
-        self.busy < SMALL && self.used.len() > 1
+        self.busy.max(self.due).max(self.got) < SMALL && self.used.len() > 1
     }
 
     /// Whether its limit kept it from more in the last window.
@@ -177,27 +195,31 @@ impl Followed {
     /// What it would have taken in the last window.
     fn ask(&mut self, now: Instant, used: u64, is_stopped: bool) -> f64 {
         let cpus = f64::from(self.claimant.cpus);
-        if used == 0 && self.is_small() {
-            return 0.0;
+        let slept = std::mem::replace(&mut self.slept, used == 0);
+        if self.is_small() && used == 0 {
+            self.looked = now;
+            // Where very many wait one may have no turn in a second. A wait is counted when it ends.
+            return if slept { 0.0 } else { self.asked[0] };
         }
-        if self.got < QUIET && !is_stopped && !self.is_small() {
+        if self.got < QUIET.min(self.busy / 2.0) && !is_stopped && !self.is_small() {
             // Nobody has to ask its threads.
             self.look = None;
             return self.got;
         }
         let since = now - self.looked;
         (self.looked, self.looks) = (now, self.looks + 1);
-        let did = self.look.as_mut().filter(|_| !self.looks.is_multiple_of(LOOKS));
-        match did.and_then(|look| look.again(nanos(since)).ok()) {
+        let did = self.look.as_mut().and_then(|look| look.again(nanos(since)).ok());
+        if did.is_none() || self.looks.is_multiple_of(LOOKS) {
+            self.look = self.claimant.pid.and_then(|pid| Look::at(pid).ok());
+        }
+        match did {
             Some(did) => {
                 // A quota that is used up is no wait that is counted. What its devices took comes besides.
                 let asked = if is_stopped { cpus } else { did.asked };
                 asked + part(since, used.saturating_sub(did.ran))
             }
-            None => {
-                self.look = self.claimant.pid.and_then(|pid| Look::at(pid).ok());
-                cpus
-            }
+            None if self.is_small() => self.asked[0],
+            None => cpus,
         }
     }
 
@@ -237,6 +259,8 @@ struct Loop {
     groups: Nested,
     /// How many windows there have been.
     windows: u32,
+    /// When debts were settled.
+    settled: Instant,
     /// The part of the machine that the guests have, if it has been set.
     part: Option<Part>,
     /// What the whole machine had done when.
@@ -252,6 +276,7 @@ impl Loop {
             guests: HashMap::new(),
             groups,
             windows: 0,
+            settled: Instant::now(),
             part: None,
             machine: VecDeque::new(),
         }
@@ -298,14 +323,20 @@ impl Loop {
     }
 
     fn measure(&mut self, now: Instant) {
+        let window = self.machine.back().map_or(Duration::ZERO, |(before, _)| now - *before);
         self.windows = self.windows.wrapping_add(1);
-        let all = !self.is_promised() || self.windows.is_multiple_of(SMALL_EVERY);
-        let looked = |guest: &mut Followed| match all || !guest.is_small() {
-            true => guest.measure(now),
-            false => guest.unseen(),
-        };
-        let windows: Vec<_> = self.guests.values_mut().map(looked).collect();
-        debt::settle(self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
+        let second = !self.is_promised() || self.windows.is_multiple_of(SECOND);
+        for guest in self.guests.values_mut() {
+            guest.pass(window);
+            if second || !guest.is_small() {
+                guest.measure(now);
+            }
+        }
+        if second {
+            let windows: Vec<_> = self.guests.values_mut().map(Followed::settle).collect();
+            let since = std::mem::replace(&mut self.settled, now);
+            debt::settle(now - since, self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
+        }
         while self.machine.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.machine.pop_front();
         }
@@ -396,5 +427,78 @@ impl Loop {
         };
         seen.besides = (machine - seen.all()).max(0.0);
         self.shares.note(seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::VmDefinition;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_millis(250);
+
+    /// A guest that has one processor, and so much of it if all are busy.
+    fn guest(busy: f64) -> Followed {
+        let (shares, id) = (Shares::new(None), Id::new());
+        shares.settle(id, &VmDefinition::named("a".parse().unwrap()), Some(1));
+        let mut claimant = shares.running().remove(0).1;
+        // Nobody can say what its threads waited for.
+        claimant.pid = None;
+        let mut guest = Followed::new(id, claimant, None);
+        (guest.busy, guest.due, guest.hungry) = (busy, busy, true);
+        guest
+    }
+
+    /// It uses so much of each of these windows, ms.
+    fn uses(guest: &mut Followed, windows: &[u64]) {
+        for ms in windows {
+            let (now, used) = guest.used.back().copied().unwrap_or((Instant::now(), 0));
+            guest.pass(WINDOW);
+            guest.took(now + WINDOW, used + ms * 1_000_000);
+        }
+    }
+
+    #[test]
+    fn who_has_next_to_nothing_is_small_until_it_has_more() {
+        let mut one = guest(0.004);
+        assert!(!one.is_small(), "it has not been looked at");
+        uses(&mut one, &[0, 1, 1]);
+        assert!(one.is_small());
+        uses(&mut one, &[200]);
+        assert!(!one.is_small());
+        let mut other = guest(0.1);
+        uses(&mut other, &[0, 0, 0]);
+        assert!(!other.is_small());
+    }
+
+    #[test]
+    fn who_uses_nothing_twice_wants_nothing_and_is_owed_nothing() {
+        let mut small = guest(0.004);
+        uses(&mut small, &[0, 1]);
+        assert!(small.settle().is_none(), "it has just come");
+        uses(&mut small, &[0, 2]);
+        let window = small.settle();
+        let near = |a: f64| (a - 0.004).abs() < 1e-9;
+        assert!(window.is_some_and(|window| near(window.due) && near(window.got)), "{window:?}");
+        uses(&mut small, &[0, 0]);
+        assert!(small.settle().is_none());
+        assert_eq!(small.asked[0], 0.0);
+    }
+
+    #[test]
+    fn what_was_due_in_windows_that_nobody_looked_at_counts_as_well() {
+        let mut small = guest(0.004);
+        uses(&mut small, &[0, 1]);
+        small.settle();
+        let before = small.ledger;
+        for due in [0.008, 0.0, 0.004] {
+            small.due = due;
+            small.pass(WINDOW);
+        }
+        small.due = 0.004;
+        uses(&mut small, &[1]);
+        let receipt = small.ledger.since(&before);
+        assert!(receipt.is_some_and(|receipt| (receipt.due - 0.004).abs() < 1e-9), "{receipt:?}");
     }
 }

@@ -134,6 +134,7 @@ impl SoftProcessor {
             Some(halts) => halts.during(wait),
             None => wait(),
         }
+        self.turn.end();
     }
 }
 

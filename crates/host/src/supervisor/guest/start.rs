@@ -255,7 +255,7 @@ impl Guest {
     /// Has its process say to this daemon, too, what it does.
     async fn show_figures(&self) {
         if let Some(running) = &self.running {
-            let alone = self.shared.groups.controls().is_ok();
+            let alone = self.shared.groups.has(self.record.vm.id, running.process.pid());
             self.shared.figures.begin(self.record.vm.id, &running.client, alone).await;
         }
     }

@@ -16,14 +16,19 @@ pub const LOOK: u64 = 50_000;
 #[derive(Debug, Default)]
 pub struct Turn {
     turns: Option<Turns>,
-    /// What the thread had run when it began.
-    began: Duration,
+    /// What the thread had run when it began, if that is known.
+    began: Option<Duration>,
 }
 
 impl Turn {
     /// Turns are as long as that says.
     pub fn follow(&mut self, turns: Turns) {
         self.turns = Some(turns);
+    }
+
+    /// The thread has slept: what it runs from now on is a turn.
+    pub fn end(&mut self) {
+        self.began = None;
     }
 
     /// Lets others run if this thread has for long enough.
@@ -38,10 +43,9 @@ impl Turn {
 
     /// Whether a turn of that length is over when the thread has run for so long; the next one begins then.
     fn is_over(&mut self, ran: Duration, length: Duration) -> bool {
-        // What it ran before there were turns, or in another process, is none.
-        let over = ran.saturating_sub(self.began) >= length;
-        if over {
-            self.began = ran;
+        let over = self.began.is_some_and(|began| ran.saturating_sub(began) >= length);
+        if over || self.began.is_none() {
+            self.began = Some(ran);
         }
         over
     }
@@ -55,9 +59,11 @@ mod tests {
     #[test]
     fn a_turn_ends_when_it_has_been_run_for_so_long() {
         let (mut turn, ms) = (Turn::default(), Duration::from_millis);
-        assert!(!turn.is_over(ms(1), ms(2)) && turn.is_over(ms(2), ms(2)) && !turn.is_over(ms(3), ms(2)));
-        assert!(turn.is_over(ms(9), ms(2)), "it was not looked at for long");
-        assert!(!turn.is_over(ms(10), ms(2)) && turn.is_over(ms(11), ms(2)));
+        assert!(!turn.is_over(ms(9), ms(2)), "nobody knows what it ran before");
+        assert!(!turn.is_over(ms(10), ms(2)) && turn.is_over(ms(11), ms(2)) && !turn.is_over(ms(12), ms(2)));
+        assert!(turn.is_over(ms(19), ms(2)), "it was not looked at for long");
+        turn.end();
+        assert!(!turn.is_over(ms(30), ms(2)) && turn.is_over(ms(32), ms(2)));
     }
 
     #[test]
@@ -67,11 +73,17 @@ mod tests {
         turn.look();
         turn.follow(figures.turns());
         turn.look();
-        assert_eq!(turn.began, Duration::ZERO);
+        assert_eq!(turn.began, None);
         let (page, file) = Page::create().unwrap();
         page.set_turn(Duration::from_nanos(1));
         figures.publish(Page::open(file).unwrap());
         turn.look();
-        assert!(turn.began > Duration::ZERO);
+        assert!(turn.began.is_some());
+        let (page, file) = Page::create().unwrap();
+        turn.end();
+        figures.publish(Page::open(file).unwrap());
+        turn.look();
+        assert_eq!(turn.began, None, "another daemon says nothing of turns");
+        drop(page);
     }
 }
