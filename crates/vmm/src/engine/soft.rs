@@ -141,7 +141,7 @@ impl SoftProcessor {
 impl Processor for SoftProcessor {
     fn run(&mut self) -> Exit {
         loop {
-            match self.cpu.run_for(turn::LOOK) {
+            match self.cpu.run_for(self.turn.instructions()) {
                 None => self.turn.look(),
                 Some(CpuExit::Kicked) => return Exit::Kicked,
                 Some(CpuExit::Shutdown) => return Exit::Shutdown,
