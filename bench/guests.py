@@ -51,6 +51,13 @@ def spinning():
     return image + struct.pack("<III", 4, 4, 18) + b"Xen\0" + struct.pack("<I", entry) + code
 
 
+def linux(tiny, folder):
+    """The options of guests with Linux and an agent."""
+    initrd = folder / "initrd"
+    initrd.write_bytes((tiny / "initramfs").read_bytes() + (tiny / "agent").read_bytes())
+    return ["--kernel", str(tiny / "vmlinuz"), "--initrd", str(initrd), "--append", "console=ttyS0 quiet do=agent"]
+
+
 class Connection(http.client.HTTPConnection):
     def __init__(self, path):
         super().__init__("localhost")
@@ -67,8 +74,7 @@ class Host(Daemon):
     def __init__(self, tessera, tiny, folder, *options):
         self.tiny, self.folder = tiny, folder
         super().__init__(tessera, folder, folder / "log", *options)
-        initrd = folder / "initrd"
-        initrd.write_bytes((tiny / "initramfs").read_bytes() + (tiny / "agent").read_bytes())
+        self.machine = linux(tiny, folder)
         self.run("network", "create", "lan", "--kind", "nat", "--subnet", SUBNET)
 
     def twin(self, name, of, snapshot):
@@ -89,8 +95,7 @@ class Host(Daemon):
     def guest(self, name, memory, *more):
         """Makes a guest that has an address and lets programs be run in it; gives its address."""
         self.run(
-            "vm", "create", name, "--kernel", str(self.tiny / "vmlinuz"), "--initrd", str(self.folder / "initrd"), "--append",
-            "console=ttyS0 quiet do=agent", "--memory", memory, "--engine", "soft", "--net", "network=lan", "--no-restart", "--start", *more,
+            "vm", "create", name, *self.machine, "--memory", memory, "--engine", "soft", "--net", "network=lan", "--no-restart", "--start", *more,
         )
         self.answers(name)
         self.inside(name, "ip link set eth0 up && udhcpc -q -n -i eth0")

@@ -30,7 +30,7 @@ const TOLD: usize = 2;
 
 /// The time that all requests of all disks took together, ns.
 const DISKS_BUSY: usize = MOST_PROCESSORS as usize * OF_PROCESSOR;
-/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. Only the daemon writes it.
+/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. Only the daemon writes it; all words before are the process's.
 const TURN: usize = DISKS_BUSY + 1;
 
 /// The memory as one of the two has mapped it.
@@ -118,7 +118,12 @@ impl Page {
 
 /// The host's monotonic clock, ns: the same in all of its processes.
 pub fn now_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
+    clock_ns(ClockId::Monotonic)
+}
+
+/// A clock that never goes below 0, ns.
+pub(crate) fn clock_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
@@ -135,10 +140,10 @@ impl Figures {
         Ok(Self(Arc::new(RwLock::new(Page::own()?))))
     }
 
-    /// Goes on in memory that was handed over, with all that has been said.
+    /// Goes on in memory that was handed over, with all that has been said. What the daemon says lies behind that.
     pub fn publish(&self, page: Page) {
         let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for index in (0..SIZE / size_of::<u64>()).filter(|index| *index != TURN) {
+        for index in 0..TURN {
             if let Some(word) = page.word(index) {
                 word.store(place.get(index), Ordering::Relaxed);
             }
@@ -198,8 +203,7 @@ pub struct Turns(Figures);
 impl Turns {
     /// That, if the daemon wants them to.
     pub fn length(&self) -> Option<Duration> {
-        let mut length = 0;
-        self.0.with(TURN, |word| length = word.load(Ordering::Relaxed));
+        let length = self.0.0.read().unwrap_or_else(PoisonError::into_inner).get(TURN);
         (length > 0).then_some(Duration::from_nanos(length))
     }
 }

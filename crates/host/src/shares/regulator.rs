@@ -91,7 +91,7 @@ struct Followed {
     hungry: bool,
     debt: Debt,
     ledger: Ledger,
-    /// What it was promised and due in windows in which it was not looked at.
+    /// What it was promised and due since it was looked at.
     unseen: Ledger,
     /// The ledger when debts were settled, and whether it has been hungry since.
     settled: (Ledger, bool),
@@ -194,14 +194,14 @@ impl Followed {
 
     /// What it would have taken in the last window.
     fn ask(&mut self, now: Instant, used: u64, is_stopped: bool) -> f64 {
-        let cpus = f64::from(self.claimant.cpus);
+        let (cpus, is_small) = (f64::from(self.claimant.cpus), self.is_small());
         let slept = std::mem::replace(&mut self.slept, used == 0);
-        if self.is_small() && used == 0 {
+        if is_small && used == 0 {
             self.looked = now;
             // Where very many wait one may have no turn in a second. A wait is counted when it ends.
             return if slept { 0.0 } else { self.asked[0] };
         }
-        if self.got < QUIET.min(self.busy / 2.0) && !is_stopped && !self.is_small() {
+        if self.got < QUIET.min(self.busy / 2.0) && !is_stopped && !is_small {
             // Nobody has to ask its threads.
             self.look = None;
             return self.got;
@@ -218,7 +218,7 @@ impl Followed {
                 let asked = if is_stopped { cpus } else { did.asked };
                 asked + part(since, used.saturating_sub(did.ran))
             }
-            None if self.is_small() => self.asked[0],
+            None if is_small => self.asked[0],
             None => cpus,
         }
     }

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, LazyLock};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
-use crate::figures::Figures;
+use crate::figures::{Figures, clock_ns};
 use crate::machine::Machine;
 use crate::virtio::balloon::GuestMemoryStats;
 use crate::virtio::block::Block;
@@ -173,8 +173,7 @@ impl Meters {
 
 /// Host processor time of this process, threads that have ended included, nanoseconds.
 fn process_time_ns() -> u64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    clock_ns(ClockId::ProcessCPUTime)
 }
 
 /// What the kernel says of this process's memory (proc_pid_statm(5)). Opened once: later the process may be locked in.

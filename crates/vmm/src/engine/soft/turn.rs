@@ -6,9 +6,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
-use crate::figures::Turns;
+use crate::figures::{Turns, clock_ns};
 
 /// So long it runs between two looks.
 const LOOK: Duration = Duration::from_micros(100);
@@ -53,8 +53,7 @@ impl Turn {
     pub fn look(&mut self) {
         let Some(length) = self.turns.as_ref().and_then(Turns::length) else { return };
         // To read this clock has the kernel count what has been used, and stop whoever has used up a limit now and not at the next tick (sched/fair.c, update_curr).
-        let ran = clock_gettime(ClockId::ThreadCPUTime);
-        let ran = Duration::new(ran.tv_sec as u64, ran.tv_nsec as u32);
+        let ran = Duration::from_nanos(clock_ns(ClockId::ThreadCPUTime));
         self.pace(ran);
         if self.is_over(ran, length) {
             std::thread::yield_now();
