@@ -30,7 +30,7 @@ const TOLD: usize = 2;
 
 /// The time that all requests of all disks took together, ns.
 const DISKS_BUSY: usize = MOST_PROCESSORS as usize * OF_PROCESSOR;
-/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. Only the daemon writes it; all words before are the process's.
+/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. Only the daemon writes it. Words behind it are of flows.
 const TURN: usize = DISKS_BUSY + 1;
 
 /// The memory as one of the two has mapped it.
@@ -140,10 +140,11 @@ impl Figures {
         Ok(Self(Arc::new(RwLock::new(Page::own()?))))
     }
 
-    /// Goes on in memory that was handed over, with all that has been said. What the daemon says lies behind that.
+    /// Goes on in memory that was handed over, with all that has been said: by this process, and of flows by the last daemon too, whose word
+    /// holds for a while. How long turns are the one that hands it over has said in it.
     pub fn publish(&self, page: Page) {
         let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for index in 0..TURN {
+        for index in (0..SIZE / size_of::<u64>()).filter(|index| *index != TURN) {
             if let Some(word) = page.word(index) {
                 word.store(place.get(index), Ordering::Relaxed);
             }

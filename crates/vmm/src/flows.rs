@@ -233,6 +233,20 @@ mod tests {
     }
 
     #[test]
+    fn the_next_daemon_finds_flows_and_what_they_may_do() {
+        let (figures, page) = both();
+        let flow = Flow::new(figures.clone(), 1, key("pool/a"));
+        flow.pass(4096, 1);
+        let bytes = Part { per_second: 10, burst: 5, alone: 7 };
+        page.allow(1, &Allowed { bytes, operations: Part::default(), until: 1000 });
+        let (next, file) = Page::create().unwrap();
+        figures.publish(Page::open(file).unwrap());
+        assert_eq!(next.flow(key("pool/a")), Some(1));
+        assert_eq!(next.passed(1, 0), Passed { bytes: 4096, operations: 1, waited_ns: 0 });
+        assert_eq!([1000, 1001].map(|now| flow.allowed(now)[0]), [(10, 5), (7, 5)]);
+    }
+
+    #[test]
     fn a_flow_that_becomes_another_one_is_not_taken_for_the_one_before() {
         let (figures, page) = both();
         drop(Flow::new(figures.clone(), MOST - 1, key("pool/a")));
