@@ -48,6 +48,10 @@ pub struct DiskStats {
     pub reads: u64,
     /// Bytes of them.
     pub read_bytes: u64,
+    /// Bytes of them that the guest would have had in its memory, had it had all of that for its files, about: with more memory it would read
+    /// less.
+    #[serde(default)]
+    pub reread_bytes: u64,
     /// Writes.
     pub writes: u64,
     /// Bytes of them.
@@ -172,6 +176,7 @@ mod tests {
             serial: String::new(),
             reads: 1,
             read_bytes,
+            reread_bytes: 0,
             writes: 1,
             written_bytes,
             failed: 0,

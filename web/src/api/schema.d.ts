@@ -2135,6 +2135,12 @@ export interface components {
              * @description Reads.
              */
             reads: number;
+            /**
+             * Format: int64
+             * @description Bytes of them that the guest would have had in its memory, had it had all of that for its files, about: with more memory it would read
+             *     less.
+             */
+            reread_bytes?: number;
             /** @description The serial number that the guest sees. */
             serial: string;
             /**

@@ -250,9 +250,15 @@ fn counters(
 type Counter<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
 fn disks(text: &mut Text, vms: &[VmStats]) {
-    let all: [Counter<api::DiskStats>; 6] = [
+    let all: [Counter<api::DiskStats>; 7] = [
         ("tessera_vm_disk_reads", "", "Reads of a guest's disk", |disk| disk.reads as f64),
         ("tessera_vm_disk_read_bytes", "bytes", "Bytes read from it", |disk| disk.read_bytes as f64),
+        (
+            "tessera_vm_disk_reread_bytes",
+            "bytes",
+            "Bytes of them that it would have had in its memory, had it had all of that for its files",
+            |disk| disk.reread_bytes as f64,
+        ),
         ("tessera_vm_disk_writes", "", "Writes to it", |disk| disk.writes as f64),
         ("tessera_vm_disk_written_bytes", "bytes", "Bytes written to it", |disk| disk.written_bytes as f64),
         ("tessera_vm_disk_failures", "", "Requests that came to nothing", |disk| disk.failed as f64),

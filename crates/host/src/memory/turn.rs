@@ -52,7 +52,8 @@ struct Followed {
     /// What is to be in memory of what it has.
     resident: Option<Amount>,
     working: Working,
-    faults: Option<u64>,
+    /// How often it has waited for a page, and what it has read again, bytes.
+    counts: Option<[u64; 2]>,
     at: Instant,
 }
 
@@ -199,7 +200,7 @@ impl Looks {
 
     fn follow(&mut self, now: Instant, id: Id) -> &mut Followed {
         let new =
-            || Followed { since: now, resident: None, working: Working::default(), faults: None, at: now };
+            || Followed { since: now, resident: None, working: Working::default(), counts: None, at: now };
         self.guests.entry(id).or_insert_with(new)
     }
 
@@ -213,20 +214,21 @@ impl Looks {
 
     fn read<'a>(&mut self, now: Instant, guest: &'a Heard, seconds: f64) -> Talking<'a> {
         let followed = self.follow(now, guest.id);
-        // What a guest reads from its disks again and again may be what it has no room for in its cache of files.
-        let reads: u64 = guest.stats.disks.iter().map(|disk| disk.reads).sum();
-        let faults = guest.stats.guest_memory.major_faults.unwrap_or_default() + reads;
+        // Of what a guest reads from its disks only that is what it has no room for in its cache of files which it has had before.
+        let rereads = guest.stats.disks.iter().map(|disk| disk.reread_bytes).sum();
+        let counts = [guest.stats.guest_memory.major_faults.unwrap_or_default(), rereads];
         let since = (now - followed.at).as_secs_f64();
-        let rate = match followed.faults {
-            Some(before) if since > 0.0 => faults.saturating_sub(before) as f64 / since,
-            _ => 0.0,
+        let [faults, rereads] = match followed.counts {
+            Some(before) if since > 0.0 => [0, 1].map(|n| counts[n].saturating_sub(before[n]) as f64 / since),
+            _ => [0.0; 2],
         };
-        (followed.faults, followed.at) = (Some(faults), now);
+        (followed.counts, followed.at) = (Some(counts), now);
         let reading = Reading {
             size: guest.size() as Amount,
             balloon: guest.size().saturating_sub(guest.held()) as Amount,
             available: guest.available().unwrap_or_default() as Amount,
-            faults: rate,
+            faults,
+            rereads,
         };
         let active = followed.working.look(&reading, seconds);
         let wants = Wants { share: guest.share.share(), size: reading.size, active };

@@ -41,6 +41,7 @@ pub fn told(stats: vmm::control::Stats, ready: HashMap<usize, u64>) -> Stats {
         serial: disk.serial,
         reads: disk.reads,
         read_bytes: disk.read_bytes,
+        reread_bytes: disk.reread_bytes,
         writes: disk.writes,
         written_bytes: disk.written_bytes,
         failed: disk.failed,

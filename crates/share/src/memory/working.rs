@@ -11,12 +11,18 @@ pub struct Reading {
     pub balloon: Amount,
     /// What its programs could still have.
     pub available: Amount,
-    /// How often it waited for a disk each second since the last reading: for a page, or for a file.
+    /// How often its programs waited for a page of theirs to come from a disk each second since the last reading.
     pub faults: f64,
+    /// What it read from its disks each second since then although it had had it before, bytes: what a guest of its size could have kept.
+    pub rereads: f64,
 }
 
-/// A guest that waits for a disk so often in a second lacks memory.
+/// A guest that waits for pages so often in a second lacks memory.
 const FAULTS: f64 = 64.0;
+/// One that would at its pace read again as much as its memory is in so many seconds lacks memory, too, for its files.
+const REREADS: f64 = 1800.0;
+/// Over so many seconds, nearly, that pace is taken.
+const PACE: f64 = 10.0;
 /// How much more one that lacks memory is taken to use than it has.
 const MORE: f64 = 1.25;
 /// In how many seconds what was used once is forgotten, nearly.
@@ -45,11 +51,6 @@ impl Reading {
         self.held() - self.spare().min(self.held())
     }
 
-    /// Whether it lacks memory now.
-    pub fn is_short(&self) -> bool {
-        self.lacks() || self.faults > FAULTS
-    }
-
     /// Whether its programs lack memory now, and not only its cache of files.
     fn lacks(&self) -> bool {
         self.available < floor(self.size)
@@ -70,13 +71,18 @@ impl Reading {
 pub struct Working {
     /// It follows upwards at once, and downwards slowly.
     kept: Amount,
+    /// What is read again each second, bytes.
+    rereads: f64,
 }
 
 impl Working {
     /// Takes in a reading, `seconds` after the last one; gives what is used.
     pub fn look(&mut self, reading: &Reading, seconds: f64) -> Amount {
         let used = (reading.held() - reading.available).max(0.0) + 2.0 * floor(reading.size);
-        let now = if reading.is_short() { used.max(reading.held() * MORE) } else { used };
+        // It is known of some of all blocks only, a thousandth of the guest's memory at a time.
+        self.rereads += (reading.rereads - self.rereads) * (seconds / PACE).clamp(0.0, 1.0);
+        let short = reading.lacks() || reading.faults > FAULTS || self.rereads > reading.size / REREADS;
+        let now = if short { used.max(reading.held() * MORE) } else { used };
         let forgotten = (seconds / MEMORY).clamp(0.0, 1.0);
         self.kept = now.max(self.kept + (now - self.kept) * forgotten).min(reading.size);
         self.kept
@@ -90,7 +96,8 @@ mod tests {
     const MIB: Amount = (1u64 << 20) as Amount;
 
     fn reading(balloon: Amount, available: Amount, faults: f64) -> Reading {
-        Reading { size: 128.0 * MIB, balloon: balloon * MIB, available: available * MIB, faults }
+        let (balloon, available) = (balloon * MIB, available * MIB);
+        Reading { size: 128.0 * MIB, balloon, available, faults, rereads: 0.0 }
     }
 
     #[test]
@@ -114,6 +121,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_reads_slowly_what_it_has_read_before_is_short_and_soon_is_not_any_more() {
+        let mut working = Working::default();
+        // Most of what it has it could give: files that it reads over and over.
+        let read = |rereads| Reading { rereads, ..reading(64.0, 50.0, 0.0) };
+        let busy = |second| read(if second % 4 == 0 { MIB } else { 0.0 });
+        let used: Vec<_> = (0..60).map(|second| working.look(&busy(second), 1.0) / MIB).collect();
+        assert!(used[10..].iter().all(|used| *used >= 64.0 * 1.2), "{used:?}");
+        let idle: Vec<_> = (0..120).map(|_| working.look(&read(0.0), 1.0) / MIB).collect();
+        assert!(idle[119] < 25.0, "{idle:?}");
+        // Now and then a little is nothing.
+        let seldom = |second| read(if second % 60 == 0 { MIB / 2.0 } else { 0.0 });
+        let mut seldom = (0..120).map(|second| working.look(&seldom(second), 1.0) / MIB);
+        assert!(seldom.all(|used| used < 64.0));
+    }
+
+    #[test]
     fn what_programs_need_is_not_what_files_would_like() {
         let needs = |available, faults| reading(64.0, available, faults).needs() / MIB;
         assert_eq!(needs(30.0, 1000.0), 34.0 + 8.0);
@@ -133,6 +156,6 @@ mod tests {
         }
         assert!(working.look(&idle, 1.0) < 20.0 * MIB);
         // A host that has slept does not overshoot.
-        assert_eq!(Working { kept: 128.0 * MIB }.look(&idle, 1e9), 16.0 * MIB);
+        assert_eq!(Working { kept: 128.0 * MIB, rereads: 0.0 }.look(&idle, 1e9), 16.0 * MIB);
     }
 }

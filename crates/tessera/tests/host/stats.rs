@@ -26,6 +26,8 @@ fn what_a_guest_uses_is_counted_and_told_in_three_ways() {
     let before = daemon.json("vm stats a");
     daemon.exec("a", "dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync");
     daemon.exec("a", "echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=64k count=32");
+    let once = number(daemon.json("vm stats a").pointer("/disks/0/reread_bytes").unwrap());
+    daemon.exec("a", "echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=64k count=128");
     daemon.exec("a", "ip link set eth0 up; udhcpc -q -n -i eth0 -s /bin/true");
     let after = daemon.json("vm stats a");
     let grown = |pointer: &str| {
@@ -34,6 +36,10 @@ fn what_a_guest_uses_is_counted_and_told_in_three_ways() {
     };
     assert_eq!(grown("/disks/0/written_bytes"), 1 << 20);
     assert!(grown("/disks/0/read_bytes") >= 2 << 20, "{after}");
+    // Of what was read the second time it had had two of eight MiB, and half of that the first time.
+    let rereads = [once, grown("/disks/0/reread_bytes") - once];
+    let about = |bytes: u64, mib: u64| (mib << 19..=mib << 21).contains(&bytes);
+    assert!(about(rereads[0], 1) && about(rereads[1], 2), "{rereads:?}");
     assert!(grown("/disks/0/reads") > 0 && grown("/disks/0/writes") > 0 && grown("/disks/0/busy_ns") > 0);
     assert_eq!(after["disks"][0]["failed"], 0);
     for counter in ["received", "received_bytes", "sent", "sent_bytes"] {

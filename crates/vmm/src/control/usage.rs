@@ -67,6 +67,9 @@ pub struct DiskStats {
     pub reads: u64,
     /// Bytes of them.
     pub read_bytes: u64,
+    /// Bytes of them that would have been in the guest's memory, had it had all of that for its files, about.
+    #[serde(default)]
+    pub reread_bytes: u64,
     /// Writes that were done.
     pub writes: u64,
     /// Bytes of them.
@@ -137,10 +140,15 @@ impl Meters {
     /// What `machine`, whose devices these are, uses and has done.
     pub fn read(&self, machine: &Machine) -> Stats {
         let processors = machine.cpu_times_ns().into_iter().map(|cpu_time_ns| ProcessorStats { cpu_time_ns });
+        let memory = machine.memory_size();
+        for (.., meter) in &self.disks {
+            meter.set_memory(memory.memory);
+        }
         let disks = self.disks.iter().map(|(_, serial, meter)| DiskStats {
             serial: serial.clone(),
             reads: meter.reads.get(),
             read_bytes: meter.read_bytes.get(),
+            reread_bytes: meter.reread_bytes.get(),
             writes: meter.writes.get(),
             written_bytes: meter.written_bytes.get(),
             failed: meter.failed.get(),
@@ -153,7 +161,6 @@ impl Meters {
             sent: meter.sent.get(),
             sent_bytes: meter.sent_bytes.get(),
         });
-        let memory = machine.memory_size();
         Stats {
             guest_time_ns: machine.clock_ns(),
             processors: processors.collect(),

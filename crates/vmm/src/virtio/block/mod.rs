@@ -4,6 +4,7 @@
 //! docs/decisions/0007-disk-threads.md says why not io_uring.
 
 mod request;
+mod rereads;
 mod room;
 
 use std::io;
@@ -15,6 +16,7 @@ use disk::{Disk, SECTOR};
 use serde::{Deserialize, Serialize};
 
 use self::request::{Request, Target};
+use self::rereads::Rereads;
 use self::room::Room;
 use super::crew::{Calls, Crew, Work};
 use super::limit::{Allowance, LaneState, Limit, LimitState, Throttle};
@@ -60,6 +62,8 @@ pub struct Meter {
     pub reads: Counter,
     /// Bytes of them.
     pub read_bytes: Counter,
+    /// Bytes of them that the guest would have had in its memory, had it had all of that for its files, about.
+    pub reread_bytes: Counter,
     /// Writes that were done.
     pub writes: Counter,
     /// Bytes of them.
@@ -68,6 +72,7 @@ pub struct Meter {
     pub failed: Counter,
     /// The time that all requests have taken together, nanoseconds: two at a time count twice.
     pub busy_ns: Counter,
+    rereads: Rereads,
     /// Where that is said, too, for all disks together.
     figures: OnceLock<Figures>,
 }
@@ -77,6 +82,25 @@ impl Meter {
     pub fn tell(&self, figures: Figures) {
         // Whoever was told first stays.
         let _ = self.figures.set(figures);
+    }
+
+    /// The guest's memory is so large from now on, bytes: as long as nobody says that, nothing counts as read again.
+    pub fn set_memory(&self, bytes: u64) {
+        self.rereads.set_memory(bytes);
+    }
+
+    /// A read has been done.
+    fn read(&self, offset: u64, bytes: u64) {
+        self.reads.add(1);
+        self.read_bytes.add(bytes);
+        self.reread_bytes.add(self.rereads.carry(offset, bytes));
+    }
+
+    /// A write has been done.
+    fn wrote(&self, offset: u64, bytes: u64) {
+        self.writes.add(1);
+        self.written_bytes.add(bytes);
+        self.rereads.carry(offset, bytes);
     }
 
     /// A request took so long, ns.

@@ -177,15 +177,10 @@ impl<'a> Request<'a> {
     }
 
     fn count(&self, meter: &Meter) {
+        let offset = self.sector.saturating_mul(SECTOR);
         match self.kind {
-            kind::IN => {
-                meter.reads.add(1);
-                meter.read_bytes.add(bytes(&self.input));
-            }
-            kind::OUT => {
-                meter.writes.add(1);
-                meter.written_bytes.add(bytes(&self.output));
-            }
+            kind::IN => meter.read(offset, bytes(&self.input)),
+            kind::OUT => meter.wrote(offset, bytes(&self.output)),
             _ => {}
         }
     }
