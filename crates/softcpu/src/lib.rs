@@ -35,6 +35,7 @@ mod save;
 mod segment;
 mod stack;
 mod state;
+mod steal_time;
 mod system;
 mod task;
 mod wait;

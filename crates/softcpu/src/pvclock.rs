@@ -104,19 +104,21 @@ impl Cpu {
 
     /// Writes a structure that begins with a version: odd while its body changes, even and new afterwards.
     fn write_versioned(&mut self, gpa: u64, body: &[u8]) {
-        let changing = self.read_version(gpa).wrapping_add(1) | 1;
+        let changing = self.word_at::<u32>(gpa).wrapping_add(1) | 1;
         self.write_physical(gpa, &changing.to_le_bytes());
         self.write_physical(gpa.wrapping_add(4), body);
         self.write_physical(gpa, &changing.wrapping_add(1).to_le_bytes());
     }
 
-    fn read_version(&self, gpa: u64) -> u32 {
+    /// A word of guest RAM; 0 where there is none, or where it lies over the end of a page.
+    pub(crate) fn word_at<W: Word + Default>(&self, gpa: u64) -> W {
+        let within = (gpa & 0xfff) as usize;
         match self.frame_of(gpa) {
-            Some(frame) if gpa & 0xfff <= 0xffc => {
-                // SAFETY: the four bytes lie in one page of guest RAM, which `GuestMemory::frame` promises is readable.
-                unsafe { u32::load(frame.host.as_ptr().wrapping_add((gpa & 0xfff) as usize)) }
+            Some(frame) if within + size_of::<W>() <= 0x1000 => {
+                // SAFETY: its bytes lie in one page of guest RAM, which `GuestMemory::frame` promises is readable.
+                unsafe { W::load(frame.host.as_ptr().wrapping_add(within)) }
             }
-            _ => 0,
+            _ => W::default(),
         }
     }
 }

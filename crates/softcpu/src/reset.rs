@@ -50,6 +50,7 @@ impl Default for Msrs {
             mtrr_variable: [0; 16],
             kvm_system_time: 0,
             kvm_wall_clock: 0,
+            kvm_steal_time: 0,
             spec_ctrl: 0,
             debugctl: 0,
         }

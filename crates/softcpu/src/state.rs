@@ -93,6 +93,8 @@ pub struct Msrs {
     pub mtrr_variable: [u64; 16],
     pub kvm_system_time: u64,
     pub kvm_wall_clock: u64,
+    #[serde(default)]
+    pub kvm_steal_time: u64,
     pub spec_ctrl: u64,
     pub debugctl: u64,
 }

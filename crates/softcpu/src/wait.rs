@@ -25,11 +25,18 @@ pub(crate) struct Wait {
     /// When the last look was.
     looked: Option<Instant>,
     sleep: Duration,
+    /// For how long it has slept in all.
+    slept: Duration,
 }
 
 impl Wait {
     pub(crate) fn new() -> Self {
-        Self { rounds: 0, looked: None, sleep: FIRST }
+        Self { rounds: 0, looked: None, sleep: FIRST, slept: Duration::ZERO }
+    }
+
+    /// For how long it has slept in all.
+    pub(crate) fn slept(&self) -> Duration {
+        self.slept
     }
 
     /// One round more has been waited in vain.
@@ -43,9 +50,12 @@ impl Wait {
 
     #[cold]
     fn look(&mut self) {
-        if let Some(sleep) = self.at(Instant::now()) {
+        let begun = Instant::now();
+        if let Some(sleep) = self.at(begun) {
             std::thread::sleep(sleep);
-            self.looked = Some(Instant::now());
+            let now = Instant::now();
+            self.slept += now - begun;
+            self.looked = Some(now);
         }
     }
 

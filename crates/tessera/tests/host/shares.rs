@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::agent::start;
 use crate::guest::Code;
 use crate::http::ask;
+use crate::snapshots::inside;
 use crate::{Daemon, waits};
 
 /// A guest that always wants more.
@@ -410,4 +412,31 @@ fn what_a_guest_is_promised_goes_along_to_its_clones_and_backups_as_far_as_its_g
     daemon.run("backup restore saved c");
     assert_eq!(told(&daemon, "c"), json!([3000, 500, null]));
     daemon.run("vm start c");
+}
+
+#[test]
+fn a_guest_learns_for_how_long_it_could_not_run() {
+    let daemon = Daemon::start();
+    start(&daemon, "a", &["--cpu-limit", "0.2"]);
+    if !daemon.holds_to_shares("a") {
+        return;
+    }
+    // user nice system idle iowait irq softirq steal, in hundredths of a second (proc_stat(5)).
+    let counted = || {
+        let line = inside(&daemon, "a", "head -n 1 /proc/stat");
+        let counts: Vec<u64> = line.split_whitespace().skip(1).map(|count| count.parse().unwrap()).collect();
+        (counts[0] + counts[2], counts[7])
+    };
+    let before = counted();
+    inside(&daemon, "a", "(while :; do :; done) & busy=$!; sleep 4; kill $busy");
+    let (ran, stolen) = counted();
+    let (ran, stolen) = (ran - before.0, stolen - before.1);
+    // Of four seconds it has 0.8, and less beside others.
+    assert!(stolen >= 200 && ran < stolen, "it ran for {ran}, and {stolen} were stolen");
+    // It goes on counting where it goes on.
+    daemon.run("vm suspend a");
+    daemon.run("vm resume a");
+    let after = counted().1;
+    inside(&daemon, "a", "(while :; do :; done) & busy=$!; sleep 1; kill $busy");
+    assert!(after >= before.1 + stolen && counted().1 >= after + 50);
 }

@@ -1,15 +1,17 @@
 //! The engine that brings its own processor: the crate softcpu.
 
 mod idle;
+mod steal;
 mod turn;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use softcpu::apic::Mailbox;
 use softcpu::{Bus, Clock, Cpu, CpuState, CpuidEntry, Exit as CpuExit, System};
 
 use self::idle::Idle;
+use self::steal::{Clocks, Steal};
 use self::turn::Turn;
 use super::{Engine, EngineError, Exit, Kicker, Partition, Processor};
 use crate::figures::{Halts, Turns};
@@ -79,6 +81,7 @@ impl Partition for SoftPartition {
             idle: Idle::new(Instant::now()),
             halts: None,
             turn: Turn::default(),
+            steal: Steal::default(),
         }))
     }
 
@@ -112,12 +115,14 @@ struct SoftProcessor {
     idle: Idle,
     halts: Option<Halts>,
     turn: Turn,
+    steal: Steal,
 }
 
 impl SoftProcessor {
     /// Sleeps until something arrives or `deadline` (guest nanoseconds) has come. A processor that has been idle for a while gives the memory of translated code
     /// back to the host that it does not execute any more.
     fn rest(&mut self, deadline: Option<u64>) {
+        self.wants(false);
         let now = Instant::now();
         let translated = self.cpu.translated();
         if self.idle.is_due(now, self.cpu.instructions(), translated) {
@@ -135,19 +140,53 @@ impl SoftProcessor {
             None => wait(),
         }
         self.turn.end();
+        let late = deadline.and_then(|deadline| steal::late(deadline, self.system.clock().now_ns()));
+        if let Some(late) = late {
+            self.cpu.add_steal_time(late);
+        }
+        self.wants(true);
+    }
+
+    /// The guest wants to run from now on, or not: if it is told for how long it could not, that is counted.
+    fn wants(&mut self, to_run: bool) {
+        if !self.cpu.tells_steal_time() {
+            return;
+        }
+        let now = Clocks::now(self.cpu.slept());
+        if to_run {
+            self.steal.begin(now);
+        } else if let Some(stolen) = self.steal.end(now) {
+            self.cpu.add_steal_time(stolen);
+        }
+    }
+
+    /// Lets others run if it is time, and tells the guest for how long it could not.
+    fn look(&mut self) {
+        let tells = self.cpu.tells_steal_time();
+        if !tells && !self.turn.is_taken() {
+            return;
+        }
+        let now = Clocks::now(self.cpu.slept());
+        if let Some(stolen) = self.steal.look(now).filter(|_| tells) {
+            self.cpu.add_steal_time(stolen);
+        }
+        self.turn.look(Duration::from_nanos(now.ran));
     }
 }
 
 impl Processor for SoftProcessor {
     fn run(&mut self) -> Exit {
-        loop {
+        self.wants(true);
+        let exit = loop {
             match self.cpu.run_for(self.turn.instructions()) {
-                None => self.turn.look(),
-                Some(CpuExit::Kicked) => return Exit::Kicked,
-                Some(CpuExit::Shutdown) => return Exit::Shutdown,
+                None => self.look(),
+                Some(CpuExit::Kicked) => break Exit::Kicked,
+                Some(CpuExit::Shutdown) => break Exit::Shutdown,
                 Some(CpuExit::Halted { deadline }) => self.rest(deadline),
             }
-        }
+        };
+        self.wants(false);
+        exit
     }
 
     fn tell_halts(&mut self, halts: Halts) {

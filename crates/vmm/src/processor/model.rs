@@ -66,8 +66,8 @@ const LEAF7_EDX: u32 = 1 << 4 | 1 << 26 | 1 << 29;
 const EXTENDED_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 27 | 1 << 29;
 const EXTENDED_ECX_LAHF: u32 = 1;
 const INVARIANT_TSC: u32 = 1 << 8;
-/// NOP_IO_DELAY, CLOCKSOURCE2, MSI_EXT_DEST_ID, CLOCKSOURCE_STABLE (Linux, Documentation/virt/kvm/x86/cpuid.rst).
-const KVM_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 15 | 1 << 24;
+/// NOP_IO_DELAY, CLOCKSOURCE2, STEAL_TIME, MSI_EXT_DEST_ID, CLOCKSOURCE_STABLE (Linux, Documentation/virt/kvm/x86/cpuid.rst).
+const KVM_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 5 | 1 << 15 | 1 << 24;
 /// Frequency of the local APIC's timer, kHz.
 const APIC_KHZ: u32 = 1_000_000;
 

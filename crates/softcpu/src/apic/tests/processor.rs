@@ -404,6 +404,33 @@ fn the_wall_clock_is_that_of_the_start() {
 }
 
 #[test]
+fn a_guest_that_wants_to_know_is_told_for_how_long_it_did_not_run() {
+    let mut m = machine(1);
+    let at = |m: &Machine, gpa: u64| u64::from(m.word(gpa)) | u64::from(m.word(gpa + 4)) << 32;
+    m.cpus[0].add_steal_time(5);
+    assert!(!m.cpus[0].tells_steal_time() && at(&m, 0x2040) == 0);
+    assert!(m.cpus[0].steal_time_write(0x2040 | 3).is_err(), "reserved bits");
+    m.cpus[0].steal_time_write(0x2040 | 1).unwrap();
+    m.cpus[0].add_steal_time(u64::from(u32::MAX));
+    let version = m.word(0x2048);
+    assert!(version != 0 && version & 1 == 0);
+    m.cpus[0].add_steal_time(2);
+    assert_eq!((at(&m, 0x2040), m.word(0x2048)), ((1 << 32) + 1, version + 2));
+    assert_eq!(m.ram.flags[2].load(Ordering::SeqCst) & PageFlags::DIRTY.bits(), PageFlags::DIRTY.bits());
+    // It goes along with the processor's state, and what has been told is in the guest's memory.
+    let state = m.cpus[0].state();
+    m.cpus[0].steal_time_write(0).unwrap();
+    m.cpus[0].add_steal_time(7);
+    m.cpus[0].set_state(&state);
+    m.cpus[0].add_steal_time(3);
+    assert_eq!(at(&m, 0x2040), (1 << 32) + 4);
+    for address in [0x2fff_ffc1, !0x3e] {
+        m.cpus[0].steal_time_write(address).unwrap();
+        m.cpus[0].add_steal_time(9);
+    }
+}
+
+#[test]
 fn kvmclock_outside_ram_or_over_a_page_boundary_is_no_danger() {
     let mut m = machine(1);
     for address in [0x2fff_0001, 0x1ffd, u64::MAX, 0xfffd | 1] {

@@ -36,6 +36,7 @@ const MTRR_DEF_TYPE: u32 = 0x2ff;
 const TSC_DEADLINE: u32 = 0x6e0;
 const X2APIC: RangeInclusive<u32> = 0x800..=0x8ff;
 const KVM_CLOCK: [u32; 4] = [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01];
+const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
@@ -166,6 +167,7 @@ impl Cpu {
             APIC_BASE | TSC_DEADLINE => return self.apic_read_msr(msr),
             _ if X2APIC.contains(&msr) => return self.apic_read_msr(msr),
             _ if KVM_CLOCK.contains(&msr) => return self.kvmclock_read(msr),
+            KVM_STEAL_TIME => self.msrs.kvm_steal_time,
             _ if MTRR_VARIABLE.contains(&msr) => self.msrs.mtrr_variable[(msr - 0x200) as usize],
             _ => match (MTRR_FIXED.iter().position(|&m| m == msr), amd_value(msr)) {
                 (Some(i), _) => self.msrs.mtrr_fixed[i],
@@ -218,6 +220,7 @@ impl Cpu {
             APIC_BASE | TSC_DEADLINE => return self.apic_write_msr(msr, value),
             _ if X2APIC.contains(&msr) => return self.apic_write_msr(msr, value),
             _ if KVM_CLOCK.contains(&msr) => return self.kvmclock_write(msr, value),
+            KVM_STEAL_TIME => self.steal_time_write(value)?,
             _ if MTRR_VARIABLE.contains(&msr) => self.set_variable_range((msr - 0x200) as usize, value)?,
             _ => match MTRR_FIXED.iter().position(|&m| m == msr) {
                 Some(i) => self.msrs.mtrr_fixed[i] = self.memory_types(value, false)?,

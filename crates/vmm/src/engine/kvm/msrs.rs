@@ -11,6 +11,7 @@ const IA32_TSC_DEADLINE: u32 = 0x6e0;
 const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 /// CPUID.7:EDX.ARCH_CAPABILITIES.
 const HAS_ARCH_CAPABILITIES: u32 = 1 << 29;
+const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 const MTRR_FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
 /// MTRRphysBase0 … MTRRphysMask7.
 const MTRR_VARIABLE: u32 = 0x200;
@@ -34,6 +35,7 @@ fn fields(m: &mut Msrs) -> Vec<(u32, &mut u64)> {
         (MTRR_DEF_TYPE, &mut m.mtrr_def_type),
         (0x4b56_4d01, &mut m.kvm_system_time),
         (0x4b56_4d00, &mut m.kvm_wall_clock),
+        (KVM_STEAL_TIME, &mut m.kvm_steal_time),
         (0x48, &mut m.spec_ctrl),
         (0x1d9, &mut m.debugctl),
     ];
@@ -98,7 +100,9 @@ pub(super) fn save(vcpu: &VcpuFd, supported: &[u32], state: &mut CpuState) {
 pub(super) fn restore(vcpu: &VcpuFd, supported: &[u32], state: &CpuState) -> Result<(), EngineError> {
     let mut msrs = state.msrs.clone();
     for (index, value) in fields(&mut msrs) {
-        if *value != 0 || supported.contains(&index) {
+        // A kernel that does not know for how long threads wait (sched_info_on) has that register, and refuses all values.
+        let needless = index == KVM_STEAL_TIME && read(vcpu, index) == Some(*value);
+        if (*value != 0 || supported.contains(&index)) && !needless {
             write(vcpu, index, *value)?;
         }
     }

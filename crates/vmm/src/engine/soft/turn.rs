@@ -6,9 +6,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use rustix::time::ClockId;
-
-use crate::figures::{Turns, clock_ns};
+use crate::figures::Turns;
 
 /// So long it runs between two looks.
 const LOOK: Duration = Duration::from_micros(100);
@@ -49,11 +47,18 @@ impl Turn {
         (self.looked, self.began) = (None, None);
     }
 
-    /// Lets others run if this thread has for long enough.
-    pub fn look(&mut self) {
-        let Some(length) = self.turns.as_ref().and_then(Turns::length) else { return };
-        // To read this clock has the kernel count what has been used, and stop whoever has used up a limit now and not at the next tick (sched/fair.c, update_curr).
-        let ran = Duration::from_nanos(clock_ns(ClockId::ThreadCPUTime));
+    /// Whether there are turns.
+    pub fn is_taken(&self) -> bool {
+        self.length().is_some()
+    }
+
+    fn length(&self) -> Option<Duration> {
+        self.turns.as_ref().and_then(Turns::length)
+    }
+
+    /// Lets others run if this thread has for long enough, by its own clock.
+    pub fn look(&mut self, ran: Duration) {
+        let Some(length) = self.length() else { return };
         self.pace(ran);
         if self.is_over(ran, length) {
             std::thread::yield_now();
@@ -116,19 +121,19 @@ mod tests {
     fn there_are_turns_only_where_the_daemon_says_so() {
         let figures = Figures::new().unwrap();
         let mut turn = Turn::default();
-        turn.look();
+        turn.look(Duration::from_secs(1));
         turn.follow(figures.turns());
-        turn.look();
+        turn.look(Duration::from_secs(1));
         assert_eq!(turn.began, None);
         let (page, file) = Page::create().unwrap();
         page.set_turn(Duration::from_nanos(1));
         figures.publish(Page::open(file).unwrap());
-        turn.look();
+        turn.look(Duration::from_secs(1));
         assert!(turn.began.is_some());
         let (page, file) = Page::create().unwrap();
         turn.end();
         figures.publish(Page::open(file).unwrap());
-        turn.look();
+        turn.look(Duration::from_secs(1));
         assert_eq!(turn.began, None, "another daemon says nothing of turns");
         drop(page);
     }
