@@ -47,6 +47,11 @@ impl ShareGroup {
     /// What is wrong with it by itself.
     pub fn check(&self) -> Vec<Invalid> {
         let mut wrong = self.cpu_share.check();
+        if self.cpu_share.dedicated {
+            let detail =
+                "a group has no processors to itself: reserve some for it, and say it of guests in it";
+            wrong.push(Invalid::new("/cpu_share/dedicated", true, detail));
+        }
         wrong.extend(self.memory_share.check(None));
         wrong.extend(self.disk_share.check("/disk_share"));
         wrong.extend(self.network_share.check("/network_share"));

@@ -141,11 +141,20 @@ pub struct CpuShare {
     /// Whether they may pass the limit when nobody else wants more.
     #[serde(default)]
     pub soft: bool,
+    /// Whether a guest has as many processors of the host to itself as it has processors: no other guest runs on them, and it has nothing of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dedicated: bool,
 }
 
 impl Default for CpuShare {
     fn default() -> Self {
-        Self { reserve: Processors::default(), weight: share::USUAL_WEIGHT, limit: None, soft: false }
+        Self {
+            reserve: Processors::default(),
+            weight: share::USUAL_WEIGHT,
+            limit: None,
+            soft: false,
+            dedicated: false,
+        }
     }
 }
 
@@ -153,6 +162,12 @@ impl CpuShare {
     /// Whether it is that of a guest of which nothing is said.
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What a guest with so many processors is promised by it: one that has them to itself has reserved all of them.
+    pub fn of(self, cpus: u32) -> Self {
+        let reserve = if self.dedicated { Processors::nearest(f64::from(cpus)) } else { self.reserve };
+        Self { reserve, ..self }
     }
 
     /// The same for whoever divides.
@@ -185,6 +200,10 @@ impl CpuShare {
                 let detail = format!("{amount} of a processor is too little: at least {}", Processors::LEAST);
                 wrong.push(Invalid::new(at(field), amount.get(), detail));
             }
+        }
+        if self.dedicated && (!self.reserve.is_none() || self.limit.is_some()) {
+            let detail = "whoever has processors to itself has all of these: give it no reserve and no limit";
+            wrong.push(Invalid::new(at("dedicated"), true, detail));
         }
         if self.soft && self.limit.is_none() {
             let detail = "there is no limit that could be soft: give one";
@@ -244,6 +263,9 @@ pub struct CpuNow {
     pub got_10s: f64,
     /// What keeps it from having more.
     pub bound: CpuBound,
+    /// Processors of the host that it has to itself, by their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<u32>,
 }
 
 /// What keeps a guest from having more.
@@ -336,6 +358,11 @@ mod tests {
             (r#"{"limit": 0}"#, "limit", "the limit 0 is no amount: give more than 0, or none"),
             (r#"{"reserve": 0.005}"#, "reserve", "0.005 of a processor is too little: at least 0.01"),
             (r#"{"limit": 0.009}"#, "limit", "0.009 of a processor is too little: at least 0.01"),
+            (
+                r#"{"dedicated": true, "limit": 1}"#,
+                "dedicated",
+                "whoever has processors to itself has all of these: give it no reserve and no limit",
+            ),
             (r#"{"soft": true}"#, "soft", "there is no limit that could be soft: give one"),
         ] {
             let wrong = read(text).unwrap().check();

@@ -22,20 +22,31 @@ pub struct Done {
     pub waited: u64,
 }
 
+/// All threads of a process, each with the number of the processor that it is, if it is one.
+///
+/// # Errors
+/// If it is gone.
+pub fn threads(pid: u32) -> io::Result<Vec<(u32, Option<u32>)>> {
+    let number = |name: &str| name.trim_end().strip_prefix("vcpu")?.parse().ok();
+    let entries = fs::read_dir(format!("/proc/{pid}/task"))?.flatten();
+    let threads = entries.filter_map(|thread| {
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        Some((thread.file_name().to_str()?.parse().ok()?, number(&name)))
+    });
+    Ok(threads.collect())
+}
+
 /// Those of a process, by their numbers.
 ///
 /// # Errors
 /// If it is gone.
 pub fn of(pid: u32) -> io::Result<Vec<Vcpu>> {
-    let number = |name: &str| name.trim_end().strip_prefix("vcpu")?.parse().ok();
     let mut found = Vec::new();
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        if let Some(number) = number(&name) {
-            // It may just have ended.
-            let schedstat = File::open(thread.path().join("schedstat"));
-            found.extend(schedstat.map(|schedstat| Vcpu { number, schedstat }));
-        }
+    for (thread, number) in threads(pid)? {
+        let Some(number) = number else { continue };
+        // It may just have ended.
+        let schedstat = File::open(format!("/proc/{pid}/task/{thread}/schedstat"));
+        found.extend(schedstat.map(|schedstat| Vcpu { number, schedstat }));
     }
     found.sort_by_key(|vcpu| vcpu.number);
     Ok(found)

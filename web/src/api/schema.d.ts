@@ -2017,6 +2017,8 @@ export interface components {
              * @description What it got in the last 10 s, processors.
              */
             got_10s: number;
+            /** @description Processors of the host that it has to itself, by their numbers. */
+            own?: number[];
             /**
              * Format: double
              * @description What it is to have by what all are promised and want, processors.
@@ -2061,6 +2063,8 @@ export interface components {
          *     more, by weight, none above their limit.
          */
         CpuShare: {
+            /** @description Whether a guest has as many processors of the host to itself as it has processors: no other guest runs on them, and it has nothing of the others. */
+            dedicated?: boolean;
             limit?: components["schemas"]["Processors"] | null;
             /** @description Always theirs when they want it: nothing, or at least 0.01. What all guests that run have reserved is never more than the host has. */
             reserve?: components["schemas"]["Processors"];

@@ -29,6 +29,7 @@ function limitText(share: CpuShare): string {
 }
 
 function inShort(share: CpuShare): string {
+  if (share.dedicated) return t("share.dedicated.short");
   const words = { reserve: number(share.reserve ?? 0, 3), weight: number(share.weight ?? 1000) };
   return share.limit == null ? t("share.short", words) : t("share.short.limited", { ...words, limit: limitText(share) });
 }
@@ -54,9 +55,15 @@ export function Share({ vm }: { vm: Vm }) {
       <div className="columns">
         <Card title={t("share.promised")} actions={manage && <button type="button" onClick={() => setEditing(true)}><Icon name="edit" />{t("edit")}</button>}>
           <Facts>
-            <Fact name={t("share.reserve")}>{t("share.of", { n: number(promised.reserve ?? 0, 3) })}</Fact>
-            <Fact name={t("share.weight")}>{number(promised.weight ?? 1000)}</Fact>
-            <Fact name={t("share.limit")}>{limitText(promised)}</Fact>
+            {promised.dedicated ? (
+              <Fact name={t("share.own")}>{now?.own?.length ? t("share.dedicated.these", { numbers: now.own.join(", ") }) : t("share.dedicated.some")}</Fact>
+            ) : (
+              <>
+                <Fact name={t("share.reserve")}>{t("share.of", { n: number(promised.reserve ?? 0, 3) })}</Fact>
+                <Fact name={t("share.weight")}>{number(promised.weight ?? 1000)}</Fact>
+                <Fact name={t("share.limit")}>{limitText(promised)}</Fact>
+              </>
+            )}
             {groups.map((group) => (
               <Fact key={group.name} name={t("share.group")}><bdi>{group.name}</bdi>: {inShort(group.cpu_share ?? USUAL)}; {t("share.group.got", { n: number(group.got_10s, 2) })}</Fact>
             ))}
@@ -106,23 +113,30 @@ function ShareDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
   const [weight, setWeight] = useState(String(before.weight ?? 1000));
   const [limit, setLimit] = useState(String(before.limit ?? ""));
   const [soft, setSoft] = useState(before.soft ?? false);
+  const [dedicated, setDedicated] = useState(before.dedicated ?? false);
   const [group, setGroup] = useState(vm.share_group ?? "");
   const { data: groups = [] } = useShareGroups();
   const { problem, busy, submit } = useSending(async () => {
     const { version } = await getVersion(at("vms", vm.id));
-    const share = { reserve: Number(reserve), weight: Number(weight), limit: limit ? Number(limit) : null, soft: limit ? soft : false };
+    const shared = { reserve: Number(reserve), weight: Number(weight), limit: limit ? Number(limit) : null, soft: limit ? soft : false, dedicated: false };
+    const share = dedicated ? { ...shared, reserve: 0, limit: null, soft: false, dedicated } : shared;
     await complete("PATCH", at("vms", vm.id), { body: { cpu_share: share, share_group: group || null }, version });
     toast("good", t("edited", { name: vm.name }));
     onClose();
   });
-  const fields = ["/cpu_share/reserve", "/cpu_share/weight", "/cpu_share/limit", "/share_group"];
+  const fields = ["/cpu_share/reserve", "/cpu_share/weight", "/cpu_share/limit", "/share_group"].filter((field) => !dedicated || field === "/share_group");
   return (
     <Dialog title={t("share.edit", { name: vm.name })} onClose={onClose}>
       <form className="dialog-form" onSubmit={submit}>
-        <Input label={t("share.reserve")} value={reserve} onChange={setReserve} hint={t("share.reserve.hint")} error={problem?.at("/cpu_share/reserve")} required autoFocus />
-        <Input label={t("share.weight")} type="number" min={1} value={weight} onChange={setWeight} hint={t("share.weight.hint")} error={problem?.at("/cpu_share/weight")} required />
-        <Input label={t("share.limit")} value={limit} onChange={setLimit} hint={t("share.limit.hint")} error={problem?.at("/cpu_share/limit")} />
-        {limit && <Check label={t("share.soft")} checked={soft} onChange={setSoft} />}
+        <Check label={t("share.dedicated")} hint={t("share.dedicated.hint")} checked={dedicated} onChange={setDedicated} />
+        {!dedicated && (
+          <>
+            <Input label={t("share.reserve")} value={reserve} onChange={setReserve} hint={t("share.reserve.hint")} error={problem?.at("/cpu_share/reserve")} required autoFocus />
+            <Input label={t("share.weight")} type="number" min={1} value={weight} onChange={setWeight} hint={t("share.weight.hint")} error={problem?.at("/cpu_share/weight")} required />
+            <Input label={t("share.limit")} value={limit} onChange={setLimit} hint={t("share.limit.hint")} error={problem?.at("/cpu_share/limit")} />
+            {limit && <Check label={t("share.soft")} checked={soft} onChange={setSoft} />}
+          </>
+        )}
         {groups.length > 0 && (
           <Choice
             label={t("share.group")} value={group} onChange={setGroup} hint={t("share.group.hint")} error={problem?.at("/share_group")}

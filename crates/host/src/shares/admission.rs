@@ -53,7 +53,7 @@ impl Resource {
     /// What a guest has reserved of it.
     fn reserve(&self, definition: &VmDefinition) -> Amount {
         match self {
-            Self::Cpu => definition.cpu_share.reserve.get(),
+            Self::Cpu => definition.cpu_share.of(definition.cpus).reserve.get(),
             Self::Memory => definition.memory_share.reserve.0 as Amount,
             Self::Place(place) => {
                 let share: &BandwidthShare = place.share(&definition.disk_share, &definition.network_share);
@@ -217,12 +217,28 @@ pub(super) fn guest(state: &State, id: Id, definition: &VmDefinition, has: Capac
         let detail = format!("there is no group {group}: make it, or take the guest out of it");
         return Err(refused(Invalid::new("/share_group", group.as_str(), detail)));
     }
+    own(state, id, definition, has.cpu).map_err(refused)?;
     let places = places::of(definition).into_iter().map(Resource::Place);
     for resource in std::iter::once(Resource::Cpu).chain(places).chain([Resource::Memory]) {
         let Some(capacity) = resource.capacity(state, has) else { continue };
         guest_of(state, id, definition, &resource, capacity).map_err(refused)?;
     }
     Ok(())
+}
+
+/// Whether a guest can have its processors to itself, if it is to: one of the host's stays everybody's.
+fn own(state: &State, id: Id, definition: &VmDefinition, host: Amount) -> Result<(), Invalid> {
+    let others = state.guests.iter().filter(|(other, claimant)| **other != id && claimant.share.dedicated);
+    let taken: u32 = others.map(|(_, claimant)| claimant.cpus).sum();
+    let left = (host as u32).saturating_sub(taken + 1);
+    if !definition.cpu_share.dedicated || definition.cpus <= left {
+        return Ok(());
+    }
+    let detail = format!(
+        "of {host} processors of the host other guests have {taken} to themselves, and one stays everybody's: a guest can have {left} at most, and this one has {}",
+        definition.cpus
+    );
+    Err(Invalid::new("/cpu_share/dedicated", true, detail))
 }
 
 fn guest_of(

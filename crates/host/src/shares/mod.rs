@@ -10,6 +10,7 @@ mod debt;
 mod groups;
 mod ledger;
 mod look;
+mod own;
 mod places;
 mod promises;
 mod regulator;

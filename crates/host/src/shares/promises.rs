@@ -101,7 +101,7 @@ impl Kept {
     fn of(definition: &VmDefinition) -> Self {
         let now = Reserves {
             group: definition.share_group.clone(),
-            cpu: definition.cpu_share.reserve,
+            cpu: definition.cpu_share.of(definition.cpus).reserve,
             memory: definition.memory_share.reserve,
             places: places::reserves(definition),
         };
@@ -205,7 +205,7 @@ impl Shares {
         let mut say = |field: &str, value: Processors, detail: String| {
             wrong.push(Invalid::new(format!("/cpu_share/{field}"), value.get(), detail));
         };
-        let cpus = f64::from(definition.cpus);
+        let (cpus, mut own) = (f64::from(definition.cpus), None);
         if share.reserve.get() > has {
             say(
                 "reserve",
@@ -219,6 +219,13 @@ impl Shares {
                 format!("the guest has {cpus} processors and cannot use more: at most {cpus}"),
             );
         }
+        if share.dedicated && cpus > has - 1.0 {
+            let detail = format!(
+                "guests may use {has} processors of this host, and one stays everybody's: a guest can have {} to itself at most, and this one has {cpus}",
+                has - 1.0
+            );
+            own = Some(Invalid::new("/cpu_share/dedicated", true, detail));
+        }
         if let Some(limit) = share.limit.filter(|limit| limit.get() > has) {
             say(
                 "limit",
@@ -226,6 +233,7 @@ impl Shares {
                 format!("guests may use {has} processors of this host: at most {has}, or none"),
             );
         }
+        wrong.extend(own);
         let state = self.state();
         let is_lost = |group: &&Name| !state.groups.contains_key(*group);
         if let Some(group) = definition.share_group.as_ref().filter(is_lost) {
@@ -423,9 +431,15 @@ impl Claimant {
         }
     }
 
+    /// Somebody whose process that is.
+    #[cfg(test)]
+    pub(super) fn of_process(definition: &VmDefinition, pid: u32) -> Self {
+        Self::new(definition, Some(pid))
+    }
+
     fn new(definition: &VmDefinition, pid: Option<u32>) -> Self {
         Self {
-            share: definition.cpu_share,
+            share: definition.cpu_share.of(definition.cpus),
             cpus: definition.cpus,
             memory: definition.memory_share,
             most_memory: definition.memory_max.unwrap_or_default().max(definition.memory),

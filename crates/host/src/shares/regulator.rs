@@ -13,6 +13,7 @@ use super::debt::{self, Debt};
 use super::groups::Nested;
 use super::ledger::Ledger;
 use super::look::Look;
+use super::own::Own;
 use super::promises::{Claimant, Shares, Woken, capacity};
 use super::rule::{self, Due, Want};
 use super::seen::{GroupSeen, Seen, bound};
@@ -135,7 +136,11 @@ impl Followed {
     }
 
     fn want(&self, groups: &Nested) -> Want {
-        let asks = self.asked[0].max(self.asked[1]);
+        // What somebody has to itself nobody else gets, whether it is used or not.
+        let asks = match self.claimant.share.dedicated {
+            true => f64::from(self.claimant.cpus),
+            false => self.asked[0].max(self.asked[1]),
+        };
         let group = groups.number(self.claimant.group.as_ref());
         let most = f64::from(self.claimant.cpus).max(self.got);
         Want { share: self.claimant.share.share(), most, asks, group }
@@ -230,10 +235,10 @@ impl Followed {
         }
     }
 
-    fn now(&self, due: &Due) -> CpuNow {
+    fn now(&self, due: &Due, own: &[u32]) -> CpuNow {
         let asked = self.asked[0];
         let bound = bound(asked, due.target, rule::hard(&self.claimant.share.share()), due.group_is_full);
-        CpuNow { asked, target: due.target, got: self.got, got_10s: self.got_10s(), bound }
+        CpuNow { asked, target: due.target, got: self.got, got_10s: self.got_10s(), bound, own: own.into() }
     }
 }
 
@@ -257,6 +262,7 @@ struct Loop {
     controls: Result<Controls, String>,
     guests: HashMap<Id, Followed>,
     groups: Nested,
+    own: Own,
     /// How many windows there have been.
     windows: u32,
     /// When debts were settled.
@@ -275,6 +281,7 @@ impl Loop {
             controls,
             guests: HashMap::new(),
             groups,
+            own: Own::new(),
             windows: 0,
             settled: Instant::now(),
             part: None,
@@ -320,6 +327,7 @@ impl Loop {
             let followed = || Followed::new(id, own, self.controls.as_ref().ok());
             self.guests.entry(id).or_insert_with(followed).claimant = claimant;
         }
+        self.own.follow(self.guests.iter().map(|(id, guest)| (*id, &guest.claimant)));
     }
 
     fn measure(&mut self, now: Instant) {
@@ -333,6 +341,7 @@ impl Loop {
             }
         }
         if second {
+            self.own.keep();
             let windows: Vec<_> = self.guests.values_mut().map(Followed::settle).collect();
             let since = std::mem::replace(&mut self.settled, now);
             debt::settle(now - since, self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
@@ -411,8 +420,12 @@ impl Loop {
     }
 
     fn tell(&self, due: &[Due], groups: HashMap<Name, GroupSeen>) {
-        let guests: HashMap<_, _> =
-            self.guests.iter().zip(due).map(|((id, guest), due)| (*id, guest.now(due))).collect();
+        let guests: HashMap<_, _> = self
+            .guests
+            .iter()
+            .zip(due)
+            .map(|((id, guest), due)| (*id, guest.now(due, self.own.of(*id))))
+            .collect();
         let ledgers = self.guests.iter().map(|(id, guest)| (*id, guest.ledger)).collect();
         let machine = match (self.machine.front(), self.machine.back()) {
             (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),

@@ -80,6 +80,9 @@ impl ShareCommand {
 
 /// A share as a person reads it.
 pub fn told(share: &CpuShare) -> String {
+    if share.dedicated {
+        return "processors to itself".into();
+    }
     let limit = match share.limit {
         None => "no limit".to_owned(),
         Some(limit) if share.soft => format!("soft limit {limit}"),
@@ -106,6 +109,10 @@ fn explained(vm: &str, cpu: &CpuReport) -> String {
     match &cpu.now {
         None => say("now", "it does not run, or has just begun to".into()),
         Some(now) => {
+            if !now.own.is_empty() {
+                let own: Vec<_> = now.own.iter().map(u32::to_string).collect();
+                say("its own", format!("of the host's processors: number {}", own.join(", ")));
+            }
             say("asked for", format!("{:.2}", now.asked));
             say("is to have", format!("{:.2}", now.target));
             say("got", format!("{:.2}, and {:.2} in the last 10 s", now.got, now.got_10s));
@@ -174,6 +181,12 @@ pub struct ShareOption {
     /// It may pass the limit when nobody else wants more
     #[arg(long, requires = "cpu_limit")]
     cpu_soft: bool,
+    /// As many processors of the host are its own as it has processors: no other guest runs on them
+    #[arg(long, conflicts_with_all = OTHERS, conflicts_with_all = OWN)]
+    cpu_dedicated: bool,
+    /// It shares processors with others again
+    #[arg(long, conflicts_with = "cpu_dedicated")]
+    cpu_shared: bool,
     /// Its weight in vSphere's words
     #[arg(long, value_name = "LEVEL", conflicts_with_all = ["cpu_weight"])]
     shares: Option<LevelOption>,
@@ -202,6 +215,9 @@ pub struct ShareOption {
 
 /// What is not said together with the words of others.
 const OWN: [&str; 5] = ["cpu_reserve", "cpu_weight", "cpu_limit", "cpu_soft", "shares"];
+
+/// The words of others.
+const OTHERS: [&str; 3] = ["entitlement", "share_absolute", "share_relative"];
 
 /// What share options ask for, as a JSON merge patch of a share.
 enum Asked {
@@ -257,7 +273,12 @@ impl ShareOption {
 
     fn fields(&self, weight: Option<u32>) -> Asked {
         let mut fields = serde_json::Map::new();
+        if self.cpu_dedicated {
+            let alone = json!({ "reserve": 0, "limit": null, "soft": false, "dedicated": true });
+            fields.extend(alone.as_object().cloned().unwrap_or_default());
+        }
         let mut set = |name: &str, value: Option<Value>| value.map(|value| fields.insert(name.into(), value));
+        set("dedicated", self.cpu_shared.then_some(json!(false)));
         set("reserve", self.cpu_reserve.map(|reserve| json!(reserve)));
         set("weight", weight.map(|weight| json!(weight)));
         if let Some(OrNone(limit)) = self.cpu_limit {
@@ -288,5 +309,5 @@ fn whole(share: &share::Share) -> Value {
         share::Limit::Soft(limit) => (Some(limit), true),
     };
     let limit = limit.map(Processors::nearest);
-    json!({ "reserve": Processors::nearest(share.reserve), "weight": share.weight, "limit": limit, "soft": soft })
+    json!({ "reserve": Processors::nearest(share.reserve), "weight": share.weight, "limit": limit, "soft": soft, "dedicated": false })
 }

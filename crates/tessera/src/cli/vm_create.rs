@@ -19,7 +19,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 
 /// What is said of a guest that has none of it from a saved one.
-const OWN: [&str; 41] = [
+const OWN: [&str; 43] = [
     "template",
     "image",
     "kernel",
@@ -35,6 +35,8 @@ const OWN: [&str; 41] = [
     "share_absolute",
     "share_relative",
     "cpu_soft",
+    "cpu_dedicated",
+    "cpu_shared",
     "memory",
     "memory_max",
     "merge_memory",

@@ -440,3 +440,84 @@ fn a_guest_learns_for_how_long_it_could_not_run() {
     inside(&daemon, "a", "(while :; do :; done) & busy=$!; sleep 1; kill $busy");
     assert!(after >= before.1 + stolen && counted().1 >= after + 50);
 }
+
+/// The processors of the host on which each thread of a guest may run, those that are its processors first.
+fn may_run(daemon: &Daemon, vm: &str) -> Vec<(String, String)> {
+    let read = |path: PathBuf, name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.vm(vm)["status"]["pid"])).unwrap();
+    let mut threads: Vec<_> = tasks
+        .map(|task| {
+            let path = task.unwrap().path();
+            let status = read(path.clone(), "status");
+            let may = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+            (read(path, "comm").trim().to_owned(), may.unwrap_or_default().to_owned())
+        })
+        .collect();
+    threads.sort_by_key(|(name, _)| !name.starts_with("vcpu"));
+    threads
+}
+
+#[test]
+fn a_guest_has_processors_to_itself_and_the_others_have_the_rest() {
+    let mut daemon = Daemon::start();
+    let cpus = daemon.json("host info")["cpus"].as_u64().unwrap();
+    let (status, said) = daemon.fails(&format!("vm create big --kernel /k --cpus {cpus} --cpu-dedicated"));
+    let most = format!("and one stays everybody's: a guest can have {} to itself at most", cpus - 1);
+    assert!(said.contains(&most), "{status:?}: {said}");
+    let (_, said) = daemon.fails("vm create both --kernel /k --cpu-dedicated --cpu-reserve 0.5");
+    assert!(said.contains("--cpu-reserve"), "{said}");
+    let (_, said) = daemon.fails("share group create all --cpu-dedicated");
+    assert!(said.contains("a group has no processors to itself"), "{said}");
+    if cpus < 2 {
+        return;
+    }
+    daemon.guest("usual", &waits(), "");
+    daemon.guest("own", &waits(), "--cpu-dedicated");
+    let apart = |daemon: &Daemon| {
+        let own = may_run(daemon, "own");
+        let alone = own[0].1.parse::<u64>().is_ok() && own.iter().all(|(_, may)| *may == own[0].1);
+        let others = may_run(daemon, "usual");
+        alone && others.iter().all(|(_, may)| *may == others[0].1 && *may != own[0].1 && !may.is_empty())
+    };
+    daemon.eventually("each is where it belongs", apart);
+    assert_eq!(share_of(&daemon, "own")["promised"]["dedicated"], true);
+    daemon.eventually("it is said which it has", |daemon| {
+        let now = &share_of(daemon, "own")["now"];
+        now["own"] == json!([may_run(daemon, "own")[0].1.parse::<u64>().unwrap()]) && now["target"] == 1.0
+    });
+    let said = daemon.run("share explain own");
+    assert!(
+        said.contains("promised    processors to itself") && said.contains("its own     of the host's"),
+        "{said}"
+    );
+    // What it has reserved is all of these.
+    assert_eq!(share_of(&daemon, "own")["host"]["reserved"], 1);
+    let (_, said) = daemon.fails(&format!("vm edit usual --cpu-reserve 0.5 --cpu-limit {}", cpus + 1));
+    assert!(said.contains("/cpu_share/limit"), "{said}");
+    let (_, said) = daemon.fails("vm edit own --cpu-limit 0.5");
+    assert!(said.contains("give it no reserve and no limit"), "{said}");
+
+    // A daemon that is killed finds it so, and one that comes later is with the others.
+    daemon.kill();
+    daemon.start_again();
+    daemon.guest("later", &waits(), "");
+    daemon.eventually("they stay where they are", |daemon| {
+        apart(daemon) && may_run(daemon, "later")[0].1 == may_run(daemon, "usual")[0].1
+    });
+    daemon.run("vm edit own --cpu-shared --cpu-weight 2000");
+    daemon.eventually("all are everywhere", |daemon| {
+        let all = may_run(daemon, "own")[0].1.clone();
+        let threads = ["own", "usual", "later"].map(|vm| may_run(daemon, vm));
+        all.parse::<u64>().is_err() && threads.iter().flatten().all(|(_, may)| *may == all)
+    });
+    daemon.run("vm edit usual --cpu-dedicated");
+    daemon.eventually("another one has one", |daemon| may_run(daemon, "usual")[0].1.parse::<u64>().is_ok());
+    daemon.run("vm stop usual");
+    daemon.eventually("it leaves it to the others", |daemon| {
+        may_run(daemon, "own")[0].1.parse::<u64>().is_err()
+    });
+}
+
+fn share_of(daemon: &Daemon, vm: &str) -> Value {
+    daemon.json(&format!("share explain {vm}"))["cpu"].clone()
+}
