@@ -1,6 +1,7 @@
 // What was used, in charts.
 
 import assert from "node:assert/strict";
+import { availableParallelism } from "node:os";
 
 import { open } from "./host.mjs";
 import { eventually, guest, shows, test } from "./test.mjs";
@@ -78,4 +79,27 @@ test("a guest is put into a group and promised memory, and what it has of both i
   await context.close();
   host.run("vm", "edit", "web", "--share-group", "none", "--memory-reserve", "0", "--memory-weight", "1000");
   host.run("share", "group", "delete", "eng");
+});
+
+test("a guest is given a dedicated processor, and shares them with others again", async ({ host, contexts }) => {
+  if (availableParallelism() < 2) return;
+  guest(host);
+  const { page, context, complaints } = await open(contexts, host);
+  const dialog = page.getByRole("dialog");
+  const save = async (own) => {
+    await page.getByRole("button", { name: "Edit", exact: true }).click();
+    await dialog.getByLabel("Dedicated processors").setChecked(own);
+    assert.equal(await dialog.getByLabel("Reserve").count(), own ? 0 : 1, "there is nothing else to say");
+    await dialog.getByRole("button", { name: "Save" }).click();
+    await dialog.waitFor({ state: "detached" });
+  };
+  await page.goto(`${host.url}/guests/web/share`);
+  await save(true);
+  await shows(page, /Number \d+ of the host's, which no other guest runs on/);
+  assert.equal(JSON.parse(host.run("vm", "show", "web", "-o", "json")).cpu_share.dedicated, true);
+  await save(false);
+  await page.locator(".card", { hasText: "Promised" }).getByText("1,000", { exact: true }).first().waitFor();
+  assert.equal(JSON.parse(host.run("vm", "show", "web", "-o", "json")).cpu_share?.dedicated ?? false, false);
+  assert.deepEqual(complaints, []);
+  await context.close();
 });

@@ -81,7 +81,7 @@ impl ShareCommand {
 /// A share as a person reads it.
 pub fn told(share: &CpuShare) -> String {
     if share.dedicated {
-        return "processors to itself".into();
+        return "dedicated processors".into();
     }
     let limit = match share.limit {
         None => "no limit".to_owned(),
@@ -181,7 +181,7 @@ pub struct ShareOption {
     /// It may pass the limit when nobody else wants more
     #[arg(long, requires = "cpu_limit")]
     cpu_soft: bool,
-    /// As many processors of the host are its own as it has processors: no other guest runs on them
+    /// Each of its processors has one of the host's to itself: no other guest runs there
     #[arg(long, conflicts_with_all = OTHERS, conflicts_with_all = OWN)]
     cpu_dedicated: bool,
     /// It shares processors with others again

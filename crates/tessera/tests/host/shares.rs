@@ -487,7 +487,7 @@ fn a_guest_has_processors_to_itself_and_the_others_have_the_rest() {
     });
     let said = daemon.run("share explain own");
     assert!(
-        said.contains("promised    processors to itself") && said.contains("its own     of the host's"),
+        said.contains("promised    dedicated processors") && said.contains("its own     of the host's"),
         "{said}"
     );
     // What it has reserved is all of these.
