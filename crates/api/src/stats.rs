@@ -48,8 +48,8 @@ pub struct DiskStats {
     pub reads: u64,
     /// Bytes of them.
     pub read_bytes: u64,
-    /// Bytes of them that the guest would have had in its memory, had it had all of that for its files, about: with more memory it would read
-    /// less.
+    /// Bytes that were read although the guest would have had them in its memory, had it had all of that for its files: with more memory it would read
+    /// less. Estimated from a sample.
     #[serde(default)]
     pub reread_bytes: u64,
     /// Writes.

@@ -50,6 +50,7 @@ impl Cpu {
         self.tsc_offset = state.tsc_offset;
         self.apic_restore(&state.apic);
         self.kvmclock_update();
+        self.steal_time_runs();
     }
 
     /// Everything but floating point, MSRs, the TSC and the APIC.

@@ -10,9 +10,11 @@ use crate::fault::Trap;
 const ENABLE: u64 = 1;
 /// Bits 5:1 are reserved, and the structure of 64 bytes is aligned to its size.
 const RESERVED: u64 = 0x3e;
-/// In `struct kvm_steal_time`: the time, ns, and the version, which is odd while that changes.
+/// In `struct kvm_steal_time`: the time, ns, the version, which is odd while that changes, and whether the processor does not run just now, which only
+/// whoever preempts it could say.
 const STEAL: u64 = 0;
 const VERSION: u64 = 8;
+const PREEMPTED: u64 = 16;
 
 impl Cpu {
     /// WRMSR.
@@ -40,6 +42,14 @@ impl Cpu {
         self.write_physical(at + VERSION, &changing.to_le_bytes());
         self.write_physical(at + STEAL, &stolen.to_le_bytes());
         self.write_physical(at + VERSION, &changing.wrapping_add(1).to_le_bytes());
+    }
+
+    /// Tells the guest that it runs: KVM may have said otherwise before it was brought here.
+    pub(crate) fn steal_time_runs(&mut self) {
+        if self.tells_steal_time() {
+            let at = self.msrs.kvm_steal_time & !(ENABLE | RESERVED);
+            self.write_physical(at + PREEMPTED, &[0]);
+        }
     }
 
     /// For how long it has slept while it ran, because its guest waited in a loop: nobody kept it from anything.

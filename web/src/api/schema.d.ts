@@ -2141,8 +2141,8 @@ export interface components {
             reads: number;
             /**
              * Format: int64
-             * @description Bytes of them that the guest would have had in its memory, had it had all of that for its files, about: with more memory it would read
-             *     less.
+             * @description Bytes that were read although the guest would have had them in its memory, had it had all of that for its files: with more memory it would read
+             *     less. Estimated from a sample.
              */
             reread_bytes?: number;
             /** @description The serial number that the guest sees. */

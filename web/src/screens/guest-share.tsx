@@ -56,7 +56,7 @@ export function Share({ vm }: { vm: Vm }) {
         <Card title={t("share.promised")} actions={manage && <button type="button" onClick={() => setEditing(true)}><Icon name="edit" />{t("edit")}</button>}>
           <Facts>
             {promised.dedicated ? (
-              <Fact name={t("share.dedicated")}>{now?.own?.length ? t("share.dedicated.these", { numbers: now.own.join(", ") }) : t("share.dedicated.some")}</Fact>
+              <Fact name={t("share.dedicated")}>{now?.own?.length ? t("share.dedicated.these", { numbers: now.own.join(", ") }) : t(now ? "share.dedicated.none" : "share.dedicated.some")}</Fact>
             ) : (
               <>
                 <Fact name={t("share.reserve")}>{t("share.of", { n: number(promised.reserve ?? 0, 3) })}</Fact>

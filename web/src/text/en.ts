@@ -711,6 +711,7 @@ export const en = {
   "share.dedicated.hint": "Each of its processors has one of the host's to itself: no other guest runs there, and it uses no others",
   "share.dedicated.short": "dedicated processors",
   "share.dedicated.these": "Number {numbers} of the host's, which no other guest runs on",
+  "share.dedicated.none": "None: the host has none to give away just now",
   "share.dedicated.some": "As many as it has, which no other guest runs on",
   "share.soft": "It may pass the limit when nobody else wants more",
   "share.still": "It does not run, or has just begun to.",

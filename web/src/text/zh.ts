@@ -713,6 +713,7 @@ export const zh: Record<Key, string> = {
   "share.dedicated.hint": "它的每个处理器独占主机的一个处理器：其他虚拟机不在其上运行，它也不使用其余处理器",
   "share.dedicated.short": "独占处理器",
   "share.dedicated.these": "主机的 {numbers} 号处理器，其他虚拟机不在其上运行",
+  "share.dedicated.none": "没有：主机目前没有可独占的处理器",
   "share.dedicated.some": "与其处理器数相同，其他虚拟机不在其上运行",
   "share.soft": "无人需要时可以超出上限",
   "share.still": "它未运行，或刚刚启动。",

@@ -256,7 +256,7 @@ fn disks(text: &mut Text, vms: &[VmStats]) {
         (
             "tessera_vm_disk_reread_bytes",
             "bytes",
-            "Bytes of them that it would have had in its memory, had it had all of that for its files",
+            "Bytes read although it would have had them in its memory, had it had all of that for its files, by a sample",
             |disk| disk.reread_bytes as f64,
         ),
         ("tessera_vm_disk_writes", "", "Writes to it", |disk| disk.writes as f64),

@@ -195,13 +195,14 @@ pub fn claim(
             wrong.push(Invalid::new(format!("/nics/{n}"), (), detail));
         }
     }
-    let cpu = given.map_or_else(Default::default, |given| given.cpu_share);
+    // Who has dedicated processors is promised as many as it has.
+    let cpu = given.map_or_else(Default::default, |given| given.cpu_share.of(given.cpus));
     let memory = given.map_or_else(Default::default, |given| given.memory_share);
     let disks = given.map_or_else(Default::default, |given| given.disk_share);
     let networks = given.map_or_else(Default::default, |given| given.network_share);
     let group = given.and_then(|given| given.share_group.as_ref());
     for (field, is_other) in [
-        ("cpu_share", definition.cpu_share != cpu),
+        ("cpu_share", definition.cpu_share.of(definition.cpus) != cpu),
         ("memory_share", definition.memory_share != memory),
         ("merge_memory", definition.merge_memory != given.is_some_and(|given| given.merge_memory)),
         ("disk_share", definition.disk_share != disks),

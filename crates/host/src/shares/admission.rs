@@ -228,8 +228,8 @@ pub(super) fn guest(state: &State, id: Id, definition: &VmDefinition, has: Capac
 
 /// Whether a guest can have its processors to itself, if it is to: one of the host's stays everybody's.
 fn own(state: &State, id: Id, definition: &VmDefinition, host: Amount) -> Result<(), Invalid> {
-    let others = state.guests.iter().filter(|(other, claimant)| **other != id && claimant.share.dedicated);
-    let taken: u32 = others.map(|(_, claimant)| claimant.cpus).sum();
+    let others = state.guests.iter().filter(|(other, _)| **other != id);
+    let taken: u32 = others.map(|(_, claimant)| claimant.own()).sum();
     let left = (host as u32).saturating_sub(taken + 1);
     if !definition.cpu_share.dedicated || definition.cpus <= left {
         return Ok(());

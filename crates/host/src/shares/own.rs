@@ -14,7 +14,10 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::promises::Claimant;
 use crate::vcpus;
 
-/// Processors of the host by their numbers, the lowest first.
+/// One thread that had not been told may have begun another one meanwhile, and that one the next: it is looked so often at most.
+const ROUNDS: usize = 4;
+
+/// Processors of the host by their numbers.
 type Numbers = Vec<u32>;
 
 /// Who has which.
@@ -25,12 +28,14 @@ pub struct Own {
     given: BTreeMap<Id, Numbers>,
     /// What was said to whose process last.
     told: HashMap<Id, (u32, Numbers)>,
+    /// Who could not be told.
+    failed: HashSet<Id>,
 }
 
 impl Own {
     /// Nobody has any, of those that this process may use.
     pub fn new() -> Self {
-        Self { host: allowed(None), given: BTreeMap::new(), told: HashMap::new() }
+        Self { host: allowed(None), given: BTreeMap::new(), told: HashMap::new(), failed: HashSet::new() }
     }
 
     /// What a guest has to itself.
@@ -40,43 +45,41 @@ impl Own {
 
     /// Sees to it that the guests that run have what is theirs; to be called when one comes, goes or becomes another one.
     pub fn follow<'a>(&mut self, guests: impl Iterator<Item = (Id, &'a Claimant)> + Clone) {
-        let running = guests.filter_map(|(id, claimant)| Some((id, claimant, claimant.pid?)));
-        let wanted: BTreeMap<_, _> = running
-            .clone()
-            .filter(|(_, claimant, _)| claimant.share.dedicated)
-            .map(|(id, claimant, pid)| (id, (claimant.cpus as usize, pid)))
-            .collect();
-        // Another daemon may have given them theirs.
-        for (id, (_, pid)) in &wanted {
-            if !self.given.contains_key(id) {
-                self.given.extend(found(*pid).map(|found| (*id, found)));
+        let running = guests.clone().filter_map(|(id, claimant)| Some((id, claimant, claimant.pid?)));
+        let mut wanted = BTreeMap::new();
+        for (id, claimant, pid) in running.clone().filter(|(_, claimant, _)| claimant.share.dedicated) {
+            // Another daemon may have given it its own.
+            if !self.given.contains_key(&id) {
+                self.given.extend(found(pid, claimant.cpus).map(|found| (id, found)));
             }
+            wanted.insert(id, claimant.cpus as usize);
         }
-        let wanted = wanted.into_iter().map(|(id, (count, _))| (id, count)).collect();
         self.given = assign(&self.host, &self.given, &wanted);
         let rest = self.rest();
         let mut told = HashMap::new();
         for (id, _, pid) in running {
             let may = self.given.get(&id).unwrap_or(&rest);
-            let is_new = self.told.get(&id).is_none_or(|told| told.0 != pid);
-            let is_so = match is_new {
+            let is_own = self.given.contains_key(&id);
+            let is_so = match self.told.get(&id).filter(|told| told.0 == pid) {
+                Some(told) => told.1 == *may,
                 // Where nobody has anything of their own nothing has to be said to who comes.
-                true => !self.given.contains_key(&id) && allowed(Some(pid)) == *may,
-                false => self.told.get(&id).is_some_and(|told| told.1 == *may),
+                None => !is_own && all_may(pid, may),
             };
-            if !is_so {
-                tell(id, pid, may, self.given.contains_key(&id));
+            if is_so || tell(&mut self.failed, id, pid, may, is_own) {
+                told.insert(id, (pid, may.clone()));
             }
-            told.insert(id, (pid, may.clone()));
         }
+        let runs: HashSet<_> =
+            guests.filter(|(_, claimant)| claimant.pid.is_some()).map(|(id, _)| id).collect();
+        self.failed.retain(|id| runs.contains(id));
         self.told = told;
     }
 
     /// Takes care of threads that have come meanwhile.
-    pub fn keep(&self) {
+    pub fn keep(&mut self) {
         for (id, own) in &self.given {
             if let Some((pid, _)) = self.told.get(id) {
-                tell(*id, *pid, own, true);
+                tell(&mut self.failed, *id, *pid, own, true);
             }
         }
     }
@@ -96,18 +99,22 @@ fn assign(
     wanted: &BTreeMap<Id, usize>,
 ) -> BTreeMap<Id, Numbers> {
     let mut free: Vec<_> = host.to_vec();
-    let mut assigned = BTreeMap::new();
-    let keeps = |id: &Id, count: usize| given.get(id).filter(|given| given.len() == count);
+    let mut kept = BTreeMap::new();
     for (id, &count) in wanted {
-        if let Some(given) = keeps(id, count).filter(|given| given.iter().all(|number| free.contains(number)))
-        {
-            free.retain(|number| !given.contains(number));
-            assigned.insert(*id, given.clone());
-        }
+        let has = given.get(id).into_iter().flatten().take(count).copied();
+        let keeps: Numbers = has.filter(|number| free.contains(number)).collect();
+        free.retain(|number| !keeps.contains(number));
+        kept.insert(*id, keeps);
     }
-    for (id, &count) in wanted {
-        if !assigned.contains_key(id) && free.len() > count {
-            assigned.insert(*id, free.split_off(free.len() - count));
+    let mut assigned = BTreeMap::new();
+    for (id, mut has) in kept {
+        let more = wanted.get(&id).map_or(0, |count| count - has.len());
+        if free.len() > more {
+            has.extend(free.split_off(free.len() - more));
+            assigned.insert(id, has);
+        } else {
+            free.extend(has);
+            free.sort_unstable();
         }
     }
     assigned
@@ -120,24 +127,28 @@ fn allowed(pid: Option<u32>) -> Numbers {
     (0..CpuSet::MAX_CPU).filter(|number| set.is_set(*number)).map(|number| number as u32).collect()
 }
 
-/// What a guest has to itself, as its processors' threads have been told: each one, and another one each.
-fn found(pid: u32) -> Option<Numbers> {
-    let threads = vcpus::threads(pid).ok()?.into_iter().filter(|(_, vcpu)| vcpu.is_some());
+/// Whether all threads of a process may run on these, and on no others.
+fn all_may(pid: u32, may: &[u32]) -> bool {
+    vcpus::threads(pid).unwrap_or_default().iter().all(|(thread, _)| allowed(Some(*thread)) == may)
+}
+
+/// What a guest with so many processors has to itself, as their threads have been told: each one, and another one each.
+fn found(pid: u32, cpus: u32) -> Option<Numbers> {
+    let mut threads: Vec<_> = vcpus::threads(pid).ok()?;
+    threads.retain(|(_, vcpu)| vcpu.is_some_and(|number| number < cpus));
+    threads.sort_by_key(|(_, vcpu)| *vcpu);
     let each: Option<Numbers> = threads
+        .into_iter()
         .map(|(thread, _)| match allowed(Some(thread))[..] {
             [number] => Some(number),
             _ => None,
         })
         .collect();
-    let mut each = each?;
-    each.sort_unstable();
-    let count = each.len();
-    each.dedup();
-    (count > 0 && each.len() == count).then_some(each)
+    each.filter(|each| each.iter().collect::<HashSet<_>>().len() == each.len())
 }
 
-/// Tells the threads of a guest where they may run: each of its processors' on one, if these are its own.
-fn tell(id: Id, pid: u32, may: &[u32], is_own: bool) {
+/// Tells the threads of a guest where they may run: each of its processors' on one, if these are its own. Gives whether all could be told.
+fn tell(failed: &mut HashSet<Id>, id: Id, pid: u32, may: &[u32], is_own: bool) -> bool {
     let set = |numbers: &[u32]| {
         let mut set = CpuSet::new();
         numbers.iter().for_each(|number| set.set(*number as usize));
@@ -148,25 +159,30 @@ fn tell(id: Id, pid: u32, may: &[u32], is_own: bool) {
         _ => set(may),
     };
     let mut told = HashSet::new();
-    let result = loop {
-        // One that came meanwhile may have been begun by one that had not been told.
+    let mut result = Ok(());
+    for _ in 0..ROUNDS {
         let threads = vcpus::threads(pid).unwrap_or_default();
         let new: Vec<_> = threads.into_iter().filter(|(thread, _)| told.insert(*thread)).collect();
         if new.is_empty() {
-            break Ok(());
+            break;
         }
-        let failed = new.iter().find_map(|(thread, vcpu)| {
-            let result = sched_setaffinity(Pid::from_raw(*thread as i32), &of(*vcpu));
-            // It may just have ended.
-            result.err().filter(|error| *error != Errno::SRCH)
-        });
-        if let Some(error) = failed {
-            break Err(io::Error::from(error));
+        for (thread, vcpu) in new {
+            match sched_setaffinity(Pid::from_raw(thread as i32), &of(vcpu)) {
+                // It may just have ended.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => result = Err(io::Error::from(error)),
+            }
         }
-    };
-    if let Err(error) = result {
-        tracing::warn!("guest {id} cannot be kept to the processors {may:?} of the host: {error}");
     }
+    match result {
+        Ok(()) => failed.remove(&id),
+        Err(error) if failed.insert(id) => {
+            tracing::warn!("guest {id} cannot be kept to the processors {may:?} of the host: {error}");
+            true
+        }
+        Err(_) => true,
+    };
+    !failed.contains(&id)
 }
 
 #[cfg(test)]
@@ -177,21 +193,28 @@ mod tests {
 
     #[test]
     fn each_keeps_its_own_and_one_is_left_to_everybody_else() {
-        let (a, b, c) = (Id::new(), Id::new(), Id::new());
+        let mut ids = [Id::new(), Id::new(), Id::new()];
+        ids.sort_unstable();
+        let [a, b, c] = ids;
         let host = [0, 1, 2, 3, 6];
         let none = BTreeMap::new();
-        let first = assign(&host, &none, &[(a, 2)].into());
-        assert_eq!(first, [(a, vec![3, 6])].into());
+        let first = assign(&host, &none, &[(b, 2)].into());
+        assert_eq!(first, [(b, vec![3, 6])].into());
         let second = assign(&host, &first, &[(a, 2), (b, 2)].into());
-        assert_eq!(second, [(a, vec![3, 6]), (b, vec![1, 2])].into());
-        assert_eq!(assign(&host, &second, &[(b, 2)].into()), [(b, vec![1, 2])].into());
-        assert_eq!(assign(&host, &second, &[(b, 3)].into()), [(b, vec![2, 3, 6])].into());
-        let third = assign(&host, &second, &[(a, 2), (b, 2), (c, 1)].into());
-        assert_eq!(third, second, "one is left to all others");
+        assert_eq!(second, [(a, vec![1, 2]), (b, vec![3, 6])].into());
+        assert_eq!(
+            assign(&host, &second, &[(a, 2), (b, 2), (c, 1)].into()),
+            second,
+            "one is left to all others"
+        );
+        // Who gets more or fewer keeps what it has.
+        assert_eq!(assign(&host, &first, &[(b, 3)].into()), [(b, vec![3, 6, 2])].into());
+        assert_eq!(assign(&host, &first, &[(b, 1)].into()), [(b, vec![3])].into());
         assert!(assign(&[0], &none, &[(a, 1)].into()).is_empty());
+        assert!(assign(&[0], &[(a, vec![0])].into(), &[(a, 1)].into()).is_empty(), "it was left to it alone");
         // What is given twice, or is not there any more, nobody has.
-        let twice = [(a, vec![3, 9]), (b, vec![6])].into();
-        assert_eq!(assign(&host, &twice, &[(a, 2), (b, 1)].into()), [(a, vec![2, 3]), (b, vec![6])].into());
+        let twice = [(a, vec![3, 9]), (b, vec![3])].into();
+        assert_eq!(assign(&host, &twice, &[(a, 2), (b, 1)].into()), [(a, vec![3, 6]), (b, vec![2])].into());
     }
 
     /// A process that sleeps, and a guest whose process that is.

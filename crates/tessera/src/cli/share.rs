@@ -109,7 +109,9 @@ fn explained(vm: &str, cpu: &CpuReport) -> String {
     match &cpu.now {
         None => say("now", "it does not run, or has just begun to".into()),
         Some(now) => {
-            if !now.own.is_empty() {
+            if cpu.promised.dedicated && now.own.is_empty() {
+                say("its own", "none: the host has none to give away just now".into());
+            } else if !now.own.is_empty() {
                 let own: Vec<_> = now.own.iter().map(u32::to_string).collect();
                 say("its own", format!("of the host's processors: number {}", own.join(", ")));
             }

@@ -126,6 +126,13 @@ fn who_is_bound_to_labels_sees_and_uses_guests_that_carry_them_only() {
     // What is theirs they may change, but not give away, and not take what is the host's.
     assert_eq!(do_it(&admin, "PATCH", "/vms/mine?wait=20s", json!({"description": "x"})).status, 200);
     assert_eq!(do_it(&admin, "PATCH", "/vms/mine", json!({"labels": {"team": "b"}})).status, 403);
+    // Who has dedicated processors would have more of the host with more of its own.
+    if daemon.json("host info")["cpus"].as_u64() > Some(1) {
+        daemon.run("vm edit mine --cpu-dedicated --next-boot");
+        let refused = do_it(&admin, "PATCH", "/vms/mine", json!({"cpus": 2}));
+        assert!(refused.status == 403 && refused.text.contains("/cpu_share"), "{}", refused.text);
+        daemon.run("vm edit mine --cpu-shared --next-boot");
+    }
     let shadow = json!({"name": "thief", "disks": [{"file": "/etc/shadow"}]});
     assert_eq!(do_it(&admin, "POST", "/vms", shadow).status, 403);
     assert_eq!(do_it(&admin, "PATCH", "/vms/mine", json!({"boot": {"kernel": "/etc/shadow"}})).status, 403);

@@ -67,7 +67,7 @@ pub struct DiskStats {
     pub reads: u64,
     /// Bytes of them.
     pub read_bytes: u64,
-    /// Bytes of them that would have been in the guest's memory, had it had all of that for its files, about.
+    /// Bytes that were read although they would have been in the guest's memory, had it had all of that for its files, by a sample.
     #[serde(default)]
     pub reread_bytes: u64,
     /// Writes that were done.
@@ -107,6 +107,8 @@ pub struct ProcessorStats {
 pub(super) struct Meters {
     /// Where disks say what they did, too.
     figures: Option<Figures>,
+    /// What is read again of all of them, and how many there have been.
+    rereads: (Arc<block::Rereads>, u32),
     /// By the device's name, in the order in which they came.
     disks: Vec<(String, String, Arc<block::Meter>)>,
     cards: Vec<(String, [u8; 6], Arc<net::Meter>)>,
@@ -123,6 +125,8 @@ impl Meters {
         if let Some(figures) = &self.figures {
             disk.meter().tell(figures.clone());
         }
+        disk.meter().remember(Arc::clone(&self.rereads.0), self.rereads.1);
+        self.rereads.1 += 1;
         self.disks.push((name.into(), serial.into(), disk.meter()));
     }
 
@@ -141,9 +145,7 @@ impl Meters {
     pub fn read(&self, machine: &Machine) -> Stats {
         let processors = machine.cpu_times_ns().into_iter().map(|cpu_time_ns| ProcessorStats { cpu_time_ns });
         let memory = machine.memory_size();
-        for (.., meter) in &self.disks {
-            meter.set_memory(memory.memory);
-        }
+        self.rereads.0.set_memory(memory.memory);
         let disks = self.disks.iter().map(|(_, serial, meter)| DiskStats {
             serial: serial.clone(),
             reads: meter.reads.get(),

@@ -150,6 +150,7 @@ impl SoftProcessor {
     /// The guest wants to run from now on, or not: if it is told for how long it could not, that is counted.
     fn wants(&mut self, to_run: bool) {
         if !self.cpu.tells_steal_time() {
+            self.steal.forget();
             return;
         }
         let now = Clocks::now(self.cpu.slept());
@@ -163,11 +164,14 @@ impl SoftProcessor {
     /// Lets others run if it is time, and tells the guest for how long it could not.
     fn look(&mut self) {
         let tells = self.cpu.tells_steal_time();
+        if !tells {
+            self.steal.forget();
+        }
         if !tells && !self.turn.is_taken() {
             return;
         }
         let now = Clocks::now(self.cpu.slept());
-        if let Some(stolen) = self.steal.look(now).filter(|_| tells) {
+        if let Some(stolen) = self.steal.look(now) {
             self.cpu.add_steal_time(stolen);
         }
         self.turn.look(Duration::from_nanos(now.ran));

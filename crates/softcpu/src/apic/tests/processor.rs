@@ -421,7 +421,9 @@ fn a_guest_that_wants_to_know_is_told_for_how_long_it_did_not_run() {
     let state = m.cpus[0].state();
     m.cpus[0].steal_time_write(0).unwrap();
     m.cpus[0].add_steal_time(7);
+    m.cpus[0].write_physical(0x2050, &[1]);
     m.cpus[0].set_state(&state);
+    assert_eq!(m.word(0x2050), 0, "it runs here");
     m.cpus[0].add_steal_time(3);
     assert_eq!(at(&m, 0x2040), (1 << 32) + 4);
     for address in [0x2fff_ffc1, !0x3e] {

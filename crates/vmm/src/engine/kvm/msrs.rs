@@ -100,8 +100,8 @@ pub(super) fn save(vcpu: &VcpuFd, supported: &[u32], state: &mut CpuState) {
 pub(super) fn restore(vcpu: &VcpuFd, supported: &[u32], state: &CpuState) -> Result<(), EngineError> {
     let mut msrs = state.msrs.clone();
     for (index, value) in fields(&mut msrs) {
-        // A kernel that does not know for how long threads wait (sched_info_on) has that register, and refuses all values.
-        let needless = index == KVM_STEAL_TIME && read(vcpu, index) == Some(*value);
+        // A kernel that does not know for how long threads wait (sched_info_on) lists that register, and refuses to read and to write it.
+        let needless = index == KVM_STEAL_TIME && read(vcpu, index).unwrap_or(0) == *value;
         if (*value != 0 || supported.contains(&index)) && !needless {
             write(vcpu, index, *value)?;
         }

@@ -25,8 +25,9 @@ pub struct Clocks {
 impl Clocks {
     /// Those of this thread, which has slept for so long while its guest waited in a loop.
     pub fn now(slept: Duration) -> Self {
-        let ran = clock_ns(ClockId::ThreadCPUTime);
-        Self { wall: now_ns(), ran, slept: slept.as_nanos() as u64 }
+        // Who has used up a limit stops at the second reading: that is in what passes from now on.
+        let wall = now_ns();
+        Self { wall, ran: clock_ns(ClockId::ThreadCPUTime), slept: slept.as_nanos() as u64 }
     }
 }
 
@@ -44,13 +45,21 @@ impl Steal {
 
     /// What is to be told to the guest now, ns: what it did not run since it was told last.
     pub fn look(&mut self, now: Clocks) -> Option<u64> {
-        let since = self.since?;
+        // It may have begun to want to know while it ran.
+        let since = *self.since.get_or_insert(now);
         let mine = now.ran.saturating_sub(since.ran) + now.slept.saturating_sub(since.slept);
-        let stolen = now.wall.saturating_sub(since.wall).saturating_sub(mine);
-        (stolen >= LEAST).then(|| {
+        let passed = now.wall.saturating_sub(since.wall);
+        let stolen = passed.saturating_sub(mine);
+        // Where the clocks say more than has passed that is no credit.
+        if stolen >= LEAST || mine > passed {
             self.since = Some(now);
-            stolen
-        })
+        }
+        Some(stolen).filter(|stolen| *stolen >= LEAST)
+    }
+
+    /// Nobody wants to know any more.
+    pub fn forget(&mut self) {
+        self.since = None;
     }
 
     /// The guest wants nothing any more; gives what is to be told.
@@ -89,6 +98,20 @@ mod tests {
         );
         assert_eq!(steal.end(at(15_120_000, 1_000_500, 1_000_000)), Some(1_000_000));
         assert_eq!(steal.look(at(99_000_000, 1_000_500, 1_000_000)), None, "it slept");
+        steal.begin(at(100_000_000, 2_000_000, 1_000_000));
+        steal.forget();
+        assert_eq!(
+            steal.look(at(900_000_000, 2_000_000, 1_000_000)),
+            None,
+            "nobody wanted to know meanwhile"
+        );
+        steal.begin(at(900_000_000, 2_000_000, 1_000_000));
+        assert_eq!(steal.look(at(901_000_000, 9_000_000, 1_000_000)), None);
+        assert_eq!(
+            steal.look(at(902_000_000, 9_000_000, 1_000_000)),
+            Some(1_000_000),
+            "a clock that went ahead is no credit"
+        );
     }
 
     #[test]

@@ -16,7 +16,6 @@ use disk::{Disk, SECTOR};
 use serde::{Deserialize, Serialize};
 
 use self::request::{Request, Target};
-use self::rereads::Rereads;
 use self::room::Room;
 use super::crew::{Calls, Crew, Work};
 use super::limit::{Allowance, LaneState, Limit, LimitState, Throttle};
@@ -26,6 +25,7 @@ use super::{
 use crate::figures::Figures;
 use crate::memory::GuestMemory;
 
+pub use rereads::Rereads;
 pub use room::Unanswered;
 
 const QUEUE_SIZE: u16 = 256;
@@ -62,7 +62,7 @@ pub struct Meter {
     pub reads: Counter,
     /// Bytes of them.
     pub read_bytes: Counter,
-    /// Bytes of them that the guest would have had in its memory, had it had all of that for its files, about.
+    /// Bytes that were read although the guest would have had them in its memory, had it had all of that for its files, by a sample.
     pub reread_bytes: Counter,
     /// Writes that were done.
     pub writes: Counter,
@@ -72,7 +72,8 @@ pub struct Meter {
     pub failed: Counter,
     /// The time that all requests have taken together, nanoseconds: two at a time count twice.
     pub busy_ns: Counter,
-    rereads: Rereads,
+    /// Where it is looked up what is read again, and which of the guest's disks this is.
+    rereads: OnceLock<(Arc<Rereads>, u32)>,
     /// Where that is said, too, for all disks together.
     figures: OnceLock<Figures>,
 }
@@ -84,23 +85,28 @@ impl Meter {
         let _ = self.figures.set(figures);
     }
 
-    /// The guest's memory is so large from now on, bytes: as long as nobody says that, nothing counts as read again.
-    pub fn set_memory(&self, bytes: u64) {
-        self.rereads.set_memory(bytes);
+    /// What is read again is looked up there from now on, for one of the guest's disks by this number.
+    pub fn remember(&self, rereads: Arc<Rereads>, disk: u32) {
+        let _ = self.rereads.set((rereads, disk));
+    }
+
+    /// Some bytes have been carried; gives how many of them again.
+    fn carry(&self, offset: u64, bytes: u64) -> u64 {
+        self.rereads.get().map_or(0, |(rereads, disk)| rereads.carry(*disk, offset, bytes))
     }
 
     /// A read has been done.
     fn read(&self, offset: u64, bytes: u64) {
         self.reads.add(1);
         self.read_bytes.add(bytes);
-        self.reread_bytes.add(self.rereads.carry(offset, bytes));
+        self.reread_bytes.add(self.carry(offset, bytes));
     }
 
     /// A write has been done.
     fn wrote(&self, offset: u64, bytes: u64) {
         self.writes.add(1);
         self.written_bytes.add(bytes);
-        self.rereads.carry(offset, bytes);
+        self.carry(offset, bytes);
     }
 
     /// A request took so long, ns.
@@ -315,6 +321,12 @@ impl Device for Block {
         self.crew = None;
         self.throttle.detach();
         self.room.detach();
+    }
+
+    fn machine_reset(&mut self) {
+        if let Some((rereads, _)) = self.target.meter.rereads.get() {
+            rereads.forget();
+        }
     }
 
     fn save(&self, _: bool) -> DeviceState {
