@@ -21,6 +21,9 @@ pub struct Stats {
     pub memory: Size,
     /// Memory that its process takes on the host.
     pub resident: Size,
+    /// Memory that its system has said is free so far, and the host was given back: what it uses again and leaves again counts each time.
+    #[serde(default)]
+    pub reported: Size,
     /// Its disks, in their order.
     pub disks: Vec<DiskStats>,
     /// Its cards, in their order.
@@ -194,6 +197,7 @@ mod tests {
                 process_time_ns: 7,
                 memory: Size(9),
                 resident: Size(8),
+                reported: Size(0),
                 disks,
                 nics: vec![nic.clone(), nic.clone()],
             },

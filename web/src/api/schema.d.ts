@@ -4456,6 +4456,8 @@ export interface components {
             process_time_ns: number;
             /** @description Its processors. */
             processors: components["schemas"]["ProcessorStats"][];
+            /** @description Memory that its system has said is free so far, and the host was given back: what it uses again and leaves again counts each time. */
+            reported?: components["schemas"]["Size"];
             /** @description Memory that its process takes on the host. */
             resident: components["schemas"]["Size"];
             /**

@@ -156,6 +156,16 @@ fn memory(text: &mut Text, vms: &[VmStats]) {
     for vm in vms {
         text.value("tessera_vm_resident_bytes", &format!("vm=\"{}\"", vm.name), vm.stats.resident.0);
     }
+    let name = "tessera_vm_memory_reported_bytes";
+    text.family(
+        name,
+        "counter",
+        "bytes",
+        "Memory that a guest's system has said is free, and the host was given back",
+    );
+    for vm in vms {
+        text.value(&format!("{name}_total"), &format!("vm=\"{}\"", vm.name), vm.stats.reported.0);
+    }
 }
 
 /// The pool of memory and its paging device, if there are any.

@@ -63,6 +63,7 @@ pub fn told(stats: vmm::control::Stats, ready: HashMap<usize, u64>) -> Stats {
         process_time_ns: stats.process_time_ns,
         memory: Size(stats.memory.saturating_sub(given)),
         resident: Size(stats.resident),
+        reported: Size(stats.reported),
         disks: stats.disks.into_iter().map(disk).collect(),
         nics: stats.nets.into_iter().map(nic).collect(),
     }

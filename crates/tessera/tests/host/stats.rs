@@ -65,6 +65,7 @@ fn what_a_guest_uses_is_counted_and_told_in_three_ways() {
         "tessera_vms{state=\"running\"} 2\n",
         "tessera_vm_cpu_seconds_total{vm=\"a\",cpu=\"0\",mode=\"ready\"} ",
         "tessera_vm_disk_written_bytes_total{vm=\"a\",disk=\"0\"} 4194304\n",
+        "tessera_vm_memory_reported_bytes_total{vm=\"a\"} ",
         "tessera_vm_net_sent_frames_total{vm=\"a\",nic=\"0\"} ",
         "tessera_host_cpu_seconds_total{mode=\"idle\"} ",
     ] {

@@ -32,6 +32,9 @@ pub struct Stats {
     /// What of that a pool of memory wants for others, bytes.
     #[serde(default)]
     pub pooled: u64,
+    /// What the guest has said is free so far, and the host was given back, bytes.
+    #[serde(default)]
+    pub reported: u64,
     /// Whether equal pages of its memory are kept once; nothing if its process does not know of that.
     #[serde(default)]
     pub merges: Option<bool>,
@@ -170,6 +173,7 @@ impl Meters {
             balloon: memory.balloon,
             balloon_target: memory.target,
             pooled: memory.pooled,
+            reported: machine.reported_memory(),
             merges: Some(machine.merges_memory()),
             guest_memory: machine.guest_memory_stats(),
             resident: resident().unwrap_or(0),

@@ -208,6 +208,11 @@ impl Machine {
         self.ram.merges()
     }
 
+    /// What the guest has said is free so far, and the host was given back, bytes.
+    pub fn reported_memory(&self) -> u64 {
+        self.reservoir.balloon.as_ref().map_or(0, |balloon| balloon.reported())
+    }
+
     /// What the guest says of its memory.
     pub fn guest_memory_stats(&self) -> GuestMemoryStats {
         self.reservoir.balloon.as_ref().map(|balloon| balloon.statistics()).unwrap_or_default()

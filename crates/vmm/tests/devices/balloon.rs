@@ -98,6 +98,7 @@ fn what_is_reported_as_free_goes_back_and_nonsense_is_nothing() {
     driver.used(REPORTS);
     let left: Vec<_> = (0..4).map(|page| byte(&rig.machine, PAGES + page * 4096)).collect();
     assert_eq!(left, [0, 0, 7, 0]);
+    assert_eq!(rig.machine.reported_memory(), 3 * 4096, "what is no memory does not count");
 }
 
 #[test]
