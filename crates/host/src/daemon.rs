@@ -73,6 +73,8 @@ pub struct Config {
     pub memory_compression: Option<Size>,
     /// Whether equal pages of guests that trust one another are kept once.
     pub memory_merge: bool,
+    /// Whether what guests report as free is given back at once.
+    pub memory_reporting: bool,
     /// What those are shown who connect from elsewhere, in place of a certificate of the host's own authority.
     pub certificate: Option<Given>,
     /// Is told where the page is, once it can be opened.
@@ -258,6 +260,7 @@ impl Host {
         let shared = Shared {
             groups: Groups::open(id),
             figures: Arc::clone(&figures),
+            reporting: config.memory_reporting,
             turns: Turns::new(machine::cpus()),
             shares: Arc::clone(&shares),
             pools: Arc::new(pools),

@@ -69,6 +69,8 @@ pub struct Shared {
     pub groups: Groups,
     /// What guests' processes say of themselves.
     pub figures: Arc<Figures>,
+    /// Whether the host is given back what guests report as free.
+    pub reporting: bool,
     /// Which guests become themselves at a time.
     pub turns: Turns,
     /// What guests are promised.

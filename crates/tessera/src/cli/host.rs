@@ -60,6 +60,9 @@ pub struct HostArgs {
     /// Keep equal pages once of guests that trust one another (vm create --merge-memory)
     #[arg(long)]
     memory_merge: bool,
+    /// Leave guests the memory that their systems report as free (free-page reporting), as long as nobody needs it
+    #[arg(long)]
+    no_memory_reporting: bool,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -157,6 +160,7 @@ impl HostArgs {
             memory_paging: self.memory_paging.or(file.memory_paging).and_then(|paging| paging.0),
             memory_compression: self.memory_compression.or(file.memory_compression).and_then(|of| of.0),
             memory_merge: self.memory_merge || file.memory_merge,
+            memory_reporting: !(self.no_memory_reporting || file.no_memory_reporting),
             certificate: certificate(pair)?,
             announce,
         };

@@ -37,6 +37,8 @@ pub struct HostConfig {
     pub memory_compression: Option<OrNone<Size>>,
     /// `--memory-merge`.
     pub memory_merge: bool,
+    /// `--no-memory-reporting`.
+    pub no_memory_reporting: bool,
     /// `--tls-cert`.
     pub tls_cert: Option<PathBuf>,
     /// `--tls-key`.

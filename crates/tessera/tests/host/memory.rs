@@ -225,3 +225,25 @@ fn what_a_pool_cannot_promise_is_refused_with_what_would_fit() {
         assert!(said.contains(wrong), "{said}");
     }
 }
+
+#[test]
+fn what_a_guests_system_reports_as_free_goes_back_unless_the_host_leaves_it_to_its_guests() {
+    for (options, gives) in [(&[][..], true), (&["--no-memory-reporting"][..], false)] {
+        let mut daemon = Daemon::start_as(false, "none", options);
+        start(&daemon, "a", &["--memory-max", "512M"]);
+        let reported = |daemon: &Daemon| daemon.json("vm stats a")["reported"].as_u64().unwrap();
+        // What is plugged in is free in whole blocks, which its system reports.
+        daemon.run("vm edit a --memory 384M");
+        if gives {
+            daemon.eventually("it is reported", |daemon| reported(daemon) >= 64 * MIB);
+            continue;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        assert_eq!(reported(&daemon), 0);
+        // So it is with the next daemon.
+        daemon.kill();
+        daemon.start_again();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert_eq!(reported(&daemon), 0);
+    }
+}

@@ -109,6 +109,7 @@ impl Guest {
             "balloon" => return json(&self.set_pooled(&read(params)?)?),
             "memory" => return json(&self.set_memory(&read(params)?)?),
             "merge" => return self.merge_memory(&read(params)?),
+            "reporting" => return self.set_reporting(&read(params)?),
             "type" => {
                 self.type_keys(read(params)?)?;
                 return json(&self.report());

@@ -3,11 +3,9 @@
 use serde_json::{Value, json};
 
 use super::guest::{Guest, machine_refusal};
+use super::memory::{BalloonSpec, MemorySpec, MergeSpec, ReportingSpec};
 use super::open::{Files, open_card, open_disk};
-use super::protocol::{
-    BalloonSpec, Changed, Hardware, MemorySpec, MergeSpec, PlugSpec, ProcessorsSpec, Refusal, State,
-    UnplugSpec, What, code,
-};
+use super::protocol::{Changed, Hardware, PlugSpec, ProcessorsSpec, Refusal, State, UnplugSpec, What, code};
 use crate::machine::{Change, Part};
 
 impl Guest {
@@ -102,6 +100,12 @@ impl Guest {
     /// Has equal pages of its memory kept once, or not.
     pub(super) fn merge_memory(&mut self, spec: &MergeSpec) -> Result<Value, Refusal> {
         self.machine()?.merge_memory(spec.merges).map_err(machine_refusal)?;
+        Ok(Value::Null)
+    }
+
+    /// Has what the guest reports as free given back, or not.
+    pub(super) fn set_reporting(&mut self, spec: &ReportingSpec) -> Result<Value, Refusal> {
+        self.machine()?.set_reporting(spec.gives);
         Ok(Value::Null)
     }
 

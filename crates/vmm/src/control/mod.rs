@@ -15,6 +15,9 @@
 //! `plug`, `unplug`, `processors` and `memory` change a machine that runs. They answer when the guest has been told; what it has made of it tells
 //! the notification `hardware`.
 //!
+//! `balloon`, `merge` and `reporting` say what of its memory is for others: how much, whether what is equal to others' is kept once, and whether what
+//! the guest reports as free is given back.
+//!
 //! `limit` changes how much a disk or a card may do each second, at once.
 //!
 //! `disk_switch` has disks go on over what they were, all at one point in time; with `switch` in its parameters `save` does so at the
@@ -34,6 +37,7 @@ mod guest;
 mod hardware;
 mod layers;
 mod limits;
+mod memory;
 mod open;
 mod protocol;
 mod saves;
@@ -42,11 +46,12 @@ mod usage;
 
 pub use crate::virtio::block::DiskLimits;
 pub use crate::virtio::net::NetLimits;
+pub use memory::{BalloonSpec, MemorySpec, MergeSpec, ReportingSpec};
 pub use protocol::{
-    BalloonSpec, BelowSpec, Cable, Changed, DiskName, DiskSpec, FiguresSpec, GrowSpec, GuestEvent, Hardware,
-    Key, Layers, LimitSpec, MachineSpec, MemorySpec, MergeSpec, NetSpec, NewTop, NoRoom, OnPanic, OnReset,
-    PlacesSpec, PlugSpec, PortSpec, ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress,
-    SaveSpec, Saved, SavedSpec, State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
+    BelowSpec, Cable, Changed, DiskName, DiskSpec, FiguresSpec, GrowSpec, GuestEvent, Hardware, Key, Layers,
+    LimitSpec, MachineSpec, NetSpec, NewTop, NoRoom, OnPanic, OnReset, PlacesSpec, PlugSpec, PortSpec,
+    ProcessorsSpec, PullEnd, PullProgress, PullSpec, SaveEnd, SaveProgress, SaveSpec, Saved, SavedSpec,
+    State, StateReport, SwitchSpec, Switched, Typing, UnplugSpec, What, code,
 };
 pub use server::{ServeError, serve};
 pub use usage::{DiskStats, NetStats, ProcessorStats, Stats, prepare};

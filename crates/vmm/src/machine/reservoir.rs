@@ -208,6 +208,13 @@ impl Machine {
         self.ram.merges()
     }
 
+    /// Whether what the guest reports as free is given back to the host from now on: it is unless somebody says otherwise.
+    pub fn set_reporting(&self, gives: bool) {
+        if let Some(balloon) = &self.reservoir.balloon {
+            balloon.set_reporting(gives);
+        }
+    }
+
     /// What the guest has said is free so far, and the host was given back, bytes.
     pub fn reported_memory(&self) -> u64 {
         self.reservoir.balloon.as_ref().map_or(0, |balloon| balloon.reported())

@@ -132,6 +132,8 @@ struct Shared {
     statistics: BTreeMap<u16, u64>,
     /// Bytes that reports have given back so far.
     reported: u64,
+    /// Whether what is reported is kept all the same.
+    keeps_reported: bool,
     /// Tells the driver that the target has changed, while there is a driver.
     health: Option<Health>,
     /// Asks the device thread for new statistics.
@@ -246,7 +248,12 @@ impl Handle {
         }
     }
 
-    /// Bytes that the guest has reported as free so far, each time that it did.
+    /// Whether what the guest reports as free is given back from now on.
+    pub fn set_reporting(&self, gives: bool) {
+        self.lock().keeps_reported = !gives;
+    }
+
+    /// Bytes that the guest has reported as free so far, each time that it did, and that were given back.
     pub fn reported(&self) -> u64 {
         self.lock().reported
     }
@@ -449,6 +456,9 @@ impl Worker {
 
     /// Each descriptor is free memory.
     fn take_reported(&self, chain: Chain) {
+        if self.handle.lock().keeps_reported {
+            return;
+        }
         for descriptor in pieces(chain).filter(|descriptor| descriptor.is_write_only()) {
             let len = u64::from(descriptor.len());
             if self.give(descriptor.addr().0, len) {

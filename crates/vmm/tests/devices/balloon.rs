@@ -99,6 +99,12 @@ fn what_is_reported_as_free_goes_back_and_nonsense_is_nothing() {
     let left: Vec<_> = (0..4).map(|page| byte(&rig.machine, PAGES + page * 4096)).collect();
     assert_eq!(left, [0, 0, 7, 0]);
     assert_eq!(rig.machine.reported_memory(), 3 * 4096, "what is no memory does not count");
+    rig.machine.set_reporting(false);
+    fill(driver.memory(), PAGES, 1);
+    driver.add(REPORTS, &[(PAGES, 4096, true)]);
+    driver.kick(REPORTS);
+    driver.used(REPORTS);
+    assert_eq!((byte(&rig.machine, PAGES), rig.machine.reported_memory()), (7, 3 * 4096), "it is kept");
 }
 
 #[test]

@@ -257,6 +257,10 @@ impl Guest {
         if let Some(running) = &self.running {
             let alone = self.shared.groups.has(self.record.vm.id, running.process.pid());
             self.shared.figures.begin(self.record.vm.id, &running.client, alone).await;
+            let gives = serde_json::json!({ "gives": self.shared.reporting });
+            if let Err(error) = running.client.call::<serde_json::Value>("reporting", gives, &[]).await {
+                tracing::debug!("guest {}: {error}", self.record.vm.definition.name);
+            }
         }
     }
 
