@@ -174,15 +174,15 @@ fn tell(failed: &mut HashSet<Id>, id: Id, pid: u32, may: &[u32], is_own: bool) -
             }
         }
     }
-    match result {
-        Ok(()) => failed.remove(&id),
-        Err(error) if failed.insert(id) => {
-            tracing::warn!("guest {id} cannot be kept to the processors {may:?} of the host: {error}");
-            true
-        }
-        Err(_) => true,
+    let Err(error) = result else {
+        failed.remove(&id);
+        return true;
     };
-    !failed.contains(&id)
+    // It is said once.
+    if failed.insert(id) {
+        tracing::warn!("guest {id} cannot be kept to the processors {may:?} of the host: {error}");
+    }
+    false
 }
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ impl Shares {
         let mut say = |field: &str, value: Processors, detail: String| {
             wrong.push(Invalid::new(format!("/cpu_share/{field}"), value.get(), detail));
         };
-        let (cpus, mut own) = (f64::from(definition.cpus), None);
+        let cpus = f64::from(definition.cpus);
         if share.reserve.get() > has {
             say(
                 "reserve",
@@ -228,13 +228,6 @@ impl Shares {
                 format!("the guest has {cpus} processors and cannot use more: at most {cpus}"),
             );
         }
-        if share.dedicated && cpus > has - 1.0 {
-            let detail = format!(
-                "guests may use {has} processors of this host, and one stays everybody's: a guest can have {} to itself at most, and this one has {cpus}",
-                has - 1.0
-            );
-            own = Some(Invalid::new("/cpu_share/dedicated", true, detail));
-        }
         if let Some(limit) = share.limit.filter(|limit| limit.get() > has) {
             say(
                 "limit",
@@ -242,7 +235,13 @@ impl Shares {
                 format!("guests may use {has} processors of this host: at most {has}, or none"),
             );
         }
-        wrong.extend(own);
+        if share.dedicated && cpus > has - 1.0 {
+            let detail = format!(
+                "guests may use {has} processors of this host, and one stays everybody's: a guest can have {} to itself at most, and this one has {cpus}",
+                has - 1.0
+            );
+            wrong.push(Invalid::new("/cpu_share/dedicated", true, detail));
+        }
         let state = self.state();
         let is_lost = |group: &&Name| !state.groups.contains_key(*group);
         if let Some(group) = definition.share_group.as_ref().filter(is_lost) {
