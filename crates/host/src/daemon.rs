@@ -75,6 +75,8 @@ pub struct Config {
     pub memory_merge: bool,
     /// Whether what guests report as free is given back at once.
     pub memory_reporting: bool,
+    /// Whether a guest whose engine is to be KVM gets it even where that cannot run stock guests.
+    pub kvm_as_it_is: bool,
     /// What those are shown who connect from elsewhere, in place of a certificate of the host's own authority.
     pub certificate: Option<Given>,
     /// Is told where the page is, once it can be opened.
@@ -261,6 +263,7 @@ impl Host {
             groups: Groups::open(id),
             figures: Arc::clone(&figures),
             reporting: config.memory_reporting,
+            kvm_as_it_is: config.kvm_as_it_is,
             turns: Turns::new(machine::cpus()),
             shares: Arc::clone(&shares),
             pools: Arc::new(pools),

@@ -87,6 +87,8 @@ pub struct Shared {
     pub engine: engine::Kind,
     /// Why it is that.
     pub why: String,
+    /// Whether a guest whose engine is to be KVM gets it even where that cannot run stock guests.
+    pub kvm_as_it_is: bool,
     /// Frequency of guests' time-stamp counters, kHz, if it is not to be the engine's choice: one that both engines can give, so that a
     /// guest can go on with either.
     pub tsc_khz: Option<u32>,
@@ -160,6 +162,7 @@ impl Shared {
     fn engine_kind(&self, definition: &VmDefinition) -> engine::Kind {
         match definition.engine {
             Engine::Auto => self.engine,
+            Engine::Kvm if self.kvm_as_it_is => engine::Kind::KvmAsItIs,
             Engine::Kvm => engine::Kind::Kvm,
             Engine::Soft => engine::Kind::Soft,
         }
@@ -553,7 +556,7 @@ impl Supervisor {
 fn guest_engine(kind: engine::Kind) -> Engine {
     match kind {
         engine::Kind::Auto => Engine::Auto,
-        engine::Kind::Kvm => Engine::Kvm,
+        engine::Kind::Kvm | engine::Kind::KvmAsItIs => Engine::Kvm,
         engine::Kind::Soft => Engine::Soft,
     }
 }

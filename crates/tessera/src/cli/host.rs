@@ -63,6 +63,9 @@ pub struct HostArgs {
     /// Leave guests the memory that their systems report as free (free-page reporting), as long as nobody needs it
     #[arg(long)]
     no_memory_reporting: bool,
+    /// Start guests whose engine is kvm even where KVM cannot run stock guests: for those that need less
+    #[arg(long)]
+    kvm_as_it_is: bool,
     /// Show this certificate (PEM) to those who connect from elsewhere, in place of one of the host's own authority
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -161,6 +164,7 @@ impl HostArgs {
             memory_compression: self.memory_compression.or(file.memory_compression).and_then(|of| of.0),
             memory_merge: self.memory_merge || file.memory_merge,
             memory_reporting: !(self.no_memory_reporting || file.no_memory_reporting),
+            kvm_as_it_is: self.kvm_as_it_is || file.kvm_as_it_is,
             certificate: certificate(pair)?,
             announce,
         };

@@ -39,6 +39,8 @@ pub struct HostConfig {
     pub memory_merge: bool,
     /// `--no-memory-reporting`.
     pub no_memory_reporting: bool,
+    /// `--kvm-as-it-is`.
+    pub kvm_as_it_is: bool,
     /// `--tls-cert`.
     pub tls_cert: Option<PathBuf>,
     /// `--tls-key`.

@@ -147,6 +147,8 @@ pub enum Kind {
     Auto,
     /// The processor's own virtualization.
     Kvm,
+    /// The same, whether or not it can run stock guests: a guest may need less than they do.
+    KvmAsItIs,
     /// The software processor.
     Soft,
 }
@@ -181,12 +183,26 @@ pub fn choose_on(kind: Kind, device: Option<File>) -> Result<Choice, EngineError
     let soft = |why| Choice { engine: Box::new(soft::Soft), why };
     let with_kvm = || {
         let kvm = device.map_or_else(kvm::Kvm::open, kvm::Kvm::from_file)?;
-        kvm::can_run_stock_guests(&kvm)?;
+        if kind != Kind::KvmAsItIs {
+            kvm::can_run_stock_guests(&kvm)?;
+        }
         Ok(Choice { engine: Box::new(kvm), why: None })
     };
     match kind {
         Kind::Soft => Ok(soft(None)),
-        Kind::Kvm => with_kvm(),
+        Kind::Kvm | Kind::KvmAsItIs => with_kvm(),
         Kind::Auto => Ok(with_kvm().unwrap_or_else(|error: EngineError| soft(Some(error.to_string())))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvm_as_it_is_is_taken_wherever_it_is_there() {
+        let there = kvm::Kvm::open().is_ok();
+        let chosen = choose(Kind::KvmAsItIs).ok().map(|choice| choice.engine.name());
+        assert_eq!(chosen, there.then_some("kvm"));
     }
 }
