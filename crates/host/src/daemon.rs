@@ -452,7 +452,8 @@ async fn go_on(
     let (series, store) = (Arc::clone(&host.series), Arc::clone(&host.store));
     let sampler = Sampler::begin(series, store, Arc::clone(&host.supervisor)).map_err(DaemonError::Series)?;
     let (shares, controls) = (Arc::clone(host.supervisor.shares()), host.supervisor.groups().controls());
-    let regulator = Regulator::begin(shares, controls).map_err(DaemonError::Series)?;
+    let regulator =
+        Regulator::begin(shares, Arc::clone(&host.figures), controls).map_err(DaemonError::Series)?;
     let (shares, figures) = (Arc::clone(host.supervisor.shares()), Arc::clone(&host.figures));
     let bandwidth = bandwidth::Keeper::begin(shares, figures, Arc::clone(&host.bandwidth));
     let bandwidth = bandwidth.map_err(DaemonError::Series)?;

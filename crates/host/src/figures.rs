@@ -11,8 +11,8 @@ use vmm::figures::Page;
 
 use crate::supervisor::{Client, RpcError};
 
-/// How long a guest's processor in software runs before others have their turn, where the kernel's shortest slice is not longer: of twenty on a processor of the host each comes to its turn every 30 ms.
-const TURN: Duration = Duration::from_micros(1500);
+/// How long a guest's processor runs before others have their turn, where the kernel's shortest slice is not longer: of twenty on a processor of the host each comes to its turn every 30 ms.
+pub const TURN: Duration = Duration::from_micros(1500);
 
 /// That of each guest that runs.
 #[derive(Debug, Default)]

@@ -55,6 +55,8 @@ pub struct Cpu {
     pub(crate) slots: [u64; 18],
     /// Instructions the dispatcher still hands out before it looks around.
     pub(crate) fuel: i64,
+    /// When others were last listened to and the timer was looked at, guest ns.
+    pub(crate) polled: u64,
     /// Arithmetic flags, see [`crate::flags`].
     pub(crate) arith: u16,
     /// Current privilege level.

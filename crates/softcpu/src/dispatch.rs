@@ -1,5 +1,7 @@
 //! The outermost loop of a processor: look around, then run blocks for a while.
 
+use std::time::Duration;
+
 use crate::cpu::{Cpu, Exit, Mode};
 use crate::fault::{Fault, Pending, Trap, vector};
 use crate::flags::rflags;
@@ -26,19 +28,34 @@ impl Cpu {
 
     /// As [`run`](Self::run), but gives up, with `None`, when about `instructions` instructions have been executed.
     pub fn run_for(&mut self, instructions: u64) -> Option<Exit> {
+        self.enter(|cpu| cpu.run_until_exit(cpu.instructions.saturating_add(instructions), u64::MAX))
+    }
+
+    /// As [`run`](Self::run), but gives up, with `None`, when about so much time has passed, whatever is executed in it: code that is met for the first time takes a hundred times as long as what has been
+    /// translated.
+    pub fn run_at_most(&mut self, time: Duration) -> Option<Exit> {
+        self.enter(|cpu| cpu.run_until_exit(u64::MAX, time.as_nanos() as u64))
+    }
+
+    fn enter(&mut self, run: impl FnOnce(&mut Self) -> Option<Exit>) -> Option<Exit> {
         let mailbox = std::sync::Arc::clone(&self.mailbox);
         mailbox.enter();
         self.enter_fp();
-        let exit = self.run_until_exit(self.instructions.saturating_add(instructions));
+        let exit = run(self);
         self.leave_fp();
         mailbox.leave();
         exit
     }
 
-    fn run_until_exit(&mut self, end: u64) -> Option<Exit> {
+    /// Until so many instructions have been executed, or so much time has passed since the first look, ns.
+    fn run_until_exit(&mut self, end: u64, time: u64) -> Option<Exit> {
+        let mut until = None;
         while self.instructions < end {
             if let Some(exit) = self.look_around() {
                 return Some(exit);
+            }
+            if self.polled >= *until.get_or_insert(self.polled.saturating_add(time.max(1))) {
+                return None;
             }
             let shadow = std::mem::take(&mut self.shadow);
             if shadow || self.stepping() {

@@ -117,6 +117,7 @@ impl Cpu {
         let mut cpu = Self {
             slots: [0; 18],
             fuel: 0,
+            polled: 0,
             arith: 0,
             cpl: 0,
             mode: Mode::empty(),

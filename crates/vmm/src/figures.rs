@@ -19,6 +19,9 @@ use crate::machine::MOST_PROCESSORS;
 /// How long it is, bytes.
 pub const SIZE: usize = 16 << 10;
 
+/// Where words of [flows](crate::flows) begin, and go on to the end.
+pub(crate) const FLOWS: usize = 1024;
+
 /// Words of a processor.
 const OF_PROCESSOR: usize = 3;
 /// For how long it has been halted, ns, but for the halt that it is in.
@@ -30,8 +33,16 @@ const TOLD: usize = 2;
 
 /// The time that all requests of all disks took together, ns.
 const DISKS_BUSY: usize = MOST_PROCESSORS as usize * OF_PROCESSOR;
-/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. Only the daemon writes it. Words behind it are of flows.
+/// How long a processor runs before it lets others of the host have their turn, ns; 0: as long as the kernel lets it. Only the daemon writes it.
 const TURN: usize = DISKS_BUSY + 1;
+/// How much processor time the machine's process may take a second, ns; 0: as much as the kernel lets it. Only the daemon writes it.
+const LIMIT: usize = TURN + 1;
+/// For how long a processor has kept still for the sake of that limit, ns: a word of each processor.
+const KEPT: usize = 768;
+/// How its processors [look](Looks) whether they have reached it; 0 if they do not.
+const LOOKS: usize = KEPT + MOST_PROCESSORS as usize;
+
+const _: () = assert!(LIMIT < KEPT && LOOKS < FLOWS);
 
 /// The memory as one of the two has mapped it.
 #[derive(Debug)]
@@ -114,6 +125,33 @@ impl Page {
             word.store(length.as_nanos() as u64, Ordering::Relaxed);
         }
     }
+
+    /// How long that is, if there are turns.
+    pub fn turn(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.get(TURN))).filter(|turn| !turn.is_zero())
+    }
+
+    /// Has processors keep to a limit of so much processor time a second, ns, where [they do](Self::looks); 0 is no limit.
+    pub fn set_limit(&self, ns: u64) {
+        if let Some(word) = self.word(LIMIT) {
+            word.store(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// How processors look whether a limit is reached, or their turn over; nothing if they do not.
+    pub fn looks(&self) -> Option<Looks> {
+        [Looks::ByItself, Looks::WhenTold].into_iter().find(|looks| *looks as u64 == self.get(LOOKS))
+    }
+
+    /// For how long processor `index` has kept still for the sake of a limit since its machine was made, ns.
+    pub fn kept_ns(&self, index: u32) -> u64 {
+        self.get(KEPT + index.min(MOST_PROCESSORS - 1) as usize)
+    }
+
+    /// The same of all processors together, ns.
+    pub fn all_kept_ns(&self) -> u64 {
+        (0..MOST_PROCESSORS).fold(0, |sum: u64, index| sum.saturating_add(self.kept_ns(index)))
+    }
 }
 
 /// The host's monotonic clock, ns: the same in all of its processes.
@@ -141,10 +179,10 @@ impl Figures {
     }
 
     /// Goes on in memory that was handed over, with all that has been said: by this process, and of flows by the last daemon too, whose word
-    /// holds for a while. How long turns are the one that hands it over has said in it.
+    /// holds for a while. How long turns are, and what the limit is, the one that hands it over says in it.
     pub fn publish(&self, page: Page) {
         let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for index in (0..SIZE / size_of::<u64>()).filter(|index| *index != TURN) {
+        for index in (0..SIZE / size_of::<u64>()).filter(|index| ![TURN, LIMIT].contains(index)) {
             if let Some(word) = page.word(index) {
                 word.store(place.get(index), Ordering::Relaxed);
             }
@@ -170,6 +208,12 @@ impl Figures {
     /// How long processors run at a time.
     pub fn turns(&self) -> Turns {
         Turns(self.clone())
+    }
+
+    /// The limit that processor `index` keeps to, for which it looks so, and where it says how long that took.
+    pub fn limits(&self, index: u32, how: Looks) -> Limits {
+        self.with(LOOKS, |looks| looks.store(how as u64, Ordering::Relaxed));
+        Limits { figures: self.clone(), kept: KEPT + index.min(MOST_PROCESSORS - 1) as usize }
     }
 
     /// A request of a disk took so long, ns.
@@ -206,6 +250,37 @@ impl Turns {
     pub fn length(&self) -> Option<Duration> {
         let length = self.0.0.read().unwrap_or_else(PoisonError::into_inner).get(TURN);
         (length > 0).then_some(Duration::from_nanos(length))
+    }
+}
+
+/// How a processor comes to look whether it is to keep still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Looks {
+    /// Every now and then.
+    ByItself = 1,
+    /// When its thread has the signal SIGIO: it is in the guest for as long as nobody interrupts it.
+    WhenTold = 2,
+}
+
+/// A limit that a processor keeps to.
+#[derive(Debug)]
+pub struct Limits {
+    figures: Figures,
+    /// Its word.
+    kept: usize,
+}
+
+impl Limits {
+    /// How much processor time its machine's process may take a second, ns, if the daemon says so.
+    pub fn rate(&self) -> Option<u64> {
+        let rate = self.figures.0.read().unwrap_or_else(PoisonError::into_inner).get(LIMIT);
+        (rate > 0).then_some(rate)
+    }
+
+    /// It kept still for so long.
+    pub fn kept(&self, time: Duration) {
+        self.figures.with(self.kept, |kept| _ = kept.fetch_add(time.as_nanos() as u64, Ordering::Relaxed));
     }
 }
 
@@ -257,5 +332,23 @@ mod tests {
         assert!(ftruncate(&file, 4096).is_err() && ftruncate(&file, 1 << 20).is_err());
         let short = memfd_create("short", MemfdFlags::CLOEXEC).unwrap();
         assert!(Page::open(short).is_err());
+    }
+
+    #[test]
+    fn a_limit_is_the_daemons_word_and_what_was_kept_the_processes() {
+        let (figures, (page, file)) = (Figures::new().unwrap(), Page::create().unwrap());
+        assert_eq!(page.looks(), None);
+        let limits = figures.limits(MOST_PROCESSORS - 1, Looks::WhenTold);
+        limits.kept(Duration::from_nanos(7));
+        page.set_limit(50_000_000);
+        figures.publish(Page::open(file).unwrap());
+        assert_eq!(limits.rate(), Some(50_000_000));
+        assert_eq!(page.looks(), Some(Looks::WhenTold));
+        limits.kept(Duration::from_nanos(2));
+        figures.limits(0, Looks::WhenTold).kept(Duration::from_nanos(1));
+        assert_eq!((page.kept_ns(MOST_PROCESSORS - 1), page.kept_ns(1), page.all_kept_ns()), (9, 0, 10));
+        let (next, file) = Page::create().unwrap();
+        figures.publish(Page::open(file).unwrap());
+        assert_eq!((limits.rate(), next.all_kept_ns()), (None, 10), "another daemon says it anew");
     }
 }

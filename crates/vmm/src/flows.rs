@@ -6,14 +6,12 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::figures::{Figures, Page, SIZE};
+use crate::figures::{FLOWS, Figures, Page, SIZE};
 
-/// Where flows begin, words.
-const FIRST: usize = 1024;
 /// Words of a flow.
 const OF_FLOW: usize = 16;
 /// So many flows there can be.
-pub const MOST: usize = (SIZE / size_of::<u64>() - FIRST) / OF_FLOW;
+pub const MOST: usize = (SIZE / size_of::<u64>() - FLOWS) / OF_FLOW;
 
 /// Whose flow it is: [`key`] of its name. 0 is nobody's.
 const KEY: usize = 0;
@@ -79,7 +77,7 @@ pub struct Allowed {
 }
 
 fn first(flow: usize) -> usize {
-    FIRST + flow.min(MOST - 1) * OF_FLOW
+    FLOWS + flow.min(MOST - 1) * OF_FLOW
 }
 
 /// The daemon's side.
@@ -262,7 +260,6 @@ mod tests {
 
     #[test]
     fn flows_are_behind_everything_else_in_that_memory() {
-        assert!(FIRST > crate::machine::MOST_PROCESSORS as usize * 3 + 16);
         let (_, page) = both();
         assert!(
             page.word(first(MOST - 1) + OF_FLOW - 1).is_some() && page.word(first(MOST) + OF_FLOW).is_none()

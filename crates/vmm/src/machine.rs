@@ -302,6 +302,7 @@ impl Machine {
         if let Some(figures) = &self.figures {
             processor.tell_halts(figures.halts(index));
             processor.take_turns(figures.turns());
+            processor.keep_limit(figures, index);
         }
         self.vcpus.add(index, processor).map_err(MachineError::Host)
     }

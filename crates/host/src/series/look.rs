@@ -51,7 +51,8 @@ impl Look {
         for vcpu in &self.processors {
             let halted = figures.and_then(|page| page.halted_ns(vcpu.number, now_ns()));
             let done = vcpu.done()?;
-            processors.push((vcpu.number, Done { run: done.ran, ready: done.waited, halted }));
+            let kept = figures.map_or(0, |page| page.kept_ns(vcpu.number));
+            processors.push((vcpu.number, Done { run: done.ran, ready: done.waited, kept, halted }));
         }
         let [_, resident] = numbers(&self.memory)?;
         Ok(Seen { processors, resident: resident * rustix::param::page_size() as u64 })

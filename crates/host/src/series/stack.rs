@@ -1,7 +1,7 @@
 //! Where the time of a guest's processors went: one stack for each, which is as high as the time is long.
 //!
 //! What a thread ran and for how long it waited for a processor the kernel says; as far as the kernel says that it throttled the guest, it waited
-//! for its limit. For how long the guest had halted it the software engine says ([`vmm::figures`]). What is left, it was kept from
+//! for its limit, and so it did while the software engine says that it kept still for its sake. For how long the guest had halted it the software engine says ([`vmm::figures`]). What is left, it was kept from
 //! going on though it wanted to: by memory that was not there yet. Under KVM, whose processors halt out of our sight, that counts as halted. A halt while a disk worked on what the guest wanted
 //! of it is waiting for I/O: so much of the halts as all requests took, first of the processors that ran most, which will have asked.
 
@@ -15,6 +15,8 @@ pub struct Done {
     pub run: u64,
     /// It had work and waited for a processor of the host.
     pub ready: u64,
+    /// It kept still for the sake of a limit.
+    pub kept: u64,
     /// The guest had nothing for it to do, if the engine says so.
     pub halted: Option<u64>,
 }
@@ -49,9 +51,11 @@ impl Stack {
         let rest = window - run - waited;
         let halted = before.halted.zip(after.halted).map(|(before, after)| after.saturating_sub(before));
         // A halt ends when the processor is ready again, and is seen to end when it runs.
-        let memory = rest - halted.unwrap_or(rest).min(rest);
+        let kept = after.kept.saturating_sub(before.kept).min(rest);
+        let halted = halted.unwrap_or(rest).min(rest - kept);
+        let memory = rest - kept - halted;
         let limited = throttled.min(waited);
-        Self { run, ready: waited - limited, limited, memory, io: 0, halted: rest - memory }
+        Self { run, ready: waited - limited, limited: limited + kept, memory, io: 0, halted }
     }
 }
 
@@ -78,8 +82,9 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn one(run: u64, ready: u64, halted: Option<u64>, throttled: u64, disks: u64) -> [u64; PARTS] {
-        let before = Done { run: 50, ready: 60, halted: halted.map(|_| 70) };
-        let after = Done { run: 50 + run, ready: 60 + ready, halted: halted.map(|halted| 70 + halted) };
+        let before = Done { run: 50, ready: 60, kept: 0, halted: halted.map(|_| 70) };
+        let after =
+            Done { run: 50 + run, ready: 60 + ready, kept: 0, halted: halted.map(|halted| 70 + halted) };
         stacks(1000, &[(before, after)], throttled, disks)[0].parts()
     }
 
@@ -105,9 +110,22 @@ mod tests {
     }
 
     #[test]
+    fn who_kept_still_for_a_limit_was_limited_and_waited_for_no_memory() {
+        let done = |run, kept, halted| Done { run, ready: 0, kept, halted };
+        let one = |after| stacks(1000, &[(done(0, 50, Some(0)), after)], 0, 0)[0].parts();
+        assert_eq!(one(done(100, 750, Some(150))), [100, 0, 700, 50, 0, 150]);
+        // A halt that was longer than what is left is what is believed least.
+        assert_eq!(one(done(100, 750, Some(900))), [100, 0, 700, 0, 0, 200]);
+        assert_eq!(one(done(100, u64::MAX, Some(9))), [100, 0, 900, 0, 0, 0]);
+    }
+
+    #[test]
     fn whoever_ran_most_waited_for_the_disk() {
         let done = |run, halted| {
-            (Done { halted: Some(0), ..Done::default() }, Done { run, ready: 0, halted: Some(halted) })
+            (
+                Done { halted: Some(0), ..Done::default() },
+                Done { run, halted: Some(halted), ..Done::default() },
+            )
         };
         let stacks = stacks(1000, &[done(0, 1000), done(400, 600)], 0, 500);
         assert_eq!(stacks[1].parts(), [400, 0, 0, 0, 500, 100]);
@@ -118,14 +136,15 @@ mod tests {
         #[test]
         fn all_parts_together_are_the_window(
             window in 0..2 * SECOND,
-            done in prop::collection::vec((any::<u64>(), any::<u64>(), any::<Option<u64>>(), any::<u64>(), any::<u64>(), any::<Option<u64>>()), 0..5),
+            done in prop::collection::vec((any::<u64>(), any::<u64>(), any::<Option<u64>>(), any::<u64>(), any::<u64>(), any::<Option<u64>>(), any::<[u64; 2]>()), 0..5),
             throttled in 0..4 * SECOND,
             disks in any::<u64>(),
         ) {
             let processors: Vec<_> = done
                 .into_iter()
-                .map(|(run, ready, halted, run_after, ready_after, halted_after)| {
-                    (Done { run, ready, halted }, Done { run: run_after, ready: ready_after, halted: halted_after })
+                .map(|(run, ready, halted, run_after, ready_after, halted_after, [kept, kept_after])| {
+                    let after = Done { run: run_after, ready: ready_after, kept: kept_after, halted: halted_after };
+                    (Done { run, ready, kept, halted }, after)
                 })
                 .collect();
             for stack in stacks(window, &processors, throttled, disks) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use api::Id;
 
-use super::rule::quota;
+use super::rule::{loose_quota, quota};
 
 /// Which of the kernel's two interfaces it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +225,23 @@ pub struct Control {
     /// How much of a quota that was not used up may be used later: without it, whoever had to wait in one period for others never gets that back.
     burst: Option<File>,
     /// The weight and the limit that were written last.
-    written: (Option<u64>, Option<Option<u64>>),
+    written: (Option<u64>, Option<Option<Limit>>),
+}
+
+/// What a guest is not to pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limit {
+    /// Processors.
+    pub processors: f64,
+    /// Whether its process keeps to it, and the kernel only sees to it that it does.
+    pub is_kept: bool,
+}
+
+impl Limit {
+    /// What the kernel is told: a quota and its period, µs.
+    fn quota(self) -> (u64, u64) {
+        if self.is_kept { loose_quota(self.processors) } else { quota(self.processors) }
+    }
 }
 
 /// So small a part of a weight nobody notices.
@@ -245,18 +261,18 @@ impl Control {
         Ok(())
     }
 
-    /// Limits it to so many processors, or to none.
+    /// Limits it to that, or not at all.
     ///
     /// # Errors
     /// As [`set_weight`](Self::set_weight).
-    pub fn set_limit(&mut self, limit: Option<f64>) -> io::Result<()> {
-        let key = limit.map(f64::to_bits);
-        if self.written.1 == Some(key) {
+    pub fn set_limit(&mut self, limit: Option<Limit>) -> io::Result<()> {
+        if self.written.1 == Some(limit) {
             return Ok(());
         }
         // It is never above the quota.
         self.set_burst(0)?;
-        match (&self.period, limit.map(quota)) {
+        let quota = limit.map(Limit::quota);
+        match (&self.period, quota) {
             (None, None) => self.quota.write_all_at(b"max 100000", 0)?,
             (None, Some((quota, period))) => {
                 self.quota.write_all_at(format!("{quota} {period}").as_bytes(), 0)?
@@ -267,8 +283,8 @@ impl Control {
                 self.quota.write_all_at(quota.to_string().as_bytes(), 0)?;
             }
         }
-        self.set_burst(limit.map_or(0, |limit| quota(limit).0))?;
-        self.written.1 = Some(key);
+        self.set_burst(quota.map_or(0, |(quota, _)| quota))?;
+        self.written.1 = Some(limit);
         Ok(())
     }
 
@@ -306,8 +322,11 @@ mod tests {
         fs::write(group.join("cpu.weight"), "").unwrap();
         let mut control = controls.of(guest).unwrap();
         control.set_weight(4500).unwrap();
-        control.set_limit(Some(0.05)).unwrap();
+        control.set_limit(Some(Limit { processors: 0.05, is_kept: false })).unwrap();
         assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), ("4500", "1000 20000"));
+        control.set_limit(Some(Limit { processors: 0.05, is_kept: true })).unwrap();
+        assert_eq!(read("cpu.max"), "5000 100000");
+        fs::write(group.join("cpu.max"), "").unwrap();
         // What is nearly so is left.
         control.set_weight(4510).unwrap();
         assert_eq!(read("cpu.weight"), "4500");
@@ -336,7 +355,7 @@ mod tests {
         fs::write(group.join("cpu.shares"), "").unwrap();
         let mut control = controls.of(guest).unwrap();
         control.set_weight(2048).unwrap();
-        control.set_limit(Some(0.5)).unwrap();
+        control.set_limit(Some(Limit { processors: 0.5, is_kept: false })).unwrap();
         assert_eq!(
             [read("cpu.shares"), read("cpu.cfs_quota_us"), read("cpu.cfs_period_us")],
             ["2048", "5000", "10000"]

@@ -16,6 +16,7 @@ mod promises;
 mod regulator;
 mod rule;
 mod seen;
+mod ticks;
 
 pub use control::{Controls, Version};
 pub use groups::{Nested, Promised};

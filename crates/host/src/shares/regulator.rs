@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use api::{CpuNow, Id, Name};
 use share::{Group, above};
+use vmm::figures::{Looks, Page};
 
-use super::control::{Control, Controls, Part, Throttled, Usage, Version};
+use super::control::{Control, Controls, Limit, Part, Throttled, Usage, Version};
 use super::debt::{self, Debt};
 use super::groups::Nested;
 use super::ledger::Ledger;
@@ -17,6 +18,8 @@ use super::own::Own;
 use super::promises::{Claimant, Shares, Woken, capacity};
 use super::rule::{self, Due, Want};
 use super::seen::{GroupSeen, Seen, bound};
+use super::ticks::Ticks;
+use crate::figures::{Figures, TURN};
 use crate::machine;
 
 /// How often it is looked while anything is promised.
@@ -43,15 +46,19 @@ pub struct Regulator {
 }
 
 impl Regulator {
-    /// Begins to hold to what is promised; `controls` are where the groups are, or why there are none.
+    /// Begins to hold to what is promised; `controls` are where the groups are, or why there are none, and guests' processes read in `figures` what they keep to themselves.
     ///
     /// # Errors
     /// If there cannot be one more thread.
-    pub fn begin(shares: Arc<Shares>, controls: Result<Controls, String>) -> std::io::Result<Self> {
+    pub fn begin(
+        shares: Arc<Shares>,
+        figures: Arc<Figures>,
+        controls: Result<Controls, String>,
+    ) -> std::io::Result<Self> {
         if let Err(why) = &controls {
             tracing::warn!("what guests are promised of processors is not held to: {why}");
         }
-        let mut loops = Loop::new(Arc::clone(&shares), controls);
+        let mut loops = Loop::new(Arc::clone(&shares), figures, controls);
         let thread = std::thread::Builder::new().name("shares".into()).spawn(move || loops.run())?;
         Ok(Self { shares, thread: Some(thread) })
     }
@@ -90,6 +97,8 @@ struct Followed {
     busy: f64,
     /// Whether only its weight keeps it from having more.
     hungry: bool,
+    /// When that was so last.
+    hungered: Option<Instant>,
     debt: Debt,
     ledger: Ledger,
     /// What it was promised and due since it was looked at.
@@ -97,6 +106,10 @@ struct Followed {
     /// The ledger when debts were settled, and whether it has been hungry since.
     settled: (Ledger, bool),
     throttled: Option<Throttled>,
+    /// Where its process says what it does, and is told what it keeps to.
+    page: Option<Arc<Page>>,
+    /// For how long its processors had kept still for the sake of their limit, ns.
+    kept: u64,
 }
 
 impl Followed {
@@ -127,11 +140,14 @@ impl Followed {
             due: 0.0,
             busy,
             hungry: false,
+            hungered: None,
             debt: Debt::default(),
             ledger: Ledger::default(),
             unseen: Ledger::default(),
             settled: (Ledger::default(), false),
             throttled: controls.and_then(|controls| controls.throttled(id).ok()),
+            page: None,
+            kept: 0,
         }
     }
 
@@ -194,7 +210,41 @@ impl Followed {
         let throttled = self.throttled.as_ref().and_then(|throttled| throttled.now().ok());
         let before = self.ledger.throttled;
         self.ledger.throttled = throttled.unwrap_or(before);
-        rule::is_stopped(limit, self.got, self.ledger.throttled.saturating_sub(before))
+        let kept = self.page.as_ref().map_or(0, |page| page.all_kept_ns());
+        let kept_before = std::mem::replace(&mut self.kept, kept);
+        let stopped = self.ledger.throttled.saturating_sub(before) + kept.saturating_sub(kept_before);
+        rule::is_stopped(limit, self.got, stopped)
+    }
+
+    /// The limit that its process keeps to, if it does.
+    fn kept_limit(&self) -> Option<f64> {
+        let looks = self.page.as_ref().and_then(|page| page.looks());
+        self.limit.filter(|limit| looks.is_some() && rule::keeps_himself(*limit))
+    }
+
+    /// How long its processors run until they are told to look whether others are to run, if they are.
+    fn tick(&mut self, now: Instant) -> Option<Duration> {
+        if self.hungry {
+            self.hungered = Some(now);
+        }
+        self.control.as_ref()?;
+        self.page.as_ref().filter(|page| page.looks() == Some(Looks::WhenTold))?;
+        let contends = self.hungered.is_some_and(|at| now - at < MEMORY);
+        self.kept_limit().map(rule::look).or(contends.then_some(TURN))
+    }
+
+    /// Has its process and its group keep to the limit, and gives it this weight.
+    fn set(&mut self, weight: u64) -> std::io::Result<()> {
+        let kept = self.kept_limit();
+        let Some(control) = &mut self.control else { return Ok(()) };
+        if let Some(page) = &self.page {
+            page.set_limit(kept.map_or(0, |limit| (limit * 1e9) as u64));
+            if page.turn().is_some() {
+                page.set_turn(kept.map_or(TURN, |limit| rule::turn(limit).min(TURN)));
+            }
+        }
+        control.set_weight(weight)?;
+        control.set_limit(self.limit.map(|processors| Limit { processors, is_kept: kept.is_some() }))
     }
 
     /// What it would have taken in the last window.
@@ -259,10 +309,12 @@ fn part(window: Duration, used: u64) -> f64 {
 /// What the thread knows.
 struct Loop {
     shares: Arc<Shares>,
+    figures: Arc<Figures>,
     controls: Result<Controls, String>,
     guests: HashMap<Id, Followed>,
     groups: Nested,
     own: Own,
+    ticks: Ticks,
     /// How many windows there have been.
     windows: u32,
     /// When debts were settled.
@@ -274,14 +326,16 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(shares: Arc<Shares>, controls: Result<Controls, String>) -> Self {
+    fn new(shares: Arc<Shares>, figures: Arc<Figures>, controls: Result<Controls, String>) -> Self {
         let groups = shares.nested();
         Self {
             shares,
+            figures,
             controls,
             guests: HashMap::new(),
             groups,
             own: Own::new(),
+            ticks: Ticks::default(),
             windows: 0,
             settled: Instant::now(),
             part: None,
@@ -342,6 +396,7 @@ impl Loop {
         }
         if second {
             self.own.keep();
+            self.ticks.keep(|id| self.guests.contains_key(id));
             let windows: Vec<_> = self.guests.values_mut().map(Followed::settle).collect();
             let since = std::mem::replace(&mut self.settled, now);
             debt::settle(now - since, self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
@@ -369,11 +424,13 @@ impl Loop {
     /// Has the control groups follow what each is to have.
     fn enforce(&mut self, due: &[Due], groups: &[Group]) {
         let Ok(controls) = &self.controls else { return };
+        let now = Instant::now();
         let weights = self.weights(controls.version, due);
         for (((id, guest), weight), due) in self.guests.iter_mut().zip(weights).zip(due) {
             guest.limit = steady(guest.limit, due.limit);
-            let (limit, Some(control)) = (guest.limit, &mut guest.control) else { continue };
-            if let Err(error) = control.set_weight(weight).and_then(|()| control.set_limit(limit)) {
+            guest.page = self.figures.of(*id);
+            self.ticks.set(*id, guest.claimant.pid, guest.tick(now));
+            if let Err(error) = guest.set(weight) {
                 // It is told once: what has ended is gone the next time.
                 tracing::info!("the control group of guest {id} cannot be set: {error}");
                 guest.control = None;

@@ -7,6 +7,8 @@
 //! Guests in groups have weights like all others, in proportion to what the whole tree gives them. What a group never passes becomes a limit
 //! of each of its members: what it is to have, what it would have if all were busy if that is more, and what the group leaves.
 
+use std::time::Duration;
+
 use share::{Group, Limit, Share, Tree, above};
 
 /// What a guest may have and wants.
@@ -123,6 +125,32 @@ pub fn quota(limit: f64) -> (u64, u64) {
     let period = (1_000.0 / limit).clamp(10_000.0, 1_000_000.0).round();
     ((period * limit).round().max(1_000.0) as u64, period as u64)
 }
+
+/// The same of somebody who keeps to his limit himself in shorter times, and whom the kernel is not to stop in the midst of them: what he may have saved and what he passes it by for a moment is little in so long a time.
+pub fn loose_quota(limit: f64) -> (u64, u64) {
+    let period = (1_000.0 / limit).clamp(LOOSE_PERIOD, 1_000_000.0).round();
+    ((period * limit).round().max(1_000.0) as u64, period as u64)
+}
+
+/// Who has no more than this keeps to it himself, if he can: of more the kernel's shortest quota is for less than 10 ms.
+pub fn keeps_himself(limit: f64) -> bool {
+    limit <= 0.1
+}
+
+/// How long one who keeps to a limit himself runs until others have their turn: what he has in 10 ms, however much he has saved.
+pub fn turn(limit: f64) -> Duration {
+    Duration::from_nanos((limit * 10_000_000.0) as u64).max(SHORTEST_LOOK)
+}
+
+/// How long one who keeps to a limit himself runs until he looks whether he has reached it: a part of what he has in 10 ms.
+pub fn look(limit: f64) -> Duration {
+    Duration::from_nanos((limit * 2_500_000.0) as u64).max(SHORTEST_LOOK)
+}
+
+const SHORTEST_LOOK: Duration = Duration::from_micros(100);
+
+/// A time that is long for somebody who keeps to his limit himself, µs.
+const LOOSE_PERIOD: f64 = 100_000.0;
 
 /// The limit that somebody never passes.
 pub fn hard(share: &Share) -> Option<f64> {

@@ -129,6 +129,11 @@ impl Mailbox {
         self.wake();
     }
 
+    /// Whether [`Cpu::run`](crate::Cpu::run) is to return because of a [kick](Self::kick).
+    pub fn is_kicked(&self) -> bool {
+        self.kicked.load(SeqCst)
+    }
+
     /// Sleeps until something arrives or guest time `deadline` (nanoseconds of `clock`) has come. Returns at once if
     /// something has arrived that the processor has not looked at. To be called by the processor's thread after
     /// [`Exit::Halted`](crate::Exit::Halted).

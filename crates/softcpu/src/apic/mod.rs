@@ -237,6 +237,7 @@ impl Cpu {
     /// that an interrupt that says "code has changed" is never handled with the old code.
     pub(crate) fn apic_poll(&mut self) {
         let time = self.apic_time();
+        self.polled = time.now;
         self.apic.collect();
         self.apic.timer_poll(&time);
         if self.mailbox.take_nmi() {

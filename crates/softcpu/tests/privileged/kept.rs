@@ -39,3 +39,18 @@ fn what_is_executed_but_once_is_not_kept() {
     assert!(g.cpu.run_for(1000).is_none());
     assert_eq!((g.cpu.state().gpr[r::DX], g.cpu.translated()), (3, 1), "the loop");
 }
+
+#[test]
+fn whoever_runs_a_processor_for_a_time_gets_it_back_and_it_goes_on() {
+    let mut g = Guest::long(code!(64, "2: inc rdx", "jmp 2b"));
+    g.begin();
+    let mut before = 0;
+    for ms in [0, 1, 5] {
+        let time = std::time::Duration::from_millis(ms);
+        let begun = std::time::Instant::now();
+        assert!(g.cpu.run_at_most(time).is_none());
+        let counted = g.cpu.state().gpr[r::DX];
+        assert!(begun.elapsed() >= time && counted > before, "{ms} ms: {before} {counted}");
+        before = counted;
+    }
+}

@@ -147,6 +147,10 @@ fn each_processors_time_is_one_stack_of_running_waiting_and_halting() {
     if daemon.json("share explain works")["cpu"]["not_enforced"].is_null() {
         // Its limit is a fifth of a processor, which other tests may keep it from having.
         daemon.eventually("its limit is felt", |daemon| ever(daemon, "works", "limited", 0.4));
+        // A small one its process keeps to itself. It does not wait for memory then.
+        daemon.run("vm edit works --cpu-limit 0.05");
+        daemon.eventually("the other one is felt", |daemon| ever(daemon, "works", "limited", 0.85));
+        assert!(!ever(&daemon, "works", "memory", 0.5), "{:?}", known(&of(&daemon, "works"), "memory"));
     }
     assert!(daemon.run("vm history works --processor 0").contains("limited"));
     assert!(daemon.fails("vm history works --processor 254").1.contains("no processor"));

@@ -79,7 +79,8 @@ fn weights_and_limits_are_in_the_kernel_at_once_and_change_while_guests_run() {
     let pid = daemon.vm("a")["status"]["pid"].clone();
     daemon.run("vm edit a --cpu-weight 1 --cpu-limit 0.05");
     daemon.eventually("it has changed", |daemon| {
-        daemon.quota("a") == Some((1_000, 20_000)) && daemon.weight("a") < daemon.weight("c")
+        // It keeps to so small a one itself.
+        daemon.quota("a") == Some((5_000, 100_000)) && daemon.weight("a") < daemon.weight("c")
     });
     daemon.run("vm edit b --cpu-limit none");
     daemon.eventually("there is no limit", |daemon| daemon.quota("b").is_none());
@@ -98,7 +99,7 @@ fn weights_and_limits_are_in_the_kernel_at_once_and_change_while_guests_run() {
     )
     .unwrap();
     daemon.start_again();
-    daemon.eventually("it is as it was", |daemon| daemon.quota("a") == Some((1_000, 20_000)));
+    daemon.eventually("it is as it was", |daemon| daemon.quota("a") == Some((5_000, 100_000)));
     assert_eq!(daemon.json("share explain c")["cpu"]["host"]["reserved"], 0.05);
 
     // When nobody is promised anything any more, all are as others again.
@@ -435,9 +436,10 @@ fn a_guest_learns_for_how_long_it_could_not_run() {
     let (ran, stolen) = (ran - before.0, stolen - before.1);
     // Of four seconds it has 0.8, and less beside others.
     assert!(stolen >= 200 && ran < stolen, "it ran for {ran}, and {stolen} were stolen");
-    // It goes on counting where it goes on.
+    // It goes on counting where it goes on, and with a limit that its process keeps to itself.
     daemon.run("vm suspend a");
     daemon.run("vm resume a");
+    daemon.run("vm edit a --cpu-limit 0.1");
     let after = counted().1;
     inside(&daemon, "a", "(while :; do :; done) & busy=$!; sleep 1; kill $busy");
     assert!(after >= before.1 + stolen && counted().1 >= after + 50);

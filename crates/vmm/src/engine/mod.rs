@@ -4,7 +4,9 @@
 //! [`Processor`]s. Processors answer port and memory-mapped accesses themselves by calling the bus, on their own thread.
 
 pub mod kvm;
+mod limit;
 pub mod soft;
+mod turn;
 
 use std::fmt;
 use std::fs::File;
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use softcpu::{Bus, CpuState, CpuidEntry};
 
-use crate::figures::{Halts, Turns};
+use crate::figures::{Figures, Halts, Turns};
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
 
@@ -69,8 +71,10 @@ pub trait Processor: Send {
     fn run(&mut self) -> Exit;
     /// Where it says when it is halted, if the engine can tell: those of the kernel halt out of our sight.
     fn tell_halts(&mut self, _halts: Halts) {}
-    /// How long it runs before others of the host have their turn, if the engine can see to that: in those of the kernel the kernel does.
+    /// How long it runs before others of the host have their turn.
     fn take_turns(&mut self, _turns: Turns) {}
+    /// What limit it keeps to.
+    fn keep_limit(&mut self, _figures: &Figures, _index: u32) {}
     /// What makes it stop.
     fn kicker(&self) -> Arc<dyn Kicker>;
     /// The whole architectural state. Only while not running; whatever the last instruction owed is finished.

@@ -2,9 +2,8 @@
 
 mod idle;
 mod steal;
-mod turn;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use softcpu::apic::Mailbox;
@@ -12,15 +11,19 @@ use softcpu::{Bus, Clock, Cpu, CpuState, CpuidEntry, Exit as CpuExit, System};
 
 use self::idle::Idle;
 use self::steal::{Clocks, Steal};
-use self::turn::Turn;
+use super::limit::{Bucket, Limit};
+use super::turn::Turn;
 use super::{Engine, EngineError, Exit, Kicker, Partition, Processor};
-use crate::figures::{Halts, Turns};
+use crate::figures::{Figures, Halts, Looks, Turns};
 use crate::heap;
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
 
 /// The guest's TSC, if nobody asks for another one: one tick a nanosecond.
 const TSC_KHZ: u32 = 1_000_000;
+
+/// So long a processor runs at most before it looks whether others are to run.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// Executes guests in software, on any x86-64 host.
 #[derive(Debug, Default)]
@@ -50,13 +53,15 @@ impl Engine for Soft {
                 system.code_written(gpa, len);
             }
         });
-        Ok(Arc::new(SoftPartition { system, ram }))
+        Ok(Arc::new(SoftPartition { system, ram, bucket: Arc::default() }))
     }
 }
 
 struct SoftPartition {
     system: Arc<System>,
     ram: Arc<Ram>,
+    /// What its processors may use together.
+    bucket: Arc<Mutex<Bucket>>,
 }
 
 impl MsiSink for SoftPartition {
@@ -82,6 +87,7 @@ impl Partition for SoftPartition {
             halts: None,
             turn: Turn::default(),
             steal: Steal::default(),
+            limit: Limit::new(Arc::clone(&self.bucket)),
         }))
     }
 
@@ -116,6 +122,7 @@ struct SoftProcessor {
     halts: Option<Halts>,
     turn: Turn,
     steal: Steal,
+    limit: Limit,
 }
 
 impl SoftProcessor {
@@ -145,6 +152,12 @@ impl SoftProcessor {
             self.cpu.add_steal_time(late);
         }
         self.wants(true);
+        self.keep_still();
+    }
+
+    /// Keeps still for as long as the guest's limit has it. That is time in which it cannot run.
+    fn keep_still(&self) {
+        let _ = self.limit.keep(|| self.mailbox.is_kicked());
     }
 
     /// The guest wants to run from now on, or not: if it is told for how long it could not, that is counted.
@@ -167,9 +180,10 @@ impl SoftProcessor {
         if !tells {
             self.steal.forget();
         }
-        if !tells && !self.turn.is_taken() {
+        if !tells && !self.turn.is_taken() && !self.limit.is_kept() {
             return;
         }
+        self.keep_still();
         let now = Clocks::now(self.cpu.slept());
         if let Some(stolen) = self.steal.look(now) {
             self.cpu.add_steal_time(stolen);
@@ -182,7 +196,7 @@ impl Processor for SoftProcessor {
     fn run(&mut self) -> Exit {
         self.wants(true);
         let exit = loop {
-            match self.cpu.run_for(self.turn.instructions()) {
+            match self.cpu.run_at_most(LOOK) {
                 None => self.look(),
                 Some(CpuExit::Kicked) => break Exit::Kicked,
                 Some(CpuExit::Shutdown) => break Exit::Shutdown,
@@ -199,6 +213,10 @@ impl Processor for SoftProcessor {
 
     fn take_turns(&mut self, turns: Turns) {
         self.turn.follow(turns);
+    }
+
+    fn keep_limit(&mut self, figures: &Figures, index: u32) {
+        self.limit.follow(figures.limits(index, Looks::ByItself));
     }
 
     fn kicker(&self) -> Arc<dyn Kicker> {

@@ -23,16 +23,20 @@ fn signal_number() -> libc::c_int {
 
 extern "C" fn on_signal(_: libc::c_int) {}
 
-/// Installs the empty handler, once for the process.
-fn install_handler() {
+/// Installs the empty handlers, once for the process: that of a kick, and that of SIGIO, by which a processor is told to look whether it is to let others run. That one may come at any
+/// moment and interrupts nothing but KVM_RUN, which pays no heed to SA_RESTART.
+fn install_handlers() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the handler does nothing, so it is safe at any moment; without SA_RESTART the ioctl returns EINTR.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = on_signal as *const () as usize;
-            libc::sigemptyset(&raw mut action.sa_mask);
-            libc::sigaction(signal_number(), &raw const action, std::ptr::null_mut());
+        for (signal, flags) in [(signal_number(), 0), (libc::SIGIO, libc::SA_RESTART)] {
+            // SAFETY: the handler does nothing, so it is safe at any moment; without SA_RESTART the ioctl returns EINTR.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = on_signal as *const () as usize;
+                action.sa_flags = flags;
+                libc::sigemptyset(&raw mut action.sa_mask);
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
         }
     });
 }
@@ -53,7 +57,7 @@ impl Kick {
     /// # Safety
     /// The pointer must stay valid until [`gone`](Self::gone).
     pub(super) unsafe fn new(immediate_exit: *mut u8) -> Self {
-        install_handler();
+        install_handlers();
         Self {
             wanted: AtomicBool::new(false),
             immediate_exit: AtomicPtr::new(immediate_exit.cast()),
@@ -85,6 +89,11 @@ impl Kick {
     pub(super) fn take(&self) -> bool {
         self.set_immediate_exit(false);
         self.wanted.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether there is one to be taken note of.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
     }
 
     /// The run page is about to go.

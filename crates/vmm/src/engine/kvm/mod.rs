@@ -11,6 +11,7 @@ mod msrs;
 mod probe;
 mod processor;
 mod state;
+mod steal;
 mod tsc;
 mod unexpected;
 
@@ -30,6 +31,7 @@ use softcpu::{Bus, CpuidEntry};
 use self::clock::GuestClock;
 use self::memory::Slots;
 use self::processor::KvmProcessor;
+use super::limit::Bucket;
 use super::{Engine, EngineError, Partition, Processor};
 use crate::chipset::ioapic::PINS;
 use crate::interrupt::{MsiMessage, MsiSink};
@@ -172,7 +174,7 @@ impl Engine for Kvm {
         prepare(&vm)?;
         let slots = Slots::new(&vm, &ram)?;
         let clock = GuestClock::new(host.tsc_khz);
-        let shared = Arc::new(Shared { vm, slots, clock, ram, host });
+        let shared = Arc::new(Shared { vm, slots, clock, ram, host, bucket: Arc::default() });
         Ok(Arc::new(KvmPartition { shared, routes: Mutex::default() }))
     }
 }
@@ -218,6 +220,8 @@ struct Shared {
     clock: GuestClock,
     ram: Arc<Ram>,
     host: Arc<Host>,
+    /// What the processors may use together.
+    bucket: Arc<Mutex<Bucket>>,
 }
 
 struct KvmPartition {

@@ -112,6 +112,11 @@ pub(super) fn restore(vcpu: &VcpuFd, supported: &[u32], state: &CpuState) -> Res
     Ok(())
 }
 
+/// Where the guest wants to be told of its steal time, if it does.
+pub(super) fn steal_time(vcpu: &VcpuFd) -> Option<u64> {
+    read(vcpu, KVM_STEAL_TIME)
+}
+
 /// Makes KVM compute anew when the TSC reaches its deadline, after the TSC was changed.
 pub(super) fn rearm(vcpu: &VcpuFd) -> Result<(), EngineError> {
     match read(vcpu, IA32_TSC_DEADLINE) {

@@ -1,15 +1,20 @@
 //! A virtual processor on KVM.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, kvm_xsave};
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::time::ClockId;
 use softcpu::{Bus, CpuState};
 
 use super::kick::{Kick, PendingSignal};
 use super::tsc::Tsc;
-use super::{Shared, failed, msrs, state, unexpected};
+use super::{Shared, failed, msrs, state, steal, unexpected};
+use crate::engine::limit::Limit;
+use crate::engine::turn::Turn;
 use crate::engine::{EngineError, Exit, Kicker, Processor};
+use crate::figures::{Figures, Looks, Turns, clock_ns};
 
 /// Names of registers that the guest asked for and KVM does not know are logged up to this many.
 const MOST_UNKNOWN: usize = 64;
@@ -33,6 +38,8 @@ pub(super) struct KvmProcessor {
     /// The start of the clock that the processor has followed.
     start_seen: Option<u64>,
     unknown_msrs: Vec<u32>,
+    turn: Turn,
+    limit: Limit,
 }
 
 impl KvmProcessor {
@@ -48,7 +55,20 @@ impl KvmProcessor {
         let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
         // SAFETY: the run page stays where it is until `vcpu` is dropped, and `drop` calls `gone` before that.
         let kick = Arc::new(unsafe { Kick::new(flag) });
-        Ok(Self { vcpu, index, shared, bus, kick, tsc, start_seen: None, unknown_msrs: Vec::new() })
+        let limit = Limit::new(Arc::clone(&shared.bucket));
+        let turn = Turn::default();
+        Ok(Self {
+            vcpu,
+            index,
+            shared,
+            bus,
+            kick,
+            tsc,
+            start_seen: None,
+            unknown_msrs: Vec::new(),
+            turn,
+            limit,
+        })
     }
 
     /// Does what a start of the machine's clock asks for, if there was one since the processor last ran.
@@ -156,6 +176,17 @@ impl KvmProcessor {
         Outcome::GoesOn
     }
 
+    /// Lets others run if it is time, and keeps still for as long as the guest's limit has it. The guest is told, as KVM tells it when the kernel lets others run.
+    fn look(&mut self) {
+        let kept = self.limit.keep(|| self.kick.is_wanted());
+        if !kept.is_zero() {
+            steal::add(&self.vcpu, &self.shared.ram, kept);
+        }
+        if self.turn.is_taken() {
+            self.turn.look(Duration::from_nanos(clock_ns(ClockId::ThreadCPUTime)));
+        }
+    }
+
     /// Lets KVM do what it has not done yet for the guest, which executes nothing: then all there is of the processor is in
     /// its state.
     fn stop(&mut self) -> Exit {
@@ -189,11 +220,20 @@ impl Processor for KvmProcessor {
         let _inside = kick.enter();
         loop {
             match self.step() {
+                Outcome::GoesOn => {}
                 Outcome::Interrupted if self.kick.take() => return self.stop(),
-                Outcome::GoesOn | Outcome::Interrupted => {}
+                Outcome::Interrupted => self.look(),
                 Outcome::Ends(exit) => return exit,
             }
         }
+    }
+
+    fn take_turns(&mut self, turns: Turns) {
+        self.turn.follow(turns);
+    }
+
+    fn keep_limit(&mut self, figures: &Figures, index: u32) {
+        self.limit.follow(figures.limits(index, Looks::WhenTold));
     }
 
     fn kicker(&self) -> Arc<dyn Kicker> {
