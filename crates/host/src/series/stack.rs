@@ -1,7 +1,7 @@
 //! Where the time of a guest's processors went: one stack for each, which is as high as the time is long.
 //!
 //! What a thread ran and for how long it waited for a processor the kernel says; as far as the kernel says that it throttled the guest, it waited
-//! for its limit, and so it did while the software engine says that it kept still for its sake. For how long the guest had halted it the software engine says ([`vmm::figures`]). What is left, it was kept from
+//! for its limit, and so it did while its process says that it kept still for its sake. For how long the guest had halted it the software engine says ([`vmm::figures`]). What is left, it was kept from
 //! going on though it wanted to: by memory that was not there yet. Under KVM, whose processors halt out of our sight, that counts as halted. A halt while a disk worked on what the guest wanted
 //! of it is waiting for I/O: so much of the halts as all requests took, first of the processors that ran most, which will have asked.
 

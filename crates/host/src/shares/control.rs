@@ -238,6 +238,11 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// One that only the kernel sees to.
+    pub fn of_kernel(processors: f64) -> Self {
+        Self { processors, is_kept: false }
+    }
+
     /// What the kernel is told: a quota and its period, µs.
     fn quota(self) -> (u64, u64) {
         if self.is_kept { loose_quota(self.processors) } else { quota(self.processors) }

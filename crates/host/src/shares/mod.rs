@@ -7,6 +7,7 @@
 mod admission;
 mod control;
 mod debt;
+mod followed;
 mod groups;
 mod ledger;
 mod look;

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use api::{CpuNow, Id, Name};
+use api::{Id, Name};
 use share::{Group, above};
-use vmm::figures::{Looks, Page};
 
-use super::control::{Control, Controls, Limit, Part, Throttled, Usage, Version};
-use super::debt::{self, Debt};
+use super::control::{Controls, Part, Version};
+use super::debt;
+use super::followed::{Followed, MEMORY, part, steady};
 use super::groups::Nested;
-use super::ledger::Ledger;
-use super::look::Look;
 use super::own::Own;
 use super::promises::{Claimant, Shares, Woken, capacity};
 use super::rule::{self, Due, Want};
-use super::seen::{GroupSeen, Seen, bound};
+use super::seen::{GroupSeen, Seen};
 use super::ticks::Ticks;
-use crate::figures::{Figures, TURN};
+use crate::figures::Figures;
 use crate::machine;
 
 /// How often it is looked while anything is promised.
@@ -28,14 +26,6 @@ const WINDOW: Duration = Duration::from_millis(250);
 const IDLE_WINDOW: Duration = Duration::from_secs(1);
 /// Changes that come together are taken together.
 const TOGETHER: Duration = Duration::from_millis(2);
-/// For how long it is remembered what was used.
-const MEMORY: Duration = Duration::from_secs(10);
-/// Threads are looked for again after so many looks: processors come and go.
-const LOOKS: u32 = 40;
-/// Whoever used less than this part of a window, and much less than it would have if all were busy, wants no more than that.
-const QUIET: f64 = 0.01;
-/// Whoever has no more than this is looked at once a second: a window is a slice or two of what it gets, or none, and there may be a thousand of them.
-const SMALL: f64 = 0.01;
 /// Windows in that second, after which debts are settled.
 const SECOND: u32 = 4;
 
@@ -71,239 +61,6 @@ impl Regulator {
             let _ = thread.join();
         }
     }
-}
-
-/// A guest that is followed.
-struct Followed {
-    claimant: Claimant,
-    control: Option<Control>,
-    usage: Option<Usage>,
-    look: Option<Look>,
-    /// What it had used when, the oldest first.
-    used: VecDeque<(Instant, u64)>,
-    /// When its threads were looked at.
-    looked: Instant,
-    looks: u32,
-    /// Whether it used nothing at all in the last window.
-    slept: bool,
-    /// What it asked for in the last two windows.
-    asked: [f64; 2],
-    got: f64,
-    /// What it was not to pass in the last window.
-    limit: Option<f64>,
-    /// What it was to have in the last window.
-    due: f64,
-    /// What it would have if all were busy.
-    busy: f64,
-    /// Whether only its weight keeps it from having more.
-    hungry: bool,
-    /// When that was so last.
-    hungered: Option<Instant>,
-    debt: Debt,
-    ledger: Ledger,
-    /// What it was promised and due since it was looked at.
-    unseen: Ledger,
-    /// The ledger when debts were settled, and whether it has been hungry since.
-    settled: (Ledger, bool),
-    throttled: Option<Throttled>,
-    /// Where its process says what it does, and is told what it keeps to.
-    page: Option<Arc<Page>>,
-    /// For how long its processors had kept still for the sake of their limit, ns.
-    kept: u64,
-}
-
-impl Followed {
-    fn new(id: Id, claimant: Claimant, controls: Option<&Controls>) -> Self {
-        let control = controls.and_then(|controls| {
-            let opened = controls.of(id);
-            opened
-                .inspect_err(|error| {
-                    tracing::warn!("guest {id} has no control group that can be set: {error}")
-                })
-                .ok()
-        });
-        let usage = controls.and_then(|controls| controls.usage(id).ok());
-        let busy = f64::from(claimant.cpus);
-        let (used, looked) = (VecDeque::new(), Instant::now());
-        Self {
-            claimant,
-            control,
-            usage,
-            look: None,
-            used,
-            looked,
-            looks: 0,
-            slept: false,
-            asked: [busy; 2],
-            got: 0.0,
-            limit: None,
-            due: 0.0,
-            busy,
-            hungry: false,
-            hungered: None,
-            debt: Debt::default(),
-            ledger: Ledger::default(),
-            unseen: Ledger::default(),
-            settled: (Ledger::default(), false),
-            throttled: controls.and_then(|controls| controls.throttled(id).ok()),
-            page: None,
-            kept: 0,
-        }
-    }
-
-    fn want(&self, groups: &Nested) -> Want {
-        // What somebody has to itself nobody else gets, whether it is used or not.
-        let asks = match self.claimant.share.dedicated {
-            true => f64::from(self.claimant.cpus),
-            false => self.asked[0].max(self.asked[1]),
-        };
-        let group = groups.number(self.claimant.group.as_ref());
-        let most = f64::from(self.claimant.cpus).max(self.got);
-        Want { share: self.claimant.share.share(), most, asks, group }
-    }
-
-    /// One more window has passed, in which it was promised and due what it is now.
-    fn pass(&mut self, window: Duration) {
-        self.unseen.add(window, self.claimant.share.reserve.get(), 0.0, self.due, 0.0);
-    }
-
-    /// Looks at what it did since the last look.
-    fn measure(&mut self, now: Instant) {
-        if let Some(used) = self.usage.as_ref().and_then(|usage| usage.now().ok()) {
-            self.took(now, used);
-        }
-    }
-
-    /// It has used so much by now, ns.
-    fn took(&mut self, now: Instant, used: u64) {
-        let before = self.used.back().copied();
-        while self.used.front().is_some_and(|(time, _)| now - *time > MEMORY) {
-            self.used.pop_front();
-        }
-        self.used.push_back((now, used));
-        let meant = std::mem::take(&mut self.unseen).since(&Ledger::default());
-        let (Some((time, before)), Some(meant)) = (before, meant) else { return };
-        let length = now - time;
-        self.got = part(length, used.saturating_sub(before));
-        let is_stopped = self.is_stopped();
-        self.asked = [self.ask(now, used.saturating_sub(before), is_stopped), self.asked[0]];
-        self.ledger.add(length, meant.promised, self.asked[0], meant.due, self.got);
-        self.settled.1 &= self.hungry && self.asked[0] > self.due;
-    }
-
-    /// What came of the time since debts were settled, if it was hungry in all of it.
-    fn settle(&mut self) -> Option<debt::Window> {
-        let (before, hungry) = std::mem::replace(&mut self.settled, (self.ledger, true));
-        let past = self.ledger.since(&before).filter(|_| hungry)?;
-        Some(debt::Window { due: past.due, got: past.got })
-    }
-
-    /// Whether it has next to nothing, and would have no more if all were busy.
-    fn is_small(&self) -> bool {
-        self.busy.max(self.due).max(self.got) < SMALL && self.used.len() > 1
-    }
-
-    /// Whether its limit kept it from more in the last window.
-    fn is_stopped(&mut self) -> bool {
-        // Whoever has no limit is not throttled.
-        let Some(limit) = self.limit else { return false };
-        let throttled = self.throttled.as_ref().and_then(|throttled| throttled.now().ok());
-        let before = self.ledger.throttled;
-        self.ledger.throttled = throttled.unwrap_or(before);
-        let kept = self.page.as_ref().map_or(0, |page| page.all_kept_ns());
-        let kept_before = std::mem::replace(&mut self.kept, kept);
-        let stopped = self.ledger.throttled.saturating_sub(before) + kept.saturating_sub(kept_before);
-        rule::is_stopped(limit, self.got, stopped)
-    }
-
-    /// The limit that its process keeps to, if it does.
-    fn kept_limit(&self) -> Option<f64> {
-        let looks = self.page.as_ref().and_then(|page| page.looks());
-        self.limit.filter(|limit| looks.is_some() && rule::keeps_himself(*limit))
-    }
-
-    /// How long its processors run until they are told to look whether others are to run, if they are.
-    fn tick(&mut self, now: Instant) -> Option<Duration> {
-        if self.hungry {
-            self.hungered = Some(now);
-        }
-        self.control.as_ref()?;
-        self.page.as_ref().filter(|page| page.looks() == Some(Looks::WhenTold))?;
-        let contends = self.hungered.is_some_and(|at| now - at < MEMORY);
-        self.kept_limit().map(rule::look).or(contends.then_some(TURN))
-    }
-
-    /// Has its process and its group keep to the limit, and gives it this weight.
-    fn set(&mut self, weight: u64) -> std::io::Result<()> {
-        let kept = self.kept_limit();
-        let Some(control) = &mut self.control else { return Ok(()) };
-        if let Some(page) = &self.page {
-            page.set_limit(kept.map_or(0, |limit| (limit * 1e9) as u64));
-            if page.turn().is_some() {
-                page.set_turn(kept.map_or(TURN, |limit| rule::turn(limit).min(TURN)));
-            }
-        }
-        control.set_weight(weight)?;
-        control.set_limit(self.limit.map(|processors| Limit { processors, is_kept: kept.is_some() }))
-    }
-
-    /// What it would have taken in the last window.
-    fn ask(&mut self, now: Instant, used: u64, is_stopped: bool) -> f64 {
-        let (cpus, is_small) = (f64::from(self.claimant.cpus), self.is_small());
-        let slept = std::mem::replace(&mut self.slept, used == 0);
-        if is_small && used == 0 {
-            self.looked = now;
-            // Where very many wait one may have no turn in a second. A wait is counted when it ends.
-            return if slept { 0.0 } else { self.asked[0] };
-        }
-        if self.got < QUIET.min(self.busy / 2.0) && !is_stopped && !is_small {
-            // Nobody has to ask its threads.
-            self.look = None;
-            return self.got;
-        }
-        let since = now - self.looked;
-        (self.looked, self.looks) = (now, self.looks + 1);
-        let did = self.look.as_mut().and_then(|look| look.again(nanos(since)).ok());
-        if did.is_none() || self.looks.is_multiple_of(LOOKS) {
-            self.look = self.claimant.pid.and_then(|pid| Look::at(pid).ok());
-        }
-        match did {
-            Some(did) => {
-                // A quota that is used up is no wait that is counted. What its devices took comes besides.
-                let asked = if is_stopped { cpus } else { did.asked };
-                asked + part(since, used.saturating_sub(did.ran))
-            }
-            None if is_small => self.asked[0],
-            None => cpus,
-        }
-    }
-
-    fn got_10s(&self) -> f64 {
-        match (self.used.front(), self.used.back()) {
-            (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),
-            _ => 0.0,
-        }
-    }
-
-    fn now(&self, due: &Due, own: &[u32]) -> CpuNow {
-        let asked = self.asked[0];
-        let bound = bound(asked, due.target, rule::hard(&self.claimant.share.share()), due.group_is_full);
-        CpuNow { asked, target: due.target, got: self.got, got_10s: self.got_10s(), bound, own: own.into() }
-    }
-}
-
-/// A limit, or the one before if nobody could tell the two apart: each that is set begins a new period.
-fn steady(before: Option<f64>, limit: Option<f64>) -> Option<f64> {
-    before.filter(|before| limit.is_some_and(|limit| (limit - before).abs() < before * 0.01)).or(limit)
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// So much time of a window as processors.
-fn part(window: Duration, used: u64) -> f64 {
-    if window.is_zero() { 0.0 } else { used as f64 / window.as_nanos() as f64 }
 }
 
 /// What the thread knows.
@@ -347,7 +104,7 @@ impl Loop {
         let mut next = Instant::now();
         loop {
             match self.shares.wait(next.saturating_duration_since(Instant::now())) {
-                Woken::Over => return,
+                Woken::Over => return self.leave(),
                 Woken::News => {
                     std::thread::sleep(TOGETHER);
                     self.follow();
@@ -360,6 +117,12 @@ impl Loop {
             }
             self.divide();
         }
+    }
+
+    /// Nobody tells processors to look from now on: the kernel keeps them to their limits.
+    fn leave(&mut self) {
+        self.ticks = Ticks::default();
+        self.guests.values_mut().for_each(Followed::untold);
     }
 
     /// Whether any guest is not as the others.
@@ -428,12 +191,12 @@ impl Loop {
         let weights = self.weights(controls.version, due);
         for (((id, guest), weight), due) in self.guests.iter_mut().zip(weights).zip(due) {
             guest.limit = steady(guest.limit, due.limit);
-            guest.page = self.figures.of(*id);
+            guest.follow_page(self.figures.of(*id));
             self.ticks.set(*id, guest.claimant.pid, guest.tick(now));
-            if let Err(error) = guest.set(weight) {
+            if let Err(error) = guest.set(weight, self.ticks.are_told(*id)) {
                 // It is told once: what has ended is gone the next time.
                 tracing::info!("the control group of guest {id} cannot be set: {error}");
-                guest.control = None;
+                guest.leave();
             }
         }
         let part = if self.is_reserved(groups) { Part::Most } else { Part::Usual };
@@ -497,78 +260,5 @@ impl Loop {
         };
         seen.besides = (machine - seen.all()).max(0.0);
         self.shares.note(seen);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use api::VmDefinition;
-
-    use super::*;
-
-    const WINDOW: Duration = Duration::from_millis(250);
-
-    /// A guest that has one processor, and so much of it if all are busy.
-    fn guest(busy: f64) -> Followed {
-        let (shares, id) = (Shares::new(None), Id::new());
-        shares.settle(id, &VmDefinition::named("a".parse().unwrap()), Some(1));
-        let mut claimant = shares.running().remove(0).1;
-        // Nobody can say what its threads waited for.
-        claimant.pid = None;
-        let mut guest = Followed::new(id, claimant, None);
-        (guest.busy, guest.due, guest.hungry) = (busy, busy, true);
-        guest
-    }
-
-    /// It uses so much of each of these windows, ms.
-    fn uses(guest: &mut Followed, windows: &[u64]) {
-        for ms in windows {
-            let (now, used) = guest.used.back().copied().unwrap_or((Instant::now(), 0));
-            guest.pass(WINDOW);
-            guest.took(now + WINDOW, used + ms * 1_000_000);
-        }
-    }
-
-    #[test]
-    fn who_has_next_to_nothing_is_small_until_it_has_more() {
-        let mut one = guest(0.004);
-        assert!(!one.is_small(), "it has not been looked at");
-        uses(&mut one, &[0, 1, 1]);
-        assert!(one.is_small());
-        uses(&mut one, &[200]);
-        assert!(!one.is_small());
-        let mut other = guest(0.1);
-        uses(&mut other, &[0, 0, 0]);
-        assert!(!other.is_small());
-    }
-
-    #[test]
-    fn who_uses_nothing_twice_wants_nothing_and_is_owed_nothing() {
-        let mut small = guest(0.004);
-        uses(&mut small, &[0, 1]);
-        assert!(small.settle().is_none(), "it has just come");
-        uses(&mut small, &[0, 2]);
-        let window = small.settle();
-        let near = |a: f64| (a - 0.004).abs() < 1e-9;
-        assert!(window.is_some_and(|window| near(window.due) && near(window.got)), "{window:?}");
-        uses(&mut small, &[0, 0]);
-        assert!(small.settle().is_none());
-        assert_eq!(small.asked[0], 0.0);
-    }
-
-    #[test]
-    fn what_was_due_in_windows_that_nobody_looked_at_counts_as_well() {
-        let mut small = guest(0.004);
-        uses(&mut small, &[0, 1]);
-        small.settle();
-        let before = small.ledger;
-        for due in [0.008, 0.0, 0.004] {
-            small.due = due;
-            small.pass(WINDOW);
-        }
-        small.due = 0.004;
-        uses(&mut small, &[1]);
-        let receipt = small.ledger.since(&before);
-        assert!(receipt.is_some_and(|receipt| (receipt.due - 0.004).abs() < 1e-9), "{receipt:?}");
     }
 }

@@ -132,9 +132,9 @@ pub fn loose_quota(limit: f64) -> (u64, u64) {
     ((period * limit).round().max(1_000.0) as u64, period as u64)
 }
 
-/// Who has no more than this keeps to it himself, if he can: of more the kernel's shortest quota is for less than 10 ms.
+/// Who has less than this keeps to it himself, if he can: of more the kernel's shortest quota is for no more than 10 ms.
 pub fn keeps_himself(limit: f64) -> bool {
-    limit <= 0.1
+    limit < 0.1
 }
 
 /// How long one who keeps to a limit himself runs until others have their turn: what he has in 10 ms, however much he has saved.
@@ -142,7 +142,7 @@ pub fn turn(limit: f64) -> Duration {
     Duration::from_nanos((limit * 10_000_000.0) as u64).max(SHORTEST_LOOK)
 }
 
-/// How long one who keeps to a limit himself runs until he looks whether he has reached it: a part of what he has in 10 ms.
+/// How long one who has a limit runs until it is looked whether he has reached it: a part of what he has in 10 ms.
 pub fn look(limit: f64) -> Duration {
     Duration::from_nanos((limit * 2_500_000.0) as u64).max(SHORTEST_LOOK)
 }

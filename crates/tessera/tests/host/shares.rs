@@ -439,7 +439,7 @@ fn a_guest_learns_for_how_long_it_could_not_run() {
     // It goes on counting where it goes on, and with a limit that its process keeps to itself.
     daemon.run("vm suspend a");
     daemon.run("vm resume a");
-    daemon.run("vm edit a --cpu-limit 0.1");
+    daemon.run("vm edit a --cpu-limit 0.09");
     let after = counted().1;
     inside(&daemon, "a", "(while :; do :; done) & busy=$!; sleep 1; kill $busy");
     assert!(after >= before.1 + stolen && counted().1 >= after + 50);

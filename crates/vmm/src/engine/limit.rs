@@ -16,7 +16,9 @@ const WINDOW: u64 = 10_000_000;
 /// It does not stop for less than it runs between two looks, ns.
 const LEAST: u64 = 200_000;
 /// So many shares it may have saved: who had to wait for others catches up.
-const SAVED: u64 = 2;
+const SAVED: i64 = 8;
+/// So many it may have used too much: several processors look one after the other.
+const OWED: i64 = 8;
 /// So long it sleeps at most before it looks whether it is to do something else.
 const LONGEST: Duration = Duration::from_millis(20);
 
@@ -32,16 +34,16 @@ pub struct Bucket {
 impl Bucket {
     /// How long to keep still at this time, when so much has been used, if that may be `rate` a second, ns.
     fn look(&mut self, rate: u64, now: u64, used: u64) -> Option<Duration> {
-        let share = of(rate, WINDOW).max(LEAST) as i64;
+        let share = signed(of(rate, WINDOW).clamp(LEAST, WINDOW));
         let (then, before) = *self.looked.get_or_insert_with(|| {
             self.left = share;
             (now, used)
         });
         self.looked = Some((now, used));
-        let passed = now.saturating_sub(then).min(1_000_000_000);
-        let more = of(rate, passed) as i64 - i64::try_from(used.saturating_sub(before)).unwrap_or(i64::MAX);
+        let passed = now.saturating_sub(then);
+        let more = signed(of(rate, passed)).saturating_sub(signed(used.saturating_sub(before)));
         // Who did much besides executing its guest, such as saving it, does not make up for that for long.
-        self.left = self.left.saturating_add(more).clamp(-share, share * SAVED as i64);
+        self.left = self.left.saturating_add(more).clamp(-share * OWED, share * SAVED);
         (self.left <= 0).then(|| {
             let lacks = (share - self.left) as u128;
             Duration::from_nanos((lacks * 1_000_000_000 / u128::from(rate.max(1))) as u64)
@@ -49,9 +51,13 @@ impl Bucket {
     }
 }
 
+fn signed(time: u64) -> i64 {
+    i64::try_from(time).unwrap_or(i64::MAX)
+}
+
 /// What a rate of so much a second is in so long, ns.
 fn of(rate: u64, time: u64) -> u64 {
-    (u128::from(rate) * u128::from(time) / 1_000_000_000) as u64
+    u64::try_from(u128::from(rate) * u128::from(time) / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
 /// The limit that a processor keeps to.
@@ -85,11 +91,11 @@ impl Limit {
             if end() {
                 break;
             }
-            let begun = now_ns();
-            std::thread::sleep(wait.min(LONGEST));
-            let slept = Duration::from_nanos(now_ns().saturating_sub(begun));
-            limits.kept(slept);
-            kept += slept;
+            let wait = wait.min(LONGEST);
+            std::thread::sleep(wait);
+            // If that took longer it had to wait for a processor besides: the kernel counts that.
+            limits.kept(wait);
+            kept += wait;
         }
         kept
     }
@@ -134,7 +140,7 @@ mod tests {
         for limit in [0.001, 0.01, 0.05, 0.099] {
             let (got, longest) = runs((limit * 1e9) as u64, 20_000, 1);
             assert!((got / limit - 1.0).abs() < 0.02, "{got} of {limit}");
-            assert!(longest <= (0.3 / limit).max(11.0), "{longest} ms at {limit}");
+            assert!(longest <= (0.3 / limit).max(12.0), "{longest} ms at {limit}");
         }
     }
 
@@ -144,21 +150,31 @@ mod tests {
         assert!((got / 0.05 - 1.0).abs() < 0.02, "{got}");
         let mut bucket = Bucket::default();
         assert_eq!(bucket.look(50 * MS, 0, 0), None);
-        assert_eq!(bucket.look(50 * MS, 900 * MS, 999_999), None, "two shares");
-        assert!(bucket.look(50 * MS, 900 * MS, 1_000_000).is_some());
+        assert_eq!(bucket.look(50 * MS, 900 * MS, 0), None);
+        assert_eq!(bucket.look(50 * MS, 900 * MS, 3_999_999), None, "eight shares");
+        assert!(bucket.look(50 * MS, 900 * MS, 4_000_000).is_some());
     }
 
     #[test]
     fn what_was_done_besides_is_not_made_up_for_long() {
         let mut bucket = Bucket::default();
         assert_eq!(bucket.look(50 * MS, 0, 0), None);
-        assert_eq!(bucket.look(50 * MS, 10 * MS, 5_000 * MS), Some(Duration::from_millis(20)));
-        assert_eq!(bucket.look(50 * MS, 20 * MS, 5_000 * MS), Some(Duration::from_millis(10)));
+        assert_eq!(bucket.look(50 * MS, 10 * MS, 5_000 * MS), Some(Duration::from_millis(90)));
+        assert_eq!(bucket.look(50 * MS, 80 * MS, 5_000 * MS), Some(Duration::from_millis(20)));
         assert_eq!(
-            bucket.look(50 * MS, 30 * MS, 5_000 * MS),
+            bucket.look(50 * MS, 90 * MS, 5_000 * MS),
             Some(Duration::from_millis(10)),
             "not before it has a share"
         );
+        assert_eq!(bucket.look(50 * MS, 100 * MS, 5_000 * MS), None);
+    }
+
+    #[test]
+    fn who_used_less_than_it_may_while_nobody_looked_goes_on_at_once() {
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.look(10 * MS, 0, 0), None);
+        assert_eq!(bucket.look(10 * MS, 5_000 * MS, 20 * MS), None);
+        assert_eq!(bucket.look(u64::MAX, u64::MAX, 21 * MS), None, "whatever is asked for");
     }
 
     #[test]

@@ -156,8 +156,10 @@ impl SoftProcessor {
     }
 
     /// Keeps still for as long as the guest's limit has it. That is time in which it cannot run.
-    fn keep_still(&self) {
-        let _ = self.limit.keep(|| self.mailbox.is_kicked());
+    fn keep_still(&mut self) {
+        if !self.limit.keep(|| self.mailbox.is_kicked()).is_zero() {
+            self.turn.end();
+        }
     }
 
     /// The guest wants to run from now on, or not: if it is told for how long it could not, that is counted.
@@ -185,7 +187,7 @@ impl SoftProcessor {
         }
         self.keep_still();
         let now = Clocks::now(self.cpu.slept());
-        if let Some(stolen) = self.steal.look(now) {
+        if tells && let Some(stolen) = self.steal.look(now) {
             self.cpu.add_steal_time(stolen);
         }
         self.turn.look(Duration::from_nanos(now.ran));

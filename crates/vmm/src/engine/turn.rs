@@ -46,7 +46,8 @@ impl Turn {
 
     /// Whether a turn of that length is over when the thread has run for so long; the next one begins then.
     fn is_over(&mut self, ran: Duration, length: Duration) -> bool {
-        let over = self.began.is_some_and(|began| ran.saturating_sub(began) >= length);
+        // Who is told to look when it has run for so long may find that it has run a little less.
+        let over = self.began.is_some_and(|began| ran.saturating_sub(began) >= length - length / 8);
         if over || self.began.is_none() {
             self.began = Some(ran);
         }

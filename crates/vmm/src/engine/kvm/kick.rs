@@ -5,7 +5,7 @@
 //! `immediate_exit`).
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use kvm_bindings::KVMIO;
@@ -23,16 +23,30 @@ fn signal_number() -> libc::c_int {
 
 extern "C" fn on_signal(_: libc::c_int) {}
 
-/// Installs the empty handlers, once for the process: that of a kick, and that of SIGIO, by which a processor is told to look whether it is to let others run. That one may come at any
+/// How often threads of this process were told to look whether others are to run.
+static TOLD: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn on_told(_: libc::c_int) {
+    TOLD.fetch_add(1, Ordering::Relaxed);
+}
+
+/// That.
+pub(super) fn told() -> u32 {
+    TOLD.load(Ordering::Relaxed)
+}
+
+/// Installs the handlers, once for the process: the empty one of a kick, and that of SIGIO, by which a processor is told to look whether it is to let others run. That one may come at any
 /// moment and interrupts nothing but KVM_RUN, which pays no heed to SA_RESTART.
 fn install_handlers() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for (signal, flags) in [(signal_number(), 0), (libc::SIGIO, libc::SA_RESTART)] {
-            // SAFETY: the handler does nothing, so it is safe at any moment; without SA_RESTART the ioctl returns EINTR.
+        let handlers: [(_, extern "C" fn(libc::c_int), _); 2] =
+            [(signal_number(), on_signal, 0), (libc::SIGIO, on_told, libc::SA_RESTART)];
+        for (signal, handler, flags) in handlers {
+            // SAFETY: the handlers do nothing, or count, so they are safe at any moment; without SA_RESTART the ioctl returns EINTR.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_sigaction = on_signal as *const () as usize;
+                action.sa_sigaction = handler as *const () as usize;
                 action.sa_flags = flags;
                 libc::sigemptyset(&raw mut action.sa_mask);
                 libc::sigaction(signal, &raw const action, std::ptr::null_mut());

@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::time::ClockId;
 use softcpu::{Bus, CpuState};
 
-use super::kick::{Kick, PendingSignal};
+use super::kick::{self, Kick, PendingSignal};
 use super::tsc::Tsc;
 use super::{Shared, failed, msrs, state, steal, unexpected};
 use crate::engine::limit::Limit;
@@ -40,6 +40,8 @@ pub(super) struct KvmProcessor {
     unknown_msrs: Vec<u32>,
     turn: Turn,
     limit: Limit,
+    /// How often processors had been told to look when it did.
+    told: u32,
 }
 
 impl KvmProcessor {
@@ -68,6 +70,7 @@ impl KvmProcessor {
             unknown_msrs: Vec::new(),
             turn,
             limit,
+            told: 0,
         })
     }
 
@@ -178,9 +181,11 @@ impl KvmProcessor {
 
     /// Lets others run if it is time, and keeps still for as long as the guest's limit has it. The guest is told, as KVM tells it when the kernel lets others run.
     fn look(&mut self) {
+        self.told = kick::told();
         let kept = self.limit.keep(|| self.kick.is_wanted());
         if !kept.is_zero() {
             steal::add(&self.vcpu, &self.shared.ram, kept);
+            self.turn.end();
         }
         if self.turn.is_taken() {
             self.turn.look(Duration::from_nanos(clock_ns(ClockId::ThreadCPUTime)));
@@ -220,7 +225,9 @@ impl Processor for KvmProcessor {
         let _inside = kick.enter();
         loop {
             match self.step() {
-                Outcome::GoesOn => {}
+                // It may have been told while it was not in the guest.
+                Outcome::GoesOn if self.told == kick::told() => {}
+                Outcome::GoesOn => self.look(),
                 Outcome::Interrupted if self.kick.take() => return self.stop(),
                 Outcome::Interrupted => self.look(),
                 Outcome::Ends(exit) => return exit,
