@@ -20,6 +20,7 @@ const DIALOGS = [
   ["/images", "Build image"], ["/images", "More about tiny", "Delete"],
   ["/storage", "Add pool"], ["/storage", "New volume"], ["/storage", "More about data", "Resize"], ["/storage", "More about data", "Wipe"], ["/storage", "More about data", "Delete"],
   ["/networks", "New network"], ["/networks/lab", "Forward a port"], ["/networks/lab", "Delete"],
+  ["/groups", "New group"], ["/groups", "More about team", "Edit"], ["/groups", "More about team", "Delete"],
   ["/alarms", "New alarm"], ["/alarms", "More about pool-full", "Edit"],
   ["/access", "Add user"], ["/access", "More about ann", "Edit"], ["/access", "More about ann", "Delete"], ["/access", "Make token"],
 ];
@@ -29,6 +30,7 @@ function things(host) {
   const has = (kind, name) => host.run(kind, "ls", "-o", "name").split("\n").includes(name);
   if (!has("network", "lab")) host.run("network", "create", "lab");
   if (!has("volume", "data")) host.run("volume", "create", "data", "--size", "1M");
+  if (!host.run("share", "group", "ls", "-o", "name").includes("team")) host.run("share", "group", "create", "team", "--cpu-limit", "1");
   if (!has("user", "ann")) host.user("ann", "viewer", "a long password");
   if (!host.run("backup", "ls").includes("saved")) host.run("backup", "create", "web", "saved", "--pool", "default");
   if (!host.run("schedule", "ls", "web").includes("nightly")) host.run("schedule", "create", "web", "nightly", "--every", "1d", "--keep", "3");

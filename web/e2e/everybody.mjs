@@ -6,11 +6,12 @@ import { counted, open } from "./host.mjs";
 import { looked } from "./looked.mjs";
 import { guest, test } from "./test.mjs";
 
-const SCREENS = ["/", "/guests", "/guests/web", "/guests/web/hardware", "/guests/web/snapshots", "/guests/web/backups", "/guests/web/share", "/guests/web/events", "/guests/web/definition", "/consoles?of=web", "/create", "/images", "/storage", "/networks", "/tasks", "/events", "/alarms", "/access", "/audit", "/host"];
+const SCREENS = ["/", "/guests", "/guests/web", "/guests/web/hardware", "/guests/web/snapshots", "/guests/web/backups", "/guests/web/share", "/guests/web/events", "/guests/web/definition", "/consoles?of=web", "/create", "/images", "/storage", "/networks", "/groups", "/tasks", "/events", "/alarms", "/access", "/audit", "/host"];
 
 for (const [name, options] of [["light", {}], ["dark", { colorScheme: "dark" }], ["a narrow phone", { viewport: { width: 360, height: 740 } }], ["Chinese", { locale: "zh-CN" }]]) {
   test(`every screen is in order for everybody: ${name}`, async ({ host, contexts }) => {
     guest(host);
+    if (!host.run("share", "group", "ls", "-o", "name").includes("team")) host.run("share", "group", "create", "team", "--memory-reserve", "16M", "--description", "all of us");
     const { page, context, complaints } = await open(contexts, host, options);
     const wrong = [];
     for (const path of SCREENS) {

@@ -5,7 +5,7 @@ import { browser, Host, inNetwork } from "./host.mjs";
 import { tests } from "./test.mjs";
 
 inNetwork(import.meta.url);
-for (const story of ["guests", "consoles", "resources", "people", "keyboard", "daemon", "alarms", "hostile", "usage", "everybody", "dialogs"]) await import(`./${story}.mjs`);
+for (const story of ["guests", "consoles", "resources", "people", "keyboard", "daemon", "alarms", "hostile", "groups", "usage", "everybody", "dialogs"]) await import(`./${story}.mjs`);
 
 const only = process.argv[2];
 const host = await Host.start();

@@ -55,6 +55,11 @@ const SCREENS = {
   storage: ["/storage"],
   networks: ["/networks"],
   network: ["/networks/lan"],
+  groups: ["/groups"],
+  group: ["/groups", async (page) => {
+    await page.getByRole("button", { name: "More about shop" }).click();
+    await page.getByRole("menuitem", { name: "Edit" }).click();
+  }],
   tasks: ["/tasks"],
   events: ["/events"],
   alarms: ["/alarms"],
@@ -75,6 +80,8 @@ async function furnish(host) {
     host.run("network", "create", "backstage", "--kind", "isolated", "--subnet", "10.30.0.0/24");
   }
   host.run("share", "group", "create", "shop", "--cpu-reserve", "0.5", "--cpu-weight", "4000");
+  host.run("share", "group", "create", "tills", "--within", "shop", "--cpu-limit", "0.2", "--description", "what may wait");
+  host.run("share", "group", "create", "lab", "--cpu-limit", "0.5", "--cpu-soft", "--memory-reserve", "256M", "--network-weight", "500");
   for (const [name, memory, tier] of GUESTS) {
     const nics = networked ? ["--net", "network=lan", ...(tier === "db" ? ["--net", "network=backstage"] : [])] : ["--net", "none"];
     host.run("vm", "create", name, "--image", "tiny", "--memory", memory, ...nics, "--label", `tier=${tier}`, ...(tier === "web" ? ["--share-group", "shop"] : []), ...(name === "old-web" ? [] : ["--start"]));

@@ -28,6 +28,7 @@ const routes = [
   createRoute({ ...at("/storage"), component: lazyRouteComponent(() => import("./screens/storage"), "Storage") }),
   createRoute({ ...at("/networks"), component: lazyRouteComponent(() => import("./screens/networks"), "Networks") }),
   createRoute({ ...at("/networks/$name"), component: lazyRouteComponent(() => import("./screens/network"), "Network") }),
+  createRoute({ ...at("/groups"), component: lazyRouteComponent(() => import("./screens/groups"), "Groups") }),
   createRoute({ ...at("/tasks"), component: lazyRouteComponent(() => import("./screens/tasks"), "Tasks") }),
   createRoute({ ...at("/events"), component: lazyRouteComponent(() => import("./screens/events"), "Events") }),
   createRoute({ ...at("/alarms"), component: lazyRouteComponent(() => import("./screens/alarms"), "Alarms") }),

@@ -1,6 +1,6 @@
 // Lists that the stream does not carry. An event that says that one has changed has it read again: nothing polls.
 
-import { QueryClient, useQuery } from "@tanstack/react-query";
+import { QueryClient, queryOptions, useQuery } from "@tanstack/react-query";
 
 import { at, get, Refusal, type Schemas } from "./client";
 import { onEvent, onTaskEnd } from "./live";
@@ -29,6 +29,7 @@ const CONCERNED: Record<string, readonly string[]> = {
   user: ["users"],
   token: ["tokens"],
   alarm: ["alarms"],
+  "share-group": ["share-groups"],
 };
 
 function concern(kind: string): void {
@@ -99,7 +100,8 @@ export const usePools = list<Pool>("pools");
 export const useUsers = list<Account>("users");
 export const useAlarms = list<Alarm>("alarms");
 export const useTokens = list<Token>("tokens");
-export const useShareGroups = list<Schemas["ShareGroupInfo"]>("share-groups");
+export const shareGroups = queryOptions({ queryKey: ["share-groups"], queryFn: () => all<Schemas["ShareGroupInfo"]>(at("share-groups")) });
+export const useShareGroups = () => useQuery(shareGroups);
 
 export function useHost() {
   return useQuery({ queryKey: ["host"], queryFn: () => get<HostInfo>(at("host")) });

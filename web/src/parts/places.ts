@@ -4,7 +4,7 @@ import type { Powers } from "../api/session";
 import type { Key } from "../text";
 import type { IconName } from "./icon";
 
-type To = "/" | "/guests" | "/images" | "/storage" | "/networks" | "/tasks" | "/events" | "/alarms" | "/access" | "/audit" | "/host";
+type To = "/" | "/guests" | "/images" | "/storage" | "/networks" | "/groups" | "/tasks" | "/events" | "/alarms" | "/access" | "/audit" | "/host";
 
 interface Place {
   to: To;
@@ -24,6 +24,7 @@ export const PLACES: readonly Place[] = [
   { to: "/images", name: "images", icon: "images", group: "have", may: anybody },
   { to: "/storage", name: "storage", icon: "storage", group: "have", may: whole },
   { to: "/networks", name: "networks", icon: "networks", group: "have", may: anybody },
+  { to: "/groups", name: "groups", icon: "groups", group: "have", may: whole },
   { to: "/tasks", name: "tasks", icon: "tasks", group: "know", may: anybody },
   { to: "/events", name: "events", icon: "events", group: "know", may: anybody },
   { to: "/alarms", name: "alarms", icon: "bell", group: "know", may: anybody },

@@ -12,7 +12,7 @@ export function isShared(groups: Group[], field: ShareField): boolean {
   return groups.some((group) => !isUsual(group[field] ?? USUAL));
 }
 
-function inShort(share: ShareInBytes, shown: (bytes: number) => string): string {
+export function inShort(share: ShareInBytes, shown: (bytes: number) => string): string {
   const words = { reserve: shown(Number(share.reserve ?? 0)), weight: number(share.weight ?? 1000) };
   return share.limit == null ? t("share.short", words) : t("share.short.limited", { ...words, limit: shown(Number(share.limit)) });
 }

@@ -7,7 +7,7 @@ import { at, change, complete, getVersion, type Vm, type VmDefinition } from "..
 import { Dialog } from "../parts/dialog";
 import { Area, Buttons, Check, Choice, Input, useSending, Wrong } from "../parts/form";
 import { toast } from "../parts/toasts";
-import { bytes, t } from "../text";
+import { t } from "../text";
 
 /** What somebody says of a guest: everything that the host does not add. */
 export function definitionOf(vm: Vm): VmDefinition {
@@ -33,9 +33,13 @@ export function labelsPatch(before: Record<string, string> | undefined, after: R
   return { ...after, ...Object.fromEntries(gone.map((key) => [key, null])) };
 }
 
-/** Bytes as people write them in a field: `2GiB`. */
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"] as const;
+
+/** Bytes as people write them in a field, and exactly: `2GiB`, `1500MiB`. */
 export function sizeText(of: number | string | undefined): string {
-  return bytes(of).replace(/\s|,/g, "");
+  let [amount, unit] = [Number(of ?? 0), 0];
+  while (amount > 0 && amount % 1024 === 0 && unit < UNITS.length - 1) [amount, unit] = [amount / 1024, unit + 1];
+  return `${amount}${UNITS[unit]}`;
 }
 
 const FIELDS = ["/name", "/description", "/cpus", "/cpus_max", "/memory", "/memory_max", "/labels", "/on_crash", "/autostart"];

@@ -15,20 +15,22 @@ import { toast } from "../parts/toasts";
 import { number, t } from "../text";
 import { BandwidthShare } from "./guest-bandwidth-share";
 import { MemoryShare } from "./guest-memory-share";
+import { amount } from "./share-dialog";
 import type { Group } from "./usage";
 
 const Usage = lazy(() => import("./usage"));
 
 type CpuShare = Schemas["CpuShare"];
 
-const USUAL: CpuShare = { reserve: 0, weight: 1000, soft: false };
+/** What is promised of processors where nothing is said. */
+export const USUAL: CpuShare = { reserve: 0, weight: 1000, soft: false };
 
 function limitText(share: CpuShare): string {
   if (share.limit == null) return t("share.no-limit");
   return t(share.soft ? "share.limit.soft-of" : "share.of", { n: number(share.limit, 3) });
 }
 
-function inShort(share: CpuShare): string {
+export function inShort(share: CpuShare): string {
   if (share.dedicated) return t("share.dedicated.short");
   const words = { reserve: number(share.reserve ?? 0, 3), weight: number(share.weight ?? 1000) };
   return share.limit == null ? t("share.short", words) : t("share.short.limited", { ...words, limit: limitText(share) });
@@ -118,7 +120,7 @@ function ShareDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
   const { data: groups = [] } = useShareGroups();
   const { problem, busy, submit } = useSending(async () => {
     const { version } = await getVersion(at("vms", vm.id));
-    const shared = { reserve: Number(reserve), weight: Number(weight), limit: limit ? Number(limit) : null, soft: limit ? soft : false, dedicated: false };
+    const shared = { reserve: amount(reserve), weight: Number(weight), limit: limit ? amount(limit) : null, soft: limit ? soft : false, dedicated: false };
     const share = dedicated ? { ...shared, reserve: 0, limit: null, soft: false, dedicated } : shared;
     await complete("PATCH", at("vms", vm.id), { body: { cpu_share: share, share_group: group || null }, version });
     toast("good", t("edited", { name: vm.name }));

@@ -25,6 +25,11 @@ interface Props {
 /** The share of a guest of which nothing is said. */
 export const USUAL: ShareInBytes = { reserve: 0, weight: 1000 };
 
+/** A number as it was written. What is none goes as it stands, and the host says what is wrong with it. */
+export function amount(text: string): number | string {
+  return text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text);
+}
+
 export function isUsual(share: ShareInBytes): boolean {
   return share.reserve === 0 && share.weight === 1000 && share.limit == null;
 }
