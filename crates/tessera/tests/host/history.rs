@@ -16,14 +16,14 @@ fn works() -> Code {
 }
 
 /// The latest ten minutes in seconds.
-fn seconds(daemon: &Daemon, path: &str) -> Value {
+pub fn seconds(daemon: &Daemon, path: &str) -> Value {
     let answer = ask(daemon, "GET", &format!("{path}/history?step=1"), "", &Value::Null);
     assert_eq!((answer.status, &answer.body["step"]), (200, &1.into()), "{}", answer.text);
     answer.body
 }
 
 /// The values of a series, those of seconds of which nothing is known left out.
-fn known(history: &Value, name: &str) -> Vec<f64> {
+pub fn known(history: &Value, name: &str) -> Vec<f64> {
     let all = history["series"].as_array().unwrap();
     let series =
         all.iter().find(|series| series["name"] == name).unwrap_or_else(|| panic!("{name}: {history}"));

@@ -1,12 +1,13 @@
 //! What guests are promised of the host's processors: what is said of it, what lands in their control groups, and who is refused.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::agent::start;
 use crate::guest::Code;
+use crate::history::{known, seconds};
 use crate::http::ask;
 use crate::snapshots::inside;
 use crate::{Daemon, waits};
@@ -443,6 +444,29 @@ fn a_guest_learns_for_how_long_it_could_not_run() {
     let after = counted().1;
     inside(&daemon, "a", "(while :; do :; done) & busy=$!; sleep 1; kill $busy");
     assert!(after >= before.1 + stolen && counted().1 >= after + 50);
+}
+
+/// Wherever there is /dev/kvm, paravirtual ones included: the guest needs little.
+#[test]
+fn a_guest_on_kvm_keeps_a_small_limit_and_when_the_daemon_ends_the_kernel_does() {
+    if !Path::new("/dev/kvm").exists() {
+        eprintln!("skipped: there is no /dev/kvm");
+        return;
+    }
+    let mut daemon = Daemon::start_as(false, "none", &["--kvm-as-it-is"]);
+    let kernel = daemon.kernel("a", &spins());
+    daemon.run(&format!("vm create a --kernel {kernel} --memory 32M --engine kvm --start --cpu-limit 0.05"));
+    if !daemon.holds_to_shares("a") {
+        return;
+    }
+    daemon.eventually("it is told to look", |daemon| daemon.quota("a") == Some((5_000, 100_000)));
+    let limited = |daemon: &Daemon| known(&seconds(daemon, "/vms/a/processors/0"), "limited");
+    daemon.eventually("it keeps still", |daemon| limited(daemon).iter().any(|part| *part > 0.8));
+    let group = daemon.cpu_group("a").unwrap();
+    assert_eq!(daemon.terminate(), Some(0));
+    let told = ["cpu.max", "cpu.cfs_quota_us"].map(|name| fs::read_to_string(group.join(name)));
+    let told: Vec<_> = told.into_iter().flatten().collect();
+    assert!(["1000 20000\n", "1000\n"].contains(&told[0].as_str()), "{told:?}");
 }
 
 /// The processors of the host on which each thread of a guest may run, those that are its processors first.
