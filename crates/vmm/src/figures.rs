@@ -198,6 +198,11 @@ impl Figures {
         }
     }
 
+    /// Word number `index`.
+    fn get(&self, index: usize) -> u64 {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(index)
+    }
+
     /// What processor `index` says of itself.
     pub fn halts(&self, index: u32) -> Halts {
         let first = index.min(MOST_PROCESSORS - 1) as usize * OF_PROCESSOR;
@@ -248,7 +253,7 @@ pub struct Turns(Figures);
 impl Turns {
     /// That, if the daemon wants them to.
     pub fn length(&self) -> Option<Duration> {
-        let length = self.0.0.read().unwrap_or_else(PoisonError::into_inner).get(TURN);
+        let length = self.0.get(TURN);
         (length > 0).then_some(Duration::from_nanos(length))
     }
 }
@@ -274,7 +279,7 @@ pub struct Limits {
 impl Limits {
     /// How much processor time its machine's process may take a second, ns, if the daemon says so.
     pub fn rate(&self) -> Option<u64> {
-        let rate = self.figures.0.read().unwrap_or_else(PoisonError::into_inner).get(LIMIT);
+        let rate = self.figures.get(LIMIT);
         (rate > 0).then_some(rate)
     }
 

@@ -8,46 +8,33 @@ import { Buttons, Check, Choice, Input, useSending, Wrong } from "../parts/form"
 import { toast } from "../parts/toasts";
 import { t } from "../text";
 import type { Group } from "./group-shares";
-import { sizeText } from "./guest-dialogs";
-import { USUAL } from "./guest-share";
-import { amount, type ShareField, type ShareInBytes, USUAL as USUAL_BYTES } from "./share-dialog";
+import { meant, USUAL, written } from "./guest-share";
+import * as inBytes from "./share-dialog";
 
-/** A share as it stands in fields. */
-interface Written {
-  reserve: string;
-  weight: string;
-  limit: string;
-}
+type Written = inBytes.Written;
 
-type Shares = Record<"cpu_share" | ShareField, Written>;
+type Shares = Record<"cpu_share" | inBytes.ShareField, Written>;
 
 const FIELDS = ["cpu_share", "memory_share", "disk_share", "network_share"] as const;
 const TITLES = { cpu_share: "group.cpu", memory_share: "group.memory", disk_share: "group.disk", network_share: "group.network" } as const;
 const PARTS = ["reserve", "weight", "limit"] as const;
 
-function inBytes(share: ShareInBytes): Written {
-  return { reserve: sizeText(share.reserve ?? 0), weight: String(share.weight ?? 1000), limit: share.limit == null ? "" : sizeText(share.limit) };
-}
-
-function written(group: Partial<Group>): Shares {
-  const cpu = group.cpu_share ?? USUAL;
+function writtenAll(group: Partial<Group>): Shares {
   return {
-    cpu_share: { reserve: String(cpu.reserve ?? 0), weight: String(cpu.weight ?? 1000), limit: String(cpu.limit ?? "") },
-    memory_share: inBytes(group.memory_share ?? USUAL_BYTES),
-    disk_share: inBytes(group.disk_share ?? USUAL_BYTES),
-    network_share: inBytes(group.network_share ?? USUAL_BYTES),
+    cpu_share: written(group.cpu_share ?? USUAL),
+    memory_share: inBytes.written(group.memory_share ?? inBytes.USUAL),
+    disk_share: inBytes.written(group.disk_share ?? inBytes.USUAL),
+    network_share: inBytes.written(group.network_share ?? inBytes.USUAL),
   };
 }
 
 /** What is sent of them. */
-function meant(shares: Shares, soft: boolean) {
-  const bytes = ({ reserve, weight, limit }: Written) => ({ reserve: reserve || 0, weight: Number(weight), limit: limit || null });
-  const { reserve, weight, limit } = shares.cpu_share;
+function meantAll(shares: Shares, soft: boolean) {
   return {
-    cpu_share: { reserve: amount(reserve), weight: Number(weight), limit: limit ? amount(limit) : null, soft: limit ? soft : false },
-    memory_share: bytes(shares.memory_share),
-    disk_share: bytes(shares.disk_share),
-    network_share: bytes(shares.network_share),
+    cpu_share: meant(shares.cpu_share, soft),
+    memory_share: inBytes.meant(shares.memory_share),
+    disk_share: inBytes.meant(shares.disk_share),
+    network_share: inBytes.meant(shares.network_share),
   };
 }
 
@@ -68,15 +55,16 @@ export function GroupDialog({ groups, before, onClose }: { groups: readonly Grou
   const [within, setWithin] = useState(before?.within ?? "");
   const [expandable, setExpandable] = useState(before?.expandable ?? true);
   const [soft, setSoft] = useState(before?.cpu_share?.soft ?? false);
-  const [shares, setShares] = useState(() => written(before ?? {}));
-  const [begun] = useState(() => JSON.stringify(definition()));
+  const [shares, setShares] = useState(() => writtenAll(before ?? {}));
+  const [begun] = useState(definition);
   function definition() {
-    return { description, within: within || null, expandable, ...meant(shares, soft) };
+    return { description, within: within || null, expandable, ...meantAll(shares, soft) };
   }
   const { problem, busy, submit } = useSending(async () => {
-    if (before) await change("PATCH", at("share-groups", before.name), { body: differing(JSON.parse(begun), definition()) });
-    else await change("POST", at("share-groups"), { body: { name, ...definition() } });
-    if (before) toast("good", t("edited", { name: before.name }));
+    if (before) {
+      await change("PATCH", at("share-groups", before.name), { body: differing(begun, definition()) });
+      toast("good", t("edited", { name: before.name }));
+    } else await change("POST", at("share-groups"), { body: { name, ...definition() } });
     onClose();
   });
   const set = (field: keyof Shares, part: keyof Written) => (value: string) => setShares({ ...shares, [field]: { ...shares[field], [part]: value } });

@@ -16,7 +16,7 @@ import { bytes, number, t } from "../text";
 import { GroupDialog } from "./group-dialog";
 import { type Group, inShort as inBytes } from "./group-shares";
 import { inShort, USUAL } from "./guest-share";
-import { isUsual, USUAL as USUAL_BYTES } from "./share-dialog";
+import { isUsual } from "./share-dialog";
 
 /** What members get changes all the time, ms. */
 const AGAIN = 2000;
@@ -31,7 +31,7 @@ export function inOrder(groups: readonly Group[]): { group: Group; depth: number
 /** What a group is promised besides processors, where anything is said of it. */
 function Besides({ group }: { group: Group }) {
   const said = ([["memory", group.memory_share, bytes], ["disk", group.disk_share, rate], ["network", group.network_share, rate]] as const)
-    .flatMap(([kind, share, shown]) => (share && !isUsual(share) ? [`${t(`group.${kind}`)}: ${inBytes(share ?? USUAL_BYTES, shown)}`] : []));
+    .flatMap(([kind, share, shown]) => (share && !isUsual(share) ? [`${t(`group.${kind}`)}: ${inBytes(share, shown)}`] : []));
   return said.length === 0 ? "–" : <div>{said.map((line) => <span key={line} className="block">{line}</span>)}</div>;
 }
 

@@ -15,7 +15,7 @@ import { toast } from "../parts/toasts";
 import { number, t } from "../text";
 import { BandwidthShare } from "./guest-bandwidth-share";
 import { MemoryShare } from "./guest-memory-share";
-import { amount } from "./share-dialog";
+import type { Written } from "./share-dialog";
 import type { Group } from "./usage";
 
 const Usage = lazy(() => import("./usage"));
@@ -28,6 +28,20 @@ export const USUAL: CpuShare = { reserve: 0, weight: 1000, soft: false };
 function limitText(share: CpuShare): string {
   if (share.limit == null) return t("share.no-limit");
   return t(share.soft ? "share.limit.soft-of" : "share.of", { n: number(share.limit, 3) });
+}
+
+/** A number as it was written. What is none goes as it stands, and the host says what is wrong with it. */
+function amount(text: string): number | string {
+  return text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text);
+}
+
+export function written(share: CpuShare): Written {
+  return { reserve: String(share.reserve ?? 0), weight: String(share.weight ?? 1000), limit: String(share.limit ?? "") };
+}
+
+/** What is sent of that. */
+export function meant({ reserve, weight, limit }: Written, soft: boolean) {
+  return { reserve: amount(reserve), weight: Number(weight), limit: limit ? amount(limit) : null, soft: limit ? soft : false };
 }
 
 export function inShort(share: CpuShare): string {
@@ -111,16 +125,17 @@ function Delivered({ vm }: { vm: Vm }) {
 
 function ShareDialog({ vm, onClose }: { vm: Vm; onClose: () => void }) {
   const before: CpuShare = vm.cpu_share ?? USUAL;
-  const [reserve, setReserve] = useState(String(before.reserve ?? 0));
-  const [weight, setWeight] = useState(String(before.weight ?? 1000));
-  const [limit, setLimit] = useState(String(before.limit ?? ""));
+  const begun = written(before);
+  const [reserve, setReserve] = useState(begun.reserve);
+  const [weight, setWeight] = useState(begun.weight);
+  const [limit, setLimit] = useState(begun.limit);
   const [soft, setSoft] = useState(before.soft ?? false);
   const [dedicated, setDedicated] = useState(before.dedicated ?? false);
   const [group, setGroup] = useState(vm.share_group ?? "");
   const { data: groups = [] } = useShareGroups();
   const { problem, busy, submit } = useSending(async () => {
     const { version } = await getVersion(at("vms", vm.id));
-    const shared = { reserve: amount(reserve), weight: Number(weight), limit: limit ? amount(limit) : null, soft: limit ? soft : false, dedicated: false };
+    const shared = { ...meant({ reserve, weight, limit }, soft), dedicated: false };
     const share = dedicated ? { ...shared, reserve: 0, limit: null, soft: false, dedicated } : shared;
     await complete("PATCH", at("vms", vm.id), { body: { cpu_share: share, share_group: group || null }, version });
     toast("good", t("edited", { name: vm.name }));

@@ -25,9 +25,20 @@ interface Props {
 /** The share of a guest of which nothing is said. */
 export const USUAL: ShareInBytes = { reserve: 0, weight: 1000 };
 
-/** A number as it was written. What is none goes as it stands, and the host says what is wrong with it. */
-export function amount(text: string): number | string {
-  return text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text);
+/** A share as it stands in fields. */
+export interface Written {
+  reserve: string;
+  weight: string;
+  limit: string;
+}
+
+export function written(share: ShareInBytes): Written {
+  return { reserve: sizeText(share.reserve ?? 0), weight: String(share.weight ?? 1000), limit: share.limit == null ? "" : sizeText(share.limit) };
+}
+
+/** What is sent of that. */
+export function meant({ reserve, weight, limit }: Written) {
+  return { reserve: reserve || 0, weight: Number(weight), limit: limit || null };
 }
 
 export function isUsual(share: ShareInBytes): boolean {
@@ -35,14 +46,13 @@ export function isUsual(share: ShareInBytes): boolean {
 }
 
 export function ShareInBytesDialog({ vm, field, title, hints, onClose }: Props) {
-  const before = vm[field] ?? USUAL;
-  const [reserve, setReserve] = useState(sizeText(before.reserve ?? 0));
-  const [weight, setWeight] = useState(String(before.weight ?? 1000));
-  const [limit, setLimit] = useState(before.limit == null ? "" : sizeText(before.limit));
+  const before = written(vm[field] ?? USUAL);
+  const [reserve, setReserve] = useState(before.reserve);
+  const [weight, setWeight] = useState(before.weight);
+  const [limit, setLimit] = useState(before.limit);
   const { problem, busy, submit } = useSending(async () => {
     const { version } = await getVersion(at("vms", vm.id));
-    const share = { reserve: reserve || 0, weight: Number(weight), limit: limit || null };
-    await complete("PATCH", at("vms", vm.id), { body: { [field]: share }, version });
+    await complete("PATCH", at("vms", vm.id), { body: { [field]: meant({ reserve, weight, limit }) }, version });
     toast("good", t("edited", { name: vm.name }));
     onClose();
   });

@@ -122,13 +122,17 @@ pub fn is_stopped(limit: f64, got: f64, throttled: u64) -> bool {
 /// The quota and its period, µs, of somebody who never passes so many processors: the kernel takes no quota below 1 ms and no period above
 /// 1 s (kernel/sched/core.c, tg_set_cfs_bandwidth).
 pub fn quota(limit: f64) -> (u64, u64) {
-    let period = (1_000.0 / limit).clamp(10_000.0, 1_000_000.0).round();
-    ((period * limit).round().max(1_000.0) as u64, period as u64)
+    quota_in(limit, 10_000.0)
 }
 
 /// The same of somebody who keeps to his limit himself in shorter times, and whom the kernel is not to stop in the midst of them: what he may have saved and what he passes it by for a moment is little in so long a time.
 pub fn loose_quota(limit: f64) -> (u64, u64) {
-    let period = (1_000.0 / limit).clamp(LOOSE_PERIOD, 1_000_000.0).round();
+    quota_in(limit, LOOSE_PERIOD)
+}
+
+/// The same, whose period is at least so long, µs.
+fn quota_in(limit: f64, shortest: f64) -> (u64, u64) {
+    let period = (1_000.0 / limit).clamp(shortest, 1_000_000.0).round();
     ((period * limit).round().max(1_000.0) as u64, period as u64)
 }
 
@@ -139,12 +143,16 @@ pub fn keeps_himself(limit: f64) -> bool {
 
 /// How long one who keeps to a limit himself runs until others have their turn: what he has in 10 ms, however much he has saved.
 pub fn turn(limit: f64) -> Duration {
-    Duration::from_nanos((limit * 10_000_000.0) as u64).max(SHORTEST_LOOK)
+    share_of_window(limit).max(SHORTEST_LOOK)
 }
 
 /// How long one who has a limit runs until it is looked whether he has reached it: a part of what he has in 10 ms.
 pub fn look(limit: f64) -> Duration {
-    Duration::from_nanos((limit * 2_500_000.0) as u64).max(SHORTEST_LOOK)
+    (share_of_window(limit) / 4).max(SHORTEST_LOOK)
+}
+
+fn share_of_window(limit: f64) -> Duration {
+    Duration::from_nanos((limit * 10_000_000.0) as u64)
 }
 
 const SHORTEST_LOOK: Duration = Duration::from_micros(100);
