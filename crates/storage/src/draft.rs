@@ -21,6 +21,7 @@ const DRAFT: &str = ".draft-";
 const GONE: &str = ".gone-";
 /// The file in a folder that its maker has locked.
 const LOCK: &str = ".lock";
+const UNLOCKED: &str = ".unlocked";
 /// A folder without that file is about to get it, or else its maker died before.
 const NEWBORN: Duration = Duration::from_secs(60);
 
@@ -89,10 +90,12 @@ impl Folder {
     }
 }
 
-/// Makes the lock's file in a folder, and takes it.
+/// Makes the lock's file in a folder, and takes it. It has its name only then: whoever found it before could take it first, and the folder away.
 fn lock(folder: &Path) -> io::Result<File> {
-    let file = File::options().read(true).write(true).create_new(true).open(folder.join(LOCK))?;
+    let unlocked = folder.join(UNLOCKED);
+    let file = File::options().read(true).write(true).create_new(true).open(&unlocked)?;
     disk::lock(&file, false).map_err(io::Error::other)?;
+    fs::rename(unlocked, folder.join(LOCK))?;
     Ok(file)
 }
 
@@ -161,6 +164,20 @@ pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_sweeps_away_what_others_are_about_to_make() {
+        let parent = tempfile::tempdir().unwrap();
+        let make = || {
+            for _ in 0..500 {
+                let draft = Folder::new(parent.path()).unwrap();
+                fs::write(draft.path().join("disk"), "").unwrap();
+                assert!(draft.path().join("../").exists());
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(make))));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn a_folder_appears_when_it_is_kept_and_another_one_does_not_take_its_place() {
