@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 pub struct Vcpu {
     /// The processor's number.
     pub number: u32,
+    /// The thread's.
+    pub thread: u32,
     schedstat: File,
 }
 
@@ -46,7 +48,7 @@ pub fn of(pid: u32) -> io::Result<Vec<Vcpu>> {
         let Some(number) = number else { continue };
         // It may just have ended.
         let schedstat = File::open(format!("/proc/{pid}/task/{thread}/schedstat"));
-        found.extend(schedstat.map(|schedstat| Vcpu { number, schedstat }));
+        found.extend(schedstat.map(|schedstat| Vcpu { number, thread, schedstat }));
     }
     found.sort_by_key(|vcpu| vcpu.number);
     Ok(found)

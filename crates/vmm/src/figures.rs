@@ -22,6 +22,9 @@ pub const SIZE: usize = 16 << 10;
 /// Where words of [flows](crate::flows) begin, and go on to the end.
 pub(crate) const FLOWS: usize = 1024;
 
+/// In this time a guest whose processors keep to a limit has its share once.
+pub const LIMIT_WINDOW: Duration = Duration::from_millis(10);
+
 /// Words of a processor.
 const OF_PROCESSOR: usize = 3;
 /// For how long it has been halted, ns, but for the halt that it is in.

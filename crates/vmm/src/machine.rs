@@ -300,7 +300,7 @@ impl Machine {
         let cpuid = CpuModel::of(self.model, self.tsc_khz).cpuid(index, self.most_processors);
         let mut processor = self.partition.create_processor(index as usize, &cpuid, self.buses.clone())?;
         if let Some(figures) = &self.figures {
-            processor.tell_halts(figures.halts(index));
+            processor.tell_halts(figures, index);
             processor.take_turns(figures.turns());
             processor.keep_limit(figures, index);
         }

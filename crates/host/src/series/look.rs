@@ -5,6 +5,7 @@ use std::io;
 
 use vmm::figures::{Page, now_ns};
 
+use super::halts::Halts;
 use super::stack::Done;
 use crate::vcpus::{self, Vcpu, numbers};
 
@@ -12,8 +13,36 @@ use crate::vcpus::{self, Vcpu, numbers};
 #[derive(Debug)]
 pub struct Look {
     pid: u32,
-    processors: Vec<Vcpu>,
+    processors: Vec<Processor>,
     memory: File,
+}
+
+/// One of its processors.
+#[derive(Debug)]
+struct Processor {
+    vcpu: Vcpu,
+    /// Where the kernel counts its halts, once it was looked for: where the process does not say them itself.
+    halts: Option<Option<Halts>>,
+}
+
+/// Those of a process that are there now.
+fn processors(pid: u32) -> io::Result<Vec<Processor>> {
+    Ok(vcpus::of(pid)?.into_iter().map(|vcpu| Processor { vcpu, halts: None }).collect())
+}
+
+impl Processor {
+    /// What it has done; `figures` are what the process says of itself.
+    fn done(&mut self, pid: u32, figures: Option<&Page>) -> io::Result<Done> {
+        let (number, now) = (self.vcpu.number, now_ns());
+        let done = self.vcpu.done()?;
+        let kept = figures.map_or(0, |page| page.kept_ns(number));
+        let by_kernel = || {
+            let halts = self.halts.get_or_insert_with(|| Halts::of(pid, number).ok()).as_mut()?;
+            halts.look(now, done.ran.saturating_add(done.waited).saturating_add(kept))
+        };
+        let halted = figures.and_then(|page| page.halted_ns(number, now)).or_else(by_kernel);
+        Ok(Done { run: done.ran, ready: done.waited, kept, halted })
+    }
 }
 
 /// What the processors have done by now, and the memory that the process takes.
@@ -32,27 +61,27 @@ impl Look {
     /// If it is gone, or the kernel does not say what it does.
     pub fn at(pid: u32) -> io::Result<Self> {
         let memory = File::open(format!("/proc/{pid}/statm"))?;
-        Ok(Self { pid, processors: vcpus::of(pid)?, memory })
+        Ok(Self { pid, processors: processors(pid)?, memory })
     }
 
     /// Looks for its processors again: there may be more or fewer.
     pub fn again(&mut self) {
-        if let Ok(found) = vcpus::of(self.pid) {
-            self.processors = found;
+        let Ok(mut found) = processors(self.pid) else { return };
+        for one in &mut found {
+            let is_it = |known: &&mut Processor| known.vcpu.thread == one.vcpu.thread;
+            one.halts = self.processors.iter_mut().find(is_it).and_then(|known| known.halts.take());
         }
+        self.processors = found;
     }
 
     /// What it has done; `figures` are what the process says of itself.
     ///
     /// # Errors
     /// If it is gone.
-    pub fn now(&self, figures: Option<&Page>) -> io::Result<Seen> {
+    pub fn now(&mut self, figures: Option<&Page>) -> io::Result<Seen> {
         let mut processors = Vec::with_capacity(self.processors.len());
-        for vcpu in &self.processors {
-            let halted = figures.and_then(|page| page.halted_ns(vcpu.number, now_ns()));
-            let done = vcpu.done()?;
-            let kept = figures.map_or(0, |page| page.kept_ns(vcpu.number));
-            processors.push((vcpu.number, Done { run: done.ran, ready: done.waited, kept, halted }));
+        for processor in &mut self.processors {
+            processors.push((processor.vcpu.number, processor.done(self.pid, figures)?));
         }
         let [_, resident] = numbers(&self.memory)?;
         Ok(Seen { processors, resident: resident * rustix::param::page_size() as u64 })
@@ -73,8 +102,9 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut look = Look::at(std::process::id()).unwrap();
         // The name is set by the thread itself.
-        let run = |look: &Look| look.now(None).unwrap().processors.first().map_or(0, |(_, done)| done.run);
-        while run(&look) == 0 && Instant::now() < deadline {
+        let run =
+            |look: &mut Look| look.now(None).unwrap().processors.first().map_or(0, |(_, done)| done.run);
+        while run(&mut look) == 0 && Instant::now() < deadline {
             look.again();
         }
         let seen = look.now(None).unwrap();

@@ -2,12 +2,13 @@
 //!
 //! [`sampler`] looks at everything once a second and writes it into one file for the host and one for each guest ([`ring`]). It
 //! reads what the kernel says of guests' processes, which costs microseconds; what their disks and cards did only they know, and
-//! are asked the less often the more of them there are. For how long their processors were halted they say all the time ([`Figures`]). Whoever asks them for more tells what they said here, too, so that what somebody
+//! are asked the less often the more of them there are. For how long their processors were halted they say all the time ([`Figures`]), or KVM does ([`halts`]). Whoever asks them for more tells what they said here, too, so that what somebody
 //! looks at is known in more detail.
 
 mod bucket;
 mod code;
 mod guest;
+mod halts;
 mod look;
 mod processors;
 mod ring;

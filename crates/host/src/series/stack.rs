@@ -1,8 +1,9 @@
 //! Where the time of a guest's processors went: one stack for each, which is as high as the time is long.
 //!
 //! What a thread ran and for how long it waited for a processor the kernel says; as far as the kernel says that it throttled the guest, it waited
-//! for its limit, and so it did while its process says that it kept still for its sake. For how long the guest had halted it the software engine says ([`vmm::figures`]). What is left, it was kept from
-//! going on though it wanted to: by memory that was not there yet. Under KVM, whose processors halt out of our sight, that counts as halted. A halt while a disk worked on what the guest wanted
+//! for its limit, and so it did while its process says that it kept still for its sake. For how long the guest had halted it the software engine says ([`vmm::figures`]), and of its own
+//! processors KVM ([`super::halts`]). What is left, it was kept from going on though it wanted to: by memory that was not there yet. Where nobody says for how long it was halted, that counts as
+//! halted. A halt while a disk worked on what the guest wanted
 //! of it is waiting for I/O: so much of the halts as all requests took, first of the processors that ran most, which will have asked.
 
 /// How many series a stack has.
@@ -17,7 +18,7 @@ pub struct Done {
     pub ready: u64,
     /// It kept still for the sake of a limit.
     pub kept: u64,
-    /// The guest had nothing for it to do, if the engine says so.
+    /// The guest had nothing for it to do, if anybody says so.
     pub halted: Option<u64>,
 }
 

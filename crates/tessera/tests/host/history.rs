@@ -1,7 +1,9 @@
 //! What the host and its guests used over time.
 
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::agent::start;
@@ -163,6 +165,34 @@ fn each_processors_time_is_one_stack_of_running_waiting_and_halting() {
     let before = known(&of(&daemon, "waits"), "halted").len();
     daemon.eventually("it goes on", |daemon| known(&of(daemon, "waits"), "halted").len() > before + 3);
     assert!(*known(&of(&daemon, "waits"), "halted").last().unwrap() > 0.5);
+}
+
+#[test]
+fn on_kvm_what_is_no_halt_is_waiting_for_memory() {
+    if !Path::new("/dev/kvm").exists() {
+        eprintln!("skipped: there is no /dev/kvm");
+        return;
+    }
+    let mut daemon = Daemon::start_as(false, "none", &["--kvm-as-it-is"]);
+    let last = |daemon: &Daemon, part: &str| {
+        *known(&seconds(daemon, "/vms/a/processors/0"), part).last().unwrap_or(&0.0)
+    };
+    let kernel = daemon.kernel("a", &waits());
+    daemon.run(&format!("vm create a --kernel {kernel} --memory 32M --engine kvm --start"));
+    daemon.eventually("it has nothing to do", |daemon| last(daemon, "halted") > 0.95);
+    // A process that stands still is neither halted by its guest nor does it wait for a processor.
+    let process = Pid::from_raw(daemon.vm("a")["status"]["pid"].as_i64().unwrap() as i32).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    daemon.eventually("it is kept from going on", |daemon| last(daemon, "memory") > 0.95);
+    kill_process(process, Signal::CONT).unwrap();
+    daemon.eventually("it has nothing to do again", |daemon| last(daemon, "halted") > 0.95);
+    daemon.kill();
+    daemon.start_again();
+    let before = known(&seconds(&daemon, "/vms/a/processors/0"), "halted").len();
+    daemon.eventually("the next daemon is told, too", |daemon| {
+        let halted = known(&seconds(daemon, "/vms/a/processors/0"), "halted");
+        halted.len() > before + 3 && *halted.last().unwrap() > 0.95
+    });
 }
 
 #[test]

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::time::ClockId;
 
-use crate::figures::{Limits, clock_ns, now_ns};
+use crate::figures::{LIMIT_WINDOW, Limits, clock_ns, now_ns};
 
 /// In this time it has its share once, ns.
-const WINDOW: u64 = 10_000_000;
+const WINDOW: u64 = LIMIT_WINDOW.as_nanos() as u64;
 /// It does not stop for less than it runs between two looks, ns.
 const LEAST: u64 = 200_000;
 /// So many shares it may have saved: who had to wait for others catches up.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use softcpu::{Bus, CpuState, CpuidEntry};
 
-use crate::figures::{Figures, Halts, Turns};
+use crate::figures::{Figures, Turns};
 use crate::interrupt::{MsiMessage, MsiSink};
 use crate::memory::Ram;
 
@@ -69,8 +69,8 @@ pub trait Kicker: Send + Sync {
 pub trait Processor: Send {
     /// Executes guest code until there is a reason to stop. A halted processor sleeps inside.
     fn run(&mut self) -> Exit;
-    /// Where it says when it is halted, if the engine can tell: those of the kernel halt out of our sight.
-    fn tell_halts(&mut self, _halts: Halts) {}
+    /// Where it says when it is halted, as the one with this number, if the engine can tell: those of the kernel halt out of our sight.
+    fn tell_halts(&mut self, _figures: &Figures, _index: u32) {}
     /// How long it runs before others of the host have their turn.
     fn take_turns(&mut self, _turns: Turns) {}
     /// What limit it keeps to.

@@ -209,8 +209,8 @@ impl Processor for SoftProcessor {
         exit
     }
 
-    fn tell_halts(&mut self, halts: Halts) {
-        self.halts = Some(halts);
+    fn tell_halts(&mut self, figures: &Figures, index: u32) {
+        self.halts = Some(figures.halts(index));
     }
 
     fn take_turns(&mut self, turns: Turns) {

@@ -11,6 +11,7 @@ mod msrs;
 mod probe;
 mod processor;
 mod state;
+mod stats;
 mod steal;
 mod tsc;
 mod unexpected;

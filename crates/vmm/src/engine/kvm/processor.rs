@@ -1,5 +1,6 @@
 //! A virtual processor on KVM.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use softcpu::{Bus, CpuState};
 
 use super::kick::{self, Kick, PendingSignal};
 use super::tsc::Tsc;
-use super::{Shared, failed, msrs, state, steal, unexpected};
+use super::{Shared, failed, msrs, state, stats, steal, unexpected};
 use crate::engine::limit::Limit;
 use crate::engine::turn::Turn;
 use crate::engine::{EngineError, Exit, Kicker, Processor};
@@ -42,6 +43,8 @@ pub(super) struct KvmProcessor {
     limit: Limit,
     /// How often processors had been told to look when it did.
     told: u32,
+    /// For the daemon, which looks for it.
+    _stats: Option<File>,
 }
 
 impl KvmProcessor {
@@ -58,6 +61,7 @@ impl KvmProcessor {
         // SAFETY: the run page stays where it is until `vcpu` is dropped, and `drop` calls `gone` before that.
         let kick = Arc::new(unsafe { Kick::new(flag) });
         let limit = Limit::new(Arc::clone(&shared.bucket));
+        let stats = stats::of(&vcpu);
         let turn = Turn::default();
         Ok(Self {
             vcpu,
@@ -71,6 +75,7 @@ impl KvmProcessor {
             turn,
             limit,
             told: 0,
+            _stats: stats,
         })
     }
 
