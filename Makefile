@@ -19,7 +19,7 @@ CHECKED := --package softcpu --config profile.dev.package.softcpu.debug-assertio
 # The demo keeps its image here, so that `make clean` leaves nothing behind.
 DEMO_HOME := $(BUILD)/demo
 
-.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-balance bench-memory bench-snapshot soak soak-hardware soak-changes soak-memory setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
+.PHONY: help demo test test-page test-api screens bench-page build deb web check-web guests fmt fmt-check clippy deny doc check bench bench-host bench-share bench-balance bench-memory bench-snapshot soak soak-hardware soak-changes soak-memory soak-service setup-build setup-web setup-page setup-api setup-soak setup-image setup-host setup-test setup-deny setup-deb setup-bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -113,6 +113,9 @@ soak-hardware: setup-build setup-image setup-host build ## Give Debian guests ha
 
 soak-memory: setup-build setup-image setup-host build ## Have ten Debian guests share a pool of memory for an hour and more (SOAK='idle', SOAK='pressure --minutes 10 --seed 2')
 	scripts/soak-memory $(TESSERA) $(SOAK)
+
+soak-service: setup-build setup-image setup-host build ## Have systemd run a host within a Debian guest, with control groups of version 2, and look whether shares hold there (SOAK='--release 12')
+	scripts/soak-service $(TESSERA) $(SOAK)
 
 soak-changes: setup-build setup-image setup-host setup-soak build ## Snapshot, revert, branch, suspend and clone a Debian guest a hundred times while it works, and cut that off two hundred times (SOAK='--operations 10 --kills 20 --seed 1')
 	TESSERA_HOME=$(BUILD)/soak scripts/soak-changes $(TESSERA) $(SOAK)

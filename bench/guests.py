@@ -4,13 +4,12 @@ import http.client
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from daemon import Daemon, Trouble, end_when_told, until  # noqa: E402, F401
+from daemon import Daemon, Trouble, end_when_told, spinning, until  # noqa: E402, F401
 
 SUBNET = "10.97.0.0/20"
 
@@ -38,17 +37,6 @@ def in_own_network():
     if os.environ.get("TESSERA_BENCH_NETWORK") != "own":
         own = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, *sys.argv]
         sys.exit(subprocess.run(own, env={**os.environ, "TESSERA_BENCH_NETWORK": "own"}).returncode)
-
-
-def spinning():
-    """A kernel that always wants more: an ELF file with a PVH entry (Xen, public/elfnote.h) whose code jumps to itself."""
-    entry, code = 0x200000, b"\xeb\xfe"
-    headers, note = 64 + 2 * 56, 20
-    image = b"\x7fELF\x02\x01\x01" + bytes(9)
-    image += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, 2, 64, 0, 0)
-    for kind, flags, at, to, length in [(4, 4, headers, 0, note), (1, 5, headers + note, entry, len(code))]:
-        image += struct.pack("<IIQQQQQQ", kind, flags, at, to, to, length, length, 4)
-    return image + struct.pack("<III", 4, 4, 18) + b"Xen\0" + struct.pack("<I", entry) + code
 
 
 def linux(tiny, folder):

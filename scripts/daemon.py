@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -31,6 +32,17 @@ def end_when_told():
         sys.exit("ended from outside")
 
     signal.signal(signal.SIGTERM, end)
+
+
+def spinning():
+    """A kernel that always wants more: an ELF file with a PVH entry (Xen, public/elfnote.h) whose code jumps to itself."""
+    entry, code = 0x200000, b"\xeb\xfe"
+    headers, note = 64 + 2 * 56, 20
+    image = b"\x7fELF\x02\x01\x01" + bytes(9)
+    image += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+    for kind, flags, at, to, length in [(4, 4, headers, 0, note), (1, 5, headers + note, entry, len(code))]:
+        image += struct.pack("<IIQQQQQQ", kind, flags, at, to, to, length, length, 4)
+    return image + struct.pack("<III", 4, 4, 18) + b"Xen\0" + struct.pack("<I", entry) + code
 
 
 class Daemon:

@@ -15,6 +15,12 @@ const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "fr
 /// The group of the daemon itself where it has one of its own: systemd makes it (`DelegateSubgroup=`) in version 2, and we do in version 1
 /// while guests have most of the machine.
 const DAEMON: &str = "daemon";
+/// The same in version 2 where nobody made one and the daemon is alone: it is told apart from the other because systemd does not put the next daemon there ([`make_way`]).
+const OWN: &str = "main";
+/// How the group of a host is called, before its id.
+const OF_HOST: &str = "tessera-";
+/// Where systemd puts what it runs before a service's main process.
+pub(crate) const CONTROL: &str = ".control";
 
 /// The groups of a host's guests.
 #[derive(Debug)]
@@ -67,19 +73,51 @@ fn own(text: &str, controllers: &[String]) -> Option<String> {
     })
 }
 
-/// The folders in which groups of this process's own can be, one for each hierarchy, and the controllers of that.
-fn places<'a>(mounts: &'a [Mount], cgroup: &str) -> Vec<(PathBuf, &'a [String])> {
+/// A folder in which groups of this process's own can be.
+#[derive(Debug)]
+struct Place<'a> {
+    folder: PathBuf,
+    /// The groups above the host's own, from that folder on, but for the one that is mounted: that is somebody else's.
+    above: Vec<PathBuf>,
+    /// The hierarchy's controllers; none is version 2.
+    controllers: &'a [String],
+}
+
+/// One for each hierarchy.
+fn places<'a>(mounts: &'a [Mount], cgroup: &str) -> Vec<Place<'a>> {
     let place = |mount: &'a Mount| {
         let own = own(cgroup, &mount.controllers)?;
         let own = Path::new(&own);
         // Guests are beside the daemon then: in version 2 only groups without processes of their own can divide (no internal processes).
-        let own = if own.ends_with(DAEMON) { own.parent()? } else { own };
-        let within = own.strip_prefix(&mount.root).ok()?;
-        Some((mount.place.join(within), mount.controllers.as_slice()))
+        let own =
+            if [DAEMON, OWN, CONTROL].iter().any(|name| own.ends_with(name)) { own.parent()? } else { own };
+        let folder = mount.place.join(own.strip_prefix(&mount.root).ok()?);
+        let within = |group: &&Path| group.starts_with(&mount.place) && *group != mount.place;
+        let above = folder.ancestors().take_while(within).map(Path::to_owned).collect();
+        Some(Place { folder, above, controllers: &mount.controllers })
     };
     let mut places: Vec<_> = mounts.iter().filter_map(place).collect();
-    places.dedup_by(|a, b| a.0 == b.0);
+    places.dedup_by(|a, b| a.folder == b.folder);
     places
+}
+
+/// Has a group of version 2 divide processors among those in it.
+fn divide(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.subtree_control"), "+cpu")
+}
+
+/// Has the daemon go into a group of its own within one in which there is no other process. Says whether it did.
+fn step_aside(place: &Path) -> io::Result<bool> {
+    let own = std::process::id().to_string();
+    let all = fs::read_to_string(place.join("cgroup.procs"))?;
+    if all.lines().any(|process| process != own) {
+        return Ok(false);
+    }
+    let group = place.join(OWN);
+    match fs::create_dir(&group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::write(group.join("cgroup.procs"), own).map(|()| true),
+    }
 }
 
 /// Has the groups in a folder of version 2, and those in it, divide processors.
@@ -93,37 +131,81 @@ fn enable(place: &Path, folder: &Path) -> Result<(), String> {
             place.display()
         ));
     }
-    for group in [place, folder] {
-        let control = group.join("cgroup.subtree_control");
-        fs::write(&control, "+cpu").map_err(|error| match error.kind() {
-            io::ErrorKind::ResourceBusy => format!(
-                "{} has processes of its own: the daemon has to be in a group called {DAEMON} there (systemd 254 and later: DelegateSubgroup={DAEMON})",
-                group.display()
-            ),
-            _ => told(&control, error),
-        })?;
+    let made = match divide(place) {
+        Err(error)
+            if error.kind() == io::ErrorKind::ResourceBusy && step_aside(place).is_ok_and(|did| did) =>
+        {
+            divide(place)
+        }
+        made => made,
+    };
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::ResourceBusy => format!(
+            "{} has other processes than the daemon: it needs a group of its own, as its unit of systemd gives it, or by hand: systemd-run --scope --slice=tessera.slice -p Delegate=yes tessera host",
+            place.display()
+        ),
+        _ => told(place, error),
+    })?;
+    divide(folder).map_err(|error| told(folder, error))
+}
+
+/// Has the next daemon be put where the last one was: in version 2 no process can be put into a group that divides processors, and systemd
+/// before 254 knows no other place for it. Guests that run have no shares until the daemon has begun. Does nothing where that is not so.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn make_way() -> io::Result<()> {
+    let mounts = mounts(&fs::read_to_string("/proc/self/mountinfo")?);
+    for place in places(&mounts, &fs::read_to_string("/proc/self/cgroup")?) {
+        if place.controllers.is_empty() && place.folder.join(OWN).is_dir() {
+            undivide(&place.folder)?;
+        }
     }
     Ok(())
 }
 
-/// Where processors are divided, of folders with their controllers.
-fn controls(folders: &[(PathBuf, PathBuf, &[String])]) -> Result<Controls, String> {
+/// Has a group of version 2 divide processors no more, nor hosts' groups in it.
+fn undivide(place: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(place)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(OF_HOST)) {
+            fs::write(entry.path().join("cgroup.subtree_control"), "-cpu")?;
+        }
+    }
+    fs::write(place.join("cgroup.subtree_control"), "-cpu")
+}
+
+/// Where processors are divided, of places and the host's own groups there.
+fn controls(places: &[(Place<'_>, PathBuf)]) -> Result<Controls, String> {
     let of =
-        |name: &str| folders.iter().find(|(.., controllers)| controllers.iter().any(|other| other == name));
-    let second = folders.iter().find(|(.., controllers)| controllers.is_empty());
-    let counted = of("cpuacct").map(|(_, folder, _)| (folder.clone(), Version::One));
-    let account = counted.or_else(|| second.map(|(_, folder, _)| (folder.clone(), Version::Two)));
+        |name: &str| places.iter().find(|(place, _)| place.controllers.iter().any(|other| other == name));
+    let second = places.iter().find(|(place, _)| place.controllers.is_empty());
+    let counted = of("cpuacct").map(|(_, folder)| (folder.clone(), Version::One));
+    let account = counted.or_else(|| second.map(|(_, folder)| (folder.clone(), Version::Two)));
     let Some(account) = account else { return Err("guests have no control groups here".into()) };
-    if let Some((place, folder, _)) = of("cpu") {
-        let daemon = Some((folder.join(DAEMON), place.clone()));
-        return Ok(Controls { folder: folder.clone(), version: Version::One, account, daemon });
+    if let Some((place, folder)) = of("cpu") {
+        let daemon = Some((folder.join(DAEMON), place.folder.clone()));
+        return Ok(Controls {
+            folder: folder.clone(),
+            above: place.above.clone(),
+            version: Version::One,
+            account,
+            daemon,
+        });
     }
     match second {
-        Some((place, folder, _)) => {
-            enable(place, folder)?;
-            let daemon = place.join(DAEMON);
-            let daemon = daemon.is_dir().then(|| (daemon, place.clone()));
-            Ok(Controls { folder: folder.clone(), version: Version::Two, account, daemon })
+        Some((place, folder)) => {
+            enable(&place.folder, folder)?;
+            let own =
+                [DAEMON, OWN].map(|name| place.folder.join(name)).into_iter().find(|group| group.is_dir());
+            let daemon = own.map(|group| (group, place.folder.clone()));
+            Ok(Controls {
+                folder: folder.clone(),
+                above: place.above.clone(),
+                version: Version::Two,
+                account,
+                daemon,
+            })
         }
         None => Err("there is no cpu controller here".into()),
     }
@@ -136,17 +218,17 @@ impl Groups {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mounts = mounts(&read("/proc/self/mountinfo"));
         let mut folders = Vec::new();
-        for (place, controllers) in places(&mounts, &read("/proc/self/cgroup")) {
-            let folder = place.join(format!("tessera-{host}"));
+        for place in places(&mounts, &read("/proc/self/cgroup")) {
+            let folder = place.folder.join(format!("{OF_HOST}{host}"));
             match fs::create_dir(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    tracing::info!("guests have no control group in {}: {error}", place.display());
+                    tracing::info!("guests have no control group in {}: {error}", place.folder.display());
                 }
-                _ => folders.push((place, folder, controllers)),
+                _ => folders.push((place, folder)),
             }
         }
         let controls = controls(&folders);
-        Self { folders: folders.into_iter().map(|(_, folder, _)| folder).collect(), controls }
+        Self { folders: folders.into_iter().map(|(_, folder)| folder).collect(), controls }
     }
 
     /// Where processors are divided.
@@ -221,10 +303,13 @@ mod tests {
     #[test]
     fn version_2_alone_is_found() {
         let mounts = mounts("30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
-        for own in ["0::/system.slice/tessera.service\n", "0::/system.slice/tessera.service/daemon\n"] {
+        for group in ["", "/daemon", "/main", "/.control"] {
+            let own = &format!("0::/tessera.slice/tessera.service{group}\n");
             let places = places(&mounts, own);
-            assert_eq!(places[0].0, Path::new("/sys/fs/cgroup/system.slice/tessera.service"));
-            assert!(places.len() == 1 && places[0].1.is_empty());
+            let service = Path::new("/sys/fs/cgroup/tessera.slice/tessera.service");
+            assert_eq!(places[0].folder, service);
+            assert!(places.len() == 1 && places[0].controllers.is_empty());
+            assert_eq!(places[0].above, [service, Path::new("/sys/fs/cgroup/tessera.slice")]);
         }
     }
 
@@ -241,11 +326,16 @@ mod tests {
         let mounts = mounts(text);
         let places = places(&mounts, own);
         assert_eq!(
-            places.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>(),
+            places.iter().map(|place| place.folder.clone()).collect::<Vec<_>>(),
             wanted.map(PathBuf::from)
         );
-        let made: Vec<_> =
-            places.into_iter().map(|(place, has)| (place.clone(), place.join("t"), has)).collect();
+        let made: Vec<_> = places
+            .into_iter()
+            .map(|place| {
+                let own = place.folder.join("t");
+                (place, own)
+            })
+            .collect();
         let controls = controls(&made).unwrap();
         assert_eq!(
             (controls.version, controls.folder.as_path()),
@@ -259,7 +349,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("t");
         fs::create_dir(&folder).unwrap();
-        let made = [(place.path().to_owned(), folder.clone(), [].as_slice())];
+        let found = Place { folder: place.path().to_owned(), above: Vec::new(), controllers: &[] };
+        let made = [(found, folder.clone())];
         fs::write(place.path().join("cgroup.controllers"), "memory pids\n").unwrap();
         let why = controls(&made).unwrap_err();
         assert!(why.ends_with("has no cpu controller: whatever started the daemon gives it none"), "{why}");
@@ -270,6 +361,24 @@ mod tests {
             assert_eq!(fs::read_to_string(group.join("cgroup.subtree_control")).unwrap(), "+cpu");
         }
         assert!(super::controls(&[]).is_err());
+    }
+
+    #[test]
+    fn the_daemon_steps_aside_where_it_is_alone_and_makes_way_for_the_next_one() {
+        let place = tempfile::tempdir().unwrap();
+        let (place, own) = (place.path(), std::process::id().to_string());
+        fs::write(place.join("cgroup.procs"), format!("{own}\n1\n")).unwrap();
+        assert!(!step_aside(place).unwrap(), "process 1 is somebody else");
+        fs::write(place.join("cgroup.procs"), format!("{own}\n")).unwrap();
+        assert!(step_aside(place).unwrap());
+        assert_eq!(fs::read_to_string(place.join("main/cgroup.procs")).unwrap(), own);
+        let host = place.join("tessera-1");
+        fs::create_dir(&host).unwrap();
+        undivide(place).unwrap();
+        for group in [place, &host] {
+            assert_eq!(fs::read_to_string(group.join("cgroup.subtree_control")).unwrap(), "-cpu");
+        }
+        assert!(!place.join("main/cgroup.subtree_control").exists());
     }
 
     #[test]

@@ -32,3 +32,5 @@ pub mod tasks;
 pub mod tls;
 mod vcpus;
 pub mod wires;
+
+pub use groups::make_way;

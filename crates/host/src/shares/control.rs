@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use api::Id;
 
 use super::rule::{loose_quota, quota};
+use crate::groups::CONTROL;
 
 /// Which of the kernel's two interfaces it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Version {
 pub struct Controls {
     /// The host's own group in the hierarchy that has processors divided.
     pub folder: PathBuf,
+    /// The groups above it, the nearest one first, but for the first of all.
+    pub above: Vec<PathBuf>,
     /// What that is.
     pub version: Version,
     /// The same where what is used is counted.
@@ -68,32 +71,59 @@ impl Version {
 }
 
 impl Controls {
-    /// Gives the host's own group its part beside other processes of the machine.
+    /// Gives guests their part beside other processes of the machine: the highest of the groups above theirs that has nothing else in it has the weight, and those below it the usual one.
+    /// So a daemon that is begun in there while guests are busy does not have to wait for what they leave.
     ///
     /// # Errors
     /// If the kernel refuses it.
     pub fn set_part(&self, part: Part) -> io::Result<()> {
-        let weight = match (part, self.version) {
-            (Part::Usual, version) => version.usual(),
-            (Part::Most, Version::One) => 262_144,
-            (Part::Most, Version::Two) => 10_000,
-        };
         if part == Part::Most {
             self.shelter()?;
         }
-        fs::write(self.folder.join(self.version.weight_file()), weight.to_string())
+        let usual = self.version.usual();
+        let mut highest = &self.folder;
+        for group in &self.above {
+            if !self.is_all_of(group, highest) {
+                break;
+            }
+            self.write_weight(highest, usual)?;
+            highest = group;
+        }
+        let weight = match (part, self.version) {
+            (Part::Usual, _) => usual,
+            (Part::Most, Version::One) => 262_144,
+            (Part::Most, Version::Two) => 10_000,
+        };
+        self.write_weight(highest, weight)
+    }
+
+    fn write_weight(&self, group: &Path, weight: u64) -> io::Result<()> {
+        fs::write(group.join(self.version.weight_file()), weight.to_string())
+    }
+
+    /// Whether there is nothing in a group but one of ours and the daemon.
+    fn is_all_of(&self, group: &Path, below: &Path) -> bool {
+        let is_ours = |entry: fs::DirEntry| {
+            let (path, is_group) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let is_daemon = || self.daemon.as_ref().is_some_and(|(daemon, _)| path == *daemon);
+            !is_group || path == below || path.ends_with(CONTROL) || is_daemon()
+        };
+        let has_none = fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|all| all.is_empty());
+        has_none && fs::read_dir(group).is_ok_and(|entries| entries.flatten().all(is_ours))
     }
 
     /// Sees to it that the daemon itself is not among those who get what guests leave: who would stop a guest then?
     fn shelter(&self) -> io::Result<()> {
-        let Some((group, _)) = &self.daemon else { return Ok(()) };
+        let Some((group, place)) = &self.daemon else { return Ok(()) };
         if self.version == Version::One {
             match fs::create_dir(group) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => fs::write(group.join("cgroup.procs"), std::process::id().to_string())?,
             }
         }
-        fs::write(group.join(self.version.weight_file()), self.version.weights().1.to_string())
+        let is_beside = self.version == Version::Two && self.is_all_of(place, &self.folder);
+        let weight = if is_beside { self.version.usual() } else { self.version.weights().1 };
+        self.write_weight(group, weight)
     }
 
     /// Has the daemon leave a group that was made for it.
@@ -311,7 +341,13 @@ mod tests {
         let path = folder.path().to_owned();
         (
             folder,
-            Controls { account: (path.clone(), version), folder: path, version, daemon: None },
+            Controls {
+                account: (path.clone(), version),
+                folder: path,
+                above: Vec::new(),
+                version,
+                daemon: None,
+            },
             guest,
             group,
         )
@@ -347,6 +383,43 @@ mod tests {
         assert_eq!(controls.throttled(guest).unwrap().now().unwrap(), 17_000);
         controls.set_part(Part::Most).unwrap();
         assert_eq!(fs::read_to_string(controls.folder.join("cpu.weight")).unwrap(), "10000");
+    }
+
+    #[test]
+    fn the_highest_group_that_is_all_ours_has_the_part_of_all() {
+        let top = tempfile::tempdir().unwrap();
+        let slice = top.path().join("slice");
+        let service = slice.join("service");
+        let [own, daemon, other] = ["own", "daemon", "other"].map(|name| service.join(name));
+        for group in [&own, &daemon] {
+            fs::create_dir_all(group).unwrap();
+        }
+        for group in [&slice, &service] {
+            fs::write(group.join("cgroup.procs"), "").unwrap();
+        }
+        let controls = Controls {
+            account: (own.clone(), Version::Two),
+            folder: own,
+            above: vec![service.clone(), slice.clone()],
+            version: Version::Two,
+            daemon: Some((daemon, service.clone())),
+        };
+        let groups = [&controls.folder, &service, &slice].map(|group| group.join("cpu.weight"));
+        let weights = |part| {
+            groups.iter().for_each(|file| fs::write(file, "").unwrap());
+            controls.set_part(part).unwrap();
+            groups.each_ref().map(|file| fs::read_to_string(file).unwrap())
+        };
+        let of_daemon = || fs::read_to_string(service.join("daemon/cpu.weight")).unwrap();
+        assert_eq!(weights(Part::Most), ["100", "100", "10000"]);
+        assert_eq!(of_daemon(), "100");
+        assert_eq!(weights(Part::Usual), ["100"; 3]);
+        // A process in the slice is somebody else's, and so is a group in the service.
+        fs::write(slice.join("cgroup.procs"), "77\n").unwrap();
+        assert_eq!(weights(Part::Most), ["100", "10000", ""]);
+        fs::create_dir(&other).unwrap();
+        assert_eq!(weights(Part::Most), ["10000", "", ""]);
+        assert_eq!(of_daemon(), "10000");
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::machine;
 
 /// How often it is looked while anything is promised.
 const WINDOW: Duration = Duration::from_millis(250);
+/// How often the part of the machine that the guests have is set again.
+const RENEWED: Duration = Duration::from_secs(10);
 /// How often otherwise: somebody may want to know.
 const IDLE_WINDOW: Duration = Duration::from_secs(1);
 /// Changes that come together are taken together.
@@ -76,8 +78,8 @@ struct Loop {
     windows: u32,
     /// When debts were settled.
     settled: Instant,
-    /// The part of the machine that the guests have, if it has been set.
-    part: Option<Part>,
+    /// The part of the machine that the guests have, and since when, if it has been set.
+    part: Option<(Part, Instant)>,
     /// What the whole machine had done when.
     machine: VecDeque<(Instant, u64)>,
 }
@@ -200,11 +202,14 @@ impl Loop {
             }
         }
         let part = if self.is_reserved(groups) { Part::Most } else { Part::Usual };
-        if self.part != Some(part) && !self.guests.is_empty() {
+        // systemd sets weights of its own anew when its units are read again.
+        let holds = |since: Instant| part == Part::Usual || now - since < RENEWED;
+        let is_set = self.part.is_some_and(|(set, since)| set == part && holds(since));
+        if !is_set && !self.guests.is_empty() {
             if let Err(error) = controls.set_part(part) {
                 tracing::warn!("{}: {error}", controls.folder.display());
             }
-            self.part = Some(part);
+            self.part = Some((part, now));
         }
     }
 

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use share::{Group, Limit, Share, Tree, above};
+use vmm::figures::LIMIT_WINDOW;
 
 /// What a guest may have and wants.
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +153,7 @@ pub fn look(limit: f64) -> Duration {
 }
 
 fn share_of_window(limit: f64) -> Duration {
-    Duration::from_nanos((limit * 10_000_000.0) as u64)
+    Duration::from_nanos((LIMIT_WINDOW.as_nanos() as f64 * limit) as u64)
 }
 
 const SHORTEST_LOOK: Duration = Duration::from_micros(100);

@@ -112,6 +112,9 @@ enum HostCommand {
     Uninstall(UninstallArgs),
     /// Print an address that logs in whoever opens it first, within ten minutes: for a browser
     Link,
+    /// Have systemd be able to start the daemon beside guests that run
+    #[command(hide = true)]
+    MakeWay,
 }
 
 impl HostArgs {
@@ -139,6 +142,9 @@ impl HostArgs {
             Some(HostCommand::Install(args)) => args.execute(),
             Some(HostCommand::Uninstall(args)) => args.execute(),
             Some(HostCommand::Link) => link(host).await,
+            Some(HostCommand::MakeWay) => {
+                host::make_way().map_err(|error| Failure::internal(format!("control groups: {error}")))
+            }
             None => self.serve().await,
         }
     }

@@ -26,9 +26,15 @@ fn check_unit(root: &Path, unit: &str, program: &str) {
     let unit = root.join(unit);
     let text = std::fs::read_to_string(&unit).unwrap();
     assert!(text.contains(&format!("ExecStart={program} host\n")), "{text}");
-    for line in
-        ["Type=notify", "KillMode=process", "Restart=on-failure", "Delegate=yes", "DelegateSubgroup=daemon"]
-    {
+    assert!(text.contains(&format!("ExecStartPre=-{program} host make-way\n")), "{text}");
+    for line in [
+        "Type=notify",
+        "Slice=tessera.slice",
+        "KillMode=process",
+        "Restart=on-failure",
+        "Delegate=yes",
+        "DelegateSubgroup=daemon",
+    ] {
         assert!(text.lines().any(|other| other == line), "{line}: {text}");
     }
     if is_here("systemd-analyze") {
