@@ -19,7 +19,7 @@ const DAEMON: &str = "daemon";
 const OWN: &str = "main";
 /// How the group of a host is called, before its id.
 const OF_HOST: &str = "tessera-";
-/// Where systemd puts what it runs before a service's main process.
+/// Where systemd puts what it runs after a service's main process.
 pub(crate) const CONTROL: &str = ".control";
 
 /// The groups of a host's guests.
@@ -106,12 +106,12 @@ fn divide(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.subtree_control"), "+cpu")
 }
 
-/// Has the daemon go into a group of its own within one in which there is no other process. Says whether it did.
+/// Has the daemon go into a group of its own, if it is in this one and nobody else is. Says whether nobody is in it then.
 fn step_aside(place: &Path) -> io::Result<bool> {
     let own = std::process::id().to_string();
     let all = fs::read_to_string(place.join("cgroup.procs"))?;
-    if all.lines().any(|process| process != own) {
-        return Ok(false);
+    if all.is_empty() || all.lines().any(|process| process != own) {
+        return Ok(all.is_empty());
     }
     let group = place.join(OWN);
     match fs::create_dir(&group) {
@@ -131,22 +131,15 @@ fn enable(place: &Path, folder: &Path) -> Result<(), String> {
             place.display()
         ));
     }
-    let made = match divide(place) {
-        Err(error)
-            if error.kind() == io::ErrorKind::ResourceBusy && step_aside(place).is_ok_and(|did| did) =>
-        {
-            divide(place)
-        }
-        made => made,
-    };
-    made.map_err(|error| match error.kind() {
-        io::ErrorKind::ResourceBusy => format!(
+    // The first group of all may have processes. The kernel refuses none of what follows if another one has: it takes its processes for threads of one, and no group in it can have processes any more.
+    let mixes = !place.join("cgroup.type").exists();
+    if !mixes && !step_aside(place).map_err(|error| told(place, error))? {
+        return Err(format!(
             "{} has other processes than the daemon: it needs a group of its own, as its unit of systemd gives it, or by hand: systemd-run --scope --slice=tessera.slice -p Delegate=yes tessera host",
             place.display()
-        ),
-        _ => told(place, error),
-    })?;
-    divide(folder).map_err(|error| told(folder, error))
+        ));
+    }
+    [place, folder].iter().try_for_each(|group| divide(group).map_err(|error| told(group, error)))
 }
 
 /// Has the next daemon be put where the last one was: in version 2 no process can be put into a group that divides processors, and systemd
@@ -370,6 +363,8 @@ mod tests {
         fs::write(place.join("cgroup.procs"), format!("{own}\n1\n")).unwrap();
         assert!(!step_aside(place).unwrap(), "process 1 is somebody else");
         fs::write(place.join("cgroup.procs"), format!("{own}\n")).unwrap();
+        assert!(step_aside(place).unwrap());
+        fs::write(place.join("cgroup.procs"), "").unwrap();
         assert!(step_aside(place).unwrap());
         assert_eq!(fs::read_to_string(place.join("main/cgroup.procs")).unwrap(), own);
         let host = place.join("tessera-1");

@@ -26,7 +26,7 @@ fn check_unit(root: &Path, unit: &str, program: &str) {
     let unit = root.join(unit);
     let text = std::fs::read_to_string(&unit).unwrap();
     assert!(text.contains(&format!("ExecStart={program} host\n")), "{text}");
-    assert!(text.contains(&format!("ExecStartPre=-{program} host make-way\n")), "{text}");
+    assert!(text.contains(&format!("ExecStopPost=-{program} host make-way\n")), "{text}");
     for line in [
         "Type=notify",
         "Slice=tessera.slice",
