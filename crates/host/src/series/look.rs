@@ -5,7 +5,7 @@ use std::io;
 
 use vmm::figures::{Page, now_ns};
 
-use super::halts::Halts;
+use super::halts::{self, Halts};
 use super::stack::Done;
 use crate::vcpus::{self, Vcpu, numbers};
 
@@ -14,6 +14,8 @@ use crate::vcpus::{self, Vcpu, numbers};
 pub struct Look {
     pid: u32,
     processors: Vec<Processor>,
+    /// Whether it was looked for where the kernel counts their halts.
+    sought: bool,
     memory: File,
 }
 
@@ -21,8 +23,8 @@ pub struct Look {
 #[derive(Debug)]
 struct Processor {
     vcpu: Vcpu,
-    /// Where the kernel counts its halts, once it was looked for: where the process does not say them itself.
-    halts: Option<Option<Halts>>,
+    /// Where the kernel counts its halts, if the process does not say them itself.
+    halts: Option<Halts>,
 }
 
 /// Those of a process that are there now.
@@ -32,14 +34,12 @@ fn processors(pid: u32) -> io::Result<Vec<Processor>> {
 
 impl Processor {
     /// What it has done; `figures` are what the process says of itself.
-    fn done(&mut self, pid: u32, figures: Option<&Page>) -> io::Result<Done> {
+    fn done(&mut self, figures: Option<&Page>) -> io::Result<Done> {
         let (number, now) = (self.vcpu.number, now_ns());
         let done = self.vcpu.done()?;
         let kept = figures.map_or(0, |page| page.kept_ns(number));
-        let by_kernel = || {
-            let halts = self.halts.get_or_insert_with(|| Halts::of(pid, number).ok()).as_mut()?;
-            halts.look(now, done.ran.saturating_add(done.waited).saturating_add(kept))
-        };
+        let by_kernel =
+            || self.halts.as_mut()?.look(now, done.ran.saturating_add(done.waited).saturating_add(kept));
         let halted = figures.and_then(|page| page.halted_ns(number, now)).or_else(by_kernel);
         Ok(Done { run: done.ran, ready: done.waited, kept, halted })
     }
@@ -61,7 +61,7 @@ impl Look {
     /// If it is gone, or the kernel does not say what it does.
     pub fn at(pid: u32) -> io::Result<Self> {
         let memory = File::open(format!("/proc/{pid}/statm"))?;
-        Ok(Self { pid, processors: processors(pid)?, memory })
+        Ok(Self { pid, processors: processors(pid)?, sought: false, memory })
     }
 
     /// Looks for its processors again: there may be more or fewer.
@@ -71,7 +71,21 @@ impl Look {
             let is_it = |known: &&mut Processor| known.vcpu.thread == one.vcpu.thread;
             one.halts = self.processors.iter_mut().find(is_it).and_then(|known| known.halts.take());
         }
-        self.processors = found;
+        (self.processors, self.sought) = (found, false);
+    }
+
+    /// Looks for where the kernel counts the halts of processors of which nobody says them, once.
+    fn seek(&mut self, figures: &Page) {
+        let is_silent =
+            |one: &Processor| one.halts.is_none() && figures.halted_ns(one.vcpu.number, now_ns()).is_none();
+        if self.sought || !self.processors.iter().any(is_silent) {
+            return;
+        }
+        self.sought = true;
+        let mut found = halts::of(self.pid).unwrap_or_default();
+        for one in self.processors.iter_mut().filter(|one| is_silent(one)) {
+            one.halts = found.remove(&one.vcpu.number);
+        }
     }
 
     /// What it has done; `figures` are what the process says of itself.
@@ -79,9 +93,10 @@ impl Look {
     /// # Errors
     /// If it is gone.
     pub fn now(&mut self, figures: Option<&Page>) -> io::Result<Seen> {
+        figures.iter().for_each(|figures| self.seek(figures));
         let mut processors = Vec::with_capacity(self.processors.len());
         for processor in &mut self.processors {
-            processors.push((processor.vcpu.number, processor.done(self.pid, figures)?));
+            processors.push((processor.vcpu.number, processor.done(figures)?));
         }
         let [_, resident] = numbers(&self.memory)?;
         Ok(Seen { processors, resident: resident * rustix::param::page_size() as u64 })

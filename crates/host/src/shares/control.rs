@@ -72,7 +72,7 @@ impl Version {
 
 impl Controls {
     /// Gives guests their part beside other processes of the machine: the highest of the groups above theirs that has nothing else in it has the weight, and those below it the usual one.
-    /// So a daemon that is begun in there while guests are busy does not have to wait for what they leave.
+    /// So a daemon that is begun in there while guests are busy does not have to wait for what they leave. What others have set in groups above stays until then.
     ///
     /// # Errors
     /// If the kernel refuses it.
@@ -81,20 +81,39 @@ impl Controls {
             self.shelter()?;
         }
         let usual = self.version.usual();
+        let most = match self.version {
+            Version::One => 262_144,
+            Version::Two => 10_000,
+        };
+        let highest = match part {
+            Part::Most => self.highest(),
+            Part::Usual => &self.folder,
+        };
+        let weight = if part == Part::Most { most } else { usual };
+        self.write_weight(highest, weight)?;
+        for group in std::iter::once(&self.folder).chain(&self.above).filter(|group| *group != highest) {
+            if self.weight(group) == Some(most) {
+                self.write_weight(group, usual)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The highest group in which there is nothing but what is ours, of those that are ours to set.
+    fn highest(&self) -> &PathBuf {
         let mut highest = &self.folder;
         for group in &self.above {
-            if !self.is_all_of(group, highest) {
+            let may_set = || File::options().write(true).open(group.join(self.version.weight_file())).is_ok();
+            if !self.is_all_of(group, highest) || !may_set() {
                 break;
             }
-            self.write_weight(highest, usual)?;
             highest = group;
         }
-        let weight = match (part, self.version) {
-            (Part::Usual, _) => usual,
-            (Part::Most, Version::One) => 262_144,
-            (Part::Most, Version::Two) => 10_000,
-        };
-        self.write_weight(highest, weight)
+        highest
+    }
+
+    fn weight(&self, group: &Path) -> Option<u64> {
+        fs::read_to_string(group.join(self.version.weight_file())).ok()?.trim().parse().ok()
     }
 
     fn write_weight(&self, group: &Path, weight: u64) -> io::Result<()> {
@@ -114,14 +133,14 @@ impl Controls {
 
     /// Sees to it that the daemon itself is not among those who get what guests leave: who would stop a guest then?
     fn shelter(&self) -> io::Result<()> {
-        let Some((group, place)) = &self.daemon else { return Ok(()) };
+        let Some((group, _)) = &self.daemon else { return Ok(()) };
         if self.version == Version::One {
             match fs::create_dir(group) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => fs::write(group.join("cgroup.procs"), std::process::id().to_string())?,
             }
         }
-        let is_beside = self.version == Version::Two && self.is_all_of(place, &self.folder);
+        let is_beside = self.version == Version::Two && self.highest() != &self.folder;
         let weight = if is_beside { self.version.usual() } else { self.version.weights().1 };
         self.write_weight(group, weight)
     }
@@ -405,20 +424,22 @@ mod tests {
             daemon: Some((daemon, service.clone())),
         };
         let groups = [&controls.folder, &service, &slice].map(|group| group.join("cpu.weight"));
+        groups.iter().for_each(|file| fs::write(file, "300").unwrap());
         let weights = |part| {
-            groups.iter().for_each(|file| fs::write(file, "").unwrap());
             controls.set_part(part).unwrap();
             groups.each_ref().map(|file| fs::read_to_string(file).unwrap())
         };
         let of_daemon = || fs::read_to_string(service.join("daemon/cpu.weight")).unwrap();
-        assert_eq!(weights(Part::Most), ["100", "100", "10000"]);
+        assert_eq!(weights(Part::Usual), ["100", "300", "300"], "what an administrator has set stays");
+        assert_eq!(weights(Part::Most), ["100", "300", "10000"]);
         assert_eq!(of_daemon(), "100");
-        assert_eq!(weights(Part::Usual), ["100"; 3]);
+        assert_eq!(weights(Part::Usual), ["100", "300", "100"]);
+        weights(Part::Most);
         // A process in the slice is somebody else's, and so is a group in the service.
         fs::write(slice.join("cgroup.procs"), "77\n").unwrap();
-        assert_eq!(weights(Part::Most), ["100", "10000", ""]);
+        assert_eq!(weights(Part::Most), ["100", "10000", "100"]);
         fs::create_dir(&other).unwrap();
-        assert_eq!(weights(Part::Most), ["10000", "", ""]);
+        assert_eq!(weights(Part::Most), ["10000", "100", "100"]);
         assert_eq!(of_daemon(), "10000");
     }
 

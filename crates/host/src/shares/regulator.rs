@@ -205,7 +205,9 @@ impl Loop {
         // systemd sets weights of its own anew when its units are read again.
         let holds = |since: Instant| part == Part::Usual || now - since < RENEWED;
         let is_set = self.part.is_some_and(|(set, since)| set == part && holds(since));
-        if !is_set && !self.guests.is_empty() {
+        // Without guests nothing is reserved, and what was is given back.
+        let had_most = self.part.is_some_and(|(set, _)| set == Part::Most);
+        if !is_set && (had_most || !self.guests.is_empty()) {
             if let Err(error) = controls.set_part(part) {
                 tracing::warn!("{}: {error}", controls.folder.display());
             }

@@ -193,6 +193,9 @@ fn on_kvm_what_is_no_halt_is_waiting_for_memory() {
         let halted = known(&seconds(daemon, "/vms/a/processors/0"), "halted");
         halted.len() > before + 3 && *halted.last().unwrap() > 0.95
     });
+    kill_process(process, Signal::STOP).unwrap();
+    daemon.eventually("the next daemon sees it, too", |daemon| last(daemon, "memory") > 0.95);
+    kill_process(process, Signal::CONT).unwrap();
 }
 
 #[test]
