@@ -155,10 +155,10 @@ impl Known {
         let window = if self.at == 0 { 0 } else { at.saturating_sub(self.at) };
         let rest = window.saturating_sub(busy.saturating_sub(self.busy));
         let ended = said.ended.saturating_sub(self.said.ended);
-        // KVM has a processor wait for memory, too, where its guest's other interrupts may wake it; and one that never had a halt waits to be started.
+        // KVM has a processor wait for memory, too, where its guest's other interrupts may wake it; and one whose guest was never entered waits to be started.
         // A halt that was interrupted goes on and is no other one: the guest has done nothing in between.
         let goes_on = self.has_halted && said.exits == self.said.exits;
-        self.has_halted = said.begun == 0 || said.begun > self.said.begun || goes_on;
+        self.has_halted = said.exits == 0 || said.begun > self.said.begun || goes_on;
         let in_halt = said.blocking && self.has_halted;
         let more = if in_halt { rest } else { ended.saturating_sub(self.ahead).min(rest) };
         self.halted += more;
