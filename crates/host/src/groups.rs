@@ -101,23 +101,27 @@ fn places<'a>(mounts: &'a [Mount], cgroup: &str) -> Vec<Place<'a>> {
     places
 }
 
-/// Has a group of version 2 divide processors among those in it.
-fn divide(group: &Path) -> io::Result<()> {
-    fs::write(group.join("cgroup.subtree_control"), "+cpu")
+/// Has a group of version 2 divide processors among those in it, or not any more.
+fn set_dividing(group: &Path, divides: bool) -> io::Result<()> {
+    fs::write(group.join("cgroup.subtree_control"), if divides { "+cpu" } else { "-cpu" })
+}
+
+/// Puts a process into a group, which is made if it is not there.
+pub(crate) fn put(process: u32, group: &Path) -> io::Result<()> {
+    match fs::create_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::write(group.join("cgroup.procs"), process.to_string()),
+    }
 }
 
 /// Has the daemon go into a group of its own, if it is in this one and nobody else is. Says whether nobody is in it then.
 fn step_aside(place: &Path) -> io::Result<bool> {
-    let own = std::process::id().to_string();
+    let own = std::process::id();
     let all = fs::read_to_string(place.join("cgroup.procs"))?;
-    if all.is_empty() || all.lines().any(|process| process != own) {
+    if all.is_empty() || all.lines().any(|process| process != own.to_string()) {
         return Ok(all.is_empty());
     }
-    let group = place.join(OWN);
-    match fs::create_dir(&group) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => fs::write(group.join("cgroup.procs"), own).map(|()| true),
-    }
+    put(own, &place.join(OWN)).map(|()| true)
 }
 
 /// Has the groups in a folder of version 2, and those in it, divide processors.
@@ -139,7 +143,7 @@ fn enable(place: &Path, folder: &Path) -> Result<(), String> {
             place.display()
         ));
     }
-    [place, folder].iter().try_for_each(|group| divide(group).map_err(|error| told(group, error)))
+    [place, folder].iter().try_for_each(|group| set_dividing(group, true).map_err(|error| told(group, error)))
 }
 
 /// Has the next daemon be put where the last one was: in version 2 no process can be put into a group that divides processors, and systemd
@@ -162,10 +166,10 @@ fn undivide(place: &Path) -> io::Result<()> {
     for entry in fs::read_dir(place)? {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(OF_HOST)) {
-            fs::write(entry.path().join("cgroup.subtree_control"), "-cpu")?;
+            set_dividing(&entry.path(), false)?;
         }
     }
-    fs::write(place.join("cgroup.subtree_control"), "-cpu")
+    set_dividing(place, false)
 }
 
 /// Where processors are divided, of places and the host's own groups there.
@@ -176,32 +180,17 @@ fn controls(places: &[(Place<'_>, PathBuf)]) -> Result<Controls, String> {
     let counted = of("cpuacct").map(|(_, folder)| (folder.clone(), Version::One));
     let account = counted.or_else(|| second.map(|(_, folder)| (folder.clone(), Version::Two)));
     let Some(account) = account else { return Err("guests have no control groups here".into()) };
-    if let Some((place, folder)) = of("cpu") {
-        let daemon = Some((folder.join(DAEMON), place.folder.clone()));
-        return Ok(Controls {
-            folder: folder.clone(),
-            above: place.above.clone(),
-            version: Version::One,
-            account,
-            daemon,
-        });
-    }
-    match second {
-        Some((place, folder)) => {
+    let (place, folder, version, daemon) = match (of("cpu"), second) {
+        (Some((place, folder)), _) => (place, folder, Version::One, Some(folder.join(DAEMON))),
+        (None, Some((place, folder))) => {
             enable(&place.folder, folder)?;
-            let own =
-                [DAEMON, OWN].map(|name| place.folder.join(name)).into_iter().find(|group| group.is_dir());
-            let daemon = own.map(|group| (group, place.folder.clone()));
-            Ok(Controls {
-                folder: folder.clone(),
-                above: place.above.clone(),
-                version: Version::Two,
-                account,
-                daemon,
-            })
+            let own = [DAEMON, OWN].map(|name| place.folder.join(name));
+            (place, folder, Version::Two, own.into_iter().find(|group| group.is_dir()))
         }
-        None => Err("there is no cpu controller here".into()),
-    }
+        (None, None) => return Err("there is no cpu controller here".into()),
+    };
+    let daemon = daemon.map(|group| (group, place.folder.clone()));
+    Ok(Controls { folder: folder.clone(), above: place.above.clone(), version, account, daemon })
 }
 
 impl Groups {
@@ -243,11 +232,7 @@ impl Groups {
     pub fn place(&self, guest: Id, pid: u32) {
         for folder in &self.folders {
             let group = folder.join(guest.to_string());
-            let made = match fs::create_dir(&group) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-                _ => fs::write(group.join("cgroup.procs"), pid.to_string()),
-            };
-            if let Err(error) = made {
+            if let Err(error) = put(pid, &group) {
                 tracing::warn!("guest {guest} is not in the control group {}: {error}", group.display());
             }
         }

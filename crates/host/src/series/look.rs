@@ -76,15 +76,15 @@ impl Look {
 
     /// Looks for where the kernel counts the halts of processors of which nobody says them, once.
     fn seek(&mut self, figures: &Page) {
-        let is_silent =
-            |one: &Processor| one.halts.is_none() && figures.halted_ns(one.vcpu.number, now_ns()).is_none();
-        if self.sought || !self.processors.iter().any(is_silent) {
+        if std::mem::replace(&mut self.sought, true) {
             return;
         }
-        self.sought = true;
-        let mut found = halts::of(self.pid).unwrap_or_default();
-        for one in self.processors.iter_mut().filter(|one| is_silent(one)) {
-            one.halts = found.remove(&one.vcpu.number);
+        let is_silent =
+            |one: &&mut Processor| one.halts.is_none() && figures.halted_ns(one.vcpu.number, 0).is_none();
+        let mut silent = self.processors.iter_mut().filter(is_silent).peekable();
+        if silent.peek().is_some() {
+            let mut found = halts::of(self.pid).unwrap_or_default();
+            silent.for_each(|one| one.halts = found.remove(&one.vcpu.number));
         }
     }
 
@@ -93,7 +93,9 @@ impl Look {
     /// # Errors
     /// If it is gone.
     pub fn now(&mut self, figures: Option<&Page>) -> io::Result<Seen> {
-        figures.iter().for_each(|figures| self.seek(figures));
+        if let Some(figures) = figures {
+            self.seek(figures);
+        }
         let mut processors = Vec::with_capacity(self.processors.len());
         for processor in &mut self.processors {
             processors.push((processor.vcpu.number, processor.done(figures)?));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use api::Id;
 
 use super::rule::{loose_quota, quota};
-use crate::groups::CONTROL;
+use crate::groups::{self, CONTROL};
 
 /// Which of the kernel's two interfaces it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,14 @@ impl Version {
         }
     }
 
+    /// The most weight that the kernel knows.
+    fn most(self) -> u64 {
+        match self {
+            Version::One => 262_144,
+            Version::Two => 10_000,
+        }
+    }
+
     fn weight_file(self) -> &'static str {
         match self {
             Version::One => "cpu.shares",
@@ -80,16 +88,11 @@ impl Controls {
         if part == Part::Most {
             self.shelter()?;
         }
-        let usual = self.version.usual();
-        let most = match self.version {
-            Version::One => 262_144,
-            Version::Two => 10_000,
+        let (usual, most) = (self.version.usual(), self.version.most());
+        let (highest, weight) = match part {
+            Part::Most => (self.highest(), most),
+            Part::Usual => (&self.folder, usual),
         };
-        let highest = match part {
-            Part::Most => self.highest(),
-            Part::Usual => &self.folder,
-        };
-        let weight = if part == Part::Most { most } else { usual };
         self.write_weight(highest, weight)?;
         for group in std::iter::once(&self.folder).chain(&self.above).filter(|group| *group != highest) {
             if self.weight(group) == Some(most) {
@@ -135,10 +138,7 @@ impl Controls {
     fn shelter(&self) -> io::Result<()> {
         let Some((group, _)) = &self.daemon else { return Ok(()) };
         if self.version == Version::One {
-            match fs::create_dir(group) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => fs::write(group.join("cgroup.procs"), std::process::id().to_string())?,
-            }
+            groups::put(std::process::id(), group)?;
         }
         let is_beside = self.version == Version::Two && self.highest() != &self.folder;
         let weight = if is_beside { self.version.usual() } else { self.version.weights().1 };

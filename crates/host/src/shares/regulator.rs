@@ -202,12 +202,12 @@ impl Loop {
             }
         }
         let part = if self.is_reserved(groups) { Part::Most } else { Part::Usual };
-        // systemd sets weights of its own anew when its units are read again.
-        let holds = |since: Instant| part == Part::Usual || now - since < RENEWED;
-        let is_set = self.part.is_some_and(|(set, since)| set == part && holds(since));
-        // Without guests nothing is reserved, and what was is given back.
-        let had_most = self.part.is_some_and(|(set, _)| set == Part::Most);
-        if !is_set && (had_most || !self.guests.is_empty()) {
+        let is_due = match self.part {
+            None => !self.guests.is_empty(),
+            // systemd sets weights of its own anew when its units are read again.
+            Some((set, since)) => set != part || set == Part::Most && now - since >= RENEWED,
+        };
+        if is_due {
             if let Err(error) = controls.set_part(part) {
                 tracing::warn!("{}: {error}", controls.folder.display());
             }

@@ -1,6 +1,5 @@
 //! What the host and its guests used over time.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -169,16 +168,11 @@ fn each_processors_time_is_one_stack_of_running_waiting_and_halting() {
 
 #[test]
 fn on_kvm_what_is_no_halt_is_waiting_for_memory() {
-    if !Path::new("/dev/kvm").exists() {
-        eprintln!("skipped: there is no /dev/kvm");
-        return;
-    }
-    let mut daemon = Daemon::start_as(false, "none", &["--kvm-as-it-is"]);
+    let Some(mut daemon) = Daemon::on_kvm() else { return };
     let last = |daemon: &Daemon, part: &str| {
         *known(&seconds(daemon, "/vms/a/processors/0"), part).last().unwrap_or(&0.0)
     };
-    let kernel = daemon.kernel("a", &waits());
-    daemon.run(&format!("vm create a --kernel {kernel} --memory 32M --engine kvm --start"));
+    daemon.guest_on("kvm", "a", &waits(), "");
     daemon.eventually("it has nothing to do", |daemon| last(daemon, "halted") > 0.95);
     // A process that stands still is neither halted by its guest nor does it wait for a processor.
     let process = Pid::from_raw(daemon.vm("a")["status"]["pid"].as_i64().unwrap() as i32).unwrap();

@@ -125,6 +125,15 @@ impl Daemon {
         daemon
     }
 
+    /// One whose guests may run on KVM, paravirtual ones included, if there is any: they are to need little.
+    fn on_kvm() -> Option<Self> {
+        let is_there = Path::new("/dev/kvm").exists();
+        if !is_there {
+            eprintln!("skipped: there is no /dev/kvm");
+        }
+        is_there.then(|| Self::start_as(false, "none", &["--kvm-as-it-is"]))
+    }
+
     fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
@@ -215,8 +224,15 @@ impl Daemon {
 
     /// Makes and starts a guest that runs `code`.
     fn guest(&self, name: &str, code: &Code, more: &str) {
+        self.guest_on("soft", name, code, more);
+    }
+
+    /// The same on this engine.
+    fn guest_on(&self, engine: &str, name: &str, code: &Code, more: &str) {
         let kernel = self.kernel(name, code);
-        self.run(&format!("vm create {name} --kernel {kernel} --memory 32M --engine soft --start {more}"));
+        self.run(&format!(
+            "vm create {name} --kernel {kernel} --memory 32M --engine {engine} --start {more}"
+        ));
     }
 
     fn eventually(&self, what: &str, mut happened: impl FnMut(&Daemon) -> bool) {

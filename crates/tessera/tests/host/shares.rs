@@ -1,7 +1,7 @@
 //! What guests are promised of the host's processors: what is said of it, what lands in their control groups, and who is refused.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -445,16 +445,10 @@ fn a_guest_learns_for_how_long_it_could_not_run() {
     assert!(after >= before.1 + stolen && counted().1 >= after + 50);
 }
 
-/// Wherever there is /dev/kvm, paravirtual ones included: the guest needs little.
 #[test]
 fn a_guest_on_kvm_keeps_a_small_limit_and_when_the_daemon_ends_the_kernel_does() {
-    if !Path::new("/dev/kvm").exists() {
-        eprintln!("skipped: there is no /dev/kvm");
-        return;
-    }
-    let mut daemon = Daemon::start_as(false, "none", &["--kvm-as-it-is"]);
-    let kernel = daemon.kernel("a", &spins());
-    daemon.run(&format!("vm create a --kernel {kernel} --memory 32M --engine kvm --start --cpu-limit 0.05"));
+    let Some(mut daemon) = Daemon::on_kvm() else { return };
+    daemon.guest_on("kvm", "a", &spins(), "--cpu-limit 0.05");
     if !daemon.holds_to_shares("a") {
         return;
     }
