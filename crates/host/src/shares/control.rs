@@ -302,12 +302,22 @@ impl Limit {
 const SMALL: u64 = 256;
 
 impl Control {
+    /// Whether it has that weight, or nearly, and that limit, processors, whoever keeps to it.
+    pub fn has(&self, weight: u64, limit: Option<f64>) -> bool {
+        let limited = self.written.1.is_some_and(|written| written.map(|limit| limit.processors) == limit);
+        limited && self.weighs(weight)
+    }
+
+    fn weighs(&self, weight: u64) -> bool {
+        self.written.0.is_some_and(|before| before.abs_diff(weight) * SMALL <= before)
+    }
+
     /// Gives it a weight. One that is nearly what it is stays.
     ///
     /// # Errors
     /// If the kernel refuses it, or the group is gone.
     pub fn set_weight(&mut self, weight: u64) -> io::Result<()> {
-        if self.written.0.is_some_and(|before| before.abs_diff(weight) * SMALL <= before) {
+        if self.weighs(weight) {
             return Ok(());
         }
         self.weight.write_all_at(weight.to_string().as_bytes(), 0)?;
@@ -381,8 +391,11 @@ mod tests {
         // A file is not a number to the test's file system: it keeps what is longer.
         fs::write(group.join("cpu.weight"), "").unwrap();
         let mut control = controls.of(guest).unwrap();
+        assert!(!control.has(4500, None), "nobody has set anything");
         control.set_weight(4500).unwrap();
         control.set_limit(Some(Limit { processors: 0.05, is_kept: false })).unwrap();
+        assert!(control.has(4500, Some(0.05)) && control.has(4510, Some(0.05)));
+        assert!(!control.has(4600, Some(0.05)) && !control.has(4500, Some(0.06)) && !control.has(4500, None));
         assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), ("4500", "1000 20000"));
         control.set_limit(Some(Limit { processors: 0.05, is_kept: true })).unwrap();
         assert_eq!(read("cpu.max"), "5000 100000");

@@ -42,6 +42,8 @@ pub(super) struct Followed {
     /// What it asked for in the last two windows.
     pub(super) asked: [f64; 2],
     got: f64,
+    /// What it got in the time that is remembered.
+    pub(super) got_10s: f64,
     /// What it was not to pass in the last window.
     pub(super) limit: Option<f64>,
     /// What it was to have in the last window.
@@ -89,6 +91,7 @@ impl Followed {
             slept: false,
             asked: [busy; 2],
             got: 0.0,
+            got_10s: 0.0,
             limit: None,
             due: 0.0,
             busy,
@@ -134,6 +137,8 @@ impl Followed {
             self.used.pop_front();
         }
         self.used.push_back((now, used));
+        self.got_10s =
+            self.used.front().map_or(0.0, |(from, first)| part(now - *from, used.saturating_sub(*first)));
         let meant = std::mem::take(&mut self.unseen).since(&Ledger::default());
         let (Some((time, before)), Some(meant)) = (before, meant) else { return };
         let length = now - time;
@@ -225,6 +230,11 @@ impl Followed {
         }
     }
 
+    /// Whether its group keeps to the limit and has nearly this weight.
+    pub(super) fn is_set(&self, weight: u64) -> bool {
+        self.control.as_ref().is_none_or(|control| control.has(weight, self.limit))
+    }
+
     /// Has its process and its group keep to the limit, and gives it this weight.
     pub(super) fn set(&mut self, weight: u64, are_told: bool) -> std::io::Result<()> {
         let kept = self.kept_limit(are_told);
@@ -270,17 +280,10 @@ impl Followed {
         }
     }
 
-    pub(super) fn got_10s(&self) -> f64 {
-        match (self.used.front(), self.used.back()) {
-            (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),
-            _ => 0.0,
-        }
-    }
-
     pub(super) fn now(&self, due: &Due, own: &[u32]) -> CpuNow {
         let asked = self.asked[0];
         let bound = bound(asked, due.target, rule::hard(&self.claimant.share.share()), due.group_is_full);
-        CpuNow { asked, target: due.target, got: self.got, got_10s: self.got_10s(), bound, own: own.into() }
+        CpuNow { asked, target: due.target, got: self.got, got_10s: self.got_10s, bound, own: own.into() }
     }
 }
 

@@ -105,19 +105,21 @@ impl Loop {
     fn run(&mut self) {
         let mut next = Instant::now();
         loop {
-            match self.shares.wait(next.saturating_duration_since(Instant::now())) {
+            let all = match self.shares.wait(next.saturating_duration_since(Instant::now())) {
                 Woken::Over => return self.leave(),
                 Woken::News => {
                     std::thread::sleep(TOGETHER);
                     self.follow();
+                    true
                 }
                 Woken::Time => {
                     let now = Instant::now();
-                    self.measure(now);
+                    let all = self.measure(now);
                     next = now + if self.is_promised() { WINDOW } else { IDLE_WINDOW };
+                    all
                 }
-            }
-            self.divide();
+            };
+            self.divide(all);
         }
     }
 
@@ -149,7 +151,8 @@ impl Loop {
         self.own.follow(self.guests.iter().map(|(id, guest)| (*id, &guest.claimant)));
     }
 
-    fn measure(&mut self, now: Instant) {
+    /// Looks at what guests did; whether at all of them.
+    fn measure(&mut self, now: Instant) -> bool {
         let window = self.machine.back().map_or(Duration::ZERO, |(before, _)| now - *before);
         self.windows = self.windows.wrapping_add(1);
         let second = !self.is_promised() || self.windows.is_multiple_of(SECOND);
@@ -170,10 +173,11 @@ impl Loop {
             self.machine.pop_front();
         }
         self.machine.push_back((now, machine::times().busy));
+        second
     }
 
-    /// Works out what each is to have, and sees to it.
-    fn divide(&mut self) {
+    /// Works out what each is to have, and sees to it; also to what the processes of those do that are looked at once a second, or not.
+    fn divide(&mut self, all: bool) {
         let groups = self.groups.promised(|group| group.cpu_share.share());
         let wants: Vec<_> = self.guests.values().map(|guest| guest.want(&self.groups)).collect();
         let due = rule::due(capacity(), &groups, &wants);
@@ -181,18 +185,21 @@ impl Loop {
             (guest.due, guest.busy) = (due.target, due.busy);
             guest.hungry = !guest.claimant.hurries && rule::is_hungry(want, due);
         }
-        self.enforce(&due, &groups);
+        self.enforce(&due, &groups, all);
         let seen = self.groups_seen(&groups, &wants, &due);
         self.tell(&due, seen);
     }
 
     /// Has the control groups follow what each is to have.
-    fn enforce(&mut self, due: &[Due], groups: &[Group]) {
+    fn enforce(&mut self, due: &[Due], groups: &[Group], all: bool) {
         let Ok(controls) = &self.controls else { return };
         let now = Instant::now();
         let weights = self.weights(controls.version, due);
         for (((id, guest), weight), due) in self.guests.iter_mut().zip(weights).zip(due) {
             guest.limit = steady(guest.limit, due.limit);
+            if !all && guest.is_small() && guest.is_set(weight) {
+                continue;
+            }
             guest.follow_page(self.figures.of(*id));
             self.ticks.set(*id, guest.claimant.pid, guest.tick(now));
             if let Err(error) = guest.set(weight, self.ticks.are_told(*id)) {
@@ -237,10 +244,13 @@ impl Loop {
 
     /// What the members of each group asked for, are to have and got, those of groups in it, too.
     fn groups_seen(&self, groups: &[Group], wants: &[Want], due: &[Due]) -> HashMap<Name, GroupSeen> {
+        if groups.is_empty() {
+            return HashMap::new();
+        }
         let mut seen = vec![GroupSeen::default(); groups.len()];
         for ((guest, want), due) in self.guests.values().zip(wants).zip(due) {
             for group in above(groups, want.group) {
-                seen[group].add(guest.asked[0], due.target, guest.got_10s());
+                seen[group].add(guest.asked[0], due.target, guest.got_10s);
             }
         }
         self.groups.names().cloned().zip(seen).collect()
