@@ -225,7 +225,9 @@ impl Supervisor {
         // What it is given may be a secret; that it ran is not.
         self.note(id, name, "vm.exec", format!("was asked to run {program}"), actor).await?;
         let timeout = Duration::from_secs(exec.timeout.into());
-        run(&self.shared, id, order, timeout, AWAITED).await?.result(exec.encoding)
+        // One that has answered is there, and may be slow: its guest may have a hundredth of a processor.
+        let start = self.shared.agents.last_heard(id).map_or(PATIENCE, |_| timeout.max(PATIENCE));
+        run(&self.shared, id, order, timeout, Pace { start, ..AWAITED }).await?.result(exec.encoding)
     }
 
     /// Sets the password of an account in a guest.

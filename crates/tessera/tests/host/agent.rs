@@ -106,6 +106,12 @@ fn a_program_is_waited_for_while_its_guest_does_not_get_on() {
         daemon.run("vm resume a");
         assert_eq!(ran.join().unwrap(), (Some(7), "ended\n".into(), String::new()));
     });
+    // Nor does it hear of the next one at once.
+    let held = "(sleep 1; kill -STOP $(pidof qemu-ga); echo held >/dev/ttyS0; sleep 11; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 </dev/null &";
+    assert_eq!(told(&tessera(&daemon, &["vm", "exec", "a", "--", "sh", "-c", held], "")).0, Some(0));
+    daemon.eventually("its agent stands still", |daemon| daemon.run("vm log a").contains("held"));
+    let late = tessera(&daemon, &["vm", "exec", "a", "--", "echo", "late"], "");
+    assert_eq!(told(&late), (Some(0), "late\n".into(), String::new()));
 }
 
 #[test]
