@@ -39,6 +39,14 @@ def in_own_network():
         sys.exit(subprocess.run(own, env={**os.environ, "TESSERA_BENCH_NETWORK": "own"}).returncode)
 
 
+def random_disk(path, mib):
+    """Makes a disk of so many MiB that nobody can compress, which guests' processes may use."""
+    with open(path, "wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(1 << 20))
+    path.chmod(0o666)
+
+
 def linux(tiny, folder):
     """The options of guests with Linux and an agent."""
     initrd = folder / "initrd"
