@@ -17,13 +17,13 @@ const SLICE: f64 = 0.004;
 /// No weight becomes more than so many times what it is, or less than that part of it.
 const TRIM: f64 = 1.5;
 
-/// What a guest was due in a window and what it got, processors; of one that wanted all that it was due, and more.
+/// What a guest was due in a window and got, processors; of one that wanted all that it was due, and more.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     /// What it was due.
     pub due: f64,
-    /// What it got.
-    pub got: f64,
+    /// What it got, if that says anything: somebody may have begun to want something within the window, and the kernel has divided by that at once.
+    pub got: Option<f64>,
 }
 
 /// What a guest is owed, seconds; less than nothing if it had more than it was due.
@@ -45,7 +45,9 @@ pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, 
     for (debt, of) in guests {
         match of.filter(|of| of.due > 0.0) {
             Some(of) => {
-                (due, got) = (due + of.due, got + of.got);
+                if let Some(has) = of.got {
+                    (due, got) = (due + of.due, got + has);
+                }
                 hungry.push((debt, of));
             }
             None => *debt = Debt::default(),
@@ -57,7 +59,7 @@ pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, 
         .fold((0.0, 0.0), |(owed, by), (debt, of)| (owed + debt.0, by + of.due));
     for (debt, of) in hungry {
         let left = if debt.0 == 0.0 { 0.0 } else { debt.0 - owed * of.due / by };
-        let (more, most) = (of.due * got / due - of.got, of.due * MOST);
+        let (more, most) = (of.got.map_or(0.0, |has| of.due * got / due - has), of.due * MOST);
         debt.0 = (left + more * window.as_secs_f64()).clamp(-most, most);
     }
 }
@@ -73,7 +75,7 @@ mod tests {
     }
 
     fn window(due: f64, got: f64) -> Option<Window> {
-        Some(Window { due, got })
+        Some(Window { due, got: Some(got) })
     }
 
     #[test]
@@ -132,6 +134,18 @@ mod tests {
         assert!(debts[0].trim(1.0) > 1.0 && debts[1].trim(1.0) < 1.0);
         settle_all(&mut debts, &[None, window(1.0, 1.0), window(0.0, 0.0)]);
         assert_eq!(debts, [Debt::default(); 3], "nobody is left whom the second one owes");
+    }
+
+    #[test]
+    fn a_second_in_which_others_began_is_not_booked() {
+        let mut debts = [Debt::default(); 2];
+        let changed = |due| Some(Window { due, got: None });
+        settle_all(&mut debts, &[changed(0.5), changed(0.5)]);
+        assert_eq!(debts, [Debt::default(); 2]);
+        settle_all(&mut debts, &[window(0.5, 0.4), window(0.5, 0.6)]);
+        let before = debts;
+        settle_all(&mut debts, &[changed(0.5), window(0.5, 0.6)]);
+        assert_eq!(debts, before, "what is owed is owed still");
     }
 
     #[test]

@@ -25,6 +25,8 @@ const LOOKS: u32 = 40;
 const QUIET: f64 = 0.01;
 /// Whoever has no more than this is looked at once a second: a window is a slice or two of what it gets, or none, and there may be a thousand of them.
 const SMALL: f64 = 0.01;
+/// What a guest is due changes by that part of it when somebody begins to want something, or wants no more.
+const CHANGE: f64 = 0.1;
 
 /// A guest that is followed.
 pub(super) struct Followed {
@@ -58,8 +60,12 @@ pub(super) struct Followed {
     pub(super) ledger: Ledger,
     /// What it was promised and due since it was looked at.
     unseen: Ledger,
-    /// The ledger when debts were settled, and whether it has been hungry since.
-    settled: (Ledger, bool),
+    /// The ledger when debts were settled.
+    settled: Ledger,
+    /// Whether it has been hungry since.
+    was_hungry: bool,
+    /// Whether it has been due the same since.
+    was_same: bool,
     throttled: Option<Throttled>,
     /// Where its process says what it does, and is told what it keeps to.
     page: Option<Arc<Page>>,
@@ -100,7 +106,9 @@ impl Followed {
             debt: Debt::default(),
             ledger: Ledger::default(),
             unseen: Ledger::default(),
-            settled: (Ledger::default(), false),
+            settled: Ledger::default(),
+            was_hungry: false,
+            was_same: false,
             throttled: controls.and_then(|controls| controls.throttled(id).ok()),
             page: None,
             kept: 0,
@@ -146,14 +154,24 @@ impl Followed {
         let is_stopped = self.is_stopped();
         self.asked = [self.ask(now, used.saturating_sub(before), is_stopped), self.asked[0]];
         self.ledger.add(length, meant.promised, self.asked[0], meant.due, self.got);
-        self.settled.1 &= self.hungry && self.asked[0] > self.due;
+        self.was_hungry &= self.hungry && self.asked[0] > self.due;
+    }
+
+    /// It is to have that from now on, for what has been asked for.
+    pub(super) fn is_to_have(&mut self, want: &Want, due: &Due) {
+        // Somebody began to want something within the window, or ceased to: the kernel divided by that at once.
+        self.was_same &= (due.target - self.due).abs() <= self.due * CHANGE;
+        (self.due, self.busy) = (due.target, due.busy);
+        self.hungry = !self.claimant.hurries && rule::is_hungry(want, due);
     }
 
     /// What came of the time since debts were settled, if it was hungry in all of it.
     pub(super) fn settle(&mut self) -> Option<debt::Window> {
-        let (before, hungry) = std::mem::replace(&mut self.settled, (self.ledger, true));
+        let before = std::mem::replace(&mut self.settled, self.ledger);
+        let hungry = std::mem::replace(&mut self.was_hungry, true);
+        let same = std::mem::replace(&mut self.was_same, true);
         let past = self.ledger.since(&before).filter(|_| hungry)?;
-        Some(debt::Window { due: past.due, got: past.got })
+        Some(debt::Window { due: past.due, got: same.then_some(past.got) })
     }
 
     /// Whether it has next to nothing, and would have no more if all were busy.
@@ -352,10 +370,28 @@ mod tests {
         uses(&mut small, &[0, 2]);
         let window = small.settle();
         let near = |a: f64| (a - 0.004).abs() < 1e-9;
-        assert!(window.is_some_and(|window| near(window.due) && near(window.got)), "{window:?}");
+        assert!(window.is_some_and(|window| near(window.due) && window.got.is_some_and(near)), "{window:?}");
         uses(&mut small, &[0, 0]);
         assert!(small.settle().is_none());
         assert_eq!(small.asked[0], 0.0);
+    }
+
+    #[test]
+    fn a_second_in_which_what_is_due_changed_is_no_measure_of_what_was_got() {
+        let mut one = guest(0.2);
+        let want = Want { share: one.claimant.share.share(), most: 1.0, asks: 1.0, group: None };
+        let due = |target| Due { target, busy: target, weight: 1.0, limit: None, group_is_full: false };
+        let mut second = |dues: [f64; 4]| {
+            for due_now in dues {
+                uses(&mut one, &[50]);
+                one.is_to_have(&want, &due(due_now));
+            }
+            one.settle().map(|window| window.got.is_some())
+        };
+        second([0.2; 4]);
+        assert_eq!(second([0.2, 0.2, 0.21, 0.21]), Some(true));
+        assert_eq!(second([0.21, 0.21, 0.21, 0.1]), Some(false), "somebody began in the last window");
+        assert_eq!(second([0.1; 4]), Some(true));
     }
 
     #[test]

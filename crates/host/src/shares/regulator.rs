@@ -31,6 +31,17 @@ const TOGETHER: Duration = Duration::from_millis(2);
 /// Windows in that second, after which debts are settled.
 const SECOND: u32 = 4;
 
+/// What there is new when it is worked out what each is to have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Looked {
+    /// Guests, or what they are promised.
+    News,
+    /// What those did who have more than next to nothing.
+    Window,
+    /// What all did, and a second has passed by then.
+    Second(Instant),
+}
+
 /// The thread.
 pub struct Regulator {
     shares: Arc<Shares>,
@@ -105,21 +116,20 @@ impl Loop {
     fn run(&mut self) {
         let mut next = Instant::now();
         loop {
-            let all = match self.shares.wait(next.saturating_duration_since(Instant::now())) {
+            let looked = match self.shares.wait(next.saturating_duration_since(Instant::now())) {
                 Woken::Over => return self.leave(),
                 Woken::News => {
                     std::thread::sleep(TOGETHER);
                     self.follow();
-                    true
+                    Looked::News
                 }
                 Woken::Time => {
                     let now = Instant::now();
-                    let all = self.measure(now);
                     next = now + if self.is_promised() { WINDOW } else { IDLE_WINDOW };
-                    all
+                    self.measure(now)
                 }
             };
-            self.divide(all);
+            self.divide(looked);
         }
     }
 
@@ -151,8 +161,8 @@ impl Loop {
         self.own.follow(self.guests.iter().map(|(id, guest)| (*id, &guest.claimant)));
     }
 
-    /// Looks at what guests did; whether at all of them.
-    fn measure(&mut self, now: Instant) -> bool {
+    /// Looks at what guests did.
+    fn measure(&mut self, now: Instant) -> Looked {
         let window = self.machine.back().map_or(Duration::ZERO, |(before, _)| now - *before);
         self.windows = self.windows.wrapping_add(1);
         let second = !self.is_promised() || self.windows.is_multiple_of(SECOND);
@@ -165,32 +175,38 @@ impl Loop {
         if second {
             self.own.keep();
             self.ticks.keep(|id| self.guests.contains_key(id));
-            let windows: Vec<_> = self.guests.values_mut().map(Followed::settle).collect();
-            let since = std::mem::replace(&mut self.settled, now);
-            debt::settle(now - since, self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
         }
         while self.machine.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.machine.pop_front();
         }
         self.machine.push_back((now, machine::times().busy));
-        second
+        if second { Looked::Second(now) } else { Looked::Window }
     }
 
-    /// Works out what each is to have, and sees to it; also to what the processes of those do that are looked at once a second, or not.
-    fn divide(&mut self, all: bool) {
+    /// Works out what each is to have, and sees to it.
+    fn divide(&mut self, looked: Looked) {
         let groups = self.groups.promised(|group| group.cpu_share.share());
         let wants: Vec<_> = self.guests.values().map(|guest| guest.want(&self.groups)).collect();
         let due = rule::due(capacity(), &groups, &wants);
         for ((guest, want), due) in self.guests.values_mut().zip(&wants).zip(&due) {
-            (guest.due, guest.busy) = (due.target, due.busy);
-            guest.hungry = !guest.claimant.hurries && rule::is_hungry(want, due);
+            guest.is_to_have(want, due);
         }
-        self.enforce(&due, &groups, all);
+        if let Looked::Second(now) = looked {
+            self.settle(now);
+        }
+        self.enforce(&due, &groups, looked != Looked::Window);
         let seen = self.groups_seen(&groups, &wants, &due);
         self.tell(&due, seen);
     }
 
-    /// Has the control groups follow what each is to have.
+    /// Books what guests were due and did not get since this was done last.
+    fn settle(&mut self, now: Instant) {
+        let windows: Vec<_> = self.guests.values_mut().map(Followed::settle).collect();
+        let since = std::mem::replace(&mut self.settled, now);
+        debt::settle(now - since, self.guests.values_mut().map(|guest| &mut guest.debt).zip(windows));
+    }
+
+    /// Has the control groups follow what each is to have, also of those, or not, who are looked at once a second.
     fn enforce(&mut self, due: &[Due], groups: &[Group], all: bool) {
         let Ok(controls) = &self.controls else { return };
         let now = Instant::now();
