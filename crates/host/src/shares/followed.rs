@@ -220,6 +220,11 @@ impl Followed {
         looks.into_iter().chain(contends.then_some(TURN)).min()
     }
 
+    /// How long the kernel lets a processor run at once, if not for as long as usual.
+    pub(super) fn slice(&self) -> Option<Duration> {
+        self.limit.filter(|limit| rule::keeps_himself(*limit)).map(rule::turn)
+    }
+
     /// What it kept still for before it was looked at says nothing.
     pub(super) fn follow_page(&mut self, page: Option<Arc<Page>>) {
         if self.page.is_none() {

@@ -12,11 +12,13 @@ mod groups;
 mod ledger;
 mod look;
 mod own;
+mod per_processor;
 mod places;
 mod promises;
 mod regulator;
 mod rule;
 mod seen;
+mod slices;
 mod ticks;
 
 pub use control::{Controls, Version};

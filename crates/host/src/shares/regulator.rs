@@ -16,6 +16,7 @@ use super::own::Own;
 use super::promises::{Claimant, Shares, Woken, capacity};
 use super::rule::{self, Due, Want};
 use super::seen::{GroupSeen, Seen};
+use super::slices::Slices;
 use super::ticks::Ticks;
 use crate::figures::Figures;
 use crate::machine;
@@ -85,6 +86,7 @@ struct Loop {
     groups: Nested,
     own: Own,
     ticks: Ticks,
+    slices: Slices,
     /// How many windows there have been.
     windows: u32,
     /// When debts were settled.
@@ -105,7 +107,8 @@ impl Loop {
             guests: HashMap::new(),
             groups,
             own: Own::new(),
-            ticks: Ticks::default(),
+            ticks: Ticks::none(),
+            slices: Slices::none(),
             windows: 0,
             settled: Instant::now(),
             part: None,
@@ -135,7 +138,7 @@ impl Loop {
 
     /// Nobody tells processors to look from now on: the kernel keeps them to their limits.
     fn leave(&mut self) {
-        self.ticks = Ticks::default();
+        self.ticks = Ticks::none();
         self.guests.values_mut().for_each(Followed::untold);
     }
 
@@ -175,6 +178,7 @@ impl Loop {
         if second {
             self.own.keep();
             self.ticks.keep(|id| self.guests.contains_key(id));
+            self.slices.keep(|id| self.guests.contains_key(id));
         }
         while self.machine.front().is_some_and(|(time, _)| now - *time > MEMORY) {
             self.machine.pop_front();
@@ -217,8 +221,10 @@ impl Loop {
                 continue;
             }
             guest.follow_page(self.figures.of(*id));
-            self.ticks.set(*id, guest.claimant.pid, guest.tick(now));
-            if let Err(error) = guest.set(weight, self.ticks.are_told(*id)) {
+            let pid = guest.claimant.pid;
+            self.ticks.set(*id, pid, guest.tick(now));
+            self.slices.set(*id, pid, guest.slice());
+            if let Err(error) = guest.set(weight, self.ticks.is_whole(*id)) {
                 // It is told once: what has ended is gone the next time.
                 tracing::info!("the control group of guest {id} cannot be set: {error}");
                 guest.leave();

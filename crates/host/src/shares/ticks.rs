@@ -3,21 +3,17 @@
 //! A clock of the thread interrupts it (perf_event_open(2), PERF_COUNT_SW_TASK_CLOCK). It stands still while the thread sleeps, halts of the guest included, so no idle guest is woken by it; and the kernel
 //! has for it a timer that is finer than the tick.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use api::Id;
 use perf_event_open_sys::{bindings, ioctls, perf_event_open};
 
-use crate::vcpus;
+use super::per_processor::PerProcessor;
 
 /// To whom a descriptor's signals go, and that it is a thread (fcntl(2), F_SETOWN_EX).
 const SET_OWNER: libc::c_int = 15;
 const THREAD: libc::c_int = 0;
-
-const STEP: Duration = Duration::from_micros(50);
 
 #[repr(C)]
 struct Owner {
@@ -25,87 +21,13 @@ struct Owner {
     thread: libc::pid_t,
 }
 
-/// Whose processors look how often.
-#[derive(Debug, Default)]
-pub struct Ticks {
-    guests: HashMap<Id, Guest>,
-    /// Whether it was said that it cannot be done.
-    is_told: bool,
-}
-
-#[derive(Debug)]
-struct Guest {
-    pid: u32,
-    period: Duration,
-    /// By the numbers of the threads.
-    clocks: HashMap<u32, OwnedFd>,
-    /// Whether each of its processors has one.
-    is_whole: bool,
-}
-
-/// A little more than that: what is nearly the same is not worth new clocks.
-fn steps(period: Duration) -> Duration {
-    STEP * period.div_duration_f64(STEP).ceil() as u32
-}
+/// Whose processors look how often, each by a clock of its own.
+pub type Ticks = PerProcessor<OwnedFd>;
 
 impl Ticks {
-    /// Has the processors of a guest whose process this is look each time that they have run for so long, or not any more.
-    pub fn set(&mut self, id: Id, pid: Option<u32>, period: Option<Duration>) {
-        let Some((pid, period)) = pid.zip(period.map(steps)) else {
-            self.guests.remove(&id);
-            return;
-        };
-        if self.guests.get(&id).is_some_and(|guest| guest.pid == pid && guest.period == period) {
-            return;
-        }
-        let mut guest = Guest { pid, period, clocks: HashMap::new(), is_whole: false };
-        let done = guest.follow();
-        self.guests.insert(id, guest);
-        self.tell(id, done);
-    }
-
-    /// Whether all of a guest's processors are told to look.
-    pub fn are_told(&self, id: Id) -> bool {
-        self.guests.get(&id).is_some_and(|guest| guest.is_whole)
-    }
-
-    /// Takes care of processors that have come or gone meanwhile, and leaves the guests that do not run any more.
-    pub fn keep(&mut self, runs: impl Fn(&Id) -> bool) {
-        self.guests.retain(|id, _| runs(id));
-        let done: Vec<_> = self.guests.iter_mut().map(|(id, guest)| (*id, guest.follow())).collect();
-        for (id, done) in done {
-            self.tell(id, done);
-        }
-    }
-
-    fn tell(&mut self, id: Id, done: io::Result<()>) {
-        // Whoever may not do it for one may not for any.
-        if let Err(error) = done
-            && !std::mem::replace(&mut self.is_told, true)
-        {
-            tracing::info!("guest {id} lets others run only at the kernel's tick: {error}");
-        }
-    }
-}
-
-impl Guest {
-    /// Gives each thread that is a processor a clock.
-    fn follow(&mut self) -> io::Result<()> {
-        let processors = vcpus::threads(self.pid).unwrap_or_default().into_iter();
-        let threads: Vec<_> =
-            processors.filter_map(|(thread, number)| number.is_some().then_some(thread)).collect();
-        self.clocks.retain(|thread, _| threads.contains(thread));
-        let mut result = Ok(());
-        for thread in threads.iter().filter(|thread| !self.clocks.contains_key(thread)).collect::<Vec<_>>() {
-            match clock(*thread, self.period) {
-                Ok(clock) => _ = self.clocks.insert(*thread, clock),
-                // It may just have ended.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                Err(error) => result = Err(error),
-            }
-        }
-        self.is_whole = !threads.is_empty() && self.clocks.len() == threads.len();
-        result
+    /// Nobody's yet.
+    pub fn none() -> Self {
+        Self::new(clock, "it lets others run only at the kernel's tick")
     }
 }
 
@@ -146,6 +68,8 @@ mod tests {
     use std::sync::mpsc::{self, TryRecvError};
     use std::time::Instant;
 
+    use api::Id;
+
     use super::*;
 
     static TICKS: AtomicU32 = AtomicU32::new(0);
@@ -175,16 +99,16 @@ mod tests {
                 while works.try_recv() == Err(TryRecvError::Empty) {}
             }
         });
-        let (mut ticks, id, pid) = (Ticks::default(), Id::new(), std::process::id());
+        let (mut ticks, id, pid) = (Ticks::none(), Id::new(), std::process::id());
         let period = Duration::from_millis(1);
         let begun = Instant::now();
         // The thread gives itself its name.
-        while ticks.guests.get(&id).is_none_or(|guest| guest.clocks.is_empty()) && !ticks.is_told {
+        while !ticks.is_whole(id) && !ticks.is_refused() {
             assert!(begun.elapsed() < Duration::from_secs(10));
             ticks.set(id, Some(pid), Some(period));
             ticks.keep(|_| true);
         }
-        if ticks.is_told {
+        if ticks.is_refused() {
             eprintln!("skipped: the kernel gives no such clock to this process");
             return;
         }
