@@ -74,10 +74,11 @@ impl<T> PerProcessor<T> {
         self.refused.is_none()
     }
 
-    /// Takes care of processors that have come or gone meanwhile, and leaves the guests that do not run any more.
-    pub fn keep(&mut self, runs: impl Fn(&Id) -> bool) {
+    /// Takes care of processors that have come or gone meanwhile, also (`all`) of guests for all of whose processors it is so, and leaves the guests that do not run any more.
+    pub fn keep(&mut self, runs: impl Fn(&Id) -> bool, all: bool) {
         self.guests.retain(|id, _| runs(id));
-        let done: Vec<_> = self.guests.iter_mut().map(|(id, guest)| (*id, guest.follow(self.ask))).collect();
+        let looked = self.guests.iter_mut().filter(|(_, guest)| all || !guest.is_whole);
+        let done: Vec<_> = looked.map(|(id, guest)| (*id, guest.follow(self.ask))).collect();
         for (id, done) in done {
             self.tell(id, done);
         }

@@ -177,7 +177,7 @@ impl Loop {
         }
         if second {
             self.own.keep();
-            self.ticks.keep(|id| self.guests.contains_key(id));
+            self.ticks.keep(|id| self.guests.contains_key(id), true);
             self.slices.keep(|id| self.guests.contains_key(id));
         }
         while self.machine.front().is_some_and(|(time, _)| now - *time > MEMORY) {

@@ -106,7 +106,7 @@ mod tests {
         while !ticks.is_whole(id) && !ticks.is_refused() {
             assert!(begun.elapsed() < Duration::from_secs(10));
             ticks.set(id, Some(pid), Some(period));
-            ticks.keep(|_| true);
+            ticks.keep(|_| true, true);
         }
         if ticks.is_refused() {
             eprintln!("skipped: the kernel gives no such clock to this process");
