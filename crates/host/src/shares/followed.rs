@@ -25,8 +25,8 @@ const LOOKS: u32 = 40;
 const QUIET: f64 = 0.01;
 /// Whoever has no more than this is looked at once a second: a window is a slice or two of what it gets, or none, and there may be a thousand of them.
 const SMALL: f64 = 0.01;
-/// What a guest is due changes by that part of it when somebody begins to want something, or wants no more.
-const CHANGE: f64 = 0.1;
+/// A guest is due another amount when what it is due has changed by that part of it. One of ten that begins and ceases over and over does not keep the others from what they owe one another.
+const CHANGE: f64 = 0.25;
 
 /// A guest that is followed.
 pub(super) struct Followed {
