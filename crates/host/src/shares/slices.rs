@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use api::Id;
+use vmm_sys_util::syscall::SyscallReturnCode;
 
 use super::per_processor::PerProcessor;
 
@@ -53,7 +54,8 @@ fn set(thread: u32, length: Duration) -> io::Result<()> {
     }
     attributes.sched_runtime = length.as_nanos() as u64;
     // SAFETY: the structure says its own size, and is read.
-    checked(unsafe { libc::syscall(libc::SYS_sched_setattr, thread, &raw const attributes, 0) })
+    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, thread, &raw const attributes, 0) };
+    SyscallReturnCode(done).into_empty_result()
 }
 
 fn attributes(thread: u32) -> io::Result<libc::sched_attr> {
@@ -61,12 +63,9 @@ fn attributes(thread: u32) -> io::Result<libc::sched_attr> {
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     let size = size_of::<libc::sched_attr>() as u32;
     // SAFETY: no more than `size` is written, which is how long it is.
-    checked(unsafe { libc::syscall(libc::SYS_sched_getattr, thread, &raw mut attributes, size, 0) })?;
+    let done = unsafe { libc::syscall(libc::SYS_sched_getattr, thread, &raw mut attributes, size, 0) };
+    SyscallReturnCode(done).into_empty_result()?;
     Ok(attributes)
-}
-
-fn checked(result: libc::c_long) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

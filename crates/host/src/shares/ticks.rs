@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use perf_event_open_sys::{bindings, ioctls, perf_event_open};
+use vmm_sys_util::syscall::SyscallReturnCode;
 
 use super::per_processor::PerProcessor;
 
@@ -45,21 +46,17 @@ fn clock(thread: u32, period: Duration) -> io::Result<OwnedFd> {
     let flags = bindings::PERF_FLAG_FD_CLOEXEC;
     // SAFETY: the structure says its own size, and is read.
     let fd = unsafe { perf_event_open(&raw mut wanted, thread as i32, -1, -1, flags.into()) };
-    let fd = checked(fd)?;
+    let fd = SyscallReturnCode(fd).into_result()?;
     // SAFETY: it is new, and nobody else's.
     let clock = unsafe { OwnedFd::from_raw_fd(fd) };
     let owner = Owner { kind: THREAD, thread: thread as i32 };
     // SAFETY: `owner` is what F_SETOWN_EX reads.
-    checked(unsafe { libc::fcntl(fd, SET_OWNER, &raw const owner) })?;
+    SyscallReturnCode(unsafe { libc::fcntl(fd, SET_OWNER, &raw const owner) }).into_empty_result()?;
     // SAFETY: flags are a number.
-    checked(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC) })?;
+    SyscallReturnCode(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC) }).into_empty_result()?;
     // SAFETY: the descriptor is open, and the call takes nothing else.
-    checked(unsafe { ioctls::ENABLE(clock.as_raw_fd(), 0) })?;
+    SyscallReturnCode(unsafe { ioctls::ENABLE(clock.as_raw_fd(), 0) }).into_empty_result()?;
     Ok(clock)
-}
-
-fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use vmm_sys_util::syscall::SyscallReturnCode;
 
 use super::hand::{Area, Look, PAGE, Pages};
 
@@ -70,7 +71,7 @@ impl Process {
                 0,
             )
         };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as u64) }
+        SyscallReturnCode(done).into_result().map(|done| done as u64)
     }
 
     /// The same, but what cannot be paged is left out.

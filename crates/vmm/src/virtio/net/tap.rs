@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
+use vmm_sys_util::syscall::SyscallReturnCode;
+
 use super::{Backend, HEADER, feature};
 
 /// Request codes and flags (linux/if_tun.h).
@@ -66,7 +68,8 @@ impl Tap {
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
         let request = request(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)?;
         // SAFETY: the request is a whole ifreq, as TUNSETIFF reads and writes it.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw const request) })?;
+        SyscallReturnCode(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw const request) })
+            .into_empty_result()?;
         Ok(file)
     }
 
@@ -77,7 +80,8 @@ impl Tap {
     pub fn from_file(file: File) -> io::Result<Self> {
         let mut found = request("-", 0)?;
         // SAFETY: TUNGETIFF writes a whole ifreq.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), TUNGETIFF, &raw mut found) })?;
+        SyscallReturnCode(unsafe { libc::ioctl(file.as_raw_fd(), TUNGETIFF, &raw mut found) })
+            .into_empty_result()?;
         // SAFETY: TUNGETIFF sets this member.
         let flags = unsafe { found.ifr_ifru.ifru_flags };
         let wanted = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
@@ -86,15 +90,12 @@ impl Tap {
         }
         let size = HEADER as libc::c_int;
         // SAFETY: the request reads an int.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETVNETHDRSZ, &raw const size) })?;
+        SyscallReturnCode(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETVNETHDRSZ, &raw const size) })
+            .into_empty_result()?;
         rustix::io::ioctl_fionbio(&file, true)?;
         let descriptor = Arc::new(file.try_clone()?.into());
         Ok(Self { file, descriptor })
     }
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 impl Backend for Tap {
@@ -126,7 +127,8 @@ impl Backend for Tap {
             0
         };
         // SAFETY: the request takes a number.
-        check(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETOFFLOAD, flags) })
+        SyscallReturnCode(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETOFFLOAD, flags) })
+            .into_empty_result()
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
