@@ -1,5 +1,6 @@
 """What benchmarks have in common: a host of their own with the tiny guest of `make guests` on the software processor, and how they tell."""
 
+import argparse
 import http.client
 import json
 import os
@@ -12,6 +13,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from daemon import Daemon, Trouble, end_when_told, spinning, until  # noqa: E402, F401
 
 SUBNET = "10.97.0.0/20"
+
+
+def asked_for(doc, usual, besides=()):
+    """What a benchmark is to measure: the binary, the folder of the tiny guest, and of these functions those that are named, or all usual ones."""
+    by_name = {part.__name__: part for part in [*usual, *besides]}
+
+    def binary(path):
+        if not os.access(path, os.X_OK):
+            raise argparse.ArgumentTypeError(f"'{path}' is no program")
+        return os.path.realpath(path)
+
+    def tiny(path):
+        if not Path(path, "vmlinuz").exists():
+            raise argparse.ArgumentTypeError(f"'{path}' has no tiny guest: `make guests` makes build/tiny")
+        return Path(path).resolve()
+
+    def part(name):
+        if name not in by_name:
+            raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(by_name)}")
+        return by_name[name]
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tessera", type=binary)
+    parser.add_argument("tiny", type=tiny)
+    parser.add_argument("parts", nargs="*", type=part, metavar="part", help=", ".join(by_name))
+    asked = parser.parse_args()
+    return asked.tessera, asked.tiny, asked.parts or usual
 
 
 def show(what, value, unit, wanted="-", beside=""):
