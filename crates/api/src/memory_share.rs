@@ -6,12 +6,15 @@ use utoipa::ToSchema;
 use crate::share_in_bytes::{Faults, share, usual_weight};
 use crate::{Id, Invalid, Name, Size};
 
+/// Less is not worth to be promised: whoever asks for it has forgotten the unit.
+const LEAST_RESERVE: Size = Size(1 << 20);
+
 /// What a guest is promised of a host's pool of memory. Everyone has their reserve; what is left goes by weight, where memory that is not
 /// touched counts four times, and nobody has more than their limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryShare {
-    /// Always theirs: nothing, or as much of their memory as they like. What all guests that run have reserved is never more than the
+    /// Always theirs: nothing, or 1 MiB and more of their memory. What all guests that run have reserved is never more than the
     /// pool.
     #[serde(default)]
     pub reserve: Size,
@@ -47,7 +50,12 @@ impl MemoryShare {
         let reserve = self.reserve;
         let is_above = |memory: &Size| reserve > *memory;
         if let Some(memory) = memory.filter(is_above) {
-            let detail = format!("the guest has {memory} of memory: at most {memory} can be reserved");
+            let detail =
+                format!("the guest has {memory} of memory: at most {} can be reserved", memory.at_most());
+            faults.say("reserve", reserve.0, detail);
+        } else if reserve.0 > 0 && reserve < LEAST_RESERVE {
+            let detail =
+                format!("memory: none, or at least {LEAST_RESERVE}; a number without a unit is bytes");
             faults.say("reserve", reserve.0, detail);
         }
         if let Some(limit) = self.limit {

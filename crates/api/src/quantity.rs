@@ -69,6 +69,28 @@ impl fmt::Display for Size {
     }
 }
 
+impl Size {
+    /// The largest size that is no more and can be written as it is: what somebody is told that they may ask for they then get.
+    pub fn at_most(self) -> String {
+        self.whole(|bytes, unit| bytes / unit)
+    }
+
+    /// The same that is no less.
+    pub fn at_least(self) -> String {
+        self.whole(u64::div_ceil)
+    }
+
+    fn whole(self, parts: impl Fn(u64, u64) -> u64) -> String {
+        let unit = [1u64 << 20, 1 << 10].into_iter().find(|unit| self.0 >= *unit).unwrap_or(1);
+        let bytes = parts(self.0, unit).saturating_mul(unit);
+        let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+        match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
+            Some((unit, name)) => format!("{}{name}", bytes / unit),
+            None => format!("{bytes}B"),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
         deserializer.deserialize_any(SizeVisitor)
@@ -132,6 +154,19 @@ mod tests {
         {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
+        for bytes in [0, 1, 1023, 1025, 4 << 30, 12_345, 5_023_456_789, (4 << 30) - 1] {
+            let read = |text: String| text.parse::<Size>().unwrap().0;
+            let (most, least) = (read(Size(bytes).at_most()), read(Size(bytes).at_least()));
+            assert!(most <= bytes && bytes <= least && least - most <= 1 << 20, "{most} {bytes} {least}");
+        }
+        assert_eq!(
+            (Size(5_023_456_789).at_most(), Size(5_023_456_789).at_least()),
+            ("4790M".into(), "4791M".into())
+        );
+        assert_eq!(
+            (Size((4 << 30) + 1).at_most(), Size((4 << 30) - 1).at_least()),
+            ("4G".into(), "4G".into())
+        );
         assert!("10Mbit".parse::<Size>().unwrap_err().to_string().contains("in bits"));
         for text in ["", "M", "-1G", "1..5G", "1.G", "4X", "99999999999T", "1e9"] {
             assert!(text.parse::<Size>().is_err(), "{text}");

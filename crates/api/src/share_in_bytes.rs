@@ -34,8 +34,10 @@ impl<'a> Faults<'a> {
 
     /// The reserve is above the limit.
     pub fn say_above(&mut self, reserve: Size, limit: Size) {
-        let detail =
-            format!("the reserve {reserve} is above the limit {limit}: at most {limit} can be reserved");
+        let detail = format!(
+            "the reserve {reserve} is above the limit {limit}: at most {} can be reserved",
+            limit.at_most()
+        );
         self.say("reserve", reserve.0, detail);
     }
 

@@ -60,31 +60,51 @@ pub enum Refusal {
     Loop(String),
 }
 
+/// How an amount is rounded that cannot be written as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// As it comes: nobody acts by it.
+    Nearest,
+    /// What is left: whoever asks for what is written gets it.
+    Down,
+    /// What is needed: less would be refused.
+    Up,
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.in_words(|amount| told(amount).to_string()))
+        f.write_str(&self.in_words(|amount, _| told(amount).to_string()))
     }
 }
 
 impl Refusal {
     /// What is wrong and the way out, with amounts as `shown` writes them: each resource has its units.
-    pub fn in_words(&self, shown: impl Fn(Amount) -> String) -> String {
+    pub fn in_words(&self, shown: impl Fn(Amount, Round) -> String) -> String {
         match self {
             Self::Short { place, asked, free } => {
-                let (short, asked, free) = (shown(asked - free), shown(*asked), shown(*free));
+                let (short, asked, free) = (
+                    shown(asked - free, Round::Up),
+                    shown(*asked, Round::Nearest),
+                    shown(*free, Round::Down),
+                );
                 format!(
                     "{place} has {free} left to promise, and {asked} is asked for: {short} too much; {free} would fit"
                 )
             }
             Self::Limit { place, limit, asked, free } => {
-                let (limit, asked, free) = (shown(*limit), shown(*asked), shown(*free));
+                let (short, free) = (shown(asked - free, Round::Up), shown(*free, Round::Down));
+                let (limit, asked) = (shown(*limit, Round::Nearest), shown(*asked, Round::Nearest));
                 format!(
-                    "{place} is limited to {limit}, of which {free} is left to promise, and {asked} is asked for: {free} would fit"
+                    "{place} is limited to {limit}, of which {free} is left to promise, and {asked} is asked for: {short} too much; {free} would fit"
                 )
             }
             Self::Members { place, promised, has, is_limit } => {
                 let or = if *is_limit { " and limit it to no less" } else { ", or let it expand" };
-                let (short, promised, has) = (shown(promised - has), shown(*promised), shown(*has));
+                let (short, promised, has) = (
+                    shown(promised - has, Round::Up),
+                    shown(*promised, Round::Up),
+                    shown(*has, Round::Nearest),
+                );
                 format!(
                     "what is in {place} is promised {promised}, and it would have {has} for that: {short} too little; reserve {promised}{or}"
                 )

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{BandwidthShare, Id, Invalid, Name, Problem, Processors, ShareGroup, Size, VmDefinition};
 use serde_json::Value;
-use share::admission::{Member, Promises, Refusal};
+use share::admission::{Member, Promises, Refusal, Round};
 use share::{Amount, Share};
 
 use super::places::{self, Place};
@@ -63,17 +63,22 @@ impl Resource {
     }
 
     /// An amount as a person reads it.
-    fn shown(&self, amount: Amount) -> String {
+    fn shown(&self, amount: Amount, round: Round) -> String {
+        let size = match round {
+            Round::Nearest => Size(amount as u64).to_string(),
+            Round::Down => Size(amount as u64).at_most(),
+            Round::Up => Size(amount as u64).at_least(),
+        };
         match self {
             Self::Cpu => Processors::nearest(amount).to_string(),
-            Self::Memory => Size(amount as u64).to_string(),
-            Self::Place(_) => format!("{}/s", Size(amount as u64)),
+            Self::Memory => size,
+            Self::Place(_) => format!("{size}/s"),
         }
     }
 
     /// What is wrong, and of what: a group has several shares, and may use several pools.
     fn words(&self, refusal: &Refusal) -> String {
-        let (words, host) = (refusal.in_words(|amount| self.shown(amount)), self.host());
+        let (words, host) = (refusal.in_words(|amount, round| self.shown(amount, round)), self.host());
         match refusal {
             Refusal::Short { place, .. } if *place == host => words,
             _ if *self == Self::Cpu => words,
@@ -252,7 +257,8 @@ fn guest_of(
     let used = used(state, &state.groups, resource);
     let mut standing = Standing::new(state, resource, capacity, Some(id), &used);
     standing.used_in(&above(&state.groups, group), &used).map_err(|(group, refusal)| {
-        let (name, reserve) = (called(&group.name), resource.shown(resource.share(group).reserve));
+        let reserve = resource.shown(resource.share(group).reserve, Round::Nearest);
+        let name = called(&group.name);
         let words = resource.words(&refusal);
         let detail = format!("{name}, which has {reserve} reserved wherever it is used: {words}");
         Invalid::new("/share_group", group.name.as_str(), detail)

@@ -102,7 +102,8 @@ fn reserved(state: &State, place: &Place) -> Size {
 pub(super) fn check(state: &State, definition: &VmDefinition) -> Vec<Invalid> {
     let wrong = reserves(definition).into_iter().filter_map(|(place, reserve)| {
         let bandwidth = state.places.get(&place)?.bandwidth.filter(|bandwidth| reserve > *bandwidth)?;
-        let detail = format!("{place} carries {bandwidth}/s: at most {bandwidth} can be reserved");
+        let detail =
+            format!("{place} carries {bandwidth}/s: at most {} can be reserved", bandwidth.at_most());
         Some(Invalid::new(format!("{}/reserve", place.field()), reserve.0, detail))
     });
     wrong.collect()
@@ -118,7 +119,8 @@ impl Shares {
             let reserved = reserved(state, &place);
             if let Some(bandwidth) = carries.bandwidth.filter(|bandwidth| *bandwidth < reserved) {
                 let detail = format!(
-                    "guests that run have reserved {reserved}/s of {place}, and {bandwidth}/s is less: give at least {reserved}"
+                    "guests that run have reserved {reserved}/s of {place}, and {bandwidth}/s is less: give at least {}",
+                    reserved.at_least()
                 );
                 return Err(Problem::conflict_of(Invalid::new("/bandwidth", bandwidth.0, detail)));
             }
