@@ -44,8 +44,10 @@ pub struct Due {
 const MOST: f64 = 4.0;
 /// What a guest that does nothing is taken to want, so that nobody has no weight.
 const LEAST: f64 = 0.001;
-/// The smallest limit that the kernel keeps well, processors.
-const LEAST_LIMIT: f64 = 0.01;
+/// The smallest limit that the kernel takes ([`quota`]), processors. Guests have no smaller one than ten times that, but a group with hundreds of busy members leaves each of them less.
+const LEAST_LIMIT: f64 = 0.001;
+/// What a group may leave that has all that it may have.
+const FULL: f64 = 0.01;
 
 /// What everybody gets.
 struct Division {
@@ -85,7 +87,7 @@ pub fn due(capacity: f64, groups: &[Group], wants: &[Want]) -> Vec<Due> {
             (Some(own), Some(groups)) => Some(own.min(groups)),
             (own, groups) => own.or(groups),
         };
-        let group_is_full = left.is_some_and(|left| left < LEAST_LIMIT);
+        let group_is_full = left.is_some_and(|left| left < FULL);
         Due { target, busy, weight: weight.max(LEAST), limit, group_is_full }
     })
     .collect()
@@ -224,6 +226,17 @@ mod tests {
         let mut weights = vec![1024; 1000];
         hurry(&mut weights, std::iter::repeat(true), 2.0, 65_536);
         assert_eq!(weights, vec![65_536; 1000]);
+    }
+
+    #[test]
+    fn a_group_with_very_many_busy_members_has_no_more_than_its_limit() {
+        for (limit, members) in [(0.05, 20), (0.2, 40), (1.0, 200)] {
+            let groups = [group(0.0, 1000, Limit::Hard(limit), None)];
+            let wants = vec![Want { group: Some(0), ..want(0.0, 1000, Limit::None, 1.0) }; members];
+            let quotas = due(16.0, &groups, &wants).into_iter().map(|due| quota(due.limit.unwrap()));
+            let all: f64 = quotas.map(|(quota, period)| quota as f64 / period as f64).sum();
+            assert!((limit * 0.98..limit * 1.02).contains(&all), "{members} in {limit}: {all}");
+        }
     }
 
     fn group(reserve: f64, weight: u32, limit: Limit, within: Option<usize>) -> Group {
