@@ -93,6 +93,6 @@ fn report(
         },
         others: most,
         rest: (seen.all() - own - named).max(0.0),
-        not_enforced: seen.not_enforced.clone(),
+        not_enforced: seen.not_enforced.as_ref().or_else(|| seen.lost.get(&vm.id)).cloned(),
     }
 }

@@ -30,8 +30,11 @@ const CHANGE: f64 = 0.25;
 
 /// A guest that is followed.
 pub(super) struct Followed {
+    id: Id,
     pub(super) claimant: Claimant,
     control: Option<Control>,
+    /// Why what it may have cannot be set.
+    lost: Option<String>,
     usage: Option<Usage>,
     look: Option<Look>,
     /// What it had used when, the oldest first.
@@ -87,8 +90,10 @@ impl Followed {
         let busy = f64::from(claimant.cpus);
         let (used, looked) = (VecDeque::new(), Instant::now());
         Self {
+            id,
             claimant,
             control,
+            lost: None,
             usage,
             look: None,
             used,
@@ -245,8 +250,32 @@ impl Followed {
         self.leave();
     }
 
+    /// What it may have cannot be seen to now, because of this.
+    pub(super) fn lose(&mut self, error: &std::io::Error) {
+        if self.lost.is_none() {
+            // What has ended is gone the next time.
+            tracing::info!("the control group of guest {} cannot be set: {error}", self.id);
+        }
+        self.lost = Some(error.to_string());
+        self.leave();
+    }
+
+    /// Tries again what could not be done.
+    pub(super) fn find(&mut self, controls: &Controls) {
+        if self.lost.is_some()
+            && let Ok(control) = controls.of(self.id)
+        {
+            self.control = Some(control);
+        }
+    }
+
+    /// Why nobody sees to what it may have, if so.
+    pub(super) fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
     /// Nobody sees to what it may have any more.
-    pub(super) fn leave(&mut self) {
+    fn leave(&mut self) {
         self.control = None;
         if let Some(page) = &self.page {
             page.set_limit(0);
@@ -269,7 +298,9 @@ impl Followed {
             }
         }
         control.set_weight(weight)?;
-        control.set_limit(self.limit.map(|processors| Limit { processors, is_kept: kept.is_some() }))
+        control.set_limit(self.limit.map(|processors| Limit { processors, is_kept: kept.is_some() }))?;
+        self.lost = None;
+        Ok(())
     }
 
     /// What it would have taken in the last window.

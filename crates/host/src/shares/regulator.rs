@@ -176,6 +176,7 @@ impl Loop {
             }
         }
         if second {
+            self.find();
             self.own.keep();
             self.ticks.keep(|id| self.guests.contains_key(id), true);
             self.slices.keep(|id| self.guests.contains_key(id));
@@ -185,6 +186,13 @@ impl Loop {
         }
         self.machine.push_back((now, machine::times().busy));
         if second { Looked::Second(now) } else { Looked::Window }
+    }
+
+    /// Takes up again whom it could not be seen to.
+    fn find(&mut self) {
+        if let Ok(controls) = &self.controls {
+            self.guests.values_mut().for_each(|guest| guest.find(controls));
+        }
     }
 
     /// Works out what each is to have, and sees to it.
@@ -225,9 +233,7 @@ impl Loop {
             self.ticks.set(*id, pid, guest.tick(now));
             self.slices.set(*id, pid, guest.slice());
             if let Err(error) = guest.set(weight, self.ticks.is_whole(*id)) {
-                // It is told once: what has ended is gone the next time.
-                tracing::info!("the control group of guest {id} cannot be set: {error}");
-                guest.leave();
+                guest.lose(&error);
             }
         }
         let part = if self.is_reserved(groups) { Part::Most } else { Part::Usual };
@@ -290,9 +296,11 @@ impl Loop {
             (Some((from, before)), Some((to, after))) => part(*to - *from, after.saturating_sub(*before)),
             _ => 0.0,
         };
+        let lost = self.guests.iter().filter_map(|(id, guest)| Some((*id, guest.lost()?.to_owned())));
         let mut seen = Seen {
             guests,
             ledgers,
+            lost: lost.collect(),
             groups,
             besides: 0.0,
             not_enforced: self.controls.as_ref().err().cloned(),

@@ -17,6 +17,8 @@ pub struct Seen {
     pub groups: HashMap<Name, GroupSeen>,
     /// What everything else on the machine got in the last 10 s, processors.
     pub besides: f64,
+    /// Why what these are promised is not held to, though that of others is.
+    pub lost: HashMap<Id, String>,
     /// Why what is promised is not held to.
     pub not_enforced: Option<String>,
 }
