@@ -29,8 +29,17 @@ pub fn guests(now: &MemoryPool, add: u32, like: Option<&str>) -> Result<Vec<Memo
     Ok(guests)
 }
 
-/// What a pool is to these guests.
-pub fn told(pool: Size, guests: &[MemoryOfGuest]) -> String {
+/// What of a pool others do not get whatever is planned, bytes: what guests have that do not say what they use, and how many those are; and what each of these guests' processes takes
+/// besides its guest's memory, as far as that is seen.
+fn kept(now: &MemoryPool, guests: &[MemoryOfGuest]) -> (Size, usize, Size) {
+    let silent = now.guests.iter().filter(|guest| guest.now.active.is_none());
+    let (count, has) = silent.fold((0, 0), |(count, has), guest| (count + 1, has + guest.now.resident.0));
+    let besides = guests.iter().map(|guest| guest.now.resident.0.saturating_sub(guest.now.held.0)).sum();
+    (Size(has), count, Size(besides))
+}
+
+/// What a pool of this size is to these guests, beside those that `now` run and do not say what they use.
+pub fn told(pool: Size, now: &MemoryPool, guests: &[MemoryOfGuest]) -> String {
     let bytes = |size: Size| size.0 as f64;
     let wants: Vec<_> = guests
         .iter()
@@ -42,8 +51,9 @@ pub fn told(pool: Size, guests: &[MemoryOfGuest]) -> String {
         .collect();
     let (size, used): (f64, f64) =
         (wants.iter().map(|of| of.size).sum(), wants.iter().map(|of| of.active).sum());
+    let (has, silent, besides) = kept(now, guests);
     // Some of it is always to be free.
-    let room = bytes(pool) * (1.0 - Pressure::MARGIN);
+    let room = ((bytes(pool) - bytes(has) - bytes(besides)) * (1.0 - Pressure::MARGIN)).max(0.0);
     let shown = |bytes: f64| Size(bytes as u64);
     let mut text = String::new();
     let mut say = |line: String| {
@@ -57,6 +67,12 @@ pub fn told(pool: Size, guests: &[MemoryOfGuest]) -> String {
         size / bytes(pool),
         shown(used)
     ));
+    if silent > 0 {
+        say(format!("{silent} more do not say what they use, and keep the {has} that they have"));
+    }
+    if besides.0 > 0 {
+        say(format!("their processes need {besides} besides"));
+    }
     say(match room - used {
         left if left >= 0.0 => format!("all of that fits: {} are left for what they do not use", shown(left)),
         left => format!("that is {} more than the pool can give", shown(-left)),
@@ -122,16 +138,27 @@ mod tests {
 
     #[test]
     fn a_plan_tells_what_fits_and_who_would_be_short() {
-        let now =
+        let mut now =
             pool(vec![guest("a", Some(200), 1000), guest("b", Some(100), 2000), guest("c", None, 1000)]);
-        let said = told(Size(1 << 30), &guests(&now, 0, None).unwrap());
+        let mut silent = now.clone();
+        let said = told(Size(1 << 30), &silent, &guests(&silent, 0, None).unwrap());
+        assert!(
+            said.contains("1 more do not say what they use, and keep the 512M that they have\n"),
+            "{said}"
+        );
+        assert!(said.contains("all of that fits: 181.3M are left"), "{said}");
+        silent.guests[0].now.resident = Size(532 << 20);
+        let said = told(Size(1 << 30), &silent, &guests(&silent, 2, Some("a")).unwrap());
+        assert!(said.contains("their processes need 60M besides\n"), "{said}");
+        now.guests.pop();
+        let said = told(Size(1 << 30), &now, &guests(&now, 0, None).unwrap());
         assert_eq!(
             said,
             "2 guests believe to have 1G, 1.00 times the pool of 1G, and use 300M of it\n\
              all of that fits: 662.6M are left for what they do not use\n\
              guests that use as much as these, 150M each, fit 6 times: 3.00 times the pool of what they believe to have\n"
         );
-        let said = told(Size(1 << 30), &guests(&now, 4, Some("a")).unwrap());
+        let said = told(Size(1 << 30), &now, &guests(&now, 4, Some("a")).unwrap());
         assert!(said.contains("that is 137.4M more than the pool can give\n"), "{said}");
         assert!(
             said.contains("  a, as 4 like it, would have 161.4M of the 200M that it uses\n")
