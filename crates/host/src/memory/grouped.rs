@@ -64,9 +64,21 @@ impl Grouped {
         lacks
     }
 
+    /// The limit of each group that has one, bytes, with its number and all guests in it: what is in a group comes before it.
+    pub fn limits(&self) -> impl Iterator<Item = (usize, Amount, impl Iterator<Item = Id>)> {
+        let limited = self.groups.iter().enumerate().rev();
+        let limited = limited.filter_map(|(number, group)| Some((number, group.share.limit.amount()?)));
+        limited.map(move |(number, limit)| {
+            let is_in = move |of: usize| above(&self.groups, Some(of)).any(|group| group == number);
+            let inside = self.guests.iter().filter(move |(_, of)| is_in(**of)).map(|(id, _)| *id);
+            (number, limit, inside)
+        })
+    }
+
     /// Whom the others are better off without: of those that have more than they are promised, and whose groups have, the one with the least
     /// weight, and of those the one that has the most beyond that. Groups are chosen among as guests are, from the outermost.
-    pub fn least(&self, heard: &[Heard]) -> Option<Id> {
+    /// Who does not go (`goes`) is passed over.
+    pub fn least(&self, heard: &[Heard], goes: impl Fn(Id) -> bool) -> Option<Id> {
         let mut own = vec![0u64; self.groups.len()];
         for guest in heard {
             above(&self.groups, self.of(guest)).for_each(|group| own[group] += guest.own);
@@ -82,7 +94,8 @@ impl Grouped {
             path.reverse();
             path.iter().all(|(_, Reverse(beyond))| *beyond > 0).then_some(path)
         };
-        let some = heard.iter().filter_map(|guest| Some((rank(guest)?, guest.id)));
+        let some = heard.iter().filter(|guest| goes(guest.id));
+        let some = some.filter_map(|guest| Some((rank(guest)?, guest.id)));
         some.min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, id)| id)
     }
 }
@@ -136,9 +149,10 @@ pub(super) mod tests {
         heard[0].group = Some("kept".parse().unwrap());
         // In a group that weighs more than it does at the host.
         (heard[1].group, heard[1].share.weight) = (Some("heavy".parse().unwrap()), 1);
-        assert_eq!(Grouped::new(&nested, &heard).least(&heard), Some(ids[2]));
+        assert_eq!(Grouped::new(&nested, &heard).least(&heard, |_| true), Some(ids[2]));
         heard[0].own = 301 * MIB;
-        assert_eq!(Grouped::new(&nested, &heard).least(&heard), Some(ids[0]));
-        assert_eq!(Grouped::new(&Nested::default(), &heard).least(&heard), Some(ids[1]));
+        assert_eq!(Grouped::new(&nested, &heard).least(&heard, |_| true), Some(ids[0]));
+        assert_eq!(Grouped::new(&nested, &heard).least(&heard, |id| id != ids[0]), Some(ids[2]));
+        assert_eq!(Grouped::new(&Nested::default(), &heard).least(&heard, |_| true), Some(ids[1]));
     }
 }

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use share::memory::Told;
 use storage::Silent;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use vmm::control::Stats;
 
@@ -99,7 +100,9 @@ pub async fn keep(supervisor: Arc<Supervisor>, pool: Arc<Pool>, means: Means, st
         Some(size) => {
             let Means { pager, merging } = means;
             let looks = Looks::new(size.0);
-            let keeper = Keeper { supervisor, pool, store, pager, merging, looks, told: Told::default() };
+            let (stays, stayed) = unbounded_channel();
+            let told = Told::default();
+            let keeper = Keeper { supervisor, pool, store, pager, merging, looks, told, stays, stayed };
             keeper.keep().await;
         }
         None => {
@@ -128,6 +131,9 @@ struct Keeper {
     merging: Option<Merging>,
     looks: Looks,
     told: Told,
+    /// Who was to be suspended and could not be.
+    stays: UnboundedSender<Id>,
+    stayed: UnboundedReceiver<Id>,
 }
 
 impl Keeper {
@@ -144,8 +150,11 @@ impl Keeper {
             looked = Some(Instant::now());
             let heard = hear(&self.supervisor, &mut known, self.saved_part()).await;
             self.merge(&heard).await;
+            while let Ok(id) = self.stayed.try_recv() {
+                self.looks.stays(id);
+            }
             let turn = self.look(&heard);
-            follow(&self.supervisor, turn).await;
+            follow(&self.supervisor, turn, &self.stays).await;
             self.tell(since.unwrap_or_default()).await;
         }
     }
@@ -164,7 +173,7 @@ impl Keeper {
             pids.insert(id, (pid, claimant.memory.reserve.0));
         }
         self.looks.go_without(pager.taken());
-        let page = self.looks.page(&guests);
+        let page = self.looks.page(Instant::now(), &guests);
         if page.is_empty() || !pager.has_room() {
             return;
         }
@@ -268,16 +277,18 @@ async fn hear(
 }
 
 /// Has guests be without what others need.
-async fn follow(supervisor: &Arc<Supervisor>, turn: Turn) {
+async fn follow(supervisor: &Arc<Supervisor>, turn: Turn, stays: &UnboundedSender<Id>) {
     let tell = |(id, bytes): (Id, u64)| lend(supervisor, id, bytes);
     let told: Vec<_> = turn.balloons.into_iter().map(tell).collect();
     futures_util::stream::iter(told).buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await;
     if let Some(id) = turn.suspend {
         tracing::warn!("next to nothing is free in the pool of memory: guest {id} is suspended");
-        let supervisor = Arc::clone(supervisor);
+        let (supervisor, stays) = (Arc::clone(supervisor), stays.clone());
         tokio::spawn(async move {
             if let Err(problem) = supervisor.suspend(id, ACTOR, Arc::new(Silent)).await {
                 tracing::error!("guest {id} cannot be suspended, and there is no room for it: {problem}");
+                // Nobody keeps the pool any more if nobody hears.
+                let _ = stays.send(id);
             }
         });
     }

@@ -9,6 +9,7 @@
 mod grouped;
 mod heard;
 mod keep;
+mod limits;
 mod merging;
 mod paging;
 mod parts;

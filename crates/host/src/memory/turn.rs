@@ -1,6 +1,6 @@
 //! One look at all guests of a pool, and what follows from it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use api::{Id, MemoryNow, MemoryPressure, Size};
@@ -9,6 +9,7 @@ use share::memory::{Place, Pressure, Reading, Resident, Wants, Working, eviction
 
 use super::grouped::Grouped;
 use super::heard::Heard;
+use super::limits::{Limited, Limits, Member, Whose};
 use super::parts::{Parts, Talking};
 use crate::shares::Nested;
 
@@ -51,6 +52,8 @@ struct Followed {
     since: Instant,
     /// What is to be in memory of what it has.
     resident: Option<Amount>,
+    /// The most that its process was seen to take besides, bytes.
+    besides: u64,
     working: Working,
     /// How often it has waited for a page, and what it has read again, bytes.
     counts: Option<[u64; 2]>,
@@ -63,11 +66,14 @@ pub struct Looks {
     /// What of that guests can have.
     pool: u64,
     guests: HashMap<Id, Followed>,
+    limits: Limits,
     pressure: Pressure,
     /// Since when next to nothing is free.
     low: Option<Instant>,
     /// When paging has got on since, and since when it does.
     paged: Option<(Instant, Instant)>,
+    /// Who could not be suspended since next to nothing is free.
+    stay: HashSet<Id>,
     at: Option<Instant>,
 }
 
@@ -78,9 +84,11 @@ impl Looks {
             size: pool,
             pool,
             guests: HashMap::new(),
+            limits: Limits::default(),
             pressure: Pressure::High,
             low: None,
             paged: None,
+            stay: HashSet::new(),
             at: None,
         }
     }
@@ -96,6 +104,11 @@ impl Looks {
         self.paged = Some((now, first));
     }
 
+    /// A guest that was to go cannot be suspended: others are asked before it is tried once more.
+    pub fn stays(&mut self, id: Id) {
+        self.stay.insert(id);
+    }
+
     /// How little is free.
     pub fn pressure(&self) -> MemoryPressure {
         told(self.pressure)
@@ -106,14 +119,11 @@ impl Looks {
         self.pressure
     }
 
-    /// Gives what is to be paged out of each guest, bytes, where balloons are too slow or guests cannot give more: to be asked several times between looks.
-    pub fn page(&mut self, guests: &[Has]) -> Vec<(Id, u64)> {
+    /// Gives what is to be paged out of each guest, bytes, where balloons are too slow or guests cannot give more, in the pool or below a limit: to be asked several times between looks.
+    pub fn page(&mut self, now: Instant, guests: &[Has]) -> Vec<(Id, u64)> {
         let pool = self.pool as Amount;
         let free = pool - guests.iter().map(|guest| guest.own as Amount).sum::<Amount>();
         self.pressure = self.pressure.next(free, pool);
-        if !self.pressure.pages() {
-            return Vec::new();
-        }
         let resident = |guest: &Has| {
             let has = guest.own as Amount;
             match self.guests.get(&guest.id).and_then(|of| of.resident) {
@@ -123,7 +133,10 @@ impl Looks {
             }
         };
         let residents: Vec<_> = guests.iter().map(resident).collect();
-        let evicted = evictions(Pressure::paged_until(pool) - free, &residents);
+        let wanted = if self.pressure.pages() { Pressure::paged_until(pool) - free } else { 0.0 };
+        let mut evicted = evictions(wanted, &residents);
+        let places = guests.iter().enumerate().map(|(n, guest)| (guest.id, n)).collect();
+        self.limits.page(now, &places, &residents, &mut evicted);
         let some = guests.iter().zip(evicted).map(|(guest, bytes)| (guest.id, bytes as u64));
         some.filter(|(_, bytes)| *bytes > 0).collect()
     }
@@ -143,6 +156,27 @@ impl Looks {
                 of.resident = Some(resident);
             }
         }
+    }
+
+    /// Takes note of what nobody is to have more of.
+    fn limit(&mut self, grouped: &Grouped, talking: &[Talking], silent: &[&Heard]) {
+        let talking = talking.iter().map(|guest| (guest.heard, guest.reading.spare()));
+        let all = talking.chain(silent.iter().map(|guest| (*guest, 0.0)));
+        let mut members = HashMap::new();
+        for (guest, spare) in all {
+            let Some(of) = self.guests.get_mut(&guest.id) else { continue };
+            of.besides = of.besides.max(guest.besides().min(MOST_BESIDES));
+            members.insert(guest.id, (guest, Member { id: guest.id, besides: of.besides, spare }));
+        }
+        let own = members.values().filter_map(|(guest, member)| {
+            let most = guest.share.limit?.0 as Amount;
+            Some(Limited { whose: Whose::Guest(guest.id), most, members: vec![*member] })
+        });
+        let of_groups = grouped.limits().map(|(number, most, ids)| {
+            let members = ids.filter_map(|id| Some(members.get(&id)?.1)).collect();
+            Limited { whose: Whose::Group(number), most, members }
+        });
+        self.limits.set(own.chain(of_groups).collect());
     }
 
     /// Looks at all guests that run, in these groups; gives what is to be done, and what each has. What guests' programs need beyond their part of the pool they may
@@ -169,6 +203,7 @@ impl Looks {
         let rest = (self.pool as Amount - kept_by_all).max(0.0);
         let talking: Vec<_> = talking.into_iter().map(|guest| self.read(now, guest, seconds)).collect();
         self.reside(&grouped, &talking, &silent);
+        self.limit(&grouped, &talking, &silent);
         let parts =
             Parts::new(&grouped.beside(&kept), rest * (1.0 - Pressure::MARGIN), room as Amount, &talking);
         let places: Vec<_> = talking
@@ -199,8 +234,14 @@ impl Looks {
     }
 
     fn follow(&mut self, now: Instant, id: Id) -> &mut Followed {
-        let new =
-            || Followed { since: now, resident: None, working: Working::default(), counts: None, at: now };
+        let new = || Followed {
+            since: now,
+            resident: None,
+            besides: 0,
+            working: Working::default(),
+            counts: None,
+            at: now,
+        };
         self.guests.entry(id).or_insert_with(new)
     }
 
@@ -239,6 +280,7 @@ impl Looks {
     fn least(&mut self, now: Instant, grouped: &Grouped, heard: &[Heard]) -> Option<Id> {
         if self.pressure != Pressure::Low {
             (self.low, self.paged) = (None, None);
+            self.stay.clear();
             return None;
         }
         let low = *self.low.get_or_insert(now);
@@ -249,7 +291,11 @@ impl Looks {
         }
         // Whoever goes takes a while to.
         self.low = Some(now);
-        grouped.least(heard)
+        grouped.least(heard, |id| !self.stay.contains(&id)).or_else(|| {
+            // Whatever kept all of them may be over.
+            self.stay.clear();
+            grouped.least(heard, |_| true)
+        })
     }
 }
 

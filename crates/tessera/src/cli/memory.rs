@@ -55,7 +55,7 @@ impl MemoryCommand {
                 let none =
                     || Failure::input("--pool: this host has no pool of memory: say how large one would be");
                 let pool = pool.or(now.size).ok_or_else(none)?;
-                print(&memory_plan::told(pool, &memory_plan::guests(&now, add, like.as_deref())?));
+                print(&memory_plan::told(pool, &now, &memory_plan::guests(&now, add, like.as_deref())?));
                 Ok(())
             }
         }
@@ -113,6 +113,11 @@ fn some(amount: Option<Size>) -> String {
     amount.map_or_else(|| "-".into(), size)
 }
 
+/// What a guest's process may take besides the guest's memory, bytes: nobody is told to be above a limit for that.
+const BESIDES: u64 = 64 << 20;
+/// Who lacks less than this of something has it, bytes.
+const GRAIN: u64 = 1 << 20;
+
 const GUESTS: [Column<MemoryOfGuest>; 10] = [
     Column::text("NAME", |guest: &MemoryOfGuest| guest.name.to_string()),
     Column::number("SIZE", |guest: &MemoryOfGuest| size(guest.now.size)),
@@ -156,18 +161,28 @@ pub fn explained(memory: &MemoryReport, groups: &[ShareGroupInfo]) -> String {
         say("is to have", some(now.target));
         let out = if now.out.0 > 0 { format!("; {} are paged out", now.out) } else { String::new() };
         say("has", format!("{} of {}, of which it has touched {}{out}", now.held, now.size, now.resident));
-        say("why", why(now).into());
+        say("why", why(&memory.promised, now).into());
+        let limit = memory.promised.limit.filter(|limit| now.resident.0 > limit.0 + BESIDES);
+        if let Some(limit) = limit {
+            let words = "more than its limit of {}, and what its programs use: it goes to a paging device, if the host has one (tessera host --memory-paging)";
+            say(
+                "NOT HELD TO",
+                format!("it has touched {}, {}", now.resident, words.replace("{}", &limit.to_string())),
+            );
+        }
     }
     say("pool", format!("{pool}; pressure: {}", pressure(memory.pressure)));
     text
 }
 
-fn why(now: &MemoryNow) -> &'static str {
+fn why(promised: &MemoryShare, now: &MemoryNow) -> &'static str {
     let (Some(active), Some(target)) = (now.active, now.target) else {
         return "a system without a balloon keeps what it has touched";
     };
     if now.held >= now.size {
         "nobody needs any of what it has"
+    } else if promised.limit.is_some_and(|limit| target.0 + GRAIN >= limit.0) {
+        "it has what its limit allows"
     } else if target >= active {
         "it has what it uses; others have what it does not touch"
     } else {
@@ -184,7 +199,7 @@ pub struct MemoryShareOption {
     /// Its part of what is left of the pool, compared with others': 1 to 1000000, 1000 is usual
     #[arg(long, value_name = "N")]
     memory_weight: Option<u32>,
-    /// Memory that it never passes, whatever it believes to have
+    /// Memory of the host that it never has more of, whatever it believes to have: what its programs use beyond goes to the paging device, if the host has one
     #[arg(long, value_name = "SIZE|none")]
     memory_limit: Option<OrNone<Size>>,
 }

@@ -79,7 +79,7 @@ impl World {
         let has =
             |(guest, _): &(Heard, u64)| Has { id: guest.id, own: guest.own, reserve: guest.share.reserve.0 };
         let has: Vec<_> = self.guests.iter().map(has).collect();
-        for (id, bytes) in self.looks.page(&has) {
+        for (id, bytes) in self.looks.page(self.now, &has) {
             let guest = &mut self.guests.iter_mut().find(|(guest, _)| guest.id == id).unwrap().0;
             guest.out += bytes;
             guest.own -= bytes;
@@ -238,13 +238,13 @@ fn nothing_is_paged_before_balloons_have_shown_to_be_too_slow_and_then_to_where_
     let heard = [guest(ids[0], 0, 480, Some(30)), guest(ids[1], 0, 480, Some(30))];
     let has =
         |a: u64, b: u64| [(ids[0], a), (ids[1], b)].map(|(id, own)| Has { id, own: own * MIB, reserve: 0 });
-    assert!(looks.page(&has(500, 500)).is_empty(), "nobody knows yet what they are to have");
+    assert!(looks.page(Instant::now(), &has(500, 500)).is_empty(), "nobody knows yet what they are to have");
     looks.look(Instant::now(), &Nested::default(), &heard, 1000 * MIB);
-    assert!(looks.page(&has(485, 485)).is_empty());
-    let page = looks.page(&has(500, 485));
+    assert!(looks.page(Instant::now(), &has(485, 485)).is_empty());
+    let page = looks.page(Instant::now(), &has(500, 485));
     let sum: u64 = page.iter().map(|(_, bytes)| bytes / MIB).sum();
     assert!((24..=25).contains(&sum) && page[0].1 > page[1].1, "until 4 % are free: {page:?}");
-    assert!(looks.page(&has(474, 485)).is_empty(), "until it is worse again");
+    assert!(looks.page(Instant::now(), &has(474, 485)).is_empty(), "until it is worse again");
 }
 
 #[test]
@@ -304,6 +304,12 @@ fn if_next_to_nothing_is_free_for_long_the_least_important_one_goes() {
         assert_eq!(turn.suspend, wanted, "after {second} s");
     }
     assert_eq!(looks.pressure(), MemoryPressure::Low);
+    // It cannot be suspended, nor can the other one; then it may have become possible.
+    for (second, stays, wanted) in [(60, ids[1], ids[2]), (80, ids[2], ids[1])] {
+        looks.stays(stays);
+        let (turn, _) = looks.look(begun + Duration::from_secs(second), &Nested::default(), &heard, 0);
+        assert_eq!(turn.suspend, Some(wanted), "after {second} s");
+    }
     assert!(
         looks.look(begun + Duration::from_secs(99), &Nested::default(), &heard[..1], 0).0.suspend.is_none()
     );
