@@ -127,6 +127,35 @@ fn guests_that_use_more_than_the_pool_go_on_with_what_does_not_fit_on_the_paging
 }
 
 #[test]
+fn limits_hold_for_what_programs_use_while_the_pool_has_room() {
+    let daemon = Daemon::with_paging("1G", "512M");
+    daemon.run("share group create eng");
+    for name in ["a", "b", "c"] {
+        start(&daemon, name, if name == "a" { &[] } else { &["--share-group", "eng"] });
+        inside(&daemon, name, FILL);
+    }
+    let has =
+        |daemon: &Daemon, names: &[&str]| names.iter().map(|name| daemon.now(name, "resident")).sum::<u64>();
+    let before = has(&daemon, &["a"]);
+    assert!(before > 64, "{before} MiB");
+    // What its process needs besides is not the guest's.
+    daemon.run("vm edit a --memory-limit 40M");
+    daemon.eventually("a guest keeps to its limit", |daemon| has(daemon, &["a"]) <= 40 + 24);
+    daemon.run("share group edit eng --memory-limit 96M");
+    daemon.eventually("a group keeps to its limit", |daemon| has(daemon, &["b", "c"]) <= 96 + 48);
+    assert_eq!(daemon.pool("pressure").1, "high");
+    for name in ["a", "b", "c"] {
+        has_all_of_it(&daemon, name);
+    }
+    daemon.eventually("also of what has come back since", |daemon| has(daemon, &["a"]) <= 40 + 24);
+    let said = daemon.run("share explain a");
+    assert!(said.contains("it has what its limit allows") && !said.contains("NOT HELD TO"), "{said}");
+    daemon.run("vm edit a --memory-limit none");
+    has_all_of_it(&daemon, "a");
+    daemon.eventually("it has all that it uses again", |daemon| has(daemon, &["a"]) > 64);
+}
+
+#[test]
 fn what_does_not_fit_is_compressed_in_memory_first() {
     // The machine may have some of its own.
     let before = compressed();
