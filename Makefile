@@ -96,7 +96,7 @@ bench-host: setup-build setup-soak build ## Measure the daemon with a thousand g
 bench-share: setup-build setup-test build guests ## Measure what guests get of one processor against what was asked for, alone and in random trees of groups (SHARE='10 40 --guest linux --engine soft')
 	bench/share $(TESSERA) $(SHARE)
 
-bench-balance: setup-build setup-test build guests ## Measure how evenly a hundred equal guests are served, and what one that misbehaves does (BALANCE='processors disks networks storms cost folding')
+bench-balance: setup-build setup-test build guests ## Measure how evenly a hundred equal guests are served, and what one that misbehaves does (BALANCE='processors disks networks storms wide cost folding')
 	bench/balance $(TESSERA) $(BUILD)/tiny $(BALANCE)
 
 bench-memory: setup-build setup-test build guests ## Measure what a pool of memory costs its guests, and gives (MEMORY_PARTS='fit over weights idle paged')

@@ -17,13 +17,15 @@ const SLICE: f64 = 0.004;
 /// No weight becomes more than so many times what it is, or less than that part of it.
 const TRIM: f64 = 1.5;
 
-/// What a guest was due in a window and got, processors; of one that wanted all that it was due, and more.
+/// What a guest was due in a window and got, processors; of one that wanted all that it was due.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     /// What it was due.
     pub due: f64,
     /// What it got, if that says anything: somebody may have begun to want something within the window, and the kernel has divided by that at once.
     pub got: Option<f64>,
+    /// Whether it wanted more. Where nobody does there is enough for all.
+    pub wants_more: bool,
 }
 
 /// What a guest is owed, seconds; less than nothing if it had more than it was due.
@@ -41,9 +43,11 @@ impl Debt {
 /// Adds what came of a window of that length. Whoever wanted less than it was due has no debt, and no part in those of the others: what there was is what
 /// those who wanted more got together, whatever else the machine did. They owe only one another: what one had that wants no more, or has gone, is nobody's debt any more.
 pub fn settle<'a>(window: Duration, guests: impl Iterator<Item = (&'a mut Debt, Option<Window>)>) {
+    let guests: Vec<_> = guests.collect();
+    let is_scarce = guests.iter().any(|(_, of)| of.is_some_and(|of| of.wants_more));
     let (mut hungry, mut due, mut got) = (Vec::new(), 0.0, 0.0);
     for (debt, of) in guests {
-        match of.filter(|of| of.due > 0.0) {
+        match of.filter(|of| is_scarce && of.due > 0.0) {
             Some(of) => {
                 if let Some(has) = of.got {
                     (due, got) = (due + of.due, got + has);
@@ -75,7 +79,7 @@ mod tests {
     }
 
     fn window(due: f64, got: f64) -> Option<Window> {
-        Some(Window { due, got: Some(got) })
+        Some(Window { due, got: Some(got), wants_more: true })
     }
 
     #[test]
@@ -99,6 +103,18 @@ mod tests {
         }
         assert!(late.iter().all(|got| (got / 7.5 - 1.0).abs() < 0.002), "{late:?}");
         assert!(all.iter().all(|got| (got / 15.0 - 1.0).abs() < 0.03), "{all:?}");
+    }
+
+    #[test]
+    fn who_is_due_all_it_can_use_is_owed_what_it_lacks_while_others_want_more() {
+        let full = |got| Some(Window { due: 1.0, got: Some(got), wants_more: false });
+        let mut debts = [Debt::default(); 2];
+        settle_all(&mut debts, &[full(0.9), full(1.0)]);
+        assert_eq!(debts, [Debt::default(); 2], "there is enough for both");
+        settle_all(&mut debts, &[full(0.9), window(1.0, 1.1)]);
+        assert!(debts[0].trim(1.0) > 1.02 && debts[1].trim(1.0) < 0.98, "{debts:?}");
+        settle_all(&mut debts, &[full(1.0), None]);
+        assert_eq!(debts, [Debt::default(); 2]);
     }
 
     #[test]
@@ -139,7 +155,7 @@ mod tests {
     #[test]
     fn a_second_in_which_others_began_is_not_booked() {
         let mut debts = [Debt::default(); 2];
-        let changed = |due| Some(Window { due, got: None });
+        let changed = |due| Some(Window { due, got: None, wants_more: true });
         settle_all(&mut debts, &[changed(0.5), changed(0.5)]);
         assert_eq!(debts, [Debt::default(); 2]);
         settle_all(&mut debts, &[window(0.5, 0.4), window(0.5, 0.6)]);

@@ -57,6 +57,8 @@ pub(super) struct Followed {
     pub(super) busy: f64,
     /// Whether only its weight keeps it from having more.
     pub(super) hungry: bool,
+    /// Whether it is to have all that its processors can do, and wants that.
+    full: bool,
     /// When that was so last.
     hungered: Option<Instant>,
     pub(super) debt: Debt,
@@ -67,6 +69,8 @@ pub(super) struct Followed {
     settled: Ledger,
     /// Whether it has been hungry since.
     was_hungry: bool,
+    /// Whether it has wanted all of its processors, and been due them, since.
+    was_full: bool,
     /// Whether it has been due the same since.
     was_same: bool,
     throttled: Option<Throttled>,
@@ -107,12 +111,14 @@ impl Followed {
             due: 0.0,
             busy,
             hungry: false,
+            full: false,
             hungered: None,
             debt: Debt::default(),
             ledger: Ledger::default(),
             unseen: Ledger::default(),
             settled: Ledger::default(),
             was_hungry: false,
+            was_full: false,
             was_same: false,
             throttled: controls.and_then(|controls| controls.throttled(id).ok()),
             page: None,
@@ -160,6 +166,7 @@ impl Followed {
         self.asked = [self.ask(now, used.saturating_sub(before), is_stopped), self.asked[0]];
         self.ledger.add(length, meant.promised, self.asked[0], meant.due, self.got);
         self.was_hungry &= self.hungry && self.asked[0] > self.due;
+        self.was_full &= self.full && self.asked[0] > self.due * 0.98;
     }
 
     /// It is to have that from now on, for what has been asked for.
@@ -168,15 +175,17 @@ impl Followed {
         self.was_same &= (due.target - self.due).abs() <= self.due * CHANGE;
         (self.due, self.busy) = (due.target, due.busy);
         self.hungry = !self.claimant.hurries && rule::is_hungry(want, due);
+        self.full = !self.claimant.hurries && rule::is_full(want, due);
     }
 
-    /// What came of the time since debts were settled, if it was hungry in all of it.
+    /// What came of the time since debts were settled, if it wanted all that it was due in all of it.
     pub(super) fn settle(&mut self) -> Option<debt::Window> {
         let before = std::mem::replace(&mut self.settled, self.ledger);
         let hungry = std::mem::replace(&mut self.was_hungry, true);
+        let full = std::mem::replace(&mut self.was_full, true);
         let same = std::mem::replace(&mut self.was_same, true);
-        let past = self.ledger.since(&before).filter(|_| hungry)?;
-        Some(debt::Window { due: past.due, got: same.then_some(past.got) })
+        let past = self.ledger.since(&before).filter(|_| hungry || full)?;
+        Some(debt::Window { due: past.due, got: same.then_some(past.got), wants_more: hungry })
     }
 
     /// Whether it has next to nothing, and would have no more if all were busy.

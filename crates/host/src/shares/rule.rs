@@ -107,8 +107,19 @@ pub fn trimmed(weight: u64, times: f64, (least, most): (u64, u64)) -> u64 {
 
 /// Whether somebody wants more than it is to have, and only its weight keeps it from that.
 pub fn is_hungry(want: &Want, due: &Due) -> bool {
-    let has_room = due.limit.is_none_or(|limit| due.target < limit * 0.95);
-    has_room && !is_satisfied(want, due.target)
+    has_room(due) && !is_satisfied(want, due.target)
+}
+
+/// Whether somebody always wants to run on all of its processors, and is to have that. Who wants less and waits a little has what it wants all the same; but of this one each wait is
+/// something that it was due.
+pub fn is_full(want: &Want, due: &Due) -> bool {
+    let all = want.most * 0.98;
+    has_room(due) && want.asks >= all && due.target >= all
+}
+
+/// Whether no limit keeps somebody from what it is to have, and a little more.
+fn has_room(due: &Due) -> bool {
+    due.limit.is_none_or(|limit| due.target < limit * 0.95)
 }
 
 /// Whether so much is all that somebody wants, or may ever have.
