@@ -3562,7 +3562,7 @@ export interface components {
         MemoryShare: {
             limit?: components["schemas"]["Size"] | null;
             /**
-             * @description Always theirs: nothing, or as much of their memory as they like. What all guests that run have reserved is never more than the
+             * @description Always theirs: nothing, or 1 MiB and more of their memory. What all guests that run have reserved is never more than the
              *     pool.
              */
             reserve?: components["schemas"]["Size"];
