@@ -156,6 +156,25 @@ fn limits_hold_for_what_programs_use_while_the_pool_has_room() {
 }
 
 #[test]
+fn where_there_is_no_paging_device_the_least_important_guest_is_suspended_and_goes_on_later() {
+    let daemon = Daemon::start_as(false, "none", &["--memory-pool", "160M"]);
+    for (name, weight) in [("least", "100"), ("most", "1000")] {
+        start(&daemon, name, &["--memory-weight", weight]);
+        inside(&daemon, name, FILL);
+    }
+    daemon
+        .eventually("who has the least weight makes room", |daemon| daemon.state_of("least") == "suspended");
+    assert!(daemon.run("event ls").contains("the pool of memory"));
+    daemon.eventually("the rest has room", |daemon| daemon.pool("size").0 <= 160);
+    has_all_of_it(&daemon, "most");
+    assert_eq!(daemon.state_of("most"), "running");
+    daemon.run("vm delete --force most");
+    daemon.run("vm resume least");
+    answers(&daemon, "least");
+    has_all_of_it(&daemon, "least");
+}
+
+#[test]
 fn what_does_not_fit_is_compressed_in_memory_first() {
     // The machine may have some of its own.
     let before = compressed();
