@@ -224,6 +224,12 @@ pub struct MemoryReport {
     pub pool: Option<Size>,
     /// How little of it is free.
     pub pressure: MemoryPressure,
+    /// The other guests that take most of it, as far as whoever asks may see them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<MemoryOfGuest>,
+    /// What all further guests take of it together.
+    #[serde(default)]
+    pub rest: Size,
 }
 
 #[cfg(test)]

@@ -3549,11 +3549,15 @@ export interface components {
         /** @description What a guest is promised and has of a host's memory. */
         MemoryReport: {
             now?: components["schemas"]["MemoryNow"] | null;
+            /** @description The other guests that take most of it, as far as whoever asks may see them. */
+            others?: components["schemas"]["MemoryOfGuest"][];
             pool?: components["schemas"]["Size"] | null;
             /** @description How little of it is free. */
             pressure: components["schemas"]["MemoryPressure"];
             /** @description What it is promised. */
             promised: components["schemas"]["MemoryShare"];
+            /** @description What all further guests take of it together. */
+            rest?: components["schemas"]["Size"];
         };
         /**
          * @description What a guest is promised of a host's pool of memory. Everyone has their reserve; what is left goes by weight, where memory that is not

@@ -22,7 +22,7 @@ function why(now: Schemas["MemoryNow"]): string {
 export function MemoryShare({ vm, report, groups }: { vm: Vm; report: MemoryReport; groups: Group[] }) {
   const { manage } = usePowers();
   const [editing, setEditing] = useState(false);
-  const { promised, now, pool, pressure } = report;
+  const { promised, now, pool, pressure, others = [] } = report;
   // Without a pool nothing is divided, and nobody has to hear of it who has promised nothing.
   if (pool == null && isUsual(promised)) return null;
   const edit = manage && <button type="button" onClick={() => setEditing(true)}><Icon name="edit" />{t("memory.change")}</button>;
@@ -40,6 +40,7 @@ export function MemoryShare({ vm, report, groups }: { vm: Vm; report: MemoryRepo
           <Fact name={t("share.weight")}>{number(promised.weight ?? 1000)}</Fact>
           <Fact name={t("share.limit")}>{promised.limit == null ? t("share.no-limit") : bytes(promised.limit)}</Fact>
           {pool != null && <GroupFacts groups={groups} field="memory_share" shown={bytes} has={(group) => Number(group.memory?.held ?? 0)} />}
+          {pool != null && others.length > 0 && <Fact name={t("share.others")}>{others.map((other) => <div key={other.id}><bdi>{other.name}</bdi>: {bytes(other.now.resident)}</div>)}</Fact>}
           {pool != null && <Fact name={t("memory.pool")}>{t("memory.pool.words", { size: bytes(pool), pressure: t(`memory.pressure.${pressure}`) })}</Fact>}
         </Facts>
         <p className="hint">{pool == null ? t("memory.no-pool") : now ? why(now) : t("share.still")}</p>

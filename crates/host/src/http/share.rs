@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::{
-    BandwidthPlace, BandwidthReport, CpuHost, CpuOther, CpuReport, Id, MemoryReport, Problem, Processors,
-    ShareGroupInfo, ShareReport, Vm,
+    BandwidthPlace, BandwidthReport, CpuHost, CpuOther, CpuReport, Id, MemoryOfGuest, MemoryReport, Problem,
+    Processors, ShareGroupInfo, ShareReport, Size, Vm,
 };
 use axum::extract::{Path, State};
 
@@ -13,6 +13,7 @@ use super::caller::Viewer;
 use super::error::Result;
 use super::scope;
 use crate::daemon::Host;
+use crate::memory;
 use crate::shares::{self, Place, Seen, capacity};
 
 /// So many others are told of.
@@ -35,12 +36,32 @@ pub async fn of_guest(
     let reserved = shares.reserved();
     let groups = host.share_groups.of(&vm).await?;
     let cpu = shares.seen(|seen| report(&vm, groups, &others, seen, reserved));
-    let seen = host.memory.seen();
-    let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).copied();
-    let promised = vm.definition.memory_share;
-    let memory = MemoryReport { promised, now, pool: shares.pool(), pressure: seen.pressure };
+    let memory = memory(&vm, &others, &host.memory.seen(), shares.pool());
     let (disks, networks) = bandwidth(&host, &vm);
     Ok(axum::Json(ShareReport { cpu, memory, disks, networks }))
+}
+
+/// What is told of a guest's memory to somebody who may see these others.
+fn memory(vm: &Vm, others: &HashMap<Id, Vm>, seen: &memory::Seen, pool: Option<Size>) -> MemoryReport {
+    let told = |(id, now): (&Id, &api::MemoryNow)| {
+        let other = &others.get(id)?.definition;
+        Some(MemoryOfGuest { id: *id, name: other.name.clone(), promised: other.memory_share, now: *now })
+    };
+    let mut most: Vec<_> = seen.guests.iter().filter_map(told).collect();
+    most.sort_by(|a, b| b.now.resident.cmp(&a.now.resident).then_with(|| a.name.cmp(&b.name)));
+    most.truncate(OTHERS);
+    let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).copied();
+    let all: u64 = seen.guests.values().map(|now| now.resident.0).sum();
+    let told: u64 = most.iter().map(|other| other.now.resident.0).sum();
+    let own = seen.guests.get(&vm.id).map_or(0, |now| now.resident.0);
+    MemoryReport {
+        promised: vm.definition.memory_share,
+        now,
+        pool,
+        pressure: seen.pressure,
+        others: most,
+        rest: Size(all - told - own),
+    }
 }
 
 /// What a guest is promised and has of the pools and the networks that it uses.

@@ -15,6 +15,6 @@ mod paging;
 mod parts;
 mod turn;
 
-pub use keep::{Means, Pool, keep, may_touch};
+pub use keep::{Means, Pool, Seen, keep, may_touch};
 pub use merging::Merging;
 pub use paging::{Device, Pager, Paging, PagingError, can_page};

@@ -172,6 +172,12 @@ pub fn explained(memory: &MemoryReport, groups: &[ShareGroupInfo]) -> String {
         }
     }
     say("pool", format!("{pool}; pressure: {}", pressure(memory.pressure)));
+    for other in &memory.others {
+        say("other", format!("{:7}  {} ({})", size(other.now.resident), other.name, told(&other.promised)));
+    }
+    if memory.rest.0 > 0 {
+        say("other", format!("{:7}  all further guests", size(memory.rest)));
+    }
     text
 }
 

@@ -150,6 +150,8 @@ fn limits_hold_for_what_programs_use_while_the_pool_has_room() {
     daemon.eventually("also of what has come back since", |daemon| has(daemon, &["a"]) <= 40 + 24);
     let said = daemon.run("share explain a");
     assert!(said.contains("it has what its limit allows") && !said.contains("NOT HELD TO"), "{said}");
+    // Who has the rest.
+    assert!(said.contains("  b (reserve 0B") && said.contains("  c (reserve 0B"), "{said}");
     daemon.run("vm edit a --memory-limit none");
     daemon.eventually("it may have all of it again", |daemon| daemon.now("a", "held") == 128);
     has_all_of_it(&daemon, "a");
