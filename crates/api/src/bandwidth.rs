@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::share_in_bytes::{Faults, share, usual_weight};
-use crate::{Invalid, Size};
+use crate::{Id, Invalid, Name, Size};
 
 /// Less than that each second is nothing that a system gets on with, and nothing that a pool or a network carries.
 pub const LEAST_BANDWIDTH: Size = Size(4096);
@@ -99,6 +99,22 @@ pub struct BandwidthPlace {
     pub reserved: Size,
     /// What this guest did there in the last window, while it runs and has been looked at.
     pub flows: Vec<BandwidthFlow>,
+    /// The other guests that did most there, as far as whoever asks may see them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<BandwidthOther>,
+}
+
+/// What another guest did on a pool or a network in the last window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BandwidthOther {
+    /// Its id.
+    pub id: Id,
+    /// Its name.
+    pub name: Name,
+    /// What it is promised there.
+    pub promised: BandwidthShare,
+    /// Bytes each second, all ways together.
+    pub bytes: u64,
 }
 
 /// What a guest did on a pool or a network in the last window of a quarter of a second.

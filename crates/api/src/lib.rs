@@ -43,7 +43,9 @@ pub use alarm::{
     AlarmState, AlarmStatus, EventTrigger, METRICS, Metric, MetricTrigger, Severity, Trigger, Watched,
 };
 pub use backup::{Backup, BackupDisk, NewBackup, RestoreBackup, VerifiedBackup};
-pub use bandwidth::{BandwidthFlow, BandwidthPlace, BandwidthReport, BandwidthShare, LEAST_BANDWIDTH, Way};
+pub use bandwidth::{
+    BandwidthFlow, BandwidthOther, BandwidthPlace, BandwidthReport, BandwidthShare, LEAST_BANDWIDTH, Way,
+};
 pub use device::{
     Disk, DiskFormat, DiskSource, Network, Nic, PortForward, Protocol, VolumeName, default_pool,
 };

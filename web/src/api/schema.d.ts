@@ -1884,6 +1884,20 @@ export interface components {
             /** @description Which way. */
             way: components["schemas"]["Way"];
         };
+        /** @description What another guest did on a pool or a network in the last window. */
+        BandwidthOther: {
+            /**
+             * Format: int64
+             * @description Bytes each second, all ways together.
+             */
+            bytes: number;
+            /** @description Its id. */
+            id: components["schemas"]["Id"];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description What it is promised there. */
+            promised: components["schemas"]["BandwidthShare"];
+        };
         /** @description A pool or a network that a guest uses. */
         BandwidthPlace: {
             bandwidth?: components["schemas"]["Size"] | null;
@@ -1896,6 +1910,8 @@ export interface components {
              * @description How many operations a pool does each second, if somebody has said that.
              */
             operations?: number | null;
+            /** @description The other guests that did most there, as far as whoever asks may see them. */
+            others?: components["schemas"]["BandwidthOther"][];
             /** @description What all guests that run, or are about to again, have reserved of it, bytes each second. */
             reserved: components["schemas"]["Size"];
         };

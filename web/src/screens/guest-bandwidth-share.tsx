@@ -38,6 +38,9 @@ export function BandwidthShare({ vm, kind, report, groups }: { vm: Vm; kind: Kin
         {places.map((place) => place.bandwidth != null && (
           <Fact key={place.name} name={t(`bandwidth.place.${kind}`)}><bdi>{place.name}</bdi>: {t("bandwidth.carries", { all: rate(Number(place.bandwidth)), reserved: rate(Number(place.reserved)) })}</Fact>
         ))}
+        {places.map((place) => (place.others ?? []).length > 0 && (
+          <Fact key={`${place.name} others`} name={t("share.others")}>{(place.others ?? []).map((other) => <div key={other.id}><bdi>{other.name}</bdi>: {rate(other.bytes)}</div>)}</Fact>
+        ))}
       </Facts>
       {flows.length > 0 && (
         <Table

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::{
-    BandwidthPlace, BandwidthReport, CpuHost, CpuOther, CpuReport, Id, MemoryOfGuest, MemoryReport, Problem,
-    Processors, ShareGroupInfo, ShareReport, Size, Vm,
+    BandwidthOther, BandwidthPlace, BandwidthReport, CpuHost, CpuOther, CpuReport, Id, MemoryOfGuest,
+    MemoryReport, Problem, Processors, ShareGroupInfo, ShareReport, Size, Vm,
 };
 use axum::extract::{Path, State};
 
@@ -37,7 +37,7 @@ pub async fn of_guest(
     let groups = host.share_groups.of(&vm).await?;
     let cpu = shares.seen(|seen| report(&vm, groups, &others, seen, reserved));
     let memory = memory(&vm, &others, &host.memory.seen(), shares.pool());
-    let (disks, networks) = bandwidth(&host, &vm);
+    let (disks, networks) = bandwidth(&host, &vm, &others);
     Ok(axum::Json(ShareReport { cpu, memory, disks, networks }))
 }
 
@@ -64,8 +64,22 @@ fn memory(vm: &Vm, others: &HashMap<Id, Vm>, seen: &memory::Seen, pool: Option<S
     }
 }
 
-/// What a guest is promised and has of the pools and the networks that it uses.
-fn bandwidth(host: &Host, vm: &Vm) -> (BandwidthReport, BandwidthReport) {
+/// What these others did on a pool or a network, those that did most.
+fn others_at(host: &Host, place: &Place, others: &HashMap<Id, Vm>) -> Vec<BandwidthOther> {
+    let told = |(id, other): (&Id, &Vm)| {
+        let bytes = host.bandwidth.of(*id, place).iter().map(|flow| flow.bytes).sum();
+        let of = &other.definition;
+        let promised = *place.share(&of.disk_share, &of.network_share);
+        (bytes > 0).then(|| BandwidthOther { id: *id, name: of.name.clone(), promised, bytes })
+    };
+    let mut most: Vec<_> = others.iter().filter_map(told).collect();
+    most.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    most.truncate(OTHERS);
+    most
+}
+
+/// What a guest is promised and has of the pools and the networks that it uses, told to somebody who may see these others.
+fn bandwidth(host: &Host, vm: &Vm, others: &HashMap<Id, Vm>) -> (BandwidthReport, BandwidthReport) {
     let (definition, shares) = (&vm.definition, host.supervisor.shares());
     let of = |promised, is: fn(&Place) -> bool| {
         let told = |place: Place| {
@@ -73,7 +87,8 @@ fn bandwidth(host: &Host, vm: &Vm) -> (BandwidthReport, BandwidthReport) {
             let flows = host.bandwidth.of(vm.id, &place);
             let flows = if vm.status.state.is_alive() { flows } else { Vec::new() };
             let (bandwidth, operations) = (carries.bandwidth, carries.operations);
-            BandwidthPlace { name: place.name().to_string(), bandwidth, operations, reserved, flows }
+            let others = others_at(host, &place, others);
+            BandwidthPlace { name: place.name().to_string(), bandwidth, operations, reserved, flows, others }
         };
         let places = shares::places_of(definition).into_iter().filter(is).map(told).collect();
         BandwidthReport { promised, places }

@@ -121,6 +121,15 @@ pub fn explained(disks: &BandwidthReport, networks: &BandwidthReport, groups: &[
                 let (name, share) = (&group.definition.name, told(share));
                 let _ = writeln!(text, "  {:<12}{name} ({share}): {bytes}/s in all", "in group");
             }
+            for other in &place.others {
+                let words = format!(
+                    "{:9}  {} ({})",
+                    format!("{}/s", Size(other.bytes)),
+                    other.name,
+                    told(&other.promised)
+                );
+                let _ = writeln!(text, "  {:<12}{words}", "other");
+            }
             if place.bandwidth.is_none() && (report.promised.reserve.0 > 0 || has_weight(&report.promised)) {
                 let why =
                     format!("nobody has said what {} carries (tessera {kind} edit --bandwidth)", place.name);
@@ -196,19 +205,23 @@ mod tests {
     fn what_is_held_to_and_what_is_not_is_told() {
         let promised = BandwidthShare { weight: 2000, ..BandwidthShare::default() };
         let flow = waiting(false);
+        let (id, name) = (api::Id::new(), "web".parse().unwrap());
+        let other = api::BandwidthOther { id, name, promised: BandwidthShare::default(), bytes: 5 << 20 };
         let place = |bandwidth| BandwidthPlace {
             name: "fast".into(),
             bandwidth,
             operations: None,
             reserved: Size(0),
             flows: vec![flow],
+            others: vec![other.clone()],
         };
         let report = |bandwidth| BandwidthReport { promised, places: vec![place(bandwidth)] };
         let said = explained(&report(Some(Size(8 << 20))), &BandwidthReport::default(), &[]);
         assert_eq!(
             said,
             "  disks\n  promised    reserve 0B/s, weight 2000, no limit\n  pool        fast: 8M/s, of which 0B/s are reserved\n  \
-             does        4M/s, 80 ops/s; may do 4M/s; waited for others 90 % of the time\n"
+             does        4M/s, 80 ops/s; may do 4M/s; waited for others 90 % of the time\n  \
+             other       5M/s       web (reserve 0B/s, weight 1000, no limit)\n"
         );
         let said = explained(&BandwidthReport::default(), &report(None), &[]);
         assert!(
@@ -227,6 +240,7 @@ mod tests {
             operations: None,
             reserved: Size(0),
             flows: vec![flow],
+            others: Vec::new(),
         };
         let group = serde_json::json!({
             "name": "eng", "disk_share": { "limit": "8M" }, "promised": 0, "got_10s": 0.0, "guests": 2,
