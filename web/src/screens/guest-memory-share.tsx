@@ -13,9 +13,11 @@ import { isUsual, ShareInBytesDialog } from "./share-dialog";
 
 type MemoryReport = Schemas["MemoryReport"];
 
-function why(now: Schemas["MemoryNow"]): string {
+function why({ limit }: Schemas["MemoryShare"], now: Schemas["MemoryNow"]): string {
   if (now.active == null || now.target == null) return t("memory.why.silent");
   if (Number(now.held) >= Number(now.size)) return t("memory.why.all");
+  // To a mebibyte: what it is to have is worked out, and the limit is said.
+  if (limit != null && Number(now.target) + 2 ** 20 >= Number(limit)) return t("memory.why.limit");
   return Number(now.target) >= Number(now.active) ? t("memory.why.enough") : t("memory.why.others");
 }
 
@@ -43,7 +45,7 @@ export function MemoryShare({ vm, report, groups }: { vm: Vm; report: MemoryRepo
           {pool != null && others.length > 0 && <Fact name={t("share.others")}>{others.map((other) => <div key={other.id}><bdi>{other.name}</bdi>: {bytes(other.now.resident)}</div>)}</Fact>}
           {pool != null && <Fact name={t("memory.pool")}>{t("memory.pool.words", { size: bytes(pool), pressure: t(`memory.pressure.${pressure}`) })}</Fact>}
         </Facts>
-        <p className="hint">{pool == null ? t("memory.no-pool") : now ? why(now) : t("share.still")}</p>
+        <p className="hint">{pool == null ? t("memory.no-pool") : now ? why(promised, now) : t("share.still")}</p>
       </Card>
       {editing && <ShareInBytesDialog vm={vm} field="memory_share" title={t("memory.edit", { name: vm.name })} hints={{ reserve: t("memory.reserve.hint"), limit: t("memory.limit.hint") }} onClose={() => setEditing(false)} />}
     </>

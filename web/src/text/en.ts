@@ -503,6 +503,7 @@ export const en = {
   "memory.uses.words": "is to have {target}",
   "memory.why.all": "Nobody needs any of what it has.",
   "memory.why.enough": "It has what it uses; others have what it does not touch.",
+  "memory.why.limit": "It has what its limit allows.",
   "memory.why.others": "Others use more, too: what is left of all reserves is divided by weight.",
   "memory.why.silent": "A system without a balloon keeps what it has touched.",
   "meter.cpu": "{promised} of guests, {of} of the host",

@@ -505,6 +505,7 @@ export const zh: Record<Key, string> = {
   "memory.uses.words": "应得 {target}",
   "memory.why.all": "没有其他虚拟机需要它的内存。",
   "memory.why.enough": "它拥有所需的全部内存；未触及的部分归其他虚拟机使用。",
+  "memory.why.limit": "它拥有其上限所允许的内存。",
   "memory.why.others": "其他虚拟机也使用更多：扣除所有预留后，剩余部分按权重分配。",
   "memory.why.silent": "没有气球驱动的系统保留它触及过的内存。",
   "meter.cpu": "虚拟机共 {promised} 个，主机 {of} 个",

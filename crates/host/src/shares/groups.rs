@@ -108,7 +108,8 @@ impl Shares {
         }
         let memory = new.memory_share.reserve;
         if let Some(pool) = has.memory.filter(|pool| memory > *pool) {
-            let detail = format!("this host's pool of memory is {pool}: at most {pool} can be reserved");
+            let detail =
+                format!("this host's pool of memory is {pool}: at most {} can be reserved", pool.at_most());
             wrong.push(Invalid::new("/memory_share/reserve", memory.0, detail));
         }
         if !wrong.is_empty() {

@@ -250,7 +250,8 @@ impl Shares {
         }
         let reserve = definition.memory_share.reserve;
         if let Some(pool) = self.pool.filter(|pool| reserve > *pool) {
-            let detail = format!("this host's pool of memory is {pool}: at most {pool} can be reserved");
+            let detail =
+                format!("this host's pool of memory is {pool}: at most {} can be reserved", pool.at_most());
             wrong.push(Invalid::new("/memory_share/reserve", reserve.0, detail));
         }
         wrong.extend(places::check(&state, definition));
