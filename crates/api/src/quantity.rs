@@ -29,6 +29,9 @@ pub enum SizeError {
     Number(String),
 }
 
+/// What sizes are written in, the largest first.
+const UNITS: [(u64, &str); 4] = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+
 impl FromStr for Size {
     type Err = SizeError;
 
@@ -60,8 +63,7 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
-        match units.iter().find(|(unit, _)| self.0 >= *unit) {
+        match UNITS.iter().find(|(unit, _)| self.0 >= *unit) {
             Some((unit, name)) if self.0.is_multiple_of(*unit) => write!(f, "{}{name}", self.0 / unit),
             Some((unit, name)) => write!(f, "{:.1}{name}", self.0 as f64 / *unit as f64),
             None => write!(f, "{}B", self.0),
@@ -83,8 +85,7 @@ impl Size {
     fn whole(self, parts: impl Fn(u64, u64) -> u64) -> String {
         let unit = [1u64 << 20, 1 << 10].into_iter().find(|unit| self.0 >= *unit).unwrap_or(1);
         let bytes = parts(self.0, unit).saturating_mul(unit);
-        let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
-        match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
+        match UNITS.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
             Some((unit, name)) => format!("{}{name}", bytes / unit),
             None => format!("{bytes}B"),
         }

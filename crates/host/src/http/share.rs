@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::{
     BandwidthOther, BandwidthPlace, BandwidthReport, CpuHost, CpuOther, CpuReport, Id, MemoryOfGuest,
-    MemoryReport, Problem, Processors, ShareGroupInfo, ShareReport, Size, Vm,
+    MemoryReport, Name, Problem, Processors, ShareGroupInfo, ShareReport, Size, Vm,
 };
 use axum::extract::{Path, State};
 
@@ -41,15 +41,21 @@ pub async fn of_guest(
     Ok(axum::Json(ShareReport { cpu, memory, disks, networks }))
 }
 
+/// Those that have most, the first of them first.
+fn with_most<T>(mut all: Vec<T>, amount: impl Fn(&T) -> f64, name: impl Fn(&T) -> &Name) -> Vec<T> {
+    all.sort_by(|a, b| amount(b).total_cmp(&amount(a)).then_with(|| name(a).cmp(name(b))));
+    all.truncate(OTHERS);
+    all
+}
+
 /// What is told of a guest's memory to somebody who may see these others.
 fn memory(vm: &Vm, others: &HashMap<Id, Vm>, seen: &memory::Seen, pool: Option<Size>) -> MemoryReport {
     let told = |(id, now): (&Id, &api::MemoryNow)| {
         let other = &others.get(id)?.definition;
         Some(MemoryOfGuest { id: *id, name: other.name.clone(), promised: other.memory_share, now: *now })
     };
-    let mut most: Vec<_> = seen.guests.iter().filter_map(told).collect();
-    most.sort_by(|a, b| b.now.resident.cmp(&a.now.resident).then_with(|| a.name.cmp(&b.name)));
-    most.truncate(OTHERS);
+    let all = seen.guests.iter().filter_map(told).collect();
+    let most = with_most(all, |other| other.now.resident.0 as f64, |other| &other.name);
     let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).copied();
     let all: u64 = seen.guests.values().map(|now| now.resident.0).sum();
     let told: u64 = most.iter().map(|other| other.now.resident.0).sum();
@@ -72,10 +78,7 @@ fn others_at(host: &Host, place: &Place, others: &HashMap<Id, Vm>) -> Vec<Bandwi
         let promised = *place.share(&of.disk_share, &of.network_share);
         (bytes > 0).then(|| BandwidthOther { id: *id, name: of.name.clone(), promised, bytes })
     };
-    let mut most: Vec<_> = others.iter().filter_map(told).collect();
-    most.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
-    most.truncate(OTHERS);
-    most
+    with_most(others.iter().filter_map(told).collect(), |other| other.bytes as f64, |other| &other.name)
 }
 
 /// What a guest is promised and has of the pools and the networks that it uses, told to somebody who may see these others.
@@ -111,9 +114,8 @@ fn report(
         let (name, promised) = (other.definition.name.clone(), other.definition.cpu_share);
         Some(CpuOther { id: *id, name, promised, got_10s: now.got_10s })
     };
-    let mut most: Vec<_> = seen.guests.iter().filter_map(told).collect();
-    most.sort_by(|a, b| b.got_10s.total_cmp(&a.got_10s).then_with(|| a.name.cmp(&b.name)));
-    most.truncate(OTHERS);
+    let most =
+        with_most(seen.guests.iter().filter_map(told).collect(), |other| other.got_10s, |other| &other.name);
     let now = seen.guests.get(&vm.id).filter(|_| vm.status.state.is_alive()).cloned();
     let own = seen.guests.get(&vm.id).map_or(0.0, |own| own.got_10s);
     let named: f64 = most.iter().map(|other| other.got_10s).sum();

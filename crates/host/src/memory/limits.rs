@@ -61,6 +61,11 @@ impl Limits {
         self.all = all;
     }
 
+    /// Whether nobody has one.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Has what is beyond them paged out besides what is to go of each anyway, bytes; who is where among both `places` says.
     pub fn page(
         &mut self,

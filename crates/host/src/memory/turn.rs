@@ -124,6 +124,10 @@ impl Looks {
         let pool = self.pool as Amount;
         let free = pool - guests.iter().map(|guest| guest.own as Amount).sum::<Amount>();
         self.pressure = self.pressure.next(free, pool);
+        // It is asked five times a second, and mostly there is nothing to do.
+        if !self.pressure.pages() && self.limits.is_empty() {
+            return Vec::new();
+        }
         let resident = |guest: &Has| {
             let has = guest.own as Amount;
             match self.guests.get(&guest.id).and_then(|of| of.resident) {

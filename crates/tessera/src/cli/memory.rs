@@ -164,11 +164,9 @@ pub fn explained(memory: &MemoryReport, groups: &[ShareGroupInfo]) -> String {
         say("why", why(&memory.promised, now).into());
         let limit = memory.promised.limit.filter(|limit| now.resident.0 > limit.0 + BESIDES);
         if let Some(limit) = limit {
-            let words = "more than its limit of {}, and what its programs use: it goes to a paging device, if the host has one (tessera host --memory-paging)";
-            say(
-                "NOT HELD TO",
-                format!("it has touched {}, {}", now.resident, words.replace("{}", &limit.to_string())),
-            );
+            let way_out = "it goes to a paging device, if the host has one (tessera host --memory-paging)";
+            let has = format!("it has touched {}, more than its limit of {limit}", now.resident);
+            say("NOT HELD TO", format!("{has}, and what its programs use: {way_out}"));
         }
     }
     say("pool", format!("{pool}; pressure: {}", pressure(memory.pressure)));
